@@ -1,0 +1,76 @@
+"""Composable diffusion models for sequential recommendation."""
+
+from diffusers_rec.data import (
+    Batch,
+    Holdout,
+    Interactions,
+    Sequences,
+    Split,
+    Statistics,
+    SyntheticWorld,
+    TrainingBatches,
+    Vocabulary,
+    from_frame,
+    read_interactions,
+)
+from diffusers_rec.denoisers import (
+    CausalTransformerDenoiser,
+    ConditionalMLPDenoiser,
+    Denoiser,
+    TransformerDenoiser,
+)
+from diffusers_rec.embeddings import ItemEmbedding
+from diffusers_rec.heads import CosineHead, ItemHead, LinearHead, TiedHead
+from diffusers_rec.noising import LastK, NoisingStrategy, Questions, TargetOnly, WholeSequence
+from diffusers_rec.objectives import Objective, SimplifiedObjective
+from diffusers_rec.pipeline import DiffRec, Loss, Recommendations
+from diffusers_rec.registry import Component
+from diffusers_rec.samplers import DDPMSampler, OneStepSampler, Sampler
+from diffusers_rec.schedules import CosineSchedule, LinearSchedule, NoiseSchedule, SqrtSchedule
+from diffusers_rec.timesteps import ImportanceTimestepSampler, TimestepSampler, UniformTimestepSampler
+from diffusers_rec.version import __version__
+
+__all__ = [
+    "Batch",
+    "CausalTransformerDenoiser",
+    "Component",
+    "ConditionalMLPDenoiser",
+    "CosineHead",
+    "CosineSchedule",
+    "DDPMSampler",
+    "Denoiser",
+    "DiffRec",
+    "Holdout",
+    "ImportanceTimestepSampler",
+    "Interactions",
+    "ItemEmbedding",
+    "ItemHead",
+    "LastK",
+    "LinearHead",
+    "LinearSchedule",
+    "Loss",
+    "NoiseSchedule",
+    "NoisingStrategy",
+    "Objective",
+    "OneStepSampler",
+    "Questions",
+    "Recommendations",
+    "Sampler",
+    "Sequences",
+    "SimplifiedObjective",
+    "Split",
+    "SqrtSchedule",
+    "Statistics",
+    "SyntheticWorld",
+    "TargetOnly",
+    "TiedHead",
+    "TimestepSampler",
+    "TrainingBatches",
+    "TransformerDenoiser",
+    "UniformTimestepSampler",
+    "Vocabulary",
+    "WholeSequence",
+    "__version__",
+    "from_frame",
+    "read_interactions",
+]

@@ -1,0 +1,253 @@
+r"""Batching: sequences in, padded training batches out.
+
+An *example* is a run of consecutive items of one user with some of them marked as targets; what lies before a target is
+its history. Three ways to cut a user's items :math:`v_0, \dots, v_{L-1}` into examples:
+
+- ``every-prefix``: each of :math:`v_1, \dots, v_{L-1}` is the target of its own example;
+- ``last-target``: one example, its target :math:`v_{L-1}`;
+- ``all-positions``: windows that overlap by one item, every item of a window but the first a target; so each of
+  :math:`v_1, \dots, v_{L-1}` is a target once, at a fraction of the rows.
+
+Examples of like length share a batch, so that little padding is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from diffusers_rec.data.sequences import Sequences, places_within
+from diffusers_rec.data.vocabulary import IndexArray
+
+Examples = Literal["every-prefix", "last-target", "all-positions"]
+
+_POOL = 64  # batches that are sorted by length together: enough to trim well, few enough to mix well
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """B rows of items and the targets among them. A target's history is everything before its position.
+
+    Args:
+        items: int64 ``(B, T)``, oldest first, targets included, padded with 0 on the right.
+        lengths: items a row, int64 ``(B,)``.
+        positions: where in ``items`` each target lies, int64 ``(B, Q)``; -1 where there is no question.
+        num_targets: how many positions are questions; counted if left out.
+    """
+
+    items: Tensor
+    lengths: Tensor
+    positions: Tensor
+    num_targets: int = -1
+
+    def __post_init__(self) -> None:
+        if self.num_targets < 0:
+            object.__setattr__(self, "num_targets", int((self.positions >= 0).sum()))
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
+        """The same batch on another device."""
+        items, lengths, positions = (
+            tensor.to(device, non_blocking=non_blocking) for tensor in (self.items, self.lengths, self.positions)
+        )
+        return Batch(items, lengths, positions, self.num_targets)
+
+
+class TrainingBatches:
+    """Training batches, epoch after epoch; every example of an epoch comes exactly once.
+
+    The order depends on ``seed`` and the epoch's number alone, and touches no global random state.
+
+    Args:
+        sequences: the training sequences; those of one item give no example.
+        examples: how sequences become examples, see the module's text.
+        max_length: most items a row, the target included; older items are left out.
+        batch_targets: most targets a batch, unless a single row has more.
+        seed: of the order of examples, and of where all-positions cuts.
+
+    Raises:
+        ValueError: settings out of range, an unknown word for ``examples``, or no sequence of two items.
+    """
+
+    def __init__(
+        self,
+        sequences: Sequences,
+        *,
+        examples: Examples = "every-prefix",
+        max_length: int = 50,
+        batch_targets: int = 256,
+        seed: int = 0,
+    ) -> None:
+        if examples not in _CUTS:
+            raise ValueError(f"TrainingBatches: examples must be one of {', '.join(_CUTS)}, got {examples!r}.")
+        for name, value, least in (
+            ("max_length", max_length, 2),
+            ("batch_targets", batch_targets, 1),
+            ("seed", seed, 0),
+        ):
+            if value < least:
+                raise ValueError(f"TrainingBatches: {name} must be at least {least}, got {value}.")
+        if not (sequences.lengths >= 2).any():
+            raise ValueError(
+                f"TrainingBatches: no example, as none of the {len(sequences)} sequences has two items "
+                f"(a history and a target). Check the split, or filter with Interactions.k_core."
+            )
+        self.sequences = sequences
+        self.examples = examples
+        self.max_length = max_length
+        self.batch_targets = batch_targets
+        self.seed = seed
+
+    @property
+    def num_targets(self) -> int:
+        """Targets an epoch."""
+        lengths = self.sequences.lengths
+        each = np.minimum(lengths, 2) if self.examples == "last-target" else lengths
+        return int(np.maximum(each - 1, 0).sum())
+
+    def num_batches(self, epoch: int) -> int:
+        """Batches of one epoch; the same for all epochs but under all-positions, where the cuts move."""
+        if self.examples != "all-positions":
+            return -(-self.num_targets // self.batch_targets)
+        return len(self._plan(self._generator(epoch))[2]) - 1
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """The batches of one epoch.
+
+        Args:
+            epoch: its number, from 0.
+        """
+        generator = self._generator(epoch)
+        starts, stops, cuts = self._plan(generator)
+        order = generator.permutation(len(cuts) - 1)
+        return (self._batch(starts[cuts[i] : cuts[i + 1]], stops[cuts[i] : cuts[i + 1]]) for i in order.tolist())
+
+    def _generator(self, epoch: int) -> np.random.Generator:
+        if epoch < 0:
+            raise ValueError(f"TrainingBatches: epochs are numbered from 0, got {epoch}.")
+        return np.random.Generator(np.random.PCG64([self.seed, epoch]))
+
+    def _plan(self, generator: np.random.Generator) -> tuple[IndexArray, IndexArray, IndexArray]:
+        """Examples in an order where ``cuts`` parts them into batches."""
+        starts, stops = _CUTS[self.examples](self.sequences, self.max_length, generator)
+        shuffled = generator.permutation(len(starts))
+        lengths = (stops - starts)[shuffled]
+        targets = self._num_questions(lengths)
+        pools = (np.cumsum(targets) - 1) // (_POOL * self.batch_targets)
+        # Every other pool runs from long to short, so that a batch on the border of two pools needs no padding either.
+        by_length = np.lexsort((np.where(pools % 2, -lengths, lengths), pools))
+        order = shuffled[by_length]
+        return starts[order], stops[order], _cut(targets[by_length], self.batch_targets)
+
+    def _num_questions(self, lengths: IndexArray) -> IndexArray:
+        return lengths - 1 if self.examples == "all-positions" else np.ones_like(lengths)
+
+    def _batch(self, starts: IndexArray, stops: IndexArray) -> Batch:
+        items, lengths = _gather(self.sequences.items, starts, stops)
+        last = lengths[:, None] - 1
+        if self.examples != "all-positions":
+            return Batch(items, lengths, last, len(lengths))
+        places = torch.arange(1, items.shape[1]).expand(len(lengths), -1)
+        return Batch(items, lengths, places.where(places <= last, -1), int(last.sum()))
+
+
+def pad(
+    histories: Sequences | Sequence[npt.ArrayLike], max_length: int | None = None, *, fill: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Histories as one padded tensor, for inference.
+
+    Args:
+        histories: B sequences of item indices, oldest first, each ``(L_b,)``; a history may be empty.
+        max_length: how many of the latest items to keep; all when None.
+        fill: what stands behind the shorter ones.
+
+    Returns:
+        Items, int64 ``(B, L)``, padded with ``fill`` on the right up to the longest kept (L >= 1); lengths, int64
+        ``(B,)``.
+
+    Raises:
+        ValueError: no histories, max_length below 1, or a history that is not ``(L_b,)`` with indices from 0.
+        TypeError: indices that are not integers.
+    """
+    if max_length is None:
+        max_length = max([1, *map(len, histories)])  # type: ignore[arg-type]
+    if max_length < 1:
+        raise ValueError(f"pad: max_length must be at least 1, got {max_length}.")
+    if len(histories) == 0:
+        raise ValueError("pad: expected at least one history, got none.")
+    if isinstance(histories, Sequences):
+        items, stops = histories.items, histories.offsets[1:]
+        starts = np.maximum(histories.offsets[:-1], stops - max_length)
+    else:
+        rows = [_checked(history, row)[-max_length:] for row, history in enumerate(histories)]
+        items = np.concatenate(rows)
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        stops = np.cumsum(lengths)
+        starts = stops - lengths
+    return _gather(items, starts, stops, fill)
+
+
+def _checked(history: npt.ArrayLike, row: int) -> IndexArray:
+    indices: npt.NDArray[Any] = np.asarray(history)
+    if indices.size == 0:
+        return np.zeros(0, np.int64)
+    if indices.dtype.kind not in "iu":
+        raise TypeError(f"pad: history {row} has dtype {indices.dtype}; expected item indices (Vocabulary.encode).")
+    if indices.ndim != 1 or indices.min() < 0:
+        raise ValueError(f"pad: history {row} must be (L,) indices from 0, got {indices.shape} from {indices.min()}.")
+    return indices.astype(np.int64)
+
+
+def _gather(items: IndexArray, starts: IndexArray, stops: IndexArray, fill: int = 0) -> tuple[Tensor, Tensor]:
+    lengths = stops - starts
+    places = np.arange(max(lengths.max(), 1))
+    padded = np.full((len(lengths), len(places)), fill, np.int64)
+    inside = places < lengths[:, None]
+    padded[inside] = items[(starts[:, None] + places)[inside]]
+    return torch.from_numpy(padded), torch.from_numpy(lengths)
+
+
+def _cut(targets: IndexArray, most: int) -> IndexArray:
+    """Where to cut rows so that each part has at most ``most`` targets, or is a single row; from 0 to the end."""
+    total = np.cumsum(targets)
+    cuts = [0]
+    while cuts[-1] < len(targets):
+        taken = total[cuts[-1] - 1] if cuts[-1] else 0
+        cuts.append(max(cuts[-1] + 1, int(np.searchsorted(total, taken + most, side="right"))))
+    return np.array(cuts)
+
+
+def _every_prefix(sequences: Sequences, max_length: int, _: np.random.Generator) -> tuple[IndexArray, IndexArray]:
+    place = places_within(sequences.lengths)
+    stops = np.flatnonzero(place > 0) + 1
+    return stops - np.minimum(place[stops - 1] + 1, max_length), stops
+
+
+def _last_target(sequences: Sequences, max_length: int, _: np.random.Generator) -> tuple[IndexArray, IndexArray]:
+    stops = sequences.offsets[1:][sequences.lengths >= 2]
+    return stops - np.minimum(sequences.lengths[sequences.lengths >= 2], max_length), stops
+
+
+def _all_positions(
+    sequences: Sequences, max_length: int, generator: np.random.Generator
+) -> tuple[IndexArray, IndexArray]:
+    long_enough = sequences.lengths >= 2
+    offsets, targets = sequences.offsets[:-1][long_enough], sequences.lengths[long_enough] - 1
+    step = max_length - 1
+    first = np.where(targets > step, generator.integers(1, max_length, len(targets)), targets)
+    counts = 1 - (first - targets) // step  # the first window, then as many as the other targets need
+    window = places_within(counts)
+    offsets, targets, first = (np.repeat(x, counts) for x in (offsets, targets, first))
+    begins = np.where(window > 0, first + (window - 1) * step, 0)
+    return offsets + begins, offsets + np.minimum(first + window * step, targets) + 1
+
+
+_CUTS = {"every-prefix": _every_prefix, "last-target": _last_target, "all-positions": _all_positions}

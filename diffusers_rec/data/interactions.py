@@ -1,0 +1,135 @@
+"""Interaction logs: who met which item, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sized
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from diffusers_rec.data.sequences import Sequences, check_indices
+from diffusers_rec.data.statistics import Statistics
+from diffusers_rec.data.times import TimeArray, as_times
+from diffusers_rec.data.vocabulary import IndexArray, Vocabulary, factorize
+
+
+@dataclass(frozen=True, eq=False)
+class Interactions:
+    """A log of n interactions, one a row, in the order given.
+
+    Args:
+        users: index of each row's user, int64 ``(n,)``.
+        items: index of each row's item, int64 ``(n,)``.
+        times: int64 or float64 ``(n,)``; only their order matters.
+        user_vocabulary: raw ids of the users.
+        item_vocabulary: raw ids of the items.
+
+    Raises:
+        ValueError: no rows, unequal lengths, or an index outside its vocabulary.
+        TypeError: indices that are not int64.
+    """
+
+    users: IndexArray
+    items: IndexArray
+    times: TimeArray
+    user_vocabulary: Vocabulary
+    item_vocabulary: Vocabulary
+
+    def __post_init__(self) -> None:
+        _check_rows(len(self.users), len(self.items), len(self.times))
+        check_indices("Interactions.users", self.users, len(self.user_vocabulary))
+        check_indices("Interactions.items", self.items, len(self.item_vocabulary))
+
+    @classmethod
+    def from_arrays(
+        cls, users: Iterable[Hashable], items: Iterable[Hashable], times: npt.ArrayLike | None = None
+    ) -> Interactions:
+        """A log from columns of raw values.
+
+        Args:
+            users: raw user ids, ``(n,)``: a list, array, tensor or series of anything hashable.
+            items: raw item ids, ``(n,)``.
+            times: ``(n,)`` numbers, datetimes or text (ISO dates, numbers); None means that rows come oldest first.
+
+        Returns:
+            The log, with vocabularies in order of first appearance. Dates become int64 nanoseconds.
+
+        Raises:
+            ValueError: no rows, unequal lengths, or a missing value, with its row (from 0).
+            TypeError: ids that are not hashable, or times that are none.
+        """
+        user_codes, user_vocabulary = factorize(_some(users, "users"), "user")
+        item_codes, item_vocabulary = factorize(_some(items, "items"), "item")
+        ordered = np.arange(len(user_codes)) if times is None else as_times(times)
+        return cls(user_codes, item_codes, ordered, user_vocabulary, item_vocabulary)
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def __repr__(self) -> str:
+        return f"Interactions({len(self.user_vocabulary)} users, {len(self.item_vocabulary)} items, {len(self)} rows)"
+
+    def k_core(self, k: int) -> Interactions:
+        """The largest part of the log in which every user and every item has at least k interactions.
+
+        Row order is kept, and so is the order of the ids that stay in the vocabularies.
+
+        Raises:
+            ValueError: k below one, or nothing left.
+        """
+        if k < 1:
+            raise ValueError(f"Interactions.k_core: k must be at least 1, got {k}. Use k=1 to keep every row.")
+        rows = np.arange(len(self))
+        while rows.size:
+            users, items = self.users[rows], self.items[rows]
+            kept = (np.bincount(users)[users] >= k) & (np.bincount(items)[items] >= k)
+            if kept.all():
+                return self._take(rows)
+            rows = rows[kept]
+        raise ValueError(
+            f"Interactions.k_core: no user and item have {k} interactions each once the others are gone "
+            f"({len(self)} rows before). Use a smaller k."
+        )
+
+    def statistics(self) -> Statistics:
+        """The log's row of Table 1."""
+        return Statistics(_num_distinct(self.users), _num_distinct(self.items), len(self))
+
+    def sequences(self) -> Sequences:
+        """Each user's items, oldest first; rows of equal time keep their order, users are in vocabulary order."""
+        order = np.lexsort((self.times, self.users))  # stable
+        lengths = np.bincount(self.users, minlength=len(self.user_vocabulary))
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        return Sequences(self.items[order], offsets, self.user_vocabulary, self.item_vocabulary)
+
+    def _take(self, rows: IndexArray) -> Interactions:
+        users, user_vocabulary = _shrink(self.users[rows], self.user_vocabulary)
+        items, item_vocabulary = _shrink(self.items[rows], self.item_vocabulary)
+        return Interactions(users, items, self.times[rows], user_vocabulary, item_vocabulary)
+
+
+def _some(ids: Iterable[Hashable], name: str) -> Iterable[Hashable]:
+    if isinstance(ids, Sized) and len(ids) == 0:
+        raise ValueError(f"Interactions: expected at least one interaction, but {name} is empty.")
+    return ids
+
+
+def _check_rows(num_users: int, num_items: int, num_times: int) -> None:
+    if not num_users == num_items == num_times:
+        raise ValueError(
+            f"Interactions: users, items and times must be equally long, got {num_users}, {num_items} and {num_times}."
+            f" Each row is one interaction."
+        )
+    if num_users == 0:
+        raise ValueError("Interactions: expected at least one interaction, got none.")
+
+
+def _num_distinct(codes: IndexArray) -> int:
+    return int(np.count_nonzero(np.bincount(codes)))
+
+
+def _shrink(codes: IndexArray, vocabulary: Vocabulary) -> tuple[IndexArray, Vocabulary]:
+    occurs = np.bincount(codes, minlength=len(vocabulary)) > 0
+    renumbered = np.cumsum(occurs) - 1
+    return renumbered[codes], Vocabulary(vocabulary.decode(np.flatnonzero(occurs)))

@@ -1,0 +1,183 @@
+"""Sequences of items, one a user, and the leave-one-out split.
+
+All sequences lie end to end in one array; user u owns ``items[offsets[u]:offsets[u + 1]]``, oldest first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from diffusers_rec.data.statistics import Statistics
+from diffusers_rec.data.vocabulary import IndexArray, Vocabulary
+
+Short = Literal["error", "drop", "train"]
+
+
+@dataclass(frozen=True, eq=False)
+class Sequences:
+    """U users' item indices, oldest first.
+
+    Args:
+        items: all sequences end to end, int64 ``(n,)``.
+        offsets: where each sequence starts, and the end of the last, int64 ``(U + 1,)``.
+        users: raw ids of the users.
+        vocabulary: raw ids of the items.
+
+    Raises:
+        ValueError: offsets that do not cut ``items`` into one sequence a user, or an index outside the vocabulary.
+        TypeError: arrays that are not int64.
+    """
+
+    items: IndexArray
+    offsets: IndexArray
+    users: Vocabulary
+    vocabulary: Vocabulary
+
+    def __post_init__(self) -> None:
+        check_indices("Sequences.items", self.items, len(self.vocabulary))
+        check_indices("Sequences.offsets", self.offsets, len(self.items) + 1)
+        ends = self.offsets[[0, -1]].tolist() if len(self.offsets) else []
+        if len(self.offsets) != len(self.users) + 1 or ends != [0, len(self.items)] or (self.lengths < 0).any():
+            raise ValueError(
+                f"Sequences: offsets must be {len(self.users) + 1} ascending numbers from 0 to {len(self.items)}, "
+                f"got {len(self.offsets)} from {ends[:1]} to {ends[1:]}. Interactions.sequences() builds them."
+            )
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def __getitem__(self, user: int) -> IndexArray:
+        if not isinstance(user, int | np.integer):
+            raise TypeError(f"Sequences: expected one user index, got {user!r}. Several come with take().")
+        if not -len(self) <= user < len(self):
+            raise IndexError(f"Sequences: expected a user index below {len(self)}, got {user}.")
+        user %= len(self)
+        return self.items[self.offsets[user] : self.offsets[user + 1]]
+
+    def __iter__(self) -> Iterator[IndexArray]:
+        return (self.items[start:stop] for start, stop in zip(self.offsets[:-1], self.offsets[1:], strict=True))
+
+    def __repr__(self) -> str:
+        return f"Sequences({len(self)} users, {len(self.vocabulary)} items, {len(self.items)} rows)"
+
+    @property
+    def lengths(self) -> IndexArray:
+        """Items a user, int64 ``(U,)``."""
+        return np.diff(self.offsets)
+
+    def statistics(self) -> Statistics:
+        """The sequences' row of Table 1; users without items and items that do not occur are not counted."""
+        num_items = int(np.count_nonzero(np.bincount(self.items))) if len(self.items) else 0
+        return Statistics(int(np.count_nonzero(self.lengths)), num_items, len(self.items))
+
+    def take(self, users: npt.ArrayLike) -> Sequences:
+        """The sequences of some users, in the order given.
+
+        Args:
+            users: distinct user indices, ``(W,)`` with W >= 1.
+        """
+        rows = np.asarray(users)
+        kept = Vocabulary(self.users.decode(rows))
+        lengths = self.lengths[rows]
+        places = np.repeat(self.offsets[rows], lengths) + places_within(lengths)
+        return Sequences(self.items[places], _offsets(lengths), kept, self.vocabulary)
+
+    def leave_one_out(self, short: Short = "error") -> Split:
+        """The last item of each user for the test, the one before it for validation, the rest for training.
+
+        Args:
+            short: what to do with users of fewer than three items: "error" refuses them, "drop" leaves them out,
+                "train" keeps all their items in ``train`` and leaves them out of validation and test.
+
+        Raises:
+            ValueError: short users under "error", nobody with three items, or another word for ``short``.
+        """
+        if short not in ("error", "drop", "train"):
+            raise ValueError(f"leave_one_out: short must be 'error', 'drop' or 'train', got {short!r}.")
+        is_short = self.lengths < 3
+        if is_short.all() or (short == "error" and is_short.any()):
+            raise self._too_short(is_short)
+        long = self.take(np.flatnonzero(~is_short)) if is_short.any() else self
+        histories = long._without_last(np.full(len(long), 2))
+        train = self._without_last(np.where(is_short, 0, 2)) if short == "train" and is_short.any() else histories
+        last = long.offsets[1:] - 1
+        return Split(
+            train=train,
+            validation=Holdout(histories, long.items[last - 1]),
+            test=Holdout(long._without_last(np.full(len(long), 1)), long.items[last]),
+        )
+
+    def _without_last(self, counts: IndexArray) -> Sequences:
+        lengths = self.lengths - counts
+        kept = places_within(self.lengths) < np.repeat(lengths, self.lengths)
+        return Sequences(self.items[kept], _offsets(lengths), self.users, self.vocabulary)
+
+    def _too_short(self, is_short: npt.NDArray[np.bool_]) -> ValueError:
+        first = ", ".join(map(repr, self.users.decode(np.flatnonzero(is_short)[:5])))
+        return ValueError(
+            f"leave_one_out: every user needs at least 3 items, but {is_short.sum()} of {len(self)} have fewer "
+            f"(first: {first}). Filter with Interactions.k_core(3), or pass short='drop' or short='train'; "
+            f"at least one user must have 3."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Holdout:
+    """One question a user: what follows this history?
+
+    Args:
+        histories: U sequences; ``histories.users`` says whose.
+        targets: the item that followed, int64 ``(U,)``.
+    """
+
+    histories: Sequences
+    targets: IndexArray
+
+    def __post_init__(self) -> None:
+        check_indices("Holdout.targets", self.targets, len(self.histories.vocabulary))
+        if len(self.targets) != len(self.histories):
+            raise ValueError(
+                f"Holdout: expected one target a history, got {len(self.targets)} for {len(self.histories)}."
+            )
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The leave-one-out split; all parts share the vocabulary of items.
+
+    Args:
+        train: sequences without their last two items.
+        validation: histories as in ``train``, target the last item but one.
+        test: histories up to the last item but one, target the last item.
+    """
+
+    train: Sequences
+    validation: Holdout
+    test: Holdout
+
+
+def places_within(lengths: IndexArray) -> IndexArray:
+    """0, 1, 2, ... within each of several runs laid end to end, ``(sum(lengths),)``."""
+    return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+
+
+def check_indices(name: str, values: npt.NDArray[Any], size: int) -> None:
+    """Refuses anything but int64 ``(n,)`` in 0..size-1."""
+    if not isinstance(values, np.ndarray) or values.dtype != np.int64:
+        raise TypeError(f"{name}: expected an int64 array, got {getattr(values, 'dtype', type(values).__name__)}.")
+    if values.ndim != 1:
+        raise ValueError(f"{name}: expected shape (n,), got {values.shape}.")
+    if values.size and (values.min() < 0 or values.max() >= size):
+        raise ValueError(f"{name}: expected indices in 0..{size - 1}, got {values.min()}..{values.max()}.")
+
+
+def _offsets(lengths: IndexArray) -> IndexArray:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])

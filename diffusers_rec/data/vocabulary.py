@@ -1,0 +1,217 @@
+"""Vocabularies: raw ids on one side, the indices 0..size-1 on the other.
+
+Everything behind this file works on indices; raw ids come back only where a person reads the answer. No index is set
+aside for padding: padding is told by lengths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+IndexArray = npt.NDArray[np.int64]
+
+
+class Vocabulary:
+    """A fixed two-way map between raw ids and the indices 0..size-1.
+
+    Args:
+        ids: the raw ids, each once; the order gives the indices. NumPy scalars become Python scalars.
+
+    Raises:
+        ValueError: no ids, a repeated id, or a missing one (None, NaN).
+        TypeError: an id that is not hashable, or a str in place of a sequence of ids.
+    """
+
+    def __init__(self, ids: Iterable[Hashable]) -> None:
+        raw = [i.item() if isinstance(i, np.generic) else i for i in listed(ids, "ids")]
+        codes, self._index = number(raw, "id")
+        if not raw:
+            raise ValueError("Vocabulary: expected at least one id, got none.")
+        if len(self._index) < len(raw):
+            repeated = raw[int(np.argmax(codes != np.arange(len(raw))))]
+            raise ValueError(
+                f"Vocabulary: every id must occur once, but {len(raw) - len(self._index)} of {len(raw)} are repeats, "
+                f"the first {repeated!r}. Pass dict.fromkeys(ids) to keep first appearances."
+            )
+        self._ids = tuple(raw)
+
+    @property
+    def ids(self) -> tuple[Hashable, ...]:
+        """The raw ids in order of their indices."""
+        return self._ids
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __contains__(self, raw_id: object) -> bool:
+        return isinstance(raw_id, Hashable) and raw_id in self._index
+
+    def __eq__(self, other: object) -> bool:
+        return self._ids == other._ids if isinstance(other, Vocabulary) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._ids)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(map(repr, self._ids[:3])) + (", ..." if len(self) > 3 else "")
+        return f"Vocabulary({shown}; size={len(self)})"
+
+    def encode(self, ids: Iterable[Hashable]) -> IndexArray:
+        """Indices of raw ids.
+
+        Args:
+            ids: n raw ids, in any order, repeats allowed.
+
+        Returns:
+            Indices in 0..size-1, int64 ``(n,)``.
+
+        Raises:
+            ValueError: ids that the vocabulary does not hold.
+            TypeError: a str in place of a sequence of ids, or an id that is not hashable.
+        """
+        raw = listed(ids, "ids")
+        try:
+            indices = np.fromiter((self._index.get(i, -1) for i in raw), np.int64, len(raw))
+        except TypeError:
+            raise _unhashable(raw, "id") from None
+        if (indices < 0).any():
+            raise self._unknown(list(dict.fromkeys(raw[row] for row in np.flatnonzero(indices < 0))))
+        return indices
+
+    def decode(self, indices: npt.ArrayLike) -> list[Hashable]:
+        """Raw ids of indices.
+
+        Args:
+            indices: integers in 0..size-1, ``(n,)``.
+
+        Raises:
+            ValueError: an index out of range, or more than one axis.
+            TypeError: indices that are not integers.
+        """
+        array = np.asarray(indices)
+        if array.ndim != 1:
+            raise ValueError(f"Vocabulary: expected indices of shape (n,), got {array.shape}. Decode row by row.")
+        if array.size == 0:
+            return []
+        if array.dtype.kind not in "iu":
+            raise TypeError(f"Vocabulary: expected integer indices, got dtype {array.dtype}. encode() takes raw ids.")
+        outside = (array < 0) | (array >= len(self))
+        if outside.any():
+            raise ValueError(
+                f"Vocabulary: indices must lie in 0..{len(self) - 1}, got {array[outside][0]} "
+                f"at place {np.argmax(outside)}. Drop padding before decoding."
+            )
+        return [self._ids[index] for index in array.tolist()]
+
+    def to_json(self) -> list[str | int]:
+        """The ids as a list that JSON keeps unchanged.
+
+        Raises:
+            TypeError: an id that is neither str nor int.
+        """
+        return [_json_id(raw_id) for raw_id in self._ids]
+
+    @classmethod
+    def from_json(cls, ids: list[str | int]) -> Vocabulary:
+        """The vocabulary that `to_json` wrote.
+
+        Raises:
+            TypeError: anything but a list of str and int.
+        """
+        if not isinstance(ids, list):
+            raise TypeError(f"Vocabulary: expected the list that to_json gave, got {type(ids).__name__}.")
+        return cls(_json_id(raw_id) for raw_id in ids)
+
+    def _unknown(self, unknown: list[Hashable]) -> ValueError:
+        shown = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
+        message = f"Vocabulary: {len(unknown)} unknown id{'s' * (len(unknown) > 1)} among {len(self)} known: {shown}."
+        kinds = sorted({type(raw_id).__name__ for raw_id in self._ids})
+        kind = type(unknown[0]).__name__
+        if kind not in kinds:
+            return ValueError(
+                f"{message} The vocabulary holds {' and '.join(kinds)} ids, {unknown[0]!r} is a {kind}. "
+                f"Convert the ids first."
+            )
+        return ValueError(f"{message} Drop them, or build the vocabulary from data that holds them.")
+
+
+def factorize(ids: Iterable[Hashable], name: str) -> tuple[IndexArray, Vocabulary]:
+    """Codes ``(n,)`` of raw ids, and their vocabulary in order of first appearance.
+
+    Args:
+        ids: n raw ids.
+        name: what they are ("user", "item"), for errors.
+
+    Raises:
+        ValueError: no ids, or a missing one (None, NaN).
+        TypeError: an id that is not hashable.
+    """
+    codes, index = number(listed(ids, f"{name}s"), name)
+    return codes, Vocabulary(index)
+
+
+class FirstSeen(dict[Hashable, int]):
+    """Numbers keys by first appearance: looking up a new one gives it the next number."""
+
+    def __missing__(self, key: Hashable) -> int:
+        self[key] = code = len(self)
+        return code
+
+
+def number(ids: list[Hashable], name: str) -> tuple[IndexArray, FirstSeen]:
+    """Codes ``(n,)`` by first appearance and the numbering itself; missing ids are refused with their row."""
+    index = FirstSeen()
+    try:
+        codes = np.fromiter(map(index.__getitem__, ids), np.int64, len(ids))
+    except TypeError:
+        raise _unhashable(ids, name) from None
+    missing = next((code for raw_id, code in index.items() if is_missing(raw_id)), None)
+    if missing is not None:
+        row = int(np.argmax(codes == missing))
+        raise ValueError(
+            f"Expected an id in every row, but the {name} in row {row} is missing ({ids[row]!r}). Drop it."
+        )
+    return codes, index
+
+
+def listed(ids: Iterable[Hashable], name: str) -> list[Hashable]:
+    """Raw ids as a list of Python objects, from lists, arrays, tensors and series."""
+    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
+        raise TypeError(f"Expected {name} as a sequence of ids, got {ids!r}. Wrap a single id in a list.")
+    if getattr(ids, "ndim", 1) != 1:
+        raise ValueError(f"Expected {name} of shape (n,), got {tuple(getattr(ids, 'shape', ()))}. Flatten it first.")
+    for method in ("tolist", "to_list", "to_pylist"):  # NumPy, torch and pandas; Polars; PyArrow
+        if hasattr(ids, method):
+            return list(getattr(ids, method)())
+    return list(ids)
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value stands for "no value": None, NaN, NaT or pandas' NA."""
+    if value is None:
+        return True
+    try:
+        return bool(value != value)  # noqa: PLR0124 - only NaN and its kin differ from themselves
+    except (TypeError, ValueError):
+        return type(value).__name__ == "NAType"
+
+
+def _json_id(raw_id: object) -> str | int:
+    if isinstance(raw_id, str | int) and not isinstance(raw_id, bool):
+        return raw_id
+    raise TypeError(
+        f"Vocabulary: only str and int ids can be saved, got {raw_id!r} ({type(raw_id).__name__}). "
+        f"Convert the ids with str() before building the interactions."
+    )
+
+
+def _unhashable(ids: list[Hashable], name: str) -> TypeError:
+    row, raw_id = next(((row, i) for row, i in enumerate(ids) if not isinstance(i, Hashable)), (0, ids[0]))
+    return TypeError(
+        f"Every {name} must be hashable, but row {row} holds a {type(raw_id).__name__}: {raw_id!r}. "
+        f"Use str, int or tuple ids."
+    )

@@ -1,0 +1,8 @@
+"""Denoisers: one backbone a file, all answering by the contract in :mod:`diffusers_rec.denoisers.base`."""
+
+from diffusers_rec.denoisers.base import Denoiser
+from diffusers_rec.denoisers.causal_transformer import CausalTransformerDenoiser
+from diffusers_rec.denoisers.conditional_mlp import ConditionalMLPDenoiser
+from diffusers_rec.denoisers.transformer import TransformerDenoiser
+
+__all__ = ["CausalTransformerDenoiser", "ConditionalMLPDenoiser", "Denoiser", "TransformerDenoiser"]

@@ -1,0 +1,95 @@
+r"""A causal history encoder, then a small perceptron that turns noise into the next latent.
+
+The perceptron sees the noised latents, the state of the history and the step, and adds to the state; its last layer
+starts at zero, so at initialisation the prediction *is* the history's state, as in a plain next-item model. A reverse
+step costs no attention at all.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffusers_rec.denoisers.base import Denoiser
+from diffusers_rec.denoisers.blocks import CausalEncoder, StepEmbedding, check_architecture
+from diffusers_rec.errors import check_int
+from diffusers_rec.randomness import isolated_rng
+
+
+class ConditionalMLPDenoiser(Denoiser, name="conditional-mlp"):
+    """A step-modulated residual perceptron on a causal history state.
+
+    The K positions of a question see one another through their mean.
+
+    Args:
+        dim: D.
+        max_length: positions in a sequence, the noised ones included.
+        num_layers: Transformer blocks of the history encoder.
+        num_heads: attention heads of the history encoder.
+        mlp_layers: residual layers of the perceptron.
+        dropout: of the history encoder.
+        seed: of the initial weights.
+    """
+
+    def __init__(
+        self,
+        dim: int = 256,
+        max_length: int = 50,
+        *,
+        num_layers: int = 2,
+        num_heads: int = 2,
+        mlp_layers: int = 2,
+        dropout: float = 0.3,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(dim, max_length, seed)
+        self.num_layers, self.num_heads, self.dropout = check_architecture(dim, num_layers, num_heads, dropout)
+        self.mlp_layers = check_int("mlp_layers", mlp_layers, minimum=1)
+        with isolated_rng(self.seed):
+            self.encoder = CausalEncoder(dim, max_length, num_layers, num_heads, self.dropout)
+            self.empty = nn.Parameter(torch.randn(dim) * 0.02)
+            self.step = StepEmbedding(dim)
+            self.offset = nn.Embedding(max_length, dim)
+            self.join = nn.Linear(3 * dim, dim)
+            self.layers = nn.ModuleList(_ModulatedLayer(dim) for _ in range(self.mlp_layers))
+            self.out = nn.Linear(dim, dim)
+        nn.init.zeros_(self.offset.weight)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def encode(self, history: Tensor, mask: Tensor) -> Tensor:  # padding lies behind all that is visible
+        """The state after each prefix, the empty one first: ``(B, L + 1, D)``."""
+        states, _ = self.encoder(history)
+        return torch.cat([self.empty.expand(len(history), 1, -1).to(states.dtype), states], dim=1)
+
+    def forward(
+        self, xn: Tensor, timesteps: Tensor, visible: Tensor, context: Tensor, count: Tensor | None = None
+    ) -> Tensor:
+        noised = xn.shape[2]
+        if timesteps.ndim == 2:
+            timesteps = timesteps[..., None]
+        state = context.gather(1, visible[..., None].expand(-1, -1, self.dim))[:, :, None].expand_as(xn)
+        offset = torch.arange(noised, device=xn.device)
+        real = offset < (torch.full_like(visible, noised) if count is None else count.clamp(min=1))[..., None]
+        share = (real / real.sum(-1, keepdim=True)).to(xn.dtype)
+        mean = (xn * share[..., None]).sum(2, keepdim=True).expand_as(xn)
+        x = self.join(torch.cat([xn, mean, state.to(xn.dtype)], dim=-1)) + self.offset(offset)
+        step = F.silu(self.step(timesteps))
+        for layer in self.layers:
+            x = layer(x, step)
+        return state + self.out(x)
+
+
+class _ModulatedLayer(nn.Module):
+    """A residual two-layer perceptron whose normed input is scaled and shifted by the step."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, elementwise_affine=False)
+        self.modulate = nn.Linear(dim, 2 * dim)
+        self.layers = nn.Sequential(nn.Linear(dim, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, dim))
+
+    def forward(self, x: Tensor, step: Tensor) -> Tensor:
+        scale, shift = self.modulate(step).chunk(2, dim=-1)
+        return x + self.layers(self.norm(x) * (1 + scale) + shift)

@@ -1,0 +1,50 @@
+r"""The first transition of the forward process: item to clean latent, :math:`x_0 = E(v)` (Eq. 6, with beta_0 = 0)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from diffusers_rec.errors import check_choice, check_float, check_int
+from diffusers_rec.randomness import isolated_rng
+from diffusers_rec.registry import Component
+
+
+class ItemEmbedding(nn.Module, Component, kind="embedding", name="table"):
+    r"""One learned vector an item, and the scale at which diffusion sees it.
+
+    The noise has unit variance per dimension, so the scale of :math:`x_0` decides how much of it drowns.
+
+    Args:
+        num_items: V.
+        dim: D.
+        scale: ``"learned"``: :math:`x_0` is the learned vector (the paper). ``"unit"``: the vector over its root mean
+            square, so that every item has :math:`\|x_0\|^2 = D` whatever the optimiser does to its length.
+        init_std: standard deviation of the initial vectors.
+        seed: of the initial vectors.
+    """
+
+    def __init__(
+        self, num_items: int, dim: int = 256, *, scale: str = "learned", init_std: float = 1.0, seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.num_items = check_int("num_items", num_items, minimum=1)
+        self.dim = check_int("dim", dim, minimum=1)
+        self.scale = check_choice("scale", scale, ("learned", "unit"))
+        self.init_std = check_float("init_std", init_std, above=0)
+        self.seed = check_int("seed", seed, minimum=0)
+        with isolated_rng(self.seed):
+            self.weight = nn.Parameter(torch.randn(self.num_items, self.dim) * self.init_std)
+
+    def forward(self, items: Tensor) -> Tensor:
+        """Item indices in 0..V-1, any shape, to clean latents, that shape with D behind it."""
+        return self._scaled(nn.functional.embedding(items, self.weight))
+
+    def table(self) -> Tensor:
+        """The clean latent of every item, ``(V, D)``."""
+        return self._scaled(self.weight)
+
+    def _scaled(self, vectors: Tensor) -> Tensor:
+        if self.scale == "learned":
+            return vectors
+        return vectors * torch.rsqrt(vectors.square().mean(-1, keepdim=True) + torch.finfo(vectors.dtype).tiny)

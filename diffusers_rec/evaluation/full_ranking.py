@@ -1,0 +1,92 @@
+"""Evaluation by ranking every item, with the history's items left out (masked) and left in, from one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from diffusers_rec.data.batching import pad
+from diffusers_rec.data.sequences import Holdout
+from diffusers_rec.data.vocabulary import IndexArray
+from diffusers_rec.errors import check_int
+from diffusers_rec.evaluation.metrics import ranking_metrics
+from diffusers_rec.pipeline import DiffRec, Seeds
+from diffusers_rec.progress import progress_bar
+from diffusers_rec.ranking import CHUNK_SCORES, target_ranks
+from diffusers_rec.samplers import Sampler
+
+
+@dataclass(frozen=True)
+class Report:
+    """Metrics over U users, every item ranked.
+
+    Attributes:
+        masked: with the items of the user's history left out of the ranking.
+        unmasked: with all items.
+        num_users: U.
+    """
+
+    masked: dict[str, float]
+    unmasked: dict[str, float]
+    num_users: int
+
+
+def evaluate(
+    model: DiffRec,
+    holdout: Holdout,
+    *,
+    ks: Iterable[int] = (5, 10, 20),
+    seeds: Seeds | None = None,
+    sampler: Sampler | None = None,
+    batch_size: int | None = None,
+    progress: bool = False,
+) -> Report:
+    """HR and NDCG of the held-out items among all items.
+
+    Args:
+        model: whose vocabulary the holdout's indices follow.
+        holdout: histories and the items that came next.
+        ks: cut-offs.
+        seeds: noise draws to average; the model's own when None.
+        sampler: the model's own when None.
+        batch_size: users at once; as many as keep the scores within one chunk of
+            :data:`diffusers_rec.ranking.CHUNK_SCORES` when None.
+        progress: show a bar (needs the ``train`` extra).
+
+    Raises:
+        ValueError: the holdout was made with other items than the model knows.
+    """
+    if holdout.histories.vocabulary != model.vocabulary:
+        raise ValueError(
+            f"The holdout and the model have different items ({len(holdout.histories.vocabulary)} and "
+            f"{len(model.vocabulary)}). Evaluate on the data that the model was trained on."
+        )
+    draws = seeds if seeds is not None else model.seeds
+    num_draws = draws if isinstance(draws, int) else len(draws)
+    if batch_size is None:
+        batch_size = min(256, max(1, CHUNK_SCORES // (len(model.vocabulary) * num_draws)))
+    ranks, masked = [], []
+    batches = user_chunks(holdout, check_int("batch_size", batch_size, minimum=1))
+    for rows in progress_bar(batches, show=progress, total=len(batches), text="evaluate"):
+        histories = holdout.histories.take(rows)
+        items, lengths = pad(histories, model.history_length)
+        latents = model.next_item_latents(
+            items.to(model.device), lengths.to(model.device), seeds=seeds, sampler=sampler
+        )
+        targets = torch.from_numpy(holdout.targets[rows]).to(model.device)
+        seen = pad(histories, fill=-1)[0].to(model.device)
+        with torch.no_grad():
+            found = target_ranks(model.head, latents, targets, excluded=seen)
+        ranks.append(found[0].cpu())
+        masked.append(found[1].cpu())
+    ks = list(ks)
+    return Report(ranking_metrics(torch.cat(masked), ks), ranking_metrics(torch.cat(ranks), ks), num_users=len(holdout))
+
+
+def user_chunks(holdout: Holdout, batch_size: int) -> list[IndexArray]:
+    """Users of like history length together, so that little padding is computed."""
+    order = np.argsort(holdout.histories.lengths, kind="stable")
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]

@@ -1,0 +1,133 @@
+r"""Item heads: the last transition of the reverse process, latent to a distribution over items (Eq. 8).
+
+Every head here is an inner product, :math:`\mathrm{logits}_v = q(x) \cdot k_v + b_v`, which is what lets a ranking go
+through a large catalogue in chunks. A subclass says what the queries, the keys and the bias are.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffusers_rec.embeddings import ItemEmbedding
+from diffusers_rec.errors import check_bool, check_float, check_int
+from diffusers_rec.randomness import isolated_rng
+from diffusers_rec.registry import Component
+
+
+class ItemHead(nn.Module, Component, ABC, kind="head"):
+    """Scores items by an inner product with the latent, in float32 (or float64) even under autocast."""
+
+    @abstractmethod
+    def queries(self, latent: Tensor) -> Tensor:
+        """Latents ``(..., D)`` to the vectors that meet the keys, ``(..., D)``."""
+
+    @abstractmethod
+    def keys(self) -> Tensor:
+        """One vector an item, ``(V, D)``."""
+
+    def bias(self) -> Tensor | None:
+        """One number an item, ``(V,)``, or None."""
+        return None
+
+    def logits(self, latent: Tensor) -> Tensor:
+        """Latents ``(..., D)`` to unnormalised log-probabilities ``(..., V)``."""
+        with torch.autocast(latent.device.type, enabled=False):
+            keys = self.keys()
+            return F.linear(self.queries(latent.to(keys.dtype)), keys, self.bias())
+
+    def loss(self, latent: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy of each target item under its latent: ``(..., D)`` and ``(...)`` to ``(...)``."""
+        logits = self.logits(latent)
+        return F.cross_entropy(logits.flatten(0, -2), target.reshape(-1), reduction="none").view(target.shape)
+
+
+class LinearHead(ItemHead, name="linear"):
+    r"""A weight and a bias of its own, :math:`\mathrm{softmax}(W x + b)` (Eq. 8). The paper's default.
+
+    Args:
+        num_items: V.
+        dim: D.
+        seed: of the initial weight.
+    """
+
+    def __init__(self, num_items: int, dim: int = 256, *, seed: int = 0) -> None:
+        super().__init__()
+        self.num_items = check_int("num_items", num_items, minimum=1)
+        self.dim = check_int("dim", dim, minimum=1)
+        self.seed = check_int("seed", seed, minimum=0)
+        with isolated_rng(self.seed):
+            self.weight = nn.Parameter((torch.rand(self.num_items, self.dim) * 2 - 1) / math.sqrt(self.dim))
+        self.offset = nn.Parameter(torch.zeros(self.num_items))
+
+    def queries(self, latent: Tensor) -> Tensor:
+        return latent
+
+    def keys(self) -> Tensor:
+        return self.weight
+
+    def bias(self) -> Tensor:
+        return self.offset
+
+
+class _SharedHead(ItemHead):
+    """A head whose keys come from the item embedding.
+
+    The embedding is held outside the module tree: it belongs to whoever made it, is trained and saved there, once.
+    """
+
+    context = frozenset({"embedding"})
+
+    def __init__(self, embedding: ItemEmbedding) -> None:
+        super().__init__()
+        self._held = (embedding,)
+
+    @property
+    def embedding(self) -> ItemEmbedding:
+        return self._held[0]
+
+
+class TiedHead(_SharedHead, name="tied"):
+    r"""The item embedding as weight, :math:`\mathrm{logits}_v = x \cdot E_v + b_v`, with the vectors as learned.
+
+    Args:
+        embedding: shared, not owned.
+        use_bias: learn b.
+    """
+
+    def __init__(self, embedding: ItemEmbedding, *, use_bias: bool = True) -> None:
+        super().__init__(embedding)
+        self.use_bias = check_bool("use_bias", use_bias)
+        self.offset = nn.Parameter(torch.zeros(embedding.num_items)) if self.use_bias else None
+
+    def queries(self, latent: Tensor) -> Tensor:
+        return latent
+
+    def keys(self) -> Tensor:
+        return self.embedding.weight
+
+    def bias(self) -> Tensor | None:
+        return self.offset
+
+
+class CosineHead(_SharedHead, name="cosine"):
+    r"""Directions alone: :math:`\mathrm{logits}_v = \cos(x, E_v) / \tau`.
+
+    Args:
+        embedding: shared, not owned.
+        temperature: tau.
+    """
+
+    def __init__(self, embedding: ItemEmbedding, *, temperature: float = 0.07) -> None:
+        super().__init__(embedding)
+        self.temperature = check_float("temperature", temperature, above=0)
+
+    def queries(self, latent: Tensor) -> Tensor:
+        return F.normalize(latent, dim=-1) / self.temperature
+
+    def keys(self) -> Tensor:
+        return F.normalize(self.embedding.weight, dim=-1)

@@ -1,0 +1,108 @@
+r"""What is minimised: a reconstruction term that trains the denoiser, and a recommendation term that trains the
+ranking.
+
+.. math:: \mathcal L = \lambda_x\, \mathbb E_{n \sim p_n}\big[ w_n\, \|x_0 - f_\theta(x_n, n)\|^2 \big]
+                     + \lambda_v\, \big( - \log p(v \mid f_\theta(x_m, m)) \big)
+          \qquad \text{(Eq. 13, 18)}
+
+The cross-entropy is that of the *predicted* latent (Algorithm 1, line 10); of the true one it would be trivial.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from diffusers_rec.errors import check_choice, check_float
+from diffusers_rec.heads import ItemHead
+from diffusers_rec.registry import Component
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The loss of a batch.
+
+    Attributes:
+        total: scalar, to be minimised.
+        named: its terms, scalars without gradient, unweighted, for the log.
+        per_latent: the unweighted reconstruction loss of each of the M latents, ``(M,)``, without gradient.
+    """
+
+    total: Tensor
+    named: dict[str, Tensor]
+    per_latent: Tensor
+
+
+class Objective(Component, ABC, kind="objective"):
+    """Adds up the loss of M noised latents."""
+
+    recommend_from: str = "sampled"
+    """Where the recommendation term is computed: ``"sampled"``, at the sampled step n, or ``"start"``, at n = N."""
+
+    @abstractmethod
+    def __call__(
+        self, x0: Tensor, predicted: Tensor, weights: Tensor, from_start: Tensor, items: Tensor, head: ItemHead
+    ) -> Terms:
+        """Compute the loss.
+
+        Args:
+            x0: clean latents, ``(M, D)``.
+            predicted: the denoiser's prediction at the sampled steps, ``(M, D)``.
+            weights: of the timestep sampler, ``(M,)``.
+            from_start: the prediction that the recommendation term judges, ``(M, D)``; ``predicted`` itself unless
+                :attr:`recommend_from` is ``"start"``.
+            items: the true items, ``(M,)``.
+            head: scores items.
+        """
+
+
+class SimplifiedObjective(Objective, name="simplified"):
+    r"""The paper's simplified bound with importance weights (Eq. 13 and 18).
+
+    Args:
+        reconstruction_weight: lambda_x.
+        recommendation_weight: lambda_v.
+        distance: ``"squared"``: :math:`\|x_0 - \hat x_0\|^2` (the paper). ``"cosine"``: :math:`1 - \cos(x_0, \hat
+        x_0)`.
+        reduction: of the squared distance over the D dimensions: ``"mean"`` (default) or ``"sum"``, as printed. The sum
+            is D times the mean and would drown the cross-entropy at a weight of one.
+        recommend_from: ``"sampled"``: the cross-entropy at the sampled step n (the paper). ``"start"``: at n = N, where
+            one-step inference starts, by a second pure-noise question beside each sampled one.
+    """
+
+    def __init__(
+        self,
+        *,
+        reconstruction_weight: float = 1.0,
+        recommendation_weight: float = 1.0,
+        distance: str = "squared",
+        reduction: str = "mean",
+        recommend_from: str = "sampled",
+    ) -> None:
+        self.reconstruction_weight = check_float("reconstruction_weight", reconstruction_weight, minimum=0)
+        self.recommendation_weight = check_float("recommendation_weight", recommendation_weight, minimum=0)
+        self.distance = check_choice("distance", distance, ("squared", "cosine"))
+        self.reduction = check_choice("reduction", reduction, ("mean", "sum"))
+        self.recommend_from = check_choice("recommend_from", recommend_from, ("sampled", "start"))
+
+    def __call__(
+        self, x0: Tensor, predicted: Tensor, weights: Tensor, from_start: Tensor, items: Tensor, head: ItemHead
+    ) -> Terms:
+        distances = self._distance(x0, predicted)
+        reconstruction = (weights * distances).mean()
+        recommendation = head.loss(from_start, items).mean()
+        total = self.reconstruction_weight * reconstruction + self.recommendation_weight * recommendation
+        named = {"reconstruction": reconstruction.detach(), "recommendation": recommendation.detach()}
+        return Terms(total, named, distances.detach())
+
+    def _distance(self, x0: Tensor, predicted: Tensor) -> Tensor:
+        with torch.autocast(x0.device.type, enabled=False):
+            predicted = predicted.to(x0.dtype)
+            if self.distance == "cosine":
+                return 1 - F.cosine_similarity(x0, predicted, dim=-1)
+            squared = (x0 - predicted).square()
+            return squared.mean(-1) if self.reduction == "mean" else squared.sum(-1)

@@ -1,0 +1,466 @@
+r"""``DiffRec``: the parts composed into a recommender.
+
+To train: ``batch -> noising -> schedule -> denoiser -> head -> objective``. To serve: ``histories -> denoiser <->
+sampler -> head -> ranking``. The pipeline owns the item vocabulary and nothing else of the data; every part can be
+swapped alone, and every part works without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+
+from diffusers_rec.checkpoint import read_checkpoint, write_checkpoint
+from diffusers_rec.data.batching import Batch, pad
+from diffusers_rec.data.vocabulary import Vocabulary
+from diffusers_rec.denoisers import Denoiser
+from diffusers_rec.embeddings import ItemEmbedding
+from diffusers_rec.errors import check_bool, check_int
+from diffusers_rec.heads import ItemHead
+from diffusers_rec.noising import NoisingStrategy, Questions
+from diffusers_rec.objectives import Objective
+from diffusers_rec.randomness import generators_from, isolated_rng, randn
+from diffusers_rec.ranking import mean_over_draws, score_chunks, top_k
+from diffusers_rec.registry import Component, Config
+from diffusers_rec.samplers import Sampler
+from diffusers_rec.schedules import NoiseSchedule
+from diffusers_rec.timesteps import TimestepSampler
+
+Seeds = int | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What :meth:`DiffRec.loss` gives.
+
+    Attributes:
+        total: scalar, to be minimised.
+        named: its terms, scalars without gradient.
+        timesteps: the drawn step of each of the M noised latents, ``(M,)``.
+        per_latent: the unweighted reconstruction loss of each, ``(M,)``, without gradient.
+    """
+
+    total: Tensor
+    named: dict[str, Tensor]
+    timesteps: Tensor
+    per_latent: Tensor
+
+
+@dataclass(frozen=True)
+class Recommendations:
+    """What :meth:`DiffRec.recommend` gives, best first, for B histories.
+
+    Attributes:
+        items: raw item ids, up to k for each history; fewer where exclusions leave fewer.
+        scores: probability of each item, averaged over the seeds, ``(B, k)``; 0 where there is no item.
+        spread: standard deviation of that probability over the seeds, ``(B, k)``.
+    """
+
+    items: list[list[Hashable]]
+    scores: Tensor
+    spread: Tensor
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, row: int) -> list[tuple[Hashable, float, float]]:
+        """Item, score and spread of each recommendation for history ``row``."""
+        items = self.items[row]
+        return list(zip(items, self.scores[row].tolist(), self.spread[row].tolist(), strict=False))
+
+
+class DiffRec(nn.Module):
+    """Sequential recommendation with diffusion models (Du et al. 2023). The defaults are the paper's choices.
+
+    Every part is given as a component, a registered name, or a config (see :mod:`diffusers_rec.registry`).
+
+    Args:
+        items: the item ids that can be recommended, a :class:`~diffusers_rec.data.Vocabulary` or any iterable of
+            hashable ids.
+        dim: D, for the parts given by name.
+        max_length: positions in a sequence, the noised ones included, for a denoiser given by name.
+        schedule: how much noise a step carries.
+        noising: which positions carry noise.
+        timesteps: which steps are trained on.
+        embedding: item to clean latent.
+        denoiser: predicts the clean latent.
+        head: latent to item scores.
+        objective: what is minimised.
+        sampler: noise to latent, at serving time.
+        seeds: the noise draws averaged at serving time, unless a call says otherwise: seeds, or their number.
+        seed: of the initial weights of the parts given by name.
+
+    Raises:
+        ValueError: unknown names or keys, or parts that do not fit one another.
+    """
+
+    def __init__(
+        self,
+        items: Vocabulary | Iterable[Hashable],
+        *,
+        dim: int = 256,
+        max_length: int = 50,
+        schedule: NoiseSchedule | str | Mapping[str, Any] = "sqrt",
+        noising: NoisingStrategy | str | Mapping[str, Any] = "target",
+        timesteps: TimestepSampler | str | Mapping[str, Any] = "importance",
+        embedding: ItemEmbedding | str | Mapping[str, Any] = "table",
+        denoiser: Denoiser | str | Mapping[str, Any] = "transformer",
+        head: ItemHead | str | Mapping[str, Any] = "linear",
+        objective: Objective | str | Mapping[str, Any] = "simplified",
+        sampler: Sampler | str | Mapping[str, Any] = "one-step",
+        seeds: Seeds = 10,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.vocabulary = items if isinstance(items, Vocabulary) else Vocabulary(items)
+        self.seed = check_int("seed", seed, minimum=0)
+        generators_from(seeds)  # refuses bad seeds here rather than at the first recommendation
+        self.seeds: Seeds = seeds if isinstance(seeds, int) else list(seeds)
+        size = {"num_items": len(self.vocabulary), "dim": dim, "max_length": max_length}
+        # Each part draws its initial weights from a stream of its own.
+        self.embedding = ItemEmbedding.build(embedding, **size, seed=3 * self.seed)
+        size["dim"] = self.embedding.dim
+        self.denoiser = Denoiser.build(denoiser, **size, seed=3 * self.seed + 1)
+        self.head = ItemHead.build(head, **size, embedding=self.embedding, seed=3 * self.seed + 2)
+        self.schedule = NoiseSchedule.build(schedule)
+        self.noising = NoisingStrategy.build(noising)
+        self.timesteps = TimestepSampler.build(timesteps, num_timesteps=self.schedule.num_timesteps)
+        self.objective = Objective.build(objective)
+        self.sampler = Sampler.build(sampler)
+        self._check_fit()
+
+    # Training
+
+    def forward(self, batch: Batch, generator: Generator) -> Loss:
+        """:meth:`loss`, without entering the losses into the timestep sampler: for wrappers that gather them first."""
+        if not self.training:
+            return self._loss(batch, generator)
+        with isolated_rng(generator, self.device):  # dropout draws from torch's global state
+            return self._loss(batch, generator)
+
+    def loss(self, batch: Batch, generator: Generator) -> Loss:
+        """The loss of a batch (Algorithm 1, lines 3-12 and 15).
+
+        Args:
+            batch: item indices and the positions of the targets in them.
+            generator: the source of timesteps, noise and dropout; the global random state is not touched.
+
+        Returns:
+            The total and its named terms. In training mode the timestep sampler has learned from them.
+        """
+        loss: Loss = self(batch, generator)
+        if self.training:
+            self.timesteps.update(loss.timesteps, loss.per_latent)
+        return loss
+
+    def _loss(self, batch: Batch, generator: Generator) -> Loss:
+        length = batch.items.shape[1]
+        if length > self.max_length:
+            raise ValueError(f"The batch holds {length} positions, but the denoiser takes {self.max_length} at most.")
+        questions = self.noising.questions(batch.positions, min(self.noising.max_noised(length), length))
+        items = _items_at(batch.items, questions.positions)
+        x0 = self.embedding(items)
+        timesteps, weights = self.timesteps.sample(self.noising.timestep_shape(questions), generator, device=x0.device)
+        noise = randn(x0.shape, generator, device=x0.device, dtype=x0.dtype)
+        xn = self.schedule.add_noise(x0, noise, timesteps)
+        context = self._encode(batch.items[:, : int(questions.visible.max())], batch.lengths)
+        real = questions.mask
+        if self.objective.recommend_from == "start":
+            end = torch.full_like(timesteps, self.schedule.num_timesteps)
+            fresh = randn(x0.shape, generator, device=x0.device, dtype=x0.dtype)
+            both = self.denoiser(
+                torch.cat([xn, self.schedule.add_noise(x0, fresh, end)], dim=1),
+                torch.cat([timesteps, end], dim=1),
+                questions.visible.repeat(1, 2),
+                context,
+                questions.count.repeat(1, 2),
+            )
+            predicted, from_start = (half[real] for half in both.chunk(2, dim=1))
+        else:
+            predicted = self.denoiser(xn, timesteps, questions.visible, context, questions.count)[real]
+            from_start = predicted
+        if timesteps.ndim == real.ndim - 1:
+            timesteps, weights = timesteps[..., None].expand_as(real), weights[..., None].expand_as(real)
+        terms = self.objective(x0[real], predicted, weights[real], from_start, items[real], self.head)
+        return Loss(terms.total, terms.named, timesteps[real], terms.per_latent)
+
+    # Serving
+
+    def sample(
+        self, histories: Iterable[Iterable[Hashable]], *, seeds: Seeds | None = None, sampler: Sampler | None = None
+    ) -> Tensor:
+        """Draw the clean latents of what comes next.
+
+        Args:
+            histories: raw item ids, oldest first, one item at least.
+            seeds: noise draws; the model's own when None.
+            sampler: the model's own when None.
+
+        Returns:
+            ``(B, S, K, D)``; K = 1 but for strategies that noise several positions.
+        """
+        with self._serving():
+            latents, _ = self._sample(*self.encode_histories(histories), seeds, sampler)
+        return latents
+
+    def next_item_latents(
+        self, items: Tensor, lengths: Tensor, *, seeds: Seeds | None = None, sampler: Sampler | None = None
+    ) -> Tensor:
+        """Draw the latent of the next item from item indices, without gradient.
+
+        Args:
+            items: padded behind, ``(B, L)``, at most :attr:`history_length` of them.
+            lengths: ``(B,)``.
+            seeds: noise draws; the model's own when None.
+            sampler: the model's own when None.
+
+        Returns:
+            ``(B, S, D)``.
+        """
+        with self._serving():
+            latents, answer = self._sample(items, lengths, seeds, sampler)
+            index = answer[..., None, None].expand(-1, latents.shape[1], 1, latents.shape[-1])
+            return latents.gather(2, index)[:, :, 0]
+
+    def predict_proba(
+        self, histories: Iterable[Iterable[Hashable]], *, seeds: Seeds | None = None, sampler: Sampler | None = None
+    ) -> Tensor:
+        """The probability of every item to come next, averaged over the seeds: ``(B, V)``, in the vocabulary's order.
+
+        Raises:
+            ValueError: as :meth:`recommend`.
+        """
+        latents = self.next_item_latents(*self.encode_histories(histories), seeds=seeds, sampler=sampler)
+        with self._serving():
+            chunks = [mean_over_draws(scores) for _, scores in score_chunks(self.head, latents)]
+        return torch.cat(chunks, dim=1).exp()
+
+    def recommend(
+        self,
+        histories: Iterable[Iterable[Hashable]],
+        k: int = 10,
+        *,
+        exclude_seen: bool = True,
+        candidates: Iterable[Hashable] | None = None,
+        seeds: Seeds | None = None,
+        sampler: Sampler | None = None,
+        batch_size: int = 256,
+    ) -> Recommendations:
+        """The k likeliest next items for each history.
+
+        Args:
+            histories: raw item ids, oldest first, one item at least. The users need not have been in training.
+            k: how many, at most as many as there are candidates.
+            exclude_seen: leave out the items of the history.
+            candidates: recommend among these ids alone; all when None.
+            seeds: noise draws to average (Algorithm 3): seeds, or their number; the model's own when None.
+            sampler: the model's own when None.
+            batch_size: histories at once.
+
+        Returns:
+            Items, scores, and the spread of each score over the seeds.
+
+        Raises:
+            ValueError: an empty history, an unknown item id, k below 1 or above the number of candidates, seeds that
+                repeat.
+            TypeError: a history is a string or not iterable.
+        """
+        check_bool("exclude_seen", exclude_seen)
+        check_int("batch_size", batch_size, minimum=1)
+        rows = self._indices(histories)
+        allowed = None if candidates is None else torch.from_numpy(np.unique(self.vocabulary.encode(candidates)))
+        most = len(self.vocabulary) if allowed is None else len(allowed)
+        if not 1 <= check_int("k", k) <= most:
+            raise ValueError(f"k must lie in 1..{most}, the number of items to choose from, got {k}.")
+        found = []
+        for start in range(0, len(rows), batch_size):
+            some = rows[start : start + batch_size]
+            latents = self.next_item_latents(*self._padded(some), seeds=seeds, sampler=sampler)
+            excluded = pad(some, fill=-1)[0].to(self.device) if exclude_seen else None
+            with self._serving():
+                found.append(top_k(self.head, latents, k, excluded=excluded, candidates=allowed))
+        indices = torch.cat([part.items for part in found]).cpu()
+        return Recommendations(
+            [self.vocabulary.decode(row[row >= 0].tolist()) for row in indices],
+            torch.cat([part.scores for part in found]).cpu(),
+            torch.cat([part.spread for part in found]).cpu(),
+        )
+
+    def encode_histories(self, histories: Iterable[Iterable[Hashable]]) -> tuple[Tensor, Tensor]:
+        """Raw ids to item indices ``(B, L)``, the last :attr:`history_length` of each, and lengths ``(B,)``."""
+        return self._padded(self._indices(histories))
+
+    def _padded(self, rows: list[np.ndarray[Any, Any]]) -> tuple[Tensor, Tensor]:
+        items, lengths = pad(rows, self.history_length)
+        return items.to(self.device), lengths.to(self.device)
+
+    def _indices(self, histories: Iterable[Iterable[Hashable]]) -> list[np.ndarray[Any, Any]]:
+        if isinstance(histories, (str, bytes, Mapping)) or not isinstance(histories, Iterable):
+            raise TypeError(f"histories must be a list of histories, each a list of item ids, got {histories!r}.")
+        rows = []
+        for number, history in enumerate(histories):
+            if isinstance(history, (str, bytes, Mapping)) or not isinstance(history, Iterable):
+                raise TypeError(
+                    f"histories[{number}] must be a list of item ids, got {history!r}. One history alone is [[...]]."
+                )
+            ids = list(history)
+            if not ids:
+                raise ValueError(f"histories[{number}] is empty; a history needs one item at least.")
+            try:
+                rows.append(self.vocabulary.encode(ids))
+            except ValueError as error:
+                raise ValueError(f"histories[{number}]: {error}") from error
+        if not rows:
+            raise ValueError("histories is empty; give one history at least.")
+        return rows
+
+    def _sample(
+        self, items: Tensor, lengths: Tensor, seeds: Seeds | None, sampler: Sampler | None
+    ) -> tuple[Tensor, Tensor]:
+        """Latents ``(B, S, K, D)`` and which of the K is the next item, ``(B, 1)``."""
+        generators = generators_from(self.seeds if seeds is None else seeds)
+        width = self.noising.max_noised(self.max_length)
+        questions = self.noising.serving(lengths, width)
+        repeated = _repeat(questions, len(generators))
+        context = self._encode(items, lengths)
+        shape = (len(items), len(generators), width, self.embedding.dim)
+        noise = randn(shape, generators, device=self.device, dtype=self.embedding.weight.dtype)
+
+        def denoise(xn: Tensor, timesteps: Tensor) -> Tensor:
+            return self.denoiser(xn, timesteps, repeated.visible, context, repeated.count).to(xn.dtype)
+
+        return (sampler or self.sampler).sample(denoise, self.schedule, noise, generators), questions.answer
+
+    def _encode(self, items: Tensor, lengths: Tensor) -> Any:
+        mask = torch.arange(items.shape[1], device=items.device) < lengths[:, None]
+        return self.denoiser.encode(self.embedding(items), mask)
+
+    @contextmanager
+    def _serving(self) -> Iterator[None]:
+        """Dropout off and no gradients, then everything as it was."""
+        training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.train(training)
+
+    # What it is
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embedding.weight.device
+
+    @property
+    def max_length(self) -> int:
+        """The most positions in a sequence, the noised ones included."""
+        return self.denoiser.max_length
+
+    @property
+    def history_length(self) -> int:
+        """How many of the last items of a history are used (Sec. 4.5.2: the first are dropped for the [unk] behind)."""
+        return self.max_length - self.noising.new_items
+
+    def config(self) -> Config:
+        """Everything but the items and the weights, ready for JSON."""
+        parts = {name: getattr(self, name).config() for name in _PARTS}
+        return {**parts, "seeds": self.seeds, "seed": self.seed}
+
+    @classmethod
+    def from_config(cls, items: Vocabulary | Iterable[Hashable], config: Mapping[str, Any]) -> DiffRec:
+        """The pipeline that :meth:`config` describes, with fresh weights.
+
+        Raises:
+            ValueError: unknown names or keys, or parts that do not fit one another.
+        """
+        known = {*_PARTS, "seeds", "seed"}
+        unknown = sorted(set(config) - known)
+        if unknown:
+            raise ValueError(f"Unknown keys in the config of DiffRec: {unknown}. Known: {sorted(known)}.")
+        return cls(items, **config)
+
+    def save_pretrained(self, directory: str | PathLike[str]) -> None:
+        """Write config, weights and item ids to ``directory``; what was there before stays whole until all is written.
+
+        Raises:
+            TypeError: the vocabulary holds ids that JSON cannot hold.
+            ValueError: a component without a registered name.
+            OSError: the directory cannot be written; nothing is left behind.
+        """
+        write_checkpoint(directory, self.config(), self.state_dict(), self.vocabulary.to_json())
+
+    @classmethod
+    def from_pretrained(cls, directory: str | PathLike[str]) -> DiffRec:
+        """Read what :meth:`save_pretrained` wrote.
+
+        Raises:
+            FileNotFoundError: there is no checkpoint.
+            ValueError: it is damaged, foreign, of a newer format, or does not fit its own config.
+        """
+        saved = read_checkpoint(directory)
+        model = cls.from_config(Vocabulary.from_json(saved.items), saved.config)
+        own = model.state_dict()
+        wrong = sorted(set(own) ^ set(saved.weights)) or [
+            f"{name} {tuple(saved.weights[name].shape)} instead of {tuple(own[name].shape)}"
+            for name in own
+            if own[name].shape != saved.weights[name].shape
+        ]
+        if wrong:
+            raise ValueError(f"The weights in {directory} do not fit its config.json: {', '.join(wrong)}.")
+        model.load_state_dict(saved.weights)
+        return model
+
+    def _check_fit(self) -> None:
+        pairs = [
+            ("items of the embedding", self.embedding.num_items, "items of the vocabulary", len(self.vocabulary)),
+            ("dim of the denoiser", self.denoiser.dim, "dim of the embedding", self.embedding.dim),
+            ("items of the head", len(self.head.keys()), "items of the vocabulary", len(self.vocabulary)),
+            ("num_timesteps of the timestep sampler", self.timesteps.num_timesteps, "that of the schedule",
+             self.schedule.num_timesteps),
+        ]  # fmt: skip
+        for left, got, right, expected in pairs:
+            if got != expected:
+                raise ValueError(f"The parts do not fit: {left} is {got}, {right} is {expected}.")
+        if getattr(self.head, "embedding", self.embedding) is not self.embedding:
+            raise ValueError("The parts do not fit: the head shares another embedding than the pipeline's own.")
+        if self.history_length < 1:
+            raise ValueError(
+                f"max_length={self.max_length} leaves no room for a history before {self.noising.new_items} new items."
+            )
+
+
+_PARTS: dict[str, type[Component]] = {
+    "schedule": NoiseSchedule,
+    "noising": NoisingStrategy,
+    "timesteps": TimestepSampler,
+    "embedding": ItemEmbedding,
+    "denoiser": Denoiser,
+    "head": ItemHead,
+    "objective": Objective,
+    "sampler": Sampler,
+}
+
+
+def _items_at(items: Tensor, positions: Tensor) -> Tensor:
+    """Item indices at ``(B, Q, K)`` positions; positions beyond the sequence are padding and give its last column."""
+    flat = positions.clamp(max=items.shape[1] - 1).flatten(1)
+    return items.gather(1, flat).view(positions.shape)
+
+
+def _repeat(questions: Questions, draws: int) -> Questions:
+    """One question a history to S equal ones."""
+    return Questions(
+        questions.visible.expand(-1, draws),
+        questions.positions.expand(-1, draws, -1),
+        questions.count.expand(-1, draws),
+        questions.answer.expand(-1, draws),
+    )

@@ -1,0 +1,63 @@
+"""Randomness from explicit generators only: the global random state is never moved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Generator, Tensor
+
+from diffusers_rec.errors import check_int
+
+Generators = Generator | Sequence[Generator]
+"""One generator, or one per noise draw (axis Q of ``(B, Q, ...)``)."""
+
+
+def generators_from(seeds: int | Sequence[int]) -> list[Generator]:
+    """One CPU generator a seed; a bare integer S stands for the seeds 0..S-1.
+
+    Raises:
+        ValueError: no seed, a negative seed, or a seed given twice (its draw would be counted twice).
+    """
+    if isinstance(seeds, int):
+        seeds = range(check_int("seeds (their number)", seeds, minimum=1))
+    values = [check_int("each seed", seed, minimum=0) for seed in seeds]
+    if not values:
+        raise ValueError("seeds must hold at least one seed, got none.")
+    twice = sorted({seed for seed in values if values.count(seed) > 1})
+    if twice:
+        raise ValueError(f"seeds must differ, but {twice} came more than once. Drop the repeats.")
+    return [Generator().manual_seed(seed) for seed in values]
+
+
+def randn(shape: Sequence[int], generator: Generators, *, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Standard Gaussian noise of ``shape`` (B, Q, ...).
+
+    With a list of Q generators, draw q comes from generator q alone and is shared by all B histories (Algorithm 3 fixes
+    the seed anew for each user): the answer for a history then depends neither on its batch nor on the other draws.
+    """
+    if isinstance(generator, Generator):
+        return torch.randn(*shape, generator=generator, device=generator.device, dtype=dtype).to(device)
+    batch, questions, *rest = shape
+    if len(generator) != questions:
+        raise ValueError(f"Expected one generator for each of the {questions} noise draws, got {len(generator)}.")
+    draws = torch.stack([torch.randn(*rest, generator=g, device=g.device, dtype=dtype) for g in generator])
+    return draws.to(device).expand(batch, questions, *rest)
+
+
+@contextmanager
+def isolated_rng(source: int | Generator, device: torch.device | None = None) -> Iterator[None]:
+    """Let code that draws from torch's global state (initialisers, dropout) draw from ``source`` instead.
+
+    The global state of the CPU, and of ``device`` when it is a GPU, is put back on leaving.
+    """
+    if isinstance(source, Generator):
+        source = int(torch.randint(2**62, (), generator=source, device=source.device))
+    cuda = device is not None and device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if cuda else []):
+        torch.default_generator.manual_seed(source)
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(source)
+        yield

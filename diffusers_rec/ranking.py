@@ -1,0 +1,193 @@
+r"""Exact rankings in chunks of items, never holding more scores than a chunk.
+
+An item's score is its probability averaged over S noise draws (Algorithm 3, line 9), kept as a logarithm:
+
+.. math:: \log \bar p_v = \log \frac1S \sum_s \exp(\ell_{s,v} - z_s), \qquad z_s = \log \sum_v \exp \ell_{s,v}.
+
+The normalisers :math:`z_s` need every item, so a catalogue of several chunks is gone through twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffusers_rec.errors import check_int
+from diffusers_rec.heads import ItemHead
+
+Chunks = Iterable[tuple[slice, Tensor]]
+
+CHUNK_SCORES = 2**24
+"""How many scores (users x draws x items) are held at once, about 64 MiB in float32."""
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The k best items of each of B users, best first.
+
+    Attributes:
+        items: indices, ``(B, k)``; -1 where fewer than k items were allowed.
+        scores: probability averaged over the draws, ``(B, k)``; 0 at index -1.
+        spread: standard deviation of that probability over the draws, ``(B, k)``; 0 with one draw.
+    """
+
+    items: Tensor
+    scores: Tensor
+    spread: Tensor
+
+
+def score_chunks(head: ItemHead, latents: Tensor, chunk_scores: int = CHUNK_SCORES) -> Iterator[tuple[slice, Tensor]]:
+    """Log-probability of each item under each draw, a chunk of items after another.
+
+    Args:
+        head: scores items.
+        latents: ``(B, S, D)``.
+        chunk_scores: the most scores to hold at once; one item a chunk at the least.
+
+    Yields:
+        A slice of item indices and the log-probabilities ``(B, S, chunk)``.
+    """
+    users, draws, _ = latents.shape
+    with torch.autocast(latents.device.type, enabled=False):
+        keys, bias = head.keys(), head.bias()
+        queries = head.queries(latents.to(keys.dtype))
+    size = max(1, check_int("chunk_scores", chunk_scores, minimum=1) // max(1, users * draws))
+    chunks = [slice(start, min(start + size, len(keys))) for start in range(0, len(keys), size)]
+
+    def logits(chunk: slice) -> Tensor:
+        scores = queries @ keys[chunk].T
+        return scores if bias is None else scores + bias[chunk]
+
+    if len(chunks) == 1:
+        scores = logits(chunks[0])
+        yield chunks[0], scores - scores.logsumexp(-1, keepdim=True)
+        return
+    normaliser = queries.new_full((users, draws), -math.inf)
+    for chunk in chunks:
+        normaliser = torch.logaddexp(normaliser, logits(chunk).logsumexp(-1))
+    for chunk in chunks:
+        yield chunk, logits(chunk) - normaliser[..., None]
+
+
+def mean_over_draws(log_probabilities: Tensor) -> Tensor:
+    """``(B, S, V)`` to the logarithm of the mean probability, ``(B, V)``."""
+    return log_probabilities.logsumexp(1) - math.log(log_probabilities.shape[1])
+
+
+def top_k(
+    head: ItemHead,
+    latents: Tensor,
+    k: int,
+    *,
+    excluded: Tensor | None = None,
+    candidates: Tensor | None = None,
+    chunk_scores: int = CHUNK_SCORES,
+) -> TopK:
+    """The k items of highest mean probability.
+
+    Args:
+        head: scores items.
+        latents: ``(B, S, D)``, S noise draws a user.
+        k: how many, from 1 to V.
+        excluded: item indices never to return, ``(B, E)``, padded with -1.
+        candidates: the only items to return, ``(C,)``; probabilities stay those over all items.
+        chunk_scores: see :func:`score_chunks`.
+
+    Raises:
+        ValueError: k outside 1..V.
+    """
+    num_items = len(head.keys())
+    if not 1 <= check_int("k", k) <= num_items:
+        raise ValueError(f"k must lie in 1..{num_items}, the number of items, got {k}.")
+    allowed = None
+    if candidates is not None:
+        allowed = torch.zeros(num_items, dtype=torch.bool, device=latents.device)
+        allowed[candidates.to(latents.device)] = True
+    best = spread = latents.new_zeros((len(latents), 0), dtype=head.keys().dtype)
+    items = torch.zeros(best.shape, dtype=torch.int64, device=latents.device)
+    for chunk, log_probabilities in score_chunks(head, latents, chunk_scores):
+        scores = mean_over_draws(log_probabilities)
+        if allowed is not None:
+            scores.masked_fill_(~allowed[chunk], -math.inf)
+        if excluded is not None:
+            scores.masked_fill_(_among(scores, excluded, chunk), -math.inf)
+        chunk_best, chunk_index = scores.topk(min(k, scores.shape[1]), dim=1)
+        kept = log_probabilities.gather(2, chunk_index[:, None].expand(-1, log_probabilities.shape[1], -1))
+        best = torch.cat([best, chunk_best], dim=1)
+        items = torch.cat([items, chunk_index + chunk.start], dim=1)
+        spread = torch.cat([spread, kept.exp().std(1, correction=0)], dim=1)
+        best, order = best.topk(min(k, best.shape[1]), dim=1)
+        items, spread = items.gather(1, order), spread.gather(1, order)
+    barred = best == -math.inf
+    return TopK(items.masked_fill(barred, -1), best.exp(), spread.masked_fill(barred, 0))
+
+
+def target_ranks(
+    head: ItemHead,
+    latents: Tensor,
+    targets: Tensor,
+    *,
+    excluded: Tensor,
+    chunk_scores: int = CHUNK_SCORES,
+) -> tuple[Tensor, Tensor]:
+    """The rank of each user's target among all items, 1 the best.
+
+    Args:
+        head: scores items.
+        latents: ``(B, S, D)``.
+        targets: ``(B,)``.
+        excluded: items left out of the second ranking, ``(B, E)``, padded with -1.
+        chunk_scores: see :func:`score_chunks`.
+
+    Returns:
+        Ranks among all items, and among those not excluded; see :func:`count_ranks`.
+    """
+    if len(head.keys()) * len(latents) <= chunk_scores:
+        chunks: Chunks = list(_mean_chunks(head, latents, chunk_scores))
+        return count_ranks(lambda: chunks, targets, excluded, len(head.keys()))
+    return count_ranks(lambda: _mean_chunks(head, latents, chunk_scores), targets, excluded, len(head.keys()))
+
+
+def count_ranks(
+    chunks: Callable[[], Chunks], targets: Tensor, excluded: Tensor, num_items: int
+) -> tuple[Tensor, Tensor]:
+    """Ranks from scores that come in chunks. Ties, and scores that are not numbers, count against the target.
+
+    Args:
+        chunks: called twice; gives slices of item indices and scores ``(B, chunk)``.
+        targets: ``(B,)``.
+        excluded: items left out of the second ranking, ``(B, E)``, padded with -1.
+        num_items: V.
+
+    Returns:
+        Ranks among all items, and among those not excluded, ``(B,)`` int64 each; a target that is itself excluded ranks
+        last, V.
+    """
+    target_score = torch.full(targets.shape, math.nan, dtype=torch.float64, device=targets.device)
+    for chunk, scores in chunks():
+        inside = (targets >= chunk.start) & (targets < chunk.stop)
+        column = (targets - chunk.start).clamp(0, scores.shape[1] - 1)
+        target_score = torch.where(inside, scores.gather(1, column[:, None])[:, 0].double(), target_score)
+    ranks, masked = torch.zeros_like(targets), torch.zeros_like(targets)
+    for chunk, scores in chunks():
+        not_below = ~(scores < target_score[:, None].to(scores.dtype))
+        ranks += not_below.sum(1)
+        masked += (not_below & ~_among(scores, excluded, chunk)).sum(1)
+    barred = (excluded == targets[:, None]).any(1)
+    return ranks, torch.where(barred, num_items, masked)
+
+
+def _mean_chunks(head: ItemHead, latents: Tensor, chunk_scores: int) -> Chunks:
+    for chunk, log_probabilities in score_chunks(head, latents, chunk_scores):
+        yield chunk, mean_over_draws(log_probabilities)
+
+
+def _among(scores: Tensor, items: Tensor, chunk: slice) -> Tensor:
+    """Which columns of a chunk are among each user's ``items`` (padded with -1): boolean, like ``scores``."""
+    column = torch.where((items >= chunk.start) & (items < chunk.stop), items - chunk.start, scores.shape[1])
+    marks = torch.zeros(len(scores), scores.shape[1] + 1, dtype=torch.bool, device=scores.device)
+    return marks.scatter_(1, column, True)[:, :-1]

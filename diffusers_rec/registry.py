@@ -1,0 +1,160 @@
+"""Components: classes with a name, built from a config and turned back into one.
+
+A family is opened once by its abstract base, and every member signs in where it is defined::
+
+    class NoiseSchedule(Component, ABC, kind="schedule"): ...
+    class SqrtSchedule(NoiseSchedule, name="sqrt"): ...
+
+    NoiseSchedule.build("sqrt")
+    NoiseSchedule.build({"name": "sqrt", "num_timesteps": 50}).config()
+
+The law that makes this work is the one of scikit-learn: **a constructor keeps each of its parameters in an attribute of
+the same name.** A config is then nothing but those attributes beside the name, and goes to JSON as it is.
+
+A third party registers by subclassing, and makes the name known without an import by an entry point in the group
+``diffusers_rec.<kind>``. A config holds names alone: no file can make this library import a path.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable, Mapping
+from importlib.metadata import entry_points
+from typing import Any, ClassVar
+
+from typing_extensions import Self
+
+Config = dict[str, Any]
+
+_FAMILIES: dict[str, dict[str, type[Component]]] = {}
+
+
+class Component:
+    """Base of everything that is chosen by name. See the module's docstring for the law it keeps."""
+
+    kind: ClassVar[str]
+    registered_name: ClassVar[str | None] = None
+    context: ClassVar[frozenset[str]] = frozenset()
+    """Constructor parameters that the pipeline supplies and that a config never holds (other components)."""
+
+    def __init_subclass__(cls, *, kind: str | None = None, name: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.registered_name = name
+        if kind is not None:
+            cls.kind = kind
+            _FAMILIES.setdefault(kind, {})
+        if name is not None:
+            family = _FAMILIES[cls.kind]
+            taken = family.get(name)
+            if taken is not None and taken.__qualname__ != cls.__qualname__:
+                raise ValueError(
+                    f"{cls.__qualname__}: the {cls.kind} name {name!r} is taken by {taken.__module__}."
+                    f"{taken.__qualname__}. Choose another name."
+                )
+            family[name] = cls
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Every name that :meth:`build` knows in this family, entry points included, in order."""
+        return sorted({*_FAMILIES[cls.kind], *(point.name for point in entry_points(group=_group(cls.kind)))})
+
+    @classmethod
+    def named(cls, name: str) -> type[Self]:
+        """The class registered under ``name``.
+
+        Raises:
+            ValueError: no component of this family has that name; the message lists those that exist.
+        """
+        family = _FAMILIES[cls.kind]
+        if name not in family:
+            for point in entry_points(group=_group(cls.kind), name=name):
+                point.load()
+        if name not in family:
+            raise ValueError(_unknown(f"{cls.kind} name", name, cls.names()))
+        found = family[name]
+        if not issubclass(found, cls):
+            raise ValueError(f"The {cls.kind} {name!r} is a {found.__qualname__}, expected a {cls.__qualname__}.")
+        return found
+
+    @classmethod
+    def build(cls, spec: Self | str | Mapping[str, Any], /, **defaults: Any) -> Self:
+        """Make a component of this family.
+
+        Args:
+            spec: a component (returned as it is), a registered name, or a config: a mapping with ``"name"`` and
+                constructor parameters.
+            defaults: values for the constructor parameters that ``spec`` leaves open; those that the constructor
+                does not have are passed over.
+
+        Raises:
+            TypeError: ``spec`` is none of the three.
+            ValueError: unknown name, unknown key, or a required parameter is missing.
+        """
+        if isinstance(spec, cls):
+            return spec
+        config: Mapping[str, Any] = {"name": spec} if isinstance(spec, str) else spec  # type: ignore[assignment]
+        if not isinstance(config, Mapping):
+            raise TypeError(
+                f"A {cls.kind} is given as a {cls.__qualname__}, a name ({', '.join(cls.names())}) or a config, "
+                f"got {type(spec).__name__}."
+            )
+        if "name" not in config:
+            raise ValueError(f"A {cls.kind} config needs the key 'name': {', '.join(cls.names())}. Got {config}.")
+        found = cls.named(config["name"])
+        parameters = _parameters(found)
+        given = {key: value for key, value in config.items() if key != "name"}
+        for key in given:
+            if key not in parameters or key in found.context:
+                allowed = [name for name in parameters if name not in found.context]
+                raise ValueError(_unknown(f"key in the config of {cls.kind} {config['name']!r}", key, allowed))
+        arguments = {key: value for key, value in defaults.items() if key in parameters} | given
+        missing = [
+            key
+            for key, value in parameters.items()
+            if value.default is inspect.Parameter.empty and key not in arguments
+        ]
+        if missing:
+            raise ValueError(f"The config of {cls.kind} {config['name']!r} lacks {', '.join(missing)}.")
+        return found(**arguments)
+
+    def config(self) -> Config:
+        """The config that builds an equal component: name and constructor parameters, ready for JSON.
+
+        Raises:
+            ValueError: the class has no registered name.
+        """
+        if self.registered_name is None:
+            raise ValueError(
+                f"{type(self).__qualname__} has no registered name, so no config can name it. "
+                f"Declare it as `class {type(self).__qualname__}(..., name=...)`."
+            )
+        keys = [key for key in _parameters(type(self)) if key not in self.context]
+        return {"name": self.registered_name, **{key: _plain(getattr(self, key)) for key in keys}}
+
+    def __repr__(self) -> str:
+        keys = [key for key in _parameters(type(self)) if key not in self.context]
+        return f"{type(self).__name__}({', '.join(f'{key}={getattr(self, key)!r}' for key in keys)})"
+
+
+def _group(kind: str) -> str:
+    return f"diffusers_rec.{kind}"
+
+
+def _parameters(cls: type[Component]) -> dict[str, inspect.Parameter]:
+    named = list(inspect.signature(cls.__init__).parameters.values())[1:]
+    catch_all = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {parameter.name: parameter for parameter in named if parameter.kind not in catch_all}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Component):
+        return value.config()
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _unknown(what: str, got: object, known: Iterable[str]) -> str:
+    known = sorted(known)
+    close = difflib.get_close_matches(str(got), known, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"Unknown {what}: {got!r}. Known: {', '.join(known) or 'none'}.{hint}"

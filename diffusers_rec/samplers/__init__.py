@@ -1,0 +1,7 @@
+"""Samplers: one a file, all answering by the contract in :mod:`diffusers_rec.samplers.base`."""
+
+from diffusers_rec.samplers.base import Denoise, Sampler
+from diffusers_rec.samplers.ddpm import DDPMSampler
+from diffusers_rec.samplers.one_step import OneStepSampler
+
+__all__ = ["DDPMSampler", "Denoise", "OneStepSampler", "Sampler"]

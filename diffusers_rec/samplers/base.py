@@ -1,0 +1,40 @@
+"""The sampler's contract: turn noise into clean latents with a denoiser that it calls as a plain function."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from diffusers_rec.randomness import Generators
+from diffusers_rec.registry import Component
+from diffusers_rec.schedules import NoiseSchedule
+
+Denoise = Callable[[Tensor, Tensor], Tensor]
+"""``(xn (B, Q, ..., D), timesteps (B, Q)) -> x0``, like ``xn``; everything else is bound beforehand."""
+
+
+class Sampler(Component, ABC, kind="sampler"):
+    """Runs the reverse process."""
+
+    @abstractmethod
+    def sample(self, denoise: Denoise, schedule: NoiseSchedule, noise: Tensor, generator: Generators) -> Tensor:
+        """Draw clean latents.
+
+        Args:
+            denoise: predicts the clean latents.
+            schedule: the noise levels.
+            noise: x_N, standard Gaussian, ``(B, Q, ..., D)``.
+            generator: the source of any further noise; one, or one for each of the Q draws, whose noise all B
+                histories then share.
+
+        Returns:
+            The clean latents, like ``noise``.
+        """
+
+
+def at_step(n: int, x: Tensor) -> Tensor:
+    """Timesteps ``(B, Q)``, all n, for latents ``(B, Q, ..., D)``."""
+    return torch.full(x.shape[:2], n, dtype=torch.int64, device=x.device)

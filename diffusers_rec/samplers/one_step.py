@@ -1,0 +1,16 @@
+"""One denoising from pure noise: the paper's efficient inference (Algorithm 3, one seed)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from diffusers_rec.randomness import Generators
+from diffusers_rec.samplers.base import Denoise, Sampler, at_step
+from diffusers_rec.schedules import NoiseSchedule
+
+
+class OneStepSampler(Sampler, name="one-step"):
+    r""":math:`\hat x_0 = f_\theta(x_N, N)`. The paper's default, which averages the probabilities of ten such draws."""
+
+    def sample(self, denoise: Denoise, schedule: NoiseSchedule, noise: Tensor, generator: Generators) -> Tensor:
+        return denoise(noise, at_step(schedule.num_timesteps, noise))

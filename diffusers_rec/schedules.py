@@ -1,0 +1,282 @@
+r"""Noise schedules.
+
+A schedule fixes how much of the clean latent :math:`x_0` survives at timestep :math:`n \in \{0, \dots, N\}` (Eq. 2):
+
+.. math:: x_n = \sqrt{\bar\alpha_n}\, x_0 + \sqrt{1 - \bar\alpha_n}\, \epsilon, \qquad \epsilon \sim \mathcal N(0, I).
+
+Every schedule is one strictly decreasing table :math:`\bar\alpha` with :math:`\bar\alpha_0 = 1` and
+:math:`\bar\alpha_N \approx 0`; all else follows from it:
+
+.. math:: \alpha_n = \bar\alpha_n / \bar\alpha_{n-1}, \qquad \beta_n = 1 - \alpha_n, \qquad
+          \tilde\beta_n = \frac{1 - \bar\alpha_{n-1}}{1 - \bar\alpha_n}\, \beta_n.
+
+What a step costs the denoiser depends on the signal-to-noise ratio :math:`\bar\alpha_n / (1 - \bar\alpha_n)` beside the
+width of the latent and the number of items. ``log_snr_shift`` adds a constant to its logarithm at every step, on any
+schedule: negative values make every step noisier.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusers_rec.errors import check_bool, check_float, check_int
+from diffusers_rec.registry import Component
+
+
+class NoiseSchedule(Component, ABC, kind="schedule"):
+    """A frozen table of noise levels and the Gaussian algebra that follows from it.
+
+    A subclass writes ``_alpha_bar``; a subclass with parameters of its own keeps them in attributes, then calls this
+    constructor. The tables are float64 on the CPU and are cast to the latents' dtype and device where they are used.
+
+    Args:
+        num_timesteps: N.
+        log_snr_shift: added to the log signal-to-noise ratio of every step, in nats.
+
+    Attributes:
+        alpha_bar: ``(N+1,)``; ``alpha_bar[0] == 1`` exactly.
+        alpha: ``(N+1,)``; ``alpha[0] == 1``.
+        beta: ``(N+1,)``; ``beta[0] == 0``.
+        posterior_variance: ``(N+1,)``; zero at n = 0 and n = 1.
+
+    Raises:
+        ValueError: N below 1, or the table is not strictly decreasing inside (0, 1), or a beta reaches 1.
+    """
+
+    alpha_bar: Tensor
+    alpha: Tensor
+    beta: Tensor
+    posterior_variance: Tensor
+
+    def __init__(self, num_timesteps: int = 1000, *, log_snr_shift: float = 0.0) -> None:
+        self.num_timesteps = check_int("num_timesteps", num_timesteps, minimum=1)
+        self.log_snr_shift = check_float("log_snr_shift", log_snr_shift)
+        steps = torch.arange(1, self.num_timesteps + 1, dtype=torch.float64)
+        signal = self._alpha_bar(steps / self.num_timesteps).to(torch.float64)
+        if self.log_snr_shift:
+            signal = signal / (signal + (1 - signal) * math.exp(-self.log_snr_shift))
+        self.alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), signal])
+        self._check_table()
+        ratio = self.alpha_bar[1:] / self.alpha_bar[:-1]
+        self.alpha = torch.cat([torch.ones(1, dtype=torch.float64), ratio])
+        self.beta = 1 - self.alpha
+        previous = torch.cat([self.alpha_bar[:1], self.alpha_bar[:-1]])
+        left, noise = 1 - previous, 1 - self.alpha_bar
+        self.posterior_variance = torch.where(noise > 0, left / noise, 0.0) * self.beta
+        self._tables = {
+            "signal": self.alpha_bar.sqrt(),
+            "noise": noise.sqrt(),
+            "posterior_x0": torch.where(noise > 0, previous.sqrt() * self.beta / noise, 1.0),
+            "posterior_xn": torch.where(noise > 0, self.alpha.sqrt() * left / noise, 0.0),
+            "posterior_variance": self.posterior_variance,
+            "beta": self.beta,
+        }
+        self._cast: dict[tuple[torch.device, torch.dtype], dict[str, Tensor]] = {}
+        self._frozen = True
+
+    @abstractmethod
+    def _alpha_bar(self, fraction: Tensor) -> Tensor:
+        """The table without its first entry: alpha_bar at ``fraction`` = n / N for n = 1..N, float64 ``(N,)``."""
+
+    def add_noise(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        r"""Draw :math:`q(x_n \mid x_0)` (Eq. 2).
+
+        Args:
+            x0: clean latents, ``(B, ..., D)``.
+            noise: standard Gaussian, like ``x0``.
+            timesteps: n in 0..N, integers whose axes are the leading axes of ``x0``: ``(B,)``, ``(B, Q)``, ...
+
+        Returns:
+            The noised latents, like ``x0``.
+
+        Raises:
+            ValueError: a timestep outside 0..N (looked for on the CPU alone, where the look costs nothing), or axes
+                that do not lead those of ``x0``.
+        """
+        signal, sigma = self._at(x0, timesteps, "signal", "noise")
+        return signal * x0 + sigma * noise
+
+    def posterior(self, x0: Tensor, xn: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Mean and variance of :math:`q(x_{n-1} \mid x_n, x_0)` (Eq. 3).
+
+        .. math:: \mu_n = \frac{\sqrt{\bar\alpha_{n-1}}\,\beta_n}{1-\bar\alpha_n} x_0
+                        + \frac{\sqrt{\alpha_n}\,(1-\bar\alpha_{n-1})}{1-\bar\alpha_n} x_n
+
+        Args:
+            x0: clean latents, ``(B, ..., D)``.
+            xn: noised latents, like ``x0``.
+            timesteps: n in 1..N, as in :meth:`add_noise`.
+
+        Returns:
+            The mean, like ``x0``, and the variance, ``(B, ..., 1)``; zero at n = 1.
+
+        Raises:
+            ValueError: as in :meth:`add_noise`.
+        """
+        clean, noised, variance = self._at(x0, timesteps, "posterior_x0", "posterior_xn", "posterior_variance")
+        return clean * x0 + noised * xn, variance
+
+    def reverse_variance(self, like: Tensor, timesteps: Tensor) -> Tensor:
+        r""":math:`\beta_n`, the paper's untrained :math:`\Sigma_\theta`, ``(B, ..., 1)``, beside latents ``like``."""
+        (beta,) = self._at(like, timesteps, "beta")
+        return beta
+
+    def noise_from_x0(self, x0: Tensor, xn: Tensor, timesteps: Tensor) -> Tensor:
+        r""":math:`\epsilon = (x_n - \sqrt{\bar\alpha_n} x_0) / \sqrt{1 - \bar\alpha_n}`, for n >= 1."""
+        signal, sigma = self._at(x0, timesteps, "signal", "noise")
+        return (xn - signal * x0) / sigma
+
+    def x0_from_noise(self, noise: Tensor, xn: Tensor, timesteps: Tensor) -> Tensor:
+        r""":math:`x_0 = (x_n - \sqrt{1 - \bar\alpha_n}\,\epsilon) / \sqrt{\bar\alpha_n}`."""
+        signal, sigma = self._at(xn, timesteps, "signal", "noise")
+        return (xn - sigma * noise) / signal
+
+    def velocity_from_x0(self, x0: Tensor, xn: Tensor, timesteps: Tensor) -> Tensor:
+        r""":math:`v = \sqrt{\bar\alpha_n}\,\epsilon - \sqrt{1 - \bar\alpha_n}\,x_0`, n >= 1 (Salimans & Ho 2022)."""
+        signal, sigma = self._at(x0, timesteps, "signal", "noise")
+        return (signal * xn - x0) / sigma
+
+    def x0_from_velocity(self, velocity: Tensor, xn: Tensor, timesteps: Tensor) -> Tensor:
+        r""":math:`x_0 = \sqrt{\bar\alpha_n}\,x_n - \sqrt{1 - \bar\alpha_n}\,v`."""
+        signal, sigma = self._at(xn, timesteps, "signal", "noise")
+        return signal * xn - sigma * velocity
+
+    def _at(self, like: Tensor, timesteps: Tensor, *names: str) -> list[Tensor]:
+        """The named tables at ``timesteps``, with axes and dtype that multiply ``like``."""
+        key = (like.device, like.dtype)
+        tables = self._cast.get(key)
+        if tables is None:
+            tables = {name: table.to(like.device, like.dtype) for name, table in self._tables.items()}
+            self._cast[key] = tables
+        shape = timesteps.shape
+        if not _leads(shape, like.shape):
+            raise ValueError(
+                f"timesteps must have the leading axes of the latents {tuple(like.shape)} without the last, "
+                f"got {tuple(shape)}."
+            )
+        if timesteps.device.type == "cpu" and timesteps.numel():
+            low, high = (int(bound) for bound in torch.aminmax(timesteps))
+            if low < 0 or high > self.num_timesteps:
+                raise ValueError(f"timesteps must lie in 0..{self.num_timesteps}, got {low}..{high}.")
+        axes = (*shape, *(1,) * (like.ndim - len(shape)))
+        index = timesteps.to(like.device).reshape(-1)
+        return [tables[name].index_select(0, index).view(axes) for name in names]
+
+    def _check_table(self) -> None:
+        name, table = type(self).__name__, self.alpha_bar
+        if table.shape != (self.num_timesteps + 1,) or not bool(torch.isfinite(table).all()):
+            raise ValueError(f"{name}: alpha_bar must hold {self.num_timesteps} finite values, got {table[1:]}.")
+        falls = table[1:] < table[:-1]
+        if not bool(falls.all()):
+            n = int((~falls).nonzero()[0]) + 1
+            raise ValueError(
+                f"{name}: alpha_bar must decrease strictly, but alpha_bar[{n}] = {table[n]:.6g} follows "
+                f"alpha_bar[{n - 1}] = {table[n - 1]:.6g}."
+            )
+        if table[-1] <= 0 or not bool((1 - table[1:] / table[:-1] < 1).all()):
+            raise ValueError(
+                f"{name}: every beta must stay below 1, so alpha_bar must stay above 0; "
+                f"its last value is {table[-1]:.6g}."
+            )
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        if getattr(self, "_frozen", False):
+            raise AttributeError(f"{type(self).__name__} is immutable; build a new one instead of setting {key!r}.")
+        super().__setattr__(key, value)
+
+
+class SqrtSchedule(NoiseSchedule, name="sqrt"):
+    r"""Rises fast at first, then slows: :math:`\bar\alpha_n = 1 - \sqrt{n / N} + 10^{-4}` for n >= 1.
+
+    Li et al. 2022, *Diffusion-LM*; the default of Du et al. 2023, Sec. 5.3.1.
+    """
+
+    def _alpha_bar(self, fraction: Tensor) -> Tensor:
+        return 1 - fraction.sqrt() + 1e-4
+
+
+class CosineSchedule(NoiseSchedule, name="cosine"):
+    r"""Smooth at both ends: :math:`\bar\alpha_n = g(n) / g(0)`, :math:`g(n) = \cos^2\frac{n/N + s}{1 + s}\frac\pi2`.
+
+    As in the source, betas are held at ``max_beta``: the formula reaches beta = 1 at the last step.
+
+    Nichol & Dhariwal 2021, *Improved DDPM*, Eq. 17; Du et al. 2023, Sec. 5.3.1.
+
+    Args:
+        num_timesteps: N.
+        offset: s, which keeps the first betas from vanishing.
+        max_beta: in (0, 1).
+        log_snr_shift: see :class:`NoiseSchedule`.
+    """
+
+    def __init__(
+        self, num_timesteps: int = 1000, *, offset: float = 0.008, max_beta: float = 0.999, log_snr_shift: float = 0.0
+    ) -> None:
+        self.offset = check_float("offset", offset, minimum=0)
+        self.max_beta = check_float("max_beta", max_beta, above=0)
+        if self.max_beta >= 1:
+            raise ValueError(f"CosineSchedule: max_beta must stay below 1, got {self.max_beta}.")
+        super().__init__(num_timesteps, log_snr_shift=log_snr_shift)
+
+    def _alpha_bar(self, fraction: Tensor) -> Tensor:
+        from_zero = torch.cat([torch.zeros(1, dtype=torch.float64), fraction])
+        g = torch.cos((from_zero + self.offset) / (1 + self.offset) * math.pi / 2) ** 2
+        beta = (1 - g[1:] / g[:-1]).clamp(max=self.max_beta)
+        return (1 - beta).cumprod(0)
+
+
+class LinearSchedule(NoiseSchedule, name="linear"):
+    r""":math:`\beta_n` rises evenly from ``beta_start`` to ``beta_end``.
+
+    The end points are made for N = 1000. For another N ``rescale`` multiplies them by 1000 / N, which keeps
+    :math:`\bar\alpha_N` where it was.
+
+    Ho et al. 2020, *DDPM*; Du et al. 2023, Sec. 5.3.1.
+
+    Args:
+        num_timesteps: N.
+        beta_start: in (0, 1).
+        beta_end: in (0, 1).
+        rescale: multiply both by 1000 / N.
+        log_snr_shift: see :class:`NoiseSchedule`.
+    """
+
+    def __init__(
+        self,
+        num_timesteps: int = 1000,
+        *,
+        beta_start: float = 1e-4,
+        beta_end: float = 0.02,
+        rescale: bool = True,
+        log_snr_shift: float = 0.0,
+    ) -> None:
+        self.beta_start = check_float("beta_start", beta_start, above=0)
+        self.beta_end = check_float("beta_end", beta_end, above=0)
+        self.rescale = check_bool("rescale", rescale)
+        super().__init__(num_timesteps, log_snr_shift=log_snr_shift)
+
+    def _alpha_bar(self, fraction: Tensor) -> Tensor:
+        steps = len(fraction)
+        scale = 1000 / steps if self.rescale else 1.0
+        beta = torch.linspace(self.beta_start * scale, self.beta_end * scale, steps, dtype=torch.float64)
+        if beta.max() >= 1:
+            self._refuse(float(beta.max()))
+        return (1 - beta).cumprod(0)
+
+    def _refuse(self, beta: float) -> None:
+        largest = max(self.beta_start, self.beta_end)
+        if not self.rescale or largest >= 1:
+            raise ValueError(f"LinearSchedule: beta must stay below 1, got {beta:g}. Lower beta_start and beta_end.")
+        raise ValueError(
+            f"LinearSchedule: beta must stay below 1, but rescaling {largest:g} to num_timesteps={self.num_timesteps} "
+            f"gives beta={beta:g}. Use num_timesteps >= {math.floor(1000 * largest) + 1}, or rescale=False."
+        )
+
+
+def _leads(shape: torch.Size, latents: torch.Size) -> bool:
+    return len(shape) < len(latents) and all(a in (1, b) for a, b in zip(shape, latents, strict=False))

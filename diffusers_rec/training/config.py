@@ -1,0 +1,82 @@
+"""The settings of a training run, and those that go with each preset."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from diffusers_rec.data.batching import Examples
+from diffusers_rec.errors import check_choice, check_float, check_int
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a model is trained. The defaults are the paper's (Sec. 5.1.4), every prefix being an example.
+
+    Args:
+        epochs: passes over the training targets, at most.
+        examples: ``"every-prefix"``, ``"last-target"`` or ``"all-positions"``, see
+            :class:`~diffusers_rec.data.TrainingBatches`.
+        batch_targets: targets a batch and process.
+        learning_rate: of Adam, its peak.
+        decay: ``"constant"``, or ``"cosine"`` down to zero at the last epoch.
+        warmup_epochs: the rate rises linearly over so many epochs; fractions are welcome.
+        weight_decay: decoupled from the gradient, as in AdamW.
+        clip_norm: gradients of a larger norm are scaled down to it; 0 never does.
+        patience: stop after so many validations without a better NDCG@10; 0 never does.
+        validate_every: epochs between validations.
+        validation_seeds: noise draws averaged in a validation.
+        precision: ``"fp32"``, or ``"bf16"`` for the backbone's matrix products; losses and softmax stay fp32.
+        seed: of the order of examples, the timesteps, the noise and dropout.
+    """
+
+    epochs: int = 50
+    examples: Examples = "every-prefix"
+    batch_targets: int = 256
+    learning_rate: float = 1e-3
+    decay: str = "constant"
+    warmup_epochs: float = 0.0
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0
+    patience: int = 0
+    validate_every: int = 1
+    validation_seeds: int = 1
+    precision: str = "fp32"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_targets", "validate_every", "validation_seeds"):
+            check_int(name, getattr(self, name), minimum=1)
+        for name in ("patience", "seed"):
+            check_int(name, getattr(self, name), minimum=0)
+        for name in ("warmup_epochs", "weight_decay", "clip_norm"):
+            check_float(name, getattr(self, name), minimum=0)
+        check_float("learning_rate", self.learning_rate, above=0)
+        check_choice("decay", self.decay, ("constant", "cosine"))
+        check_choice("precision", self.precision, ("fp32", "bf16"))
+        check_choice("examples", self.examples, ("every-prefix", "last-target", "all-positions"))
+
+    def rate(self, epochs_done: float) -> float:
+        """The learning rate after so many epochs, a fraction included."""
+        warmup = min(1.0, epochs_done / self.warmup_epochs) if self.warmup_epochs else 1.0
+        left = 1.0 if self.decay == "constant" else 0.5 + 0.5 * math.cos(math.pi * min(1.0, epochs_done / self.epochs))
+        return self.learning_rate * warmup * left
+
+    def config(self) -> dict[str, Any]:
+        """The settings, ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """The settings' names."""
+        return [field.name for field in fields(cls)]
+
+
+RECIPES = {
+    "paper": TrainingConfig(),
+    "best": TrainingConfig(
+        epochs=30, examples="all-positions", batch_targets=400, decay="cosine", precision="bf16", patience=8
+    ),
+}
+"""The training settings that go with each of :data:`diffusers_rec.presets.PRESETS`."""

@@ -1,0 +1,239 @@
+"""The training loop (Algorithm 1), on accelerate: CPU, GPU, bf16, several processes.
+
+Everything random in step i of epoch e is drawn from a generator seeded by (seed, e, i, process), and the order of the
+examples by (seed, e). A run's future therefore depends on its saved state alone: killed and started again, it ends bit
+for bit where an uninterrupted one ends, on the same device with the same number of threads.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from diffusers_rec.checkpoint import read_checkpoint
+from diffusers_rec.data.batching import Batch, TrainingBatches
+from diffusers_rec.data.sequences import Holdout, Sequences
+from diffusers_rec.errors import require_extra
+from diffusers_rec.evaluation.full_ranking import evaluate
+from diffusers_rec.pipeline import DiffRec, Loss
+from diffusers_rec.progress import progress_bar
+from diffusers_rec.training.config import TrainingConfig
+from diffusers_rec.training.state import STATE_FILE, Progress, fingerprint, load_state, save_state
+
+LOG_FILE = "log.jsonl"
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a run ended.
+
+    Attributes:
+        best_epoch: whose weights the model now has, counted from 1.
+        best_score: its validation NDCG@10, history masked.
+        history: one record an epoch: mean loss terms, learning rate, targets a second, validation metrics.
+    """
+
+    best_epoch: int
+    best_score: float
+    history: list[dict[str, float]]
+
+
+def train(
+    model: DiffRec,
+    sequences: Sequences,
+    validation: Holdout,
+    config: TrainingConfig | None = None,
+    *,
+    directory: str | PathLike[str] | None = None,
+    device: str | None = None,
+    progress: bool = False,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
+) -> TrainingResult:
+    """Train a model, keep its best weights by validation NDCG@10 (history masked), and leave it with them.
+
+    Args:
+        model: trained in place.
+        sequences: the training sequences, in the model's vocabulary.
+        validation: histories and next items to choose the epoch by.
+        config: settings; the paper's when None.
+        directory: keeps the best model (as ``save_pretrained`` does), the log and the state to go on from. A run that
+            was killed goes on when started again with the same arguments. Nothing is written when None.
+        device: ``"cpu"``, or None for what accelerate finds.
+        progress: show bars.
+        on_epoch: called with each epoch's record.
+
+    Raises:
+        ImportError: accelerate is missing (extra ``train``).
+        ValueError: the data has other items than the model, the directory holds another run, or training diverged.
+    """
+    config = config or TrainingConfig()
+    accelerate = require_extra("accelerate", "train")
+    if sequences.vocabulary != model.vocabulary:
+        raise ValueError("The model and the training sequences have different items. Build the model on theirs.")
+    accelerator = accelerate.Accelerator(
+        mixed_precision="bf16" if config.precision == "bf16" else "no", cpu=device == "cpu"
+    )
+    run = _Run(model, sequences, validation, config, accelerator, None if directory is None else Path(directory))
+    while not run.finished:
+        record = run.epoch(progress)
+        if on_epoch is not None and accelerator.is_main_process:
+            on_epoch(record)
+    run.restore_best()
+    state = run.state
+    return TrainingResult(state.best_epoch, state.best_score, state.history)
+
+
+class _Run:
+    """One run: a model, its optimiser, and how far it is."""
+
+    def __init__(
+        self,
+        model: DiffRec,
+        sequences: Sequences,
+        validation: Holdout,
+        config: TrainingConfig,
+        accelerator: Any,
+        directory: Path | None,
+    ) -> None:
+        self.model, self.validation, self.config = model, validation, config
+        self.accelerator, self.directory = accelerator, directory
+        self.batches = TrainingBatches(
+            sequences,
+            examples=config.examples,
+            max_length=model.max_length,
+            batch_targets=config.batch_targets,
+            seed=config.seed,
+        )
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        self.state = Progress()
+        self.name = fingerprint(model.config(), config.config(), sequences)
+        model.to(accelerator.device)
+        if directory is not None:
+            directory.mkdir(parents=True, exist_ok=True)
+            if (directory / STATE_FILE).exists():
+                self.state = load_state(directory / STATE_FILE, self.name, model, optimizer)
+        self.best = copy.deepcopy(model.state_dict()) if directory is None else None
+        self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
+
+    @property
+    def finished(self) -> bool:
+        patience = self.config.patience
+        return self.state.epoch >= self.config.epochs or bool(patience and self.state.stale >= patience)
+
+    def epoch(self, progress: bool) -> dict[str, float]:
+        """Train one epoch, validate, save."""
+        number = self.state.epoch
+        started = time.perf_counter()
+        record: dict[str, float] = {"epoch": number + 1, **self._train(number, progress)}
+        seconds = time.perf_counter() - started
+        record["learning_rate"] = self.config.rate(number + 1)
+        record["targets_per_second"] = self.batches.num_targets / seconds
+        self.state.epoch = number + 1
+        if self.state.epoch % self.config.validate_every == 0 or self.state.epoch == self.config.epochs:
+            record |= self._validate(progress)
+        self.state.history.append(record)
+        self._save()
+        return record
+
+    def _train(self, epoch: int, progress: bool) -> dict[str, float]:
+        self.wrapped.train()
+        count = self.batches.num_batches(epoch)
+        rounds = math.ceil(count / self.accelerator.num_processes)
+        sums: dict[str, float] = {}
+        targets = 0
+        bar = progress_bar(
+            self._own_batches(epoch, rounds), show=progress and self.accelerator.is_main_process, total=rounds,
+            text=f"epoch {epoch + 1}/{self.config.epochs}",
+        )  # fmt: skip
+        for step, batch in enumerate(bar):
+            loss = self._step(batch, self._generator(epoch, step), self.config.rate(epoch + step / rounds))
+            for name, value in loss.items():
+                sums[name] = sums.get(name, 0.0) + value * batch.num_targets
+            targets += batch.num_targets
+        return {name: value / targets for name, value in sums.items()}
+
+    def _step(self, batch: Batch, generator: Generator, rate: float) -> dict[str, float]:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss: Loss = self.wrapped(batch.to(self.accelerator.device, non_blocking=True), generator)
+        if not torch.isfinite(loss.total):
+            raise ValueError(
+                f"Training diverged: the loss is {float(loss.total)} in epoch {self.state.epoch + 1}. "
+                "Lower the learning rate, or set clip_norm."
+            )
+        self.accelerator.backward(loss.total)
+        if self.config.clip_norm:
+            self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.model.timesteps.update(*self._gathered(loss.timesteps, loss.per_latent))
+        return {name: float(value) for name, value in loss.named.items()}
+
+    def _gathered(self, timesteps: Tensor, losses: Tensor) -> tuple[Tensor, Tensor]:
+        """Of all processes, so that their timestep samplers stay alike."""
+        if self.accelerator.num_processes == 1:
+            return timesteps, losses
+        timesteps, losses = (
+            self.accelerator.gather(self.accelerator.pad_across_processes(part)) for part in (timesteps, losses)
+        )
+        return timesteps[timesteps > 0], losses[timesteps > 0]
+
+    def _own_batches(self, epoch: int, rounds: int) -> Iterator[Batch]:
+        """Every so many-th batch; the last round is filled up from the first, so that no process waits."""
+        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
+        if processes == 1:
+            yield from self.batches.epoch(epoch)
+            return
+        batches = list(self.batches.epoch(epoch))
+        for number in range(rounds):
+            yield batches[(number * processes + rank) % len(batches)]
+
+    def _generator(self, epoch: int, step: int) -> Generator:
+        place = [self.config.seed, epoch, step, self.accelerator.process_index]
+        return Generator().manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1))
+
+    def _validate(self, progress: bool) -> dict[str, float]:
+        report = evaluate(
+            self.model,
+            self.validation,
+            seeds=self.config.validation_seeds,
+            progress=progress and self.accelerator.is_main_process,
+        )
+        score = report.masked["ndcg@10"]
+        if score > self.state.best_score:
+            self.state.best_score, self.state.best_epoch, self.state.stale = score, self.state.epoch, 0
+            if self.directory is None:
+                self.best = copy.deepcopy(self.model.state_dict())
+            elif self.accelerator.is_main_process:
+                self.model.save_pretrained(self.directory)
+        else:
+            self.state.stale += 1
+        return {f"validation_{name}": value for name, value in report.masked.items()}
+
+    def _save(self) -> None:
+        if self.directory is None or not self.accelerator.is_main_process:
+            return
+        lines = "".join(json.dumps(record) + "\n" for record in self.state.history)
+        (self.directory / LOG_FILE).write_text(lines)
+        save_state(self.directory / STATE_FILE, self.name, self.state, self.model, self.optimizer.optimizer)
+
+    def restore_best(self) -> None:
+        """Give the model its best weights, and take accelerate's wrapping off."""
+        self.accelerator.wait_for_everyone()
+        self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
+        weights = self.best if self.directory is None else read_checkpoint(self.directory).weights
+        self.model.load_state_dict(weights)
+        self.model.eval()

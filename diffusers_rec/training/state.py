@@ -1,0 +1,105 @@
+"""The state of a run in one safetensors file, replaced as a whole: a killed run finds the old state or the new."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from diffusers_rec.checkpoint import write_atomically
+from diffusers_rec.data.sequences import Sequences
+from diffusers_rec.pipeline import DiffRec
+
+STATE_FILE = "training-state.safetensors"
+
+
+@dataclass
+class Progress:
+    """Where a run stands, besides its tensors.
+
+    Attributes:
+        epoch: epochs done.
+        best_epoch: of the best validation, 0 before the first.
+        best_score: its NDCG@10.
+        stale: validations since the best.
+        history: one record an epoch.
+    """
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_score: float = -1.0
+    stale: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def save_state(path: Path, run: str, progress: Progress, model: DiffRec, optimizer: torch.optim.Optimizer) -> None:
+    """Write the state of a run.
+
+    Args:
+        path: of the file.
+        run: fingerprint of what is trained on what, see :func:`fingerprint`.
+        progress: where it stands.
+        model: weights and the timestep sampler's history.
+        optimizer: its moments.
+    """
+    tensors = {
+        **{f"model.{name}": tensor for name, tensor in model.state_dict().items()},
+        **{f"timesteps.{name}": tensor for name, tensor in model.timesteps.state_dict().items()},
+        **{
+            f"optimizer.{index}.{name}": tensor
+            for index, moments in optimizer.state_dict()["state"].items()
+            for name, tensor in moments.items()
+        },
+    }
+    metadata = {"run": run, "progress": json.dumps(asdict(progress))}
+    write_atomically(
+        path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
+    )
+
+
+def load_state(path: Path, run: str, model: DiffRec, optimizer: torch.optim.Optimizer) -> Progress:
+    """Put back what :func:`save_state` wrote.
+
+    Raises:
+        ValueError: the file is damaged, or belongs to another run.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}). Delete it to train from the start.") from error
+    if metadata.get("run") != run:
+        raise ValueError(
+            f"{path.parent} holds a run with other settings or other data. "
+            "Choose another folder, or delete this one to train anew."
+        )
+    model.load_state_dict(_part(tensors, "model."))
+    model.timesteps.load_state_dict(_part(tensors, "timesteps."))
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in _part(tensors, "optimizer.").items():
+        index, name = key.split(".", 1)
+        moments.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    return Progress(**json.loads(metadata["progress"]))
+
+
+def fingerprint(model_config: Mapping[str, Any], training_config: Mapping[str, Any], data: Sequences) -> str:
+    """A digest of what is trained, how, and on what: runs with one fingerprint go the same way, bit for bit."""
+    settings = json.dumps([model_config, training_config], sort_keys=True)
+    digest = hashlib.sha256(settings.encode())
+    digest.update(data.items.tobytes())
+    digest.update(data.offsets.tobytes())
+    return digest.hexdigest()
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,22 @@
+"""Fixtures and settings shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("diffusers_rec", deadline=None, derandomize=True)
+settings.load_profile("diffusers_rec")
+
+
+@pytest.fixture(scope="session")
+def real_data_dir() -> Path:
+    """Where beauty.txt, toys.txt and ml-1m.txt lie; they may not be part of the repository."""
+    default = Path(__file__).parents[1] / ".." / "shared" / "data"
+    directory = Path(os.environ.get("DIFFUSERS_REC_DATA", default)).resolve()
+    if not (directory / "beauty.txt").is_file():
+        pytest.skip(f"no real data at {directory}; set DIFFUSERS_REC_DATA to the folder that holds beauty.txt")
+    return directory

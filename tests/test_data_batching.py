@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffusers_rec.data import Sequences, TrainingBatches, Vocabulary, pad
+
+EXAMPLES = ["every-prefix", "last-target", "all-positions"]
+
+
+def sequences_of(lengths):
+    """Sequences in which every item occurs once, so that an item tells its user and its place."""
+    offsets = np.cumsum([0, *lengths])
+    users, items = Vocabulary(range(len(lengths))), Vocabulary(range(max(offsets[-1], 1)))
+    return Sequences(np.arange(offsets[-1]), offsets, users, items)
+
+
+sources = st.builds(
+    lambda lengths, **settings: TrainingBatches(sequences_of(lengths), **settings),
+    st.lists(st.integers(0, 12), min_size=1, max_size=20).filter(lambda lengths: max(lengths) >= 2),
+    examples=st.sampled_from(EXAMPLES),
+    max_length=st.integers(2, 8),
+    batch_targets=st.integers(1, 20),
+    seed=st.integers(0, 3),
+)
+
+
+def rows_of(batches):
+    """(items of a row, its targets) as tuples."""
+    for batch in batches:
+        for items, length, positions in zip(batch.items, batch.lengths, batch.positions, strict=True):
+            row = items[:length].tolist()
+            yield tuple(row), tuple(row[p] for p in positions.tolist() if p >= 0)
+
+
+@given(source=sources, epoch=st.integers(0, 3))
+def test_every_target_comes_exactly_once(source, epoch):
+    targets = Counter(target for _, found in rows_of(source.epoch(epoch)) for target in found)
+    rows = [row.tolist() for row in source.sequences]
+    wanted = [row[-1:] if source.examples == "last-target" else row[1:] for row in rows if len(row) >= 2]
+    assert targets == Counter(target for row in wanted for target in row)
+    assert source.num_targets == targets.total()
+
+
+@given(source=sources, epoch=st.integers(0, 3))
+def test_a_row_is_what_a_user_last_did(source, epoch):
+    for row, targets in rows_of(source.epoch(epoch)):
+        assert 2 <= len(row) <= source.max_length
+        user = next(items.tolist() for items in source.sequences if row[0] in items)
+        start = user.index(row[0])
+        assert list(row) == user[start : start + len(row)]
+        if source.examples == "all-positions":
+            assert targets == row[1:]
+        else:
+            assert targets == row[-1:]
+            assert start == 0 or len(row) == source.max_length  # nothing that fits is left out
+
+
+@given(source=sources, epoch=st.integers(0, 3))
+def test_batches_are_trimmed_padded_and_full(source, epoch):
+    batches = list(source.epoch(epoch))
+    assert len(batches) == source.num_batches(epoch)
+    for batch in batches:
+        assert batch.items.dtype == batch.lengths.dtype == batch.positions.dtype == torch.int64
+        assert batch.items.shape == (len(batch), batch.lengths.max())
+        padding = torch.arange(batch.items.shape[1]) >= batch.lengths[:, None]
+        assert (batch.items[padding] == 0).all()
+        assert batch.positions.shape[1] == (batch.items.shape[1] - 1 if source.examples == "all-positions" else 1)
+        assert (batch.positions < batch.lengths[:, None]).all()
+        assert batch.num_targets == (batch.positions >= 0).sum()
+        assert batch.num_targets <= source.batch_targets or len(batch) == 1
+    if source.examples != "all-positions":
+        assert sum(batch.num_targets < source.batch_targets for batch in batches) <= 1
+
+
+@given(source=sources, epoch=st.integers(0, 3))
+def test_seed_and_epoch_decide_the_order_and_nothing_global_does(source, epoch):
+    numpy_state, torch_state = np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002
+    first = list(rows_of(source.epoch(epoch)))
+    assert first == list(rows_of(source.epoch(epoch)))
+    assert np.random.get_state()[1].tolist() == numpy_state  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), torch_state)
+
+
+@pytest.mark.parametrize("examples", EXAMPLES)
+def test_epochs_and_seeds_differ(examples):
+    sequences = sequences_of([9, 30, 4] * 20)
+    make = [TrainingBatches(sequences, examples=examples, max_length=8, seed=seed) for seed in (0, 1)]
+    orders = [list(rows_of(source.epoch(epoch))) for source in make for epoch in (0, 1)]
+    assert all(a != b for i, a in enumerate(orders) for b in orders[:i])
+    if examples == "all-positions":  # the cuts move too
+        assert len({row for order in orders for row, _ in order}) > len(orders[0])
+
+
+def test_little_padding():
+    lengths = np.random.default_rng(0).integers(2, 60, 3000)
+    for examples in EXAMPLES:
+        batches = list(TrainingBatches(sequences_of(lengths), examples=examples).epoch(0))
+        assert sum(int(b.lengths.sum()) for b in batches) / sum(b.items.numel() for b in batches) > 0.9
+
+
+def test_to_keeps_everything():
+    batch = next(TrainingBatches(sequences_of([3, 4])).epoch(0))
+    moved = batch.to("meta")
+    assert moved.items.device.type == moved.lengths.device.type == moved.positions.device.type == "meta"
+    assert moved.num_targets == batch.num_targets
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"examples": "prefix"}, "one of every-prefix, last-target, all-positions, got 'prefix'"),
+        ({"max_length": 1}, "max_length must be at least 2, got 1"),
+        ({"batch_targets": 0}, "batch_targets must be at least 1, got 0"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+    ],
+)
+def test_refuses_bad_settings(settings, message):
+    with pytest.raises(ValueError, match=message):
+        TrainingBatches(sequences_of([3]), **settings)
+
+
+def test_refuses_nothing_to_learn_from():
+    with pytest.raises(ValueError, match="none of the 2 sequences has two items"):
+        TrainingBatches(sequences_of([1, 0]))
+    with pytest.raises(ValueError, match="epochs are numbered from 0, got -1"):
+        TrainingBatches(sequences_of([2])).epoch(-1)
+
+
+@given(lengths=st.lists(st.integers(0, 9), min_size=1, max_size=9), max_length=st.integers(1, 10))
+def test_pad_keeps_the_latest(lengths, max_length):
+    sequences = sequences_of(lengths)
+    items, kept = pad(sequences, max_length)
+    assert items.shape == (len(lengths), max(1, min(max_length, max(lengths))))
+    for row, length, whole in zip(items, kept, sequences, strict=True):
+        assert row[:length].tolist() == whole[-max_length:].tolist()
+        assert (row[length:] == 0).all()
+    for histories in ([*sequences], [row.tolist() for row in sequences], [torch.tensor(row) for row in sequences]):
+        again = pad(histories, max_length)
+        assert torch.equal(again[0], items)
+        assert torch.equal(again[1], kept)
+
+
+@pytest.mark.parametrize(
+    ("histories", "max_length", "error", "message"),
+    [
+        ([], 5, ValueError, "at least one history"),
+        ([[1]], 0, ValueError, "max_length must be at least 1, got 0"),
+        ([[1], [-1]], 5, ValueError, "history 1 must be"),
+        ([[[1]]], 5, ValueError, "history 0 must be"),
+        ([["a"]], 5, TypeError, "history 0 has dtype <U1; expected item indices"),
+    ],
+)
+def test_pad_refuses(histories, max_length, error, message):
+    with pytest.raises(error, match=message):
+        pad(histories, max_length)

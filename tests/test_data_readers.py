@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import sys
+from datetime import date, datetime
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+
+from diffusers_rec.data import from_frame, read_interactions
+
+USERS, ITEMS, TIMES = [7, 7, 9], [10, 20, 10], [2, 1, 3]
+
+
+def rows(log):
+    users, items = log.user_vocabulary.decode(log.users), log.item_vocabulary.decode(log.items)
+    return list(zip(users, items, log.times.tolist(), strict=True))
+
+
+ROWS = list(zip(USERS, ITEMS, TIMES, strict=True))
+FRAME = pl.DataFrame({"user": USERS, "item": ITEMS, "time": TIMES, "rating": [5, 4, 3]})
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet"])
+def test_tables(tmp_path, suffix):
+    path = tmp_path / f"log.{suffix}"
+    if suffix == "parquet":
+        FRAME.write_parquet(path)
+    else:
+        FRAME.write_csv(path, separator={"csv": ",", "tsv": "\t"}[suffix])
+    assert rows(read_interactions(path)) == ROWS
+    assert rows(read_interactions(str(path), time=None)) == [(7, 10, 0), (7, 20, 1), (9, 10, 2)]
+    assert rows(read_interactions(path, user="item", item="user")) == [(i, u, t) for u, i, t in ROWS]
+
+
+def test_csv_separator_and_dates(tmp_path):
+    path = write(tmp_path / "log.csv", "user;item;time\na;x;1970-01-01 00:00:01\nb;y;1970-01-01 00:00:00.5\n")
+    expected = [("a", "x", 1_000_000_000), ("b", "y", 500_000_000)]
+    assert rows(read_interactions(path, separator=";")) == expected
+
+
+@pytest.mark.parametrize(("ids", "expected"), [("1 2", [1, 2]), ("-1 2", [-1, 2]), ("007 7", ["007", "7"])])
+@pytest.mark.parametrize("format", ["csv", "sequences", "movielens"])
+def test_text_ids_are_int_only_where_nothing_is_lost(tmp_path, ids, expected, format):
+    one, two = ids.split()
+    text = {
+        "csv": f"user,item,time\n{one},{one},0\n{two},{two},0\n",
+        "sequences": f"{one} {one}\n{two} {two}\n",
+        "movielens": f"{one}::{one}::5::0\n{two}::{two}::5::0\n",
+    }
+    log = read_interactions(write(tmp_path / "log", text[format]), format=format)
+    assert list(log.user_vocabulary.ids) == list(log.item_vocabulary.ids) == expected
+
+
+def test_movielens(tmp_path):
+    text = "".join(f"{user}::{item}::5::{time}\n" for user, item, time in ROWS)
+    for name in ("ratings.dat", "ratings.txt"):
+        assert rows(read_interactions(write(tmp_path / name, text))) == ROWS
+
+
+def test_sequences(tmp_path):
+    path = write(tmp_path / "log.txt", "\ufeffb 10 20 10\n\na 30\n")
+    expected = [("b", 10, 0), ("b", 20, 1), ("b", 10, 2), ("a", 30, 0)]
+    assert rows(read_interactions(path)) == expected
+    assert (
+        rows(read_interactions(write(tmp_path / "log", "b,10,20,10\na,30"), format="sequences", separator=","))
+        == expected
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("log.dat", "1::2::3::4\n1::2::3\n", r"line 2: expected user::item::rating::time, got '1::2::3'"),
+        ("log.dat", "1::2::3::x\n", r"line 1: expected user::item::rating::time"),
+        ("log.dat", "::2::3::4\n", r"line 1: expected user::item::rating::time"),
+        ("log.txt", "1 2\n3\n", "line 2: user '3' has no items"),
+        ("log.txt", "1 2\n1 3\n", "line 2: user '1' had a line before"),
+        ("log.txt", "", "the file is empty"),
+        ("log.dat", "\n\n", "the file is empty"),
+        ("log.csv", "", "expected a csv file with at least one row.* pass format= and separator="),
+        ("log.csv", "user,item,time\n", "at least one interaction"),
+        ("log.csv", "user,item,time\n1,2,3\n1,2,3,4\n", "expected a csv file"),
+        ("log.csv", "user,item,time\n1,2,3\n1,,3\n", "the item in row 1 is missing"),
+        ("log.csv", "user,item,time\n1,2,3\n1,2\n", "the time in row 1 is missing"),
+        (
+            "log.csv",
+            "user_id,item,time\n1,2,3\n",
+            r"\['user'\] are missing; the table has \['user_id', 'item', 'time'\]",
+        ),
+        ("log.parquet", "no parquet", "expected a parquet file"),
+        ("log.json", "{}", r"cannot tell the format of log\.json from its suffix '\.json'.* Pass format="),
+    ],
+)
+def test_broken_files(tmp_path, name, text, message):
+    with pytest.raises(ValueError, match=message):
+        read_interactions(write(tmp_path / name, text))
+
+
+def test_not_utf8(tmp_path):
+    path = tmp_path / "log.txt"
+    path.write_bytes(b"\xff\xfe1 2\n")
+    with pytest.raises(ValueError, match="expected text in UTF-8"):
+        read_interactions(path)
+
+
+def test_wrong_calls(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no file at"):
+        read_interactions(tmp_path / "none.csv")
+    with pytest.raises(FileNotFoundError, match="no file at"):
+        read_interactions(tmp_path)
+    with pytest.raises(ValueError, match="unknown format 'xlsx'"):
+        read_interactions(write(tmp_path / "log", "1 2"), format="xlsx")
+    with pytest.raises(ValueError, match="separator"):
+        read_interactions(write(tmp_path / "log.csv", "user::item\n"), separator="::")
+
+
+COLUMNS = FRAME.to_dict(as_series=False)
+
+
+def as_pyarrow(columns):
+    return pytest.importorskip("pyarrow").table(columns)
+
+
+def with_odd_index(columns):
+    return pd.DataFrame(columns, index=[5, 5, 1])
+
+
+@pytest.mark.parametrize("make", [pl.DataFrame, pl.LazyFrame, with_odd_index, as_pyarrow])
+def test_frames(make):
+    assert rows(from_frame(make(COLUMNS))) == ROWS
+
+
+NANOSECONDS = 1_700_000_000_000_000_001
+
+
+@pytest.mark.parametrize(
+    ("make", "times", "expected"),
+    [
+        (pl.DataFrame, pl.Series([NANOSECONDS]).cast(pl.Datetime("ns")), NANOSECONDS),
+        (pl.DataFrame, pl.Series([NANOSECONDS]).cast(pl.Datetime("ns", "Europe/Paris")), NANOSECONDS),
+        (pl.DataFrame, [datetime(1970, 1, 1, 0, 0, 1)], 1_000_000_000),
+        (pl.DataFrame, [date(1970, 1, 2)], 86_400_000_000_000),
+        (pl.DataFrame, ["1970-01-02"], 86_400_000_000_000),
+        (pd.DataFrame, [pd.Timestamp(NANOSECONDS, tz="Asia/Tokyo")], NANOSECONDS),
+        (pd.DataFrame, pd.Series([NANOSECONDS], dtype="Int64"), NANOSECONDS),
+        (pd.DataFrame, [date(1970, 1, 2)], 86_400_000_000_000),
+        (as_pyarrow, [date(1970, 1, 2)], 86_400_000_000_000),
+        (as_pyarrow, [datetime(1970, 1, 1, 0, 0, 1)], 1_000_000_000),
+    ],
+)
+def test_frame_times(make, times, expected):
+    log = from_frame(make({"user": ["a"], "item": ["x"], "time": times}))
+    assert log.times.tolist() == [expected]
+    assert log.times.dtype == np.int64
+
+
+def test_broken_frames():
+    with pytest.raises(ValueError, match="the time in row 1 is missing"):
+        from_frame(pl.DataFrame({"user": [1, 2], "item": [1, 2], "time": [datetime(2020, 1, 1), None]}))
+    with pytest.raises(ValueError, match="the time in row 0 is missing"):
+        from_frame(pd.DataFrame({"user": [1], "item": [1], "time": [pd.NaT]}))
+    with pytest.raises(ValueError, match="the user in row 1 is missing"):
+        from_frame(pd.DataFrame({"user": [1, None], "item": [1, 2]}), time=None)
+    with pytest.raises(ValueError, match=r"\['time'\] are missing"):
+        from_frame(pl.DataFrame({"user": [1], "item": [1]}))
+    with pytest.raises(TypeError, match=r"expected a data frame .*, got dict"):
+        from_frame({"user": [1]})
+
+
+def test_the_extra_is_named(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "narwhals", None)
+    with pytest.raises(ImportError, match=r"pip install 'diffusers-rec\[data\]'"):
+        from_frame(FRAME)
+    monkeypatch.setitem(sys.modules, "polars", None)
+    with pytest.raises(ImportError, match=r"pip install 'diffusers-rec\[data\]'"):
+        read_interactions(write(tmp_path / "log.csv", "user,item,time\n1,2,3\n"))

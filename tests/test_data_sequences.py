@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffusers_rec.data import Holdout, Sequences, Vocabulary
+
+NUM_ITEMS = 12
+lists = st.lists(st.lists(st.integers(0, NUM_ITEMS - 1), max_size=7), min_size=1, max_size=8)
+
+
+def sequences_of(lists):
+    offsets = np.cumsum([0, *map(len, lists)])
+    items = np.array([item for items in lists for item in items], dtype=np.int64)
+    return Sequences(items, offsets, Vocabulary([f"u{u}" for u in range(len(lists))]), Vocabulary(range(NUM_ITEMS)))
+
+
+def by_user(sequences):
+    return dict(zip(sequences.users.ids, (sequence.tolist() for sequence in sequences), strict=True))
+
+
+@given(lists=lists)
+def test_rows_come_back(lists):
+    sequences = sequences_of(lists)
+    assert len(sequences) == len(lists)
+    assert [sequences[u].tolist() for u in range(len(lists))] == [row.tolist() for row in sequences] == lists
+    assert sequences[-1].tolist() == lists[-1]
+    assert sequences.lengths.tolist() == list(map(len, lists))
+    with pytest.raises(IndexError, match="expected a user index below"):
+        sequences[len(lists)]
+    with pytest.raises(TypeError, match=r"expected one user index, got slice.* take\(\)"):
+        sequences[:1]
+
+
+@given(lists=lists, data=st.data())
+def test_take_is_indexing(lists, data):
+    users = data.draw(st.lists(st.integers(0, len(lists) - 1), min_size=1, unique=True))
+    taken = sequences_of(lists).take(users)
+    assert [row.tolist() for row in taken] == [lists[u] for u in users]
+    assert list(taken.users.ids) == [f"u{u}" for u in users]
+
+
+@given(lists=lists, short=st.sampled_from(["error", "drop", "train"]))
+def test_leave_one_out_puts_every_item_where_it_belongs(lists, short):
+    sequences = sequences_of(lists)
+    long = {user: row for user, row in by_user(sequences).items() if len(row) >= 3}
+    if not long or (short == "error" and len(long) < len(lists)):
+        with pytest.raises(ValueError, match=r"at least 3 items, but .*k_core\(3\), or pass short='drop'"):
+            sequences.leave_one_out(short)
+        return
+    split = sequences.leave_one_out(short)
+    assert by_user(split.validation.histories) == {user: row[:-2] for user, row in long.items()}
+    assert by_user(split.test.histories) == {user: row[:-1] for user, row in long.items()}
+    assert split.validation.targets.tolist() == [row[-2] for row in long.values()]
+    assert split.test.targets.tolist() == [row[-1] for row in long.values()]
+    kept = {user: row[:-2] if user in long else row for user, row in by_user(sequences).items()}
+    assert by_user(split.train) == (kept if short == "train" else {user: kept[user] for user in long})
+    assert split.train.vocabulary is split.validation.histories.vocabulary is sequences.vocabulary
+    assert len(split.test) == len(long)
+
+
+def test_short_users_are_named():
+    sequences = sequences_of([[1, 2], [1, 2, 3], [], [4], [5], [6], [7]])
+    with pytest.raises(ValueError, match=r"6 of 7 have fewer \(first: 'u0', 'u2', 'u3', 'u4', 'u5'\)"):
+        sequences.leave_one_out()
+    with pytest.raises(ValueError, match="short must be 'error', 'drop' or 'train', got 'keep'"):
+        sequences.leave_one_out("keep")
+
+
+def test_statistics_count_what_occurs():
+    statistics = sequences_of([[1, 2], [], [2, 2]]).statistics()
+    assert (statistics.num_users, statistics.num_items, statistics.num_actions) == (2, 2, 4)
+    with pytest.raises(ValueError, match="An empty log has no statistics"):
+        sequences_of([[]]).statistics()
+
+
+@pytest.mark.parametrize("offsets", [[0], [0, 1], [0, 3, 2], [1, 2, 2], [0, 1, 1], []])
+def test_refuses_offsets_that_do_not_fit(offsets):
+    with pytest.raises(ValueError, match=r"Sequences\.?.*offsets"):
+        Sequences(
+            np.zeros(2, np.int64), np.array(offsets, np.int64), Vocabulary("ab"[i] for i in (0, 1)), Vocabulary([0])
+        )
+
+
+def test_refuses_indices_outside_the_vocabulary():
+    with pytest.raises(ValueError, match=r"Sequences\.items: expected indices in 0\.\.11, got 12\.\.12"):
+        sequences_of([[12]])
+    with pytest.raises(ValueError, match="one target a history, got 2 for 1"):
+        Holdout(sequences_of([[1]]), np.zeros(2, np.int64))
+    with pytest.raises(TypeError, match=r"Holdout\.targets: expected an int64 array, got list"):
+        Holdout(sequences_of([[1]]), [0])
