@@ -2,8 +2,11 @@ r"""The first transition of the forward process: item to clean latent, :math:`x_
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from diffusers_rec.errors import check_choice, check_float, check_int
 from diffusers_rec.randomness import isolated_rng
@@ -38,7 +41,7 @@ class ItemEmbedding(nn.Module, Component, kind="embedding", name="table"):
 
     def forward(self, items: Tensor) -> Tensor:
         """Item indices in 0..V-1, any shape, to clean latents, that shape with D behind it."""
-        return self._scaled(nn.functional.embedding(items, self.weight))
+        return self._scaled(F.embedding(items, self.weight))
 
     def table(self) -> Tensor:
         """The clean latent of every item, ``(V, D)``."""
@@ -47,4 +50,4 @@ class ItemEmbedding(nn.Module, Component, kind="embedding", name="table"):
     def _scaled(self, vectors: Tensor) -> Tensor:
         if self.scale == "learned":
             return vectors
-        return vectors * torch.rsqrt(vectors.square().mean(-1, keepdim=True) + torch.finfo(vectors.dtype).tiny)
+        return F.normalize(vectors, dim=-1) * math.sqrt(self.dim)

@@ -70,7 +70,7 @@ def require_extra(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is None or not module.startswith(error.name):
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise
         raise ImportError(
             f"This needs {error.name}, which is not installed. Mend it with: pip install 'diffusers-rec[{extra}]'"

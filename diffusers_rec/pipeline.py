@@ -122,7 +122,7 @@ class DiffRec(nn.Module):
         self.vocabulary = items if isinstance(items, Vocabulary) else Vocabulary(items)
         self.seed = check_int("seed", seed, minimum=0)
         generators_from(seeds)  # refuses bad seeds here rather than at the first recommendation
-        self.seeds: Seeds = seeds if isinstance(seeds, int) else list(seeds)
+        self.seeds: Seeds = seeds if isinstance(seeds, int) else [int(each) for each in seeds]  # JSON holds no NumPy
         size = {"num_items": len(self.vocabulary), "dim": dim, "max_length": max_length}
         # Each part draws its initial weights from a stream of its own.
         self.embedding = ItemEmbedding.build(embedding, **size, seed=3 * self.seed)
@@ -275,7 +275,7 @@ class DiffRec(nn.Module):
         check_bool("exclude_seen", exclude_seen)
         check_int("batch_size", batch_size, minimum=1)
         rows = self._indices(histories)
-        allowed = None if candidates is None else torch.from_numpy(np.unique(self.vocabulary.encode(candidates)))
+        allowed = None if candidates is None else torch.from_numpy(np.unique(self._encoded(candidates, "candidates")))
         most = len(self.vocabulary) if allowed is None else len(allowed)
         if not 1 <= check_int("k", k) <= most:
             raise ValueError(f"k must lie in 1..{most}, the number of items to choose from, got {k}.")
@@ -310,16 +310,20 @@ class DiffRec(nn.Module):
                 raise TypeError(
                     f"histories[{number}] must be a list of item ids, got {history!r}. One history alone is [[...]]."
                 )
-            ids = list(history)
-            if not ids:
-                raise ValueError(f"histories[{number}] is empty; a history needs one item at least.")
-            try:
-                rows.append(self.vocabulary.encode(ids))
-            except ValueError as error:
-                raise ValueError(f"histories[{number}]: {error}") from error
+            rows.append(self._encoded(history, f"histories[{number}]"))
         if not rows:
             raise ValueError("histories is empty; give one history at least.")
         return rows
+
+    def _encoded(self, ids: Iterable[Hashable], name: str) -> np.ndarray[Any, Any]:
+        """Item indices of raw ids, one at least; errors say which argument they are about."""
+        try:
+            indices = self.vocabulary.encode(ids)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{name}: {error}") from error
+        if not len(indices):
+            raise ValueError(f"{name} is empty; it needs one item at least.")
+        return indices
 
     def _sample(
         self, items: Tensor, lengths: Tensor, seeds: Seeds | None, sampler: Sampler | None
@@ -345,13 +349,14 @@ class DiffRec(nn.Module):
     @contextmanager
     def _serving(self) -> Iterator[None]:
         """Dropout off and no gradients, then everything as it was."""
-        training = self.training
+        modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
             with torch.no_grad():
                 yield
         finally:
-            self.train(training)
+            for module, training in modes:
+                module.training = training
 
     # What it is
 
@@ -423,6 +428,7 @@ class DiffRec(nn.Module):
         pairs = [
             ("items of the embedding", self.embedding.num_items, "items of the vocabulary", len(self.vocabulary)),
             ("dim of the denoiser", self.denoiser.dim, "dim of the embedding", self.embedding.dim),
+            ("dim of the head", self.head.keys().shape[1], "dim of the embedding", self.embedding.dim),
             ("items of the head", len(self.head.keys()), "items of the vocabulary", len(self.vocabulary)),
             ("num_timesteps of the timestep sampler", self.timesteps.num_timesteps, "that of the schedule",
              self.schedule.num_timesteps),

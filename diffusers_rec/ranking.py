@@ -21,8 +21,10 @@ from diffusers_rec.heads import ItemHead
 
 Chunks = Iterable[tuple[slice, Tensor]]
 
-CHUNK_SCORES = 2**24
-"""How many scores (users x draws x items) are held at once, about 64 MiB in float32."""
+_SHIFT = 80.0
+
+CHUNK_SCORES = 2**22
+"""How many scores (users x draws x items) are held at once, about 16 MiB in float32."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,7 @@ def score_chunks(head: ItemHead, latents: Tensor, chunk_scores: int = CHUNK_SCOR
         return scores if bias is None else scores + bias[chunk]
 
     if len(chunks) == 1:
-        scores = logits(chunks[0])
-        yield chunks[0], scores - scores.logsumexp(-1, keepdim=True)
+        yield chunks[0], logits(chunks[0]).log_softmax(-1)
         return
     normaliser = queries.new_full((users, draws), -math.inf)
     for chunk in chunks:
@@ -75,7 +76,10 @@ def score_chunks(head: ItemHead, latents: Tensor, chunk_scores: int = CHUNK_SCOR
 
 def mean_over_draws(log_probabilities: Tensor) -> Tensor:
     """``(B, S, V)`` to the logarithm of the mean probability, ``(B, V)``."""
-    return log_probabilities.logsumexp(1) - math.log(log_probabilities.shape[1])
+    if log_probabilities.shape[1] == 1:
+        return log_probabilities[:, 0]
+    # Probabilities are at most 1, so this shift cannot overflow; it keeps those down to e^-167 apart in float32.
+    return (log_probabilities + _SHIFT).exp_().mean(1).log_().sub_(_SHIFT)
 
 
 def top_k(

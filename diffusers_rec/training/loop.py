@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -234,6 +234,6 @@ class _Run:
         """Give the model its best weights, and take accelerate's wrapping off."""
         self.accelerator.wait_for_everyone()
         self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
-        weights = self.best if self.directory is None else read_checkpoint(self.directory).weights
-        self.model.load_state_dict(weights)
+        best = self.best or read_checkpoint(cast(Path, self.directory)).weights
+        self.model.load_state_dict(best)
         self.model.eval()

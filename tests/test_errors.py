@@ -1,0 +1,93 @@
+"""Checks give back what they were given, or say what was expected and what came."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffusers_rec.errors import check_bool, check_choice, check_float, check_int, require_extra
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(value=st.integers(), minimum=st.integers())
+def test_an_integer_passes_exactly_when_it_reaches_the_minimum(value, minimum):
+    if value >= minimum:
+        assert check_int("k", value, minimum=minimum) == value
+    else:
+        with pytest.raises(ValueError, match=rf"k must be an integer >= {minimum}, got {value}"):
+            check_int("k", value, minimum=minimum)
+
+
+@pytest.mark.parametrize("value", [np.int64(3), np.uint8(3), np.array(3)])
+def test_a_numpy_integer_becomes_a_python_one(value):
+    assert type(check_int("k", value)) is int
+
+
+@pytest.mark.parametrize("value", [True, 3.0, "3", None, [3]])
+def test_what_merely_looks_like_an_integer_is_a_type_error_that_names_its_type(value):
+    with pytest.raises(TypeError, match=rf"k must be an integer, got .*{type(value).__name__}"):
+        check_int("k", value)
+
+
+@given(value=finite, above=finite, minimum=finite, maximum=finite)
+def test_a_float_passes_exactly_when_it_lies_within_all_bounds(value, above, minimum, maximum):
+    bounds = {"above": above, "minimum": minimum, "maximum": maximum}
+    if value > above and minimum <= value <= maximum:
+        assert check_float("rate", value, **bounds) == value
+    else:
+        with pytest.raises(ValueError, match=r"rate must be a finite number above .* and at least .* and at most .*, got"):
+            check_float("rate", value, **bounds)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_float_is_finite(value):
+    with pytest.raises(ValueError, match="rate must be a finite number, got"):
+        check_float("rate", value)
+
+
+@pytest.mark.parametrize("value", ["0.1", True, None, [0.1], 1j])
+def test_what_merely_looks_like_a_float_is_a_type_error(value):
+    with pytest.raises(TypeError, match="rate must be a finite number, got"):
+        check_float("rate", value)
+
+
+@pytest.mark.parametrize("value", [1, np.int64(1), np.float32(1)])
+def test_any_real_number_becomes_a_python_float(value):
+    assert type(check_float("rate", value)) is float
+
+
+def test_a_choice_outside_the_list_is_told_the_list():
+    assert check_choice("mode", "sum", ("sum", "mean")) == "sum"
+    with pytest.raises(ValueError, match="mode must be one of 'sum', 'mean', got 'median'"):
+        check_choice("mode", "median", ("sum", "mean"))
+
+
+@pytest.mark.parametrize("value", [0, 1, "false", None])
+def test_only_true_and_false_are_booleans(value):
+    assert check_bool("flag", True) is True
+    assert check_bool("flag", False) is False
+    with pytest.raises(TypeError, match="flag must be True or False, got"):
+        check_bool("flag", value)
+
+
+def test_an_extra_that_is_there_is_imported():
+    assert require_extra("json.decoder", "none").JSONDecoder
+
+
+@pytest.mark.parametrize("module", ["surely_not_installed", "surely_not_installed.part"])
+def test_a_missing_extra_names_the_line_that_installs_it(module):
+    with pytest.raises(ImportError, match=r"needs surely_not_installed.*pip install 'diffusers-rec\[plot\]'"):
+        require_extra(module, "plot")
+
+
+@pytest.mark.parametrize("missing", ["surely_not_installed", "half", "halfway_not_there"])
+def test_an_installed_extra_with_a_broken_dependency_keeps_its_own_error(missing, tmp_path, monkeypatch):
+    (tmp_path / "halfway.py").write_text(f"import {missing}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match=f"No module named '{missing}'"):
+        require_extra("halfway", "plot")

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import DTYPES, seeded, seeds
+
+from diffusers_rec.randomness import generators_from, isolated_rng, randn
+
+CPU = torch.device("cpu")
+
+
+def draw(shape, generator, dtype=torch.float32):
+    return randn(shape, generator, device=CPU, dtype=dtype)
+
+
+@pytest.fixture
+def untouched():
+    before = torch.get_rng_state()
+    yield
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@given(seed=seeds, shape=st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 5)))
+def test_the_same_generator_gives_the_same_bits(seed, shape):
+    for dtype in DTYPES:
+        assert torch.equal(draw(shape, seeded(seed), dtype), draw(shape, seeded(seed), dtype))
+        assert draw(shape, seeded(seed), dtype).dtype == dtype
+    one = seeded(seed)
+    assert not torch.equal(draw(shape, one), draw(shape, one))
+
+
+@given(values=st.lists(seeds, min_size=1, max_size=5, unique=True), batch=st.integers(1, 4), data=st.data())
+def test_a_draw_depends_on_its_own_seed_alone(values, batch, data):
+    """Neither on the batch, nor on the draws beside it, nor on their order."""
+    whole = draw((batch, len(values), 2, 3), generators_from(values))
+    for index, seed in enumerate(values):
+        alone = draw((1, 1, 2, 3), generators_from([seed]))
+        assert torch.equal(whole[:, index : index + 1], alone.expand(batch, -1, -1, -1))
+    order = data.draw(st.permutations(range(len(values))))
+    again = draw((batch, len(values), 2, 3), generators_from([values[index] for index in order]))
+    assert torch.equal(again, whole[:, order])
+
+
+@given(number=st.integers(1, 6))
+def test_a_number_of_seeds_is_the_first_of_them(number):
+    first, second = generators_from(number), generators_from(list(range(number)))
+    assert [g.initial_seed() for g in first] == [g.initial_seed() for g in second] == list(range(number))
+
+
+def test_gaussian_draws_are_gaussian():
+    from scipy import stats
+
+    for generator in (seeded(3), generators_from(4)):
+        sample = draw((1, 4, 5000), generator).flatten()
+        assert stats.kstest(sample.numpy(), "norm").pvalue > 0.01
+
+
+@pytest.mark.parametrize(
+    ("seeds", "error", "message"),
+    [
+        (0, ValueError, "must be an integer >= 1, got 0"),
+        (-2, ValueError, "must be an integer >= 1, got -2"),
+        ([], ValueError, "at least one seed, got none"),
+        ([3, -1], ValueError, "each seed must be an integer >= 0, got -1"),
+        ([1, 2, 1, 2, 5], ValueError, r"\[1, 2\] came more than once"),
+        ([1.5], TypeError, "each seed must be an integer >= 0, got 1.5"),
+        (True, TypeError, "must be an integer >= 1, got True"),
+    ],
+)
+def test_refuses_bad_seeds(seeds, error, message):
+    with pytest.raises(error, match=message):
+        generators_from(seeds)
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_wants_one_generator_a_draw(number):
+    with pytest.raises(ValueError, match=f"each of the 2 noise draws, got {number}"):
+        draw((1, 2, 3), generators_from(number))
+
+
+def test_no_draw_touches_the_global_state(untouched):
+    draw((2, 3, 4), seeded(0))
+    draw((2, 3, 4), generators_from(3))
+
+
+@pytest.mark.parametrize("source", [7, seeded(7)], ids=["seed", "generator"])
+def test_isolation_puts_the_global_state_back(source, untouched):
+    with isolated_rng(source, CPU):
+        torch.rand(3)
+    with pytest.raises(KeyError), isolated_rng(source):
+        torch.rand(3)
+        raise KeyError
+
+
+@given(seed=seeds)
+def test_isolation_is_ruled_by_its_source(seed):
+    def inside(source):
+        with isolated_rng(source):
+            return torch.rand(3)
+
+    assert torch.equal(inside(seed), inside(seed))
+    assert torch.equal(inside(seeded(seed)), inside(seeded(seed)))
+    assert not torch.equal(inside(seed), inside(seed + 1))
+    one = seeded(seed)
+    assert not torch.equal(inside(one), inside(one))

@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import json
+from abc import ABC
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from strategies import EVERY_COMPONENT, FAMILIES, built, settings_of
+
+from diffusers_rec import registry
+from diffusers_rec.denoisers import Denoiser, TransformerDenoiser
+from diffusers_rec.heads import ItemHead, TiedHead
+from diffusers_rec.registry import Component
+from diffusers_rec.schedules import NoiseSchedule, SqrtSchedule
+
+
+@pytest.fixture
+def fresh_registry(monkeypatch):
+    """What a test signs in is forgotten when it ends."""
+    monkeypatch.setattr(registry, "_FAMILIES", {kind: dict(family) for kind, family in registry._FAMILIES.items()})
+
+
+def entry_point(monkeypatch, name, load, kind="schedule"):
+    """Pretend that another package declares this entry point."""
+
+    def entry_points(*, group, **selection):
+        wanted = group == f"diffusers_rec.{kind}" and selection.get("name", name) == name
+        return [SimpleNamespace(name=name, load=load)] if wanted else []
+
+    monkeypatch.setattr(registry, "entry_points", entry_points)
+
+
+@settings(max_examples=20)
+@given(data=st.data())
+@pytest.mark.parametrize(("family", "name"), EVERY_COMPONENT)
+def test_a_config_goes_to_json_and_back_to_an_equal_component(family, name, data):
+    given_config = data.draw(settings_of(family, name))
+    try:
+        component = built(family, given_config)
+    except ValueError:
+        assume(False)
+    config = json.loads(json.dumps(component.config()))
+    assert config.items() >= given_config.items()
+    again = family.build(config, **{key: getattr(component, key) for key in component.context})
+    assert type(again) is type(component) is family.named(name)
+    assert again.config() == component.config()
+    assert repr(again) == repr(component)
+    for part in ("state_dict", "alpha_bar"):
+        if hasattr(component, part):
+            ours, theirs = getattr(component, part), getattr(again, part)
+            torch.testing.assert_close(ours() if callable(ours) else ours, theirs() if callable(theirs) else theirs,
+                                       rtol=0, atol=0)  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "name"), EVERY_COMPONENT)
+def test_names_lead_to_their_classes(family, name):
+    assert family.named(name).registered_name == name
+    assert issubclass(family.named(name), family)
+    assert isinstance(built(family, name), family.named(name))
+
+
+@pytest.mark.parametrize(("family", "name"), EVERY_COMPONENT)
+def test_a_component_is_built_already(family, name):
+    component = built(family, name)
+    assert family.build(component) is component
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_unknown_names_are_refused_with_those_known_and_the_nearest(family):
+    name = family.names()[0]
+    with pytest.raises(ValueError, match=f"Unknown {family.kind} name.*Known: .*{name}.*Did you mean '{name}'") as error:
+        built(family, name + "s")
+    assert all(known in str(error.value) for known in family.names())
+    with pytest.raises(ValueError, match=f"Unknown {family.kind} name: 3"):
+        family.build({"name": 3})
+
+
+@pytest.mark.parametrize(("family", "name"), EVERY_COMPONENT)
+def test_unknown_keys_are_refused(family, name):
+    with pytest.raises(ValueError, match=f"Unknown key in the config of {family.kind} '{name}': 'nonsense'"):
+        built(family, {"name": name, "nonsense": 1})
+
+
+def test_a_mistyped_key_is_answered_by_the_nearest():
+    with pytest.raises(ValueError, match="'num_timestep'.*Did you mean 'num_timesteps'"):
+        NoiseSchedule.build({"name": "sqrt", "num_timestep": 10})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("spec", "error", "message"),
+    [
+        (3, TypeError, "got int"),
+        (None, TypeError, "got NoneType"),
+        (["sqrt"], TypeError, "got list"),
+        ({}, ValueError, "needs the key 'name'"),
+        ({"num_timesteps": 3}, ValueError, "needs the key 'name'"),
+    ],
+)
+def test_refuses_what_is_no_spec(family, spec, error, message):
+    with pytest.raises(error, match=message):
+        family.build(spec)
+
+
+def test_missing_parameters_are_named():
+    with pytest.raises(ValueError, match="config of head 'linear' lacks num_items"):
+        ItemHead.build("linear")
+    with pytest.raises(ValueError, match="config of head 'tied' lacks embedding"):
+        ItemHead.build("tied")
+
+
+def test_a_config_never_holds_what_the_pipeline_supplies():
+    head = built(ItemHead, "tied")
+    assert head.config() == {"name": "tied", "use_bias": True}
+    with pytest.raises(ValueError, match=r"Unknown key.*'embedding'. Known: use_bias\."):
+        ItemHead.build({"name": "tied", "embedding": head.embedding}, embedding=head.embedding)
+
+
+def test_a_config_outweighs_defaults():
+    assert NoiseSchedule.build({"name": "sqrt", "num_timesteps": 3}, num_timesteps=9, dim=4).num_timesteps == 3
+    assert NoiseSchedule.build("sqrt", num_timesteps=9, dim=4).num_timesteps == 9
+
+
+def test_a_subclass_builds_its_own_kin_alone():
+    assert isinstance(TransformerDenoiser.build("transformer", dim=4), TransformerDenoiser)
+    with pytest.raises(ValueError, match=r"is a CausalTransformerDenoiser, expected a TransformerDenoiser"):
+        TransformerDenoiser.build("causal-transformer", dim=4)
+    with pytest.raises(TypeError, match="got SqrtSchedule"):
+        Denoiser.build(SqrtSchedule())
+
+
+@pytest.mark.parametrize(("family", "name"), EVERY_COMPONENT)
+def test_a_name_has_one_owner(family, name, fresh_registry):
+    with pytest.raises(ValueError, match=f"the {family.kind} name '{name}' is taken by .*Choose another name"):
+        type("Usurper", (family,), {}, name=name)
+    assert family.named(name).__name__ != "Usurper"
+
+
+def test_a_class_may_be_defined_anew(fresh_registry):
+    """As in a notebook cell that is run twice."""
+
+    def define():
+        class Half(SqrtSchedule, name="half"):
+            pass
+
+        return Half
+
+    define()
+    newest = define()
+    assert NoiseSchedule.named("half") is newest
+
+
+def test_a_third_party_registers_by_subclassing(fresh_registry):
+    class Half(NoiseSchedule, name="half"):
+        def __init__(self, num_timesteps=4, *, power=0.5):
+            self.power = power
+            super().__init__(num_timesteps)
+
+        def _alpha_bar(self, fraction):
+            return 1 - 0.9 * fraction**self.power
+
+    assert "half" in NoiseSchedule.names()
+    assert NoiseSchedule.build({"name": "half", "power": 2.0}).config() == {
+        "name": "half",
+        "num_timesteps": 4,
+        "power": 2.0,
+    }
+
+
+def test_no_config_can_name_a_class_without_a_name(fresh_registry):
+    class Nameless(SqrtSchedule):
+        pass
+
+    with pytest.raises(ValueError, match=r"Nameless has no registered name.*Declare it as .class"):
+        Nameless().config()
+    assert NoiseSchedule.named("sqrt") is SqrtSchedule
+
+
+def test_families_do_not_share_names(fresh_registry):
+    class Animal(Component, ABC, kind="animal"):
+        pass
+
+    class Sqrt(Animal, name="sqrt"):
+        pass
+
+    assert Animal.names() == ["sqrt"]
+    assert isinstance(Animal.build("sqrt"), Sqrt)
+    assert NoiseSchedule.named("sqrt") is SqrtSchedule
+
+
+def test_an_entry_point_is_known_before_it_is_imported(fresh_registry, monkeypatch):
+    loaded = []
+
+    def load():
+        loaded.append(type("Foreign", (SqrtSchedule,), {}, name="foreign"))
+
+    entry_point(monkeypatch, "foreign", load)
+    assert "foreign" in NoiseSchedule.names()
+    assert "foreign" not in Denoiser.names()
+    assert loaded == []
+    schedule = NoiseSchedule.build({"name": "foreign", "num_timesteps": 5})
+    assert [type(schedule)] == loaded
+    assert NoiseSchedule.build(schedule.config()).config() == schedule.config()
+    assert len(loaded) == 1
+
+
+def test_an_entry_point_that_registers_nothing_is_an_error(fresh_registry, monkeypatch):
+    entry_point(monkeypatch, "foreign", lambda: None)
+    with pytest.raises(ValueError, match="Unknown schedule name: 'foreign'"):
+        NoiseSchedule.build("foreign")
+
+
+def test_an_entry_point_cannot_take_a_name(fresh_registry, monkeypatch):
+    entry_point(monkeypatch, "sqrt", lambda: pytest.fail("loaded"))
+    assert NoiseSchedule.named("sqrt") is SqrtSchedule
+
+
+def test_a_shared_embedding_stays_shared():
+    head = built(ItemHead, "tied")
+    assert isinstance(head, TiedHead)
+    again = ItemHead.build(head.config(), embedding=head.embedding)
+    assert again.embedding is head.embedding

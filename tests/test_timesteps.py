@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import math
+from collections import deque
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import seeded, seeds, timestep_samplers
+
+from diffusers_rec.timesteps import ImportanceTimestepSampler, TimestepSampler, UniformTimestepSampler
+
+losses = st.floats(0, 10, allow_subnormal=False)
+
+
+def warm(values, **settings):
+    """An importance sampler whose last and only loss at step n is ``values[n - 1]``."""
+    sampler = ImportanceTimestepSampler(len(values), history=1, **settings)
+    sampler.update(torch.arange(1, len(values) + 1), torch.tensor(values, dtype=torch.float64))
+    return sampler
+
+
+@given(sampler=timestep_samplers())
+def test_probabilities_are_probabilities(sampler):
+    probabilities = sampler.probabilities()
+    assert probabilities.shape == (sampler.num_timesteps,)
+    assert probabilities.dtype == torch.float64
+    assert (probabilities > 0).all()
+    assert float(probabilities.sum()) == pytest.approx(1, abs=1e-12)
+
+
+@settings(max_examples=50)
+@given(sampler=timestep_samplers(), seed=seeds, data=st.data())
+def test_weighted_losses_are_unbiased(sampler, seed, data):
+    """sum_n p_n w_n L_n is the mean of L_n over n, or the sum: exactly, from the weights that were drawn."""
+    every = range(1, sampler.num_timesteps + 1)
+    timesteps, weights = sampler.sample((20_000,), seeded(seed))
+    weight = dict(zip(timesteps.tolist(), weights.tolist(), strict=True))
+    assert sorted(weight) == list(every)
+    loss = data.draw(st.lists(st.floats(0, 5), min_size=len(every), max_size=len(every)))
+    estimate = sum(p * weight[n] * loss[n - 1] for n, p in zip(every, sampler.probabilities().tolist(), strict=True))
+    expected = sum(loss) / len(every) if sampler.estimate == "mean" else sum(loss)
+    assert estimate == pytest.approx(expected, rel=1e-6, abs=1e-12)  # weights are float32
+
+
+@given(sampler=timestep_samplers())
+def test_weights_undo_the_probabilities(sampler):
+    timesteps, weights = sampler.sample((50,), seeded(0))
+    scale = sampler.num_timesteps if sampler.estimate == "mean" else 1
+    product = scale * sampler.probabilities()[timesteps - 1] * weights
+    torch.testing.assert_close(product, torch.ones_like(product), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", TimestepSampler.names())
+@pytest.mark.parametrize("start_share", [0.0, 0.3])
+@pytest.mark.parametrize("warmed", [False, True])
+def test_a_sample_average_meets_the_mean(name, start_share, warmed):
+    sampler = TimestepSampler.build(name, num_timesteps=50, history=1, start_share=start_share)
+    loss = torch.linspace(0.2, 3, 50, dtype=torch.float64) ** 2
+    if warmed:
+        sampler.update(torch.arange(1, 51), loss)
+    timesteps, weights = sampler.sample((100_000,), seeded(1))
+    weighted = weights * loss[timesteps - 1]
+    error = weighted.std() / math.sqrt(len(weighted))
+    assert abs(weighted.mean() - loss.mean()) < 4 * error
+
+
+@pytest.mark.parametrize("name", TimestepSampler.names())
+@pytest.mark.parametrize("start_share", [0.0, 0.3])
+@pytest.mark.parametrize("warmed", [False, True])
+def test_steps_come_as_often_as_their_probability_says(name, start_share, warmed):
+    from scipy import stats
+
+    sampler = TimestepSampler.build(name, num_timesteps=20, history=1, start_share=start_share)
+    if warmed:
+        sampler.update(torch.arange(1, 21), torch.linspace(0.2, 3, 20))
+    timesteps, _ = sampler.sample((200, 100), seeded(2))
+    counts = torch.bincount(timesteps.flatten(), minlength=21)[1:]
+    assert stats.chisquare(counts, 20_000 * sampler.probabilities()).pvalue > 0.01
+
+
+def test_uniform_is_uniform():
+    from scipy import stats
+
+    timesteps, weights = UniformTimestepSampler(100).sample((50_000,), seeded(0))
+    assert stats.chisquare(torch.bincount(timesteps, minlength=101)[1:]).pvalue > 0.01
+    assert (weights == 1).all()
+    assert (UniformTimestepSampler(100, estimate="sum").sample((9,), seeded(0))[1] == 100).all()
+
+
+@given(sampler=timestep_samplers(), seed=seeds, shape=st.lists(st.integers(1, 4), min_size=1, max_size=3))
+def test_the_same_generator_gives_the_same_bits_in_the_shape_asked(sampler, seed, shape):
+    before = torch.get_rng_state()
+    first, second = sampler.sample(shape, seeded(seed)), sampler.sample(shape, seeded(seed))
+    for one, other, dtype in zip(first, second, (torch.int64, torch.float32), strict=True):
+        assert torch.equal(one, other)
+        assert one.shape == tuple(shape)
+        assert one.dtype == dtype
+    assert ((first[0] >= 1) & (first[0] <= sampler.num_timesteps)).all()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(part.device.type == "meta" for part in sampler.sample(shape, seeded(seed), torch.device("meta")))
+
+
+@given(share=st.floats(0, 1), steps=st.integers(2, 20))
+def test_start_share_goes_to_the_last_step(share, steps):
+    plain = UniformTimestepSampler(steps).probabilities()
+    shared = UniformTimestepSampler(steps, start_share=share).probabilities()
+    torch.testing.assert_close(shared[:-1], (1 - share) * plain[:-1])
+    assert float(shared[-1]) == pytest.approx(share + (1 - share) / steps)
+
+
+@given(
+    num_timesteps=st.integers(1, 4),
+    history=st.integers(1, 3),
+    uniform_share=st.sampled_from([0.0, 0.001, 0.4, 1.0]),
+    batches=st.lists(st.lists(st.tuples(st.integers(1, 4), losses), max_size=12), max_size=8),
+    shape=st.sampled_from([(-1,), (1, -1), (-1, 1, 1)]),
+)
+def test_importance_follows_the_last_losses_of_each_step(num_timesteps, history, uniform_share, batches, shape):
+    """Against a plain loop; one batch may hold a step many times."""
+    sampler = ImportanceTimestepSampler(num_timesteps, history=history, uniform_share=uniform_share)
+    seen = [deque(maxlen=history) for _ in range(num_timesteps)]
+    for batch in batches:
+        batch = [((n - 1) % num_timesteps + 1, loss) for n, loss in batch]
+        for n, loss in batch:
+            seen[n - 1].append(loss)
+        steps = torch.tensor([n for n, _ in batch], dtype=torch.int64).view(shape if batch else -1)
+        sampler.update(steps, torch.tensor([loss for _, loss in batch], dtype=torch.float64).view(steps.shape))
+        full = all(len(kept) == history for kept in seen)
+        assert sampler.warm == full
+        size = [math.sqrt(sum(loss**2 for loss in kept) / history) for kept in seen]
+        if full and sum(size) > 0:
+            expected = [(1 - uniform_share) * s / sum(size) + uniform_share / num_timesteps for s in size]
+        else:
+            expected = [1 / num_timesteps] * num_timesteps
+        assert sampler.probabilities().tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_probabilities_move_once_every_step_has_its_history():
+    sampler = ImportanceTimestepSampler(3, history=2)
+    uniform = sampler.probabilities()
+    sampler.update(torch.tensor([1, 1, 2, 2, 3]), torch.tensor([1.0, 1.0, 2.0, 2.0, 5.0]))
+    assert torch.equal(sampler.probabilities(), uniform)
+    sampler.update(torch.tensor([3]), torch.tensor([5.0]))
+    assert (sampler.probabilities().diff() > 0.1).all()
+
+
+def test_one_history_a_step():
+    sampler, other = warm([1.0, 1.0, 1.0], uniform_share=0.0), warm([1.0, 7.0, 1.0], uniform_share=0.0)
+    sampler.update(torch.tensor([2]), torch.tensor([7.0]))
+    assert torch.equal(sampler.probabilities(), other.probabilities())
+    assert other.probabilities().tolist() == pytest.approx([1 / 9, 7 / 9, 1 / 9])
+
+
+@given(share=st.floats(0.01, 1), values=st.lists(losses, min_size=2, max_size=5))
+def test_uniform_share_bounds_the_weights(share, values):
+    assert (1 / (len(values) * warm(values, uniform_share=share).probabilities()) <= 1 / share + 1e-9).all()
+
+
+@given(sampler=timestep_samplers(), seed=seeds)
+def test_state_goes_out_and_in(sampler, seed):
+    again = TimestepSampler.build(sampler.config())
+    again.load_state_dict(sampler.state_dict())
+    for one, other in zip(sampler.sample((40,), seeded(seed)), again.sample((40,), seeded(seed)), strict=True):
+        assert torch.equal(one, other)
+    before = again.probabilities()
+    sampler.update(torch.arange(1, sampler.num_timesteps + 1).repeat(2), torch.arange(2.0 * sampler.num_timesteps))
+    assert torch.equal(again.probabilities(), before)
+
+
+def test_state_is_a_copy():
+    sampler = warm([1.0, 2.0])
+    state = sampler.state_dict()
+    sampler.update(torch.tensor([1]), torch.tensor([9.0]))
+    fresh = ImportanceTimestepSampler(2, history=1)
+    fresh.load_state_dict(state)
+    assert torch.equal(fresh.probabilities(), warm([1.0, 2.0]).probabilities())
+
+
+def test_losses_are_taken_without_their_graph():
+    loss = torch.ones(1, requires_grad=True) * 2
+    sampler = ImportanceTimestepSampler(1, history=1)
+    sampler.update(torch.tensor([1]), loss.bfloat16())
+    assert not sampler.state_dict()["losses"].requires_grad
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda s: s.update(torch.tensor([1]), torch.tensor([[1.0]])), r"one shape, got \(1,\) and \(1, 1\)"),
+        (lambda s: s.update(torch.tensor([0]), torch.tensor([1.0])), r"must lie in 1\.\.3"),
+        (lambda s: s.update(torch.tensor([4]), torch.tensor([1.0])), r"must lie in 1\.\.3"),
+        (lambda s: s.update(torch.tensor([1]), torch.tensor([math.nan])), "not finite"),
+        (lambda s: s.load_state_dict({}), r"needs losses \(3, 2\), got nothing"),
+        (lambda s: s.load_state_dict(ImportanceTimestepSampler(4).state_dict()), r"needs losses \(3, 2\), got \(4, 10\)"),
+    ],
+)
+def test_what_importance_refuses_leaves_it_unchanged(call, message):
+    sampler = ImportanceTimestepSampler(3, history=2)
+    before = sampler.state_dict()
+    with pytest.raises(ValueError, match=message):
+        call(sampler)
+    assert all(torch.equal(before[key], value) for key, value in sampler.state_dict().items())
+
+
+@pytest.mark.parametrize("name", TimestepSampler.names())
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_timesteps": 0}, "num_timesteps must be an integer >= 1, got 0"),
+        ({"estimate": "median"}, "estimate must be one of 'mean', 'sum', got 'median'"),
+        ({"start_share": 1.5}, "start_share must be a finite number at least 0 and at most 1"),
+    ],
+)
+def test_refuses_bad_settings(name, settings, message):
+    with pytest.raises(ValueError, match=message):
+        TimestepSampler.build({"name": name, **settings})
+
+
+def test_a_sampler_that_learns_nothing_refuses_a_state():
+    with pytest.raises(ValueError, match="keeps no state, got losses"):
+        UniformTimestepSampler().load_state_dict(ImportanceTimestepSampler().state_dict())
