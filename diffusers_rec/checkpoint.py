@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from diffusers_rec.version import __version__
 FORMAT = "diffusers_rec"
 FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
+_OWN_FILE = re.compile(r"model-[0-9a-f]{12}\.safetensors|items-[0-9a-f]{12}\.json")
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,9 @@ def write_checkpoint(
         CONFIG_FILE: (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(),
     }
     _write_all(Path(directory), files)
-    for pattern in ("model-*.safetensors", "items-*.json"):
-        for old in Path(directory).glob(pattern):
-            if old.name not in files:
-                old.unlink()
+    for old in Path(directory).iterdir():
+        if _OWN_FILE.fullmatch(old.name) and old.name not in files:
+            _quietly(old.unlink)
 
 
 def read_checkpoint(directory: str | PathLike[str]) -> Checkpoint:
@@ -148,7 +149,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{folder} holds no checkpoint: {CONFIG_FILE} is missing.")
     try:
         content = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: it is damaged or was cut short ({error}).") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f'{path} was not written by this library: it lacks "format": "{FORMAT}".')

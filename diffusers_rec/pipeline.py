@@ -421,7 +421,7 @@ class DiffRec(nn.Module):
         ]
         if wrong:
             raise ValueError(f"The weights in {directory} do not fit its config.json: {', '.join(wrong)}.")
-        model.load_state_dict(saved.weights)
+        model.load_state_dict(saved.weights, assign=True)  # in the precision that was saved
         return model
 
     def _check_fit(self) -> None:

@@ -9,18 +9,27 @@ from diffusers_rec.data.vocabulary import Vocabulary
 from diffusers_rec.pipeline import DiffRec
 
 
-def paper(items: Vocabulary | Iterable[Hashable], *, dropout: float = 0.3, seed: int = 0) -> DiffRec:
+def paper(
+    items: Vocabulary | Iterable[Hashable],
+    *,
+    dim: int = 256,
+    max_length: int = 50,
+    dropout: float = 0.3,
+    seed: int = 0,
+) -> DiffRec:
     """DiffRec as in Du et al. 2023, Sec. 5.1.4: two layers, two heads, D 256, L 50, sqrt schedule, N 1000, ten seeds.
 
     Args:
         items: that can be recommended.
+        dim: D.
+        max_length: positions in a sequence, the noised one included.
         dropout: .3 on Beauty and Toys, .2 on ML-1M.
         seed: of the initial weights.
     """
     return DiffRec(
         items,
-        dim=256,
-        max_length=50,
+        dim=dim,
+        max_length=max_length,
         schedule={"name": "sqrt", "num_timesteps": 1000},
         noising="target",
         timesteps="importance",

@@ -78,6 +78,11 @@ class Component:
         return found
 
     @classmethod
+    def settings(cls) -> list[str]:
+        """The keys of a config of this class besides ``"name"``."""
+        return [name for name in _parameters(cls) if name not in cls.context]
+
+    @classmethod
     def build(cls, spec: Self | str | Mapping[str, Any], /, **defaults: Any) -> Self:
         """Make a component of this family.
 
@@ -105,9 +110,8 @@ class Component:
         parameters = _parameters(found)
         given = {key: value for key, value in config.items() if key != "name"}
         for key in given:
-            if key not in parameters or key in found.context:
-                allowed = [name for name in parameters if name not in found.context]
-                raise ValueError(_unknown(f"key in the config of {cls.kind} {config['name']!r}", key, allowed))
+            if key not in found.settings():
+                raise ValueError(_unknown(f"key in the config of {cls.kind} {config['name']!r}", key, found.settings()))
         arguments = {key: value for key, value in defaults.items() if key in parameters} | given
         missing = [
             key
@@ -129,12 +133,10 @@ class Component:
                 f"{type(self).__qualname__} has no registered name, so no config can name it. "
                 f"Declare it as `class {type(self).__qualname__}(..., name=...)`."
             )
-        keys = [key for key in _parameters(type(self)) if key not in self.context]
-        return {"name": self.registered_name, **{key: _plain(getattr(self, key)) for key in keys}}
+        return {"name": self.registered_name, **{key: _plain(getattr(self, key)) for key in self.settings()}}
 
     def __repr__(self) -> str:
-        keys = [key for key in _parameters(type(self)) if key not in self.context]
-        return f"{type(self).__name__}({', '.join(f'{key}={getattr(self, key)!r}' for key in keys)})"
+        return f"{type(self).__name__}({', '.join(f'{key}={getattr(self, key)!r}' for key in self.settings())})"
 
 
 def _group(kind: str) -> str:

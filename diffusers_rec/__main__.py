@@ -1,0 +1,21 @@
+"""``diffrec`` and ``python -m diffusers_rec``: the command line, or a word on how to install it."""
+
+from __future__ import annotations
+
+import sys
+
+from diffusers_rec.errors import require_extra
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        require_extra("typer", "cli")
+        from diffusers_rec.cli import run  # noqa: PLC0415 - only once what it needs is known to be there
+    except ImportError as error:
+        sys.exit(f"diffrec: {error}")
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()

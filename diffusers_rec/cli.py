@@ -1,0 +1,358 @@
+"""The command line: ``diffrec train | evaluate | recommend | info``.
+
+Results go to standard output, all else to standard error. Exit codes: 0 done, 1 the machine failed (no space, no
+permission), 2 the input was wrong, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from diffusers_rec.data import Interactions, Vocabulary, read_interactions
+from diffusers_rec.denoisers import Denoiser
+from diffusers_rec.embeddings import ItemEmbedding
+from diffusers_rec.evaluation import Report, evaluate, evaluate_popularity
+from diffusers_rec.heads import ItemHead
+from diffusers_rec.noising import NoisingStrategy
+from diffusers_rec.objectives import Objective
+from diffusers_rec.pipeline import DiffRec
+from diffusers_rec.presets import PRESETS
+from diffusers_rec.registry import Component, Config
+from diffusers_rec.samplers import Sampler
+from diffusers_rec.schedules import NoiseSchedule
+from diffusers_rec.timesteps import TimestepSampler
+from diffusers_rec.training import RECIPES, TrainingConfig, train
+from diffusers_rec.version import __version__
+
+app = typer.Typer(
+    help="Diffusion models for sequential recommendation: train, evaluate, recommend.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+say = Console(stderr=True)
+out = Console(highlight=False)
+
+FAMILIES: tuple[type[Component], ...] = (
+    NoiseSchedule, NoisingStrategy, TimestepSampler, ItemEmbedding, Denoiser, Sampler, ItemHead, Objective,
+)  # fmt: skip
+
+Format = Literal["auto", "csv", "tsv", "parquet", "movielens", "sequences"]
+Short = Literal["error", "drop", "train"]
+Preset = Literal["best", "paper"]
+DataPath = Annotated[
+    Path,
+    typer.Argument(
+        help="Interactions: .csv, .tsv, .parquet, MovieLens .dat, or .txt with one user a line (user, items)."
+    ),
+]
+FormatOption = Annotated[Format, typer.Option(help="Of the data file; auto goes by its name.")]
+UserOption = Annotated[str, typer.Option(help="Name of the user column.")]
+ItemOption = Annotated[str, typer.Option(help="Name of the item column.")]
+TimeOption = Annotated[str, typer.Option(help="Name of the time column.")]
+CoreOption = Annotated[int | None, typer.Option(help="Keep users and items with at least this many interactions.")]
+ShortOption = Annotated[
+    Short, typer.Option(help="What to do with users of fewer than 3 items; train: use them there only.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+SeedsOption = Annotated[int | None, typer.Option(help="Noise draws to average; the model's own number by default.")]
+SamplerOption = Annotated[
+    str | None, typer.Option(help="one-step, ddpm or another registered name; the model's own by default.")
+]
+
+
+@app.command("train")
+def train_command(
+    data: DataPath,
+    to: Annotated[Path, typer.Option("--out", help="Folder for the model, the log and the state to go on from.")],
+    preset: Annotated[Preset, typer.Option(help="The best found so far, or the paper's (Sec. 5.1.4).")] = "best",
+    dim: Annotated[int | None, typer.Option(help="Width.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Positions in a sequence.")] = None,
+    dropout: Annotated[float | None, typer.Option(help="Of the backbone.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="At most.")] = None,
+    batch_targets: Annotated[int | None, typer.Option(help="Targets a batch.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of Adam, its peak.")] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Change a part or one of its settings, or a training setting: --set denoiser=transformer, "
+            "--set schedule.num_timesteps=200, --set training.patience=5. May be repeated.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of weights, order and noise.")] = 0,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Train on the CPU even where there is a GPU.")] = False,
+    format: FormatOption = "auto",
+    user: UserOption = "user",
+    item: ItemOption = "item",
+    time: TimeOption = "time",
+    k_core: CoreOption = None,
+    short: ShortOption = "error",
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Train a model and keep the best by validation NDCG@10. Started again after a kill, it goes on.
+
+    Settings that are not given are the preset's.
+    """
+    sequences = _read(data, format, user, item, time, k_core).sequences()
+    split = sequences.leave_one_out(short)
+    size = _given(dim=dim, max_length=max_length, dropout=dropout)
+    model = PRESETS[preset](sequences.vocabulary, seed=seed, **size)
+    pipeline, training = _changed(model.config(), RECIPES[preset].config(), change or [])
+    if pipeline != model.config():
+        model = DiffRec.from_config(sequences.vocabulary, pipeline)
+    given = _given(epochs=epochs, batch_targets=batch_targets, learning_rate=learning_rate)
+    config = TrainingConfig(**{**training, **given, "seed": seed})
+    if not quiet:
+        say.print(f"{sequences.statistics()}\n", highlight=False)
+        say.print(f"{preset}: {_parts(model)}, {_count(model):,} parameters", highlight=False)
+    result = train(
+        model, split.train, split.validation, config,
+        directory=to, device="cpu" if cpu else None, progress=not quiet and sys.stderr.isatty(),
+        on_epoch=None if quiet else _print_epoch,
+    )  # fmt: skip
+    record = result.history[result.best_epoch - 1]
+    chosen = {
+        name.removeprefix("validation_"): value for name, value in record.items() if name.startswith("validation_")
+    }
+    if as_json:
+        _print_json(
+            {"out": str(to), "best_epoch": result.best_epoch, "epochs": len(result.history), "validation": chosen}
+        )
+        return
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in chosen.items())
+    out.print(f"Best epoch {result.best_epoch} of {len(result.history)} on validation (history masked): {scores}")
+    say.print(f"Kept in {to}. Next: diffrec evaluate {to} {data}", highlight=False)
+
+
+@app.command("evaluate")
+def evaluate_command(
+    model: Annotated[Path, typer.Argument(help="Folder of a trained model.")],
+    data: DataPath,
+    split: Annotated[Literal["test", "validation"], typer.Option(help="Which held-out item.")] = "test",
+    seeds: SeedsOption = None,
+    sampler: SamplerOption = None,
+    format: FormatOption = "auto",
+    user: UserOption = "user",
+    item: ItemOption = "item",
+    time: TimeOption = "time",
+    k_core: CoreOption = None,
+    short: ShortOption = "error",
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Rank every item for every user's held-out item: HR and NDCG, history masked and not."""
+    trained = DiffRec.from_pretrained(model)
+    parts = _read(data, format, user, item, time, k_core).sequences().leave_one_out(short)
+    holdout = parts.test if split == "test" else parts.validation
+    report = evaluate(
+        trained, holdout, seeds=seeds, sampler=Sampler.build(sampler) if sampler else None,
+        progress=not quiet and sys.stderr.isatty(),
+    )  # fmt: skip
+    # Popularity may know all that the model may: everything before the held-out item.
+    popularity = evaluate_popularity(holdout.histories, holdout)
+    if as_json:
+        _print_json({"split": split, "model": asdict(report), "popularity": asdict(popularity)})
+    else:
+        out.print(_report_table({"model": report, "popularity": popularity}, split))
+
+
+@app.command("recommend")
+def recommend_command(
+    model: Annotated[Path, typer.Argument(help="Folder of a trained model.")],
+    history: Annotated[list[str], typer.Option(help="Item ids, oldest first, separated by commas. May be repeated.")],
+    k: Annotated[int, typer.Option("-k", "--k", help="How many items.")] = 10,
+    include_seen: Annotated[bool, typer.Option(help="Recommend items of the history, too.")] = False,
+    candidates: Annotated[str | None, typer.Option(help="Only these item ids, separated by commas.")] = None,
+    seeds: SeedsOption = None,
+    sampler: SamplerOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Recommend what comes after a history, with each item's probability and its spread over the noise draws."""
+    trained = DiffRec.from_pretrained(model)
+    histories = [_ids(text, trained.vocabulary) for text in history]
+    found = trained.recommend(
+        histories, k,
+        exclude_seen=not include_seen,
+        candidates=_ids(candidates, trained.vocabulary) if candidates else None,
+        seeds=seeds,
+        sampler=Sampler.build(sampler) if sampler else None,
+    )  # fmt: skip
+    if as_json:
+        rows = [
+            [dict(zip(("item", "score", "spread"), row, strict=True)) for row in found[i]] for i in range(len(found))
+        ]
+        _print_json([{"history": h, "recommendations": r} for h, r in zip(histories, rows, strict=True)])
+        return
+    for number, text in enumerate(history):
+        table = Table("rank", "item", "probability", "spread over seeds", title=f"after {text}", title_justify="left")
+        for rank, (name, score, spread) in enumerate(found[number], start=1):
+            table.add_row(str(rank), str(name), f"{score:.4f}", f"{spread:.4f}")
+        out.print(table)
+
+
+@app.command("info")
+def info_command(
+    path: Annotated[
+        Path | None, typer.Argument(help="A trained model's folder, or a data file; neither: the components.")
+    ] = None,
+    format: FormatOption = "auto",
+    user: UserOption = "user",
+    item: ItemOption = "item",
+    time: TimeOption = "time",
+    k_core: CoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What a model is, what a data set holds (the paper's Table 1), or which components there are."""
+    if path is None:
+        listing = {family.kind: family.names() for family in FAMILIES}
+        if as_json:
+            _print_json({"version": __version__, "components": listing})
+        else:
+            out.print(f"diffusers_rec {__version__}")
+            for kind, names in listing.items():
+                out.print(f"  {kind:<10} {', '.join(names)}")
+    elif path.is_dir():
+        trained = DiffRec.from_pretrained(path)
+        facts = {"items": len(trained.vocabulary), "parameters": _count(trained), **trained.config()}
+        if as_json:
+            _print_json(facts)
+        else:
+            for name, value in facts.items():
+                out.print(f"{name:<11} {_told(value)}", soft_wrap=True)
+    else:
+        statistics = _read(path, format, user, item, time, k_core).statistics()
+        if as_json:
+            _print_json(asdict(statistics))
+        else:
+            out.print(str(statistics))
+
+
+def run() -> int:
+    """Run the command line and return its exit code."""
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as error:
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        say.print("Interrupted. A training run goes on when the same command is started again.", highlight=False)
+        return 130
+    except (ValueError, TypeError, FileNotFoundError, ImportError) as error:
+        return _fail(error, 2)
+    except OSError as error:
+        return _fail(error, 1)
+    except Exception as error:
+        show = getattr(error, "show", None)  # a wrong option or argument, told by the parser
+        if show is None:
+            raise
+        show()
+        return 2
+    return 0
+
+
+def _fail(error: Exception, code: int) -> int:
+    if os.environ.get("DIFFREC_TRACEBACK"):
+        say.print_exception()
+    say.print(f"diffrec: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+    return code
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _read(path: Path, format: Format, user: str, item: str, time: str, k_core: int | None) -> Interactions:
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {path}.")
+    interactions = read_interactions(path, format=format, user=user, item=item, time=time)
+    return interactions if k_core is None else interactions.k_core(k_core)
+
+
+def _ids(text: str, vocabulary: Vocabulary) -> list[int | str]:
+    """Ids as the vocabulary has them: as they stand, else as whole numbers."""
+    ids: list[int | str] = []
+    for token in (part.strip() for part in text.split(",")):
+        number = int(token) if token.lstrip("-").isdigit() else None
+        ids.append(number if number is not None and token not in vocabulary and number in vocabulary else token)
+    return ids
+
+
+def _changed(pipeline: Config, training: Config, changes: list[str]) -> tuple[Config, Config]:
+    """Apply ``part=name``, ``part.setting=value`` and ``training.setting=value``."""
+    families = {family.kind: family for family in FAMILIES}
+    for change in changes:
+        key, equals, text = change.partition("=")
+        part, dot, setting = key.strip().partition(".")
+        if not equals or part not in {*pipeline, "training"} or bool(dot) == (part in {"seeds", "seed"}):
+            known = ", ".join([*families, "training"])
+            raise ValueError(f"--set takes PART=NAME or PART.SETTING=VALUE with PART one of {known}, got {change!r}.")
+        if part == "training":
+            if setting not in training:
+                raise ValueError(f"Unknown training setting {setting!r}. Known: {', '.join(TrainingConfig.names())}.")
+            training = {**training, setting: _value(text)}
+        elif not dot and part in families:
+            settings = families[part].named(text).settings()
+            kept = {name: value for name, value in pipeline[part].items() if name in settings}
+            pipeline = {**pipeline, part: {"name": text, **kept}}
+        else:
+            pipeline = {**pipeline, part: {**pipeline[part], setting: _value(text)} if dot else _value(text)}
+    return pipeline, training
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _parts(model: DiffRec) -> str:
+    parts = (model.schedule, model.noising, model.timesteps, model.denoiser, model.head, model.sampler)
+    return " + ".join(str(part.registered_name) for part in parts)
+
+
+def _count(model: DiffRec) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _told(value: Any) -> str:
+    if not isinstance(value, dict):
+        return f"{value:,}" if isinstance(value, int) else str(value)
+    settings = ", ".join(f"{name}={setting}" for name, setting in value.items() if name != "name")
+    return f"{value['name']}({settings})"
+
+
+def _print_epoch(record: dict[str, float]) -> None:
+    terms = "  ".join(f"{name} {record[name]:.4f}" for name in ("reconstruction", "recommendation") if name in record)
+    scores = "".join(f"  {name} {record[f'validation_{name}']:.4f}" for name in ("hr@10", "ndcg@10")
+                     if f"validation_{name}" in record)  # fmt: skip
+    say.print(
+        f"epoch {record['epoch']:>3}  {terms}{scores}  {record['targets_per_second']:,.0f} targets/s", highlight=False
+    )
+
+
+def _report_table(reports: dict[str, Report], split: str) -> Table:
+    users = next(iter(reports.values())).num_users
+    table = Table(title=f"{split}, {users:,} users, every item ranked", title_justify="left")
+    for heading in ("", "history", *next(iter(reports.values())).masked):
+        table.add_column(heading, justify="left" if heading in ("", "history") else "right")
+    for name, report in reports.items():
+        for history, metrics in (("masked", report.masked), ("unmasked", report.unmasked)):
+            table.add_row(name, history, *(f"{value:.4f}" for value in metrics.values()))
+    return table
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False))
