@@ -29,6 +29,7 @@ FORMAT = "diffusers_rec"
 FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
 _OWN_FILE = re.compile(r"model-[0-9a-f]{12}\.safetensors|items-[0-9a-f]{12}\.json")
+_TEMPORARY = re.compile(r"\.(.+\.safetensors|items-.+\.json|config\.json|log\.jsonl)\.[a-z0-9_]{8}")
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,13 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise
 
 
+def remove_temporaries(folder: Path) -> None:
+    """Remove what a process killed within :func:`write_atomically` has left in a folder that nobody else writes."""
+    for path in folder.iterdir():
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
 def _write_all(folder: Path, files: Mapping[str, bytes]) -> None:
     made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     kept = {name for name in files if (folder / name).exists()}
@@ -159,6 +167,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"{path} has format version {version}; this library ({__version__}) reads up to {FORMAT_VERSION}. "
             f"Update diffusers-rec; the file was written by version {content.get('library_version')}."
         )
+    missing = [key for key in ("weights", "items", "pipeline", "library_version") if key not in content]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}: it is damaged or was not written by this library.")
     stated = content.pop("sha256", None)
     if stated != _digest(_canonical(content)):
         raise ValueError(

@@ -40,8 +40,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-say = Console(stderr=True)
-out = Console(highlight=False)
+say = Console(stderr=True, highlight=False, markup=False, emoji=False)
+out = Console(highlight=False, markup=False, emoji=False)
 
 FAMILIES: tuple[type[Component], ...] = (
     NoiseSchedule, NoisingStrategy, TimestepSampler, ItemEmbedding, Denoiser, Sampler, ItemHead, Objective,
@@ -110,14 +110,14 @@ def train_command(
     split = sequences.leave_one_out(short)
     size = _given(dim=dim, max_length=max_length, dropout=dropout)
     model = PRESETS[preset](sequences.vocabulary, seed=seed, **size)
-    pipeline, training = _changed(model.config(), RECIPES[preset].config(), change or [])
+    pipeline, training = _changed(model.config(), {**RECIPES[preset].config(), "seed": seed}, change or [])
     if pipeline != model.config():
         model = DiffRec.from_config(sequences.vocabulary, pipeline)
     given = _given(epochs=epochs, batch_targets=batch_targets, learning_rate=learning_rate)
-    config = TrainingConfig(**{**training, **given, "seed": seed})
+    config = TrainingConfig(**{**training, **given})
     if not quiet:
-        say.print(f"{sequences.statistics()}\n", highlight=False)
-        say.print(f"{preset}: {_parts(model)}, {_count(model):,} parameters", highlight=False)
+        say.print(f"{sequences.statistics()}\n")
+        say.print(f"{preset}: {_parts(model)}, {_count(model):,} parameters")
     result = train(
         model, split.train, split.validation, config,
         directory=to, device="cpu" if cpu else None, progress=not quiet and sys.stderr.isatty(),
@@ -134,7 +134,7 @@ def train_command(
         return
     scores = ", ".join(f"{name} {value:.4f}" for name, value in chosen.items())
     out.print(f"Best epoch {result.best_epoch} of {len(result.history)} on validation (history masked): {scores}")
-    say.print(f"Kept in {to}. Next: diffrec evaluate {to} {data}", highlight=False)
+    say.print(f"Kept in {to}. Next: diffrec evaluate {to} {data}")
 
 
 @app.command("evaluate")
@@ -186,7 +186,7 @@ def recommend_command(
     found = trained.recommend(
         histories, k,
         exclude_seen=not include_seen,
-        candidates=_ids(candidates, trained.vocabulary) if candidates else None,
+        candidates=None if candidates is None else _ids(candidates, trained.vocabulary),
         seeds=seeds,
         sampler=Sampler.build(sampler) if sampler else None,
     )  # fmt: skip
@@ -247,7 +247,7 @@ def run() -> int:
     except typer.Exit as error:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        say.print("Interrupted. A training run goes on when the same command is started again.", highlight=False)
+        say.print("Interrupted. A training run goes on when the same command is started again.")
         return 130
     except (ValueError, TypeError, FileNotFoundError, ImportError) as error:
         return _fail(error, 2)
@@ -265,7 +265,7 @@ def run() -> int:
 def _fail(error: Exception, code: int) -> int:
     if os.environ.get("DIFFREC_TRACEBACK"):
         say.print_exception()
-    say.print(f"diffrec: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+    say.print(f"diffrec: {error}", style="red", soft_wrap=True)
     return code
 
 
@@ -284,7 +284,7 @@ def _ids(text: str, vocabulary: Vocabulary) -> list[int | str]:
     """Ids as the vocabulary has them: as they stand, else as whole numbers."""
     ids: list[int | str] = []
     for token in (part.strip() for part in text.split(",")):
-        number = int(token) if token.lstrip("-").isdigit() else None
+        number = int(token) if token.removeprefix("-").isdecimal() else None
         ids.append(number if number is not None and token not in vocabulary and number in vocabulary else token)
     return ids
 
@@ -295,7 +295,8 @@ def _changed(pipeline: Config, training: Config, changes: list[str]) -> tuple[Co
     for change in changes:
         key, equals, text = change.partition("=")
         part, dot, setting = key.strip().partition(".")
-        if not equals or part not in {*pipeline, "training"} or bool(dot) == (part in {"seeds", "seed"}):
+        wanted = {"training": True, "seeds": False, "seed": False}.get(part, bool(dot))  # a dot or none
+        if not equals or part not in {*pipeline, "training"} or bool(dot) != wanted:
             known = ", ".join([*families, "training"])
             raise ValueError(f"--set takes PART=NAME or PART.SETTING=VALUE with PART one of {known}, got {change!r}.")
         if part == "training":
@@ -308,6 +309,8 @@ def _changed(pipeline: Config, training: Config, changes: list[str]) -> tuple[Co
             pipeline = {**pipeline, part: {"name": text, **kept}}
         else:
             pipeline = {**pipeline, part: {**pipeline[part], setting: _value(text)} if dot else _value(text)}
+            if (part, setting) == ("schedule", "num_timesteps") and setting in pipeline["timesteps"]:
+                pipeline = {**pipeline, "timesteps": {**pipeline["timesteps"], setting: _value(text)}}
     return pipeline, training
 
 
@@ -338,9 +341,7 @@ def _print_epoch(record: dict[str, float]) -> None:
     terms = "  ".join(f"{name} {record[name]:.4f}" for name in ("reconstruction", "recommendation") if name in record)
     scores = "".join(f"  {name} {record[f'validation_{name}']:.4f}" for name in ("hr@10", "ndcg@10")
                      if f"validation_{name}" in record)  # fmt: skip
-    say.print(
-        f"epoch {record['epoch']:>3}  {terms}{scores}  {record['targets_per_second']:,.0f} targets/s", highlight=False
-    )
+    say.print(f"epoch {record['epoch']:>3}  {terms}{scores}  {record['targets_per_second']:,.0f} targets/s")
 
 
 def _report_table(reports: dict[str, Report], split: str) -> Table:

@@ -161,6 +161,8 @@ class DiffRec(nn.Module):
         return loss
 
     def _loss(self, batch: Batch, generator: Generator) -> Loss:
+        if not batch.num_targets:
+            raise ValueError("The batch holds no target: all its positions are -1.")
         length = batch.items.shape[1]
         if length > self.max_length:
             raise ValueError(f"The batch holds {length} positions, but the denoiser takes {self.max_length} at most.")

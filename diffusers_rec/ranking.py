@@ -61,7 +61,8 @@ def score_chunks(head: ItemHead, latents: Tensor, chunk_scores: int = CHUNK_SCOR
     chunks = [slice(start, min(start + size, len(keys))) for start in range(0, len(keys), size)]
 
     def logits(chunk: slice) -> Tensor:
-        scores = queries @ keys[chunk].T
+        with torch.autocast(latents.device.type, enabled=False):
+            scores = queries @ keys[chunk].T
         return scores if bias is None else scores + bias[chunk]
 
     if len(chunks) == 1:

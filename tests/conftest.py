@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
+torch.set_num_threads(1)  # the tests' tensors are small: threads would cost more than they bring
 settings.register_profile("diffusers_rec", deadline=None, derandomize=True)
 settings.load_profile("diffusers_rec")
 

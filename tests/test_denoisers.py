@@ -19,7 +19,7 @@ VARIANTS = {
 }
 SPECS = [{"name": name, **extra} for name in Denoiser.names() for extra in [{}, *VARIANTS.get(name, [])]]
 
-few = settings(max_examples=40)
+few = settings(max_examples=30)
 
 
 def made(spec, seed=0, dtype=torch.float64):

@@ -40,7 +40,9 @@ def test_a_float_passes_exactly_when_it_lies_within_all_bounds(value, above, min
     if value > above and minimum <= value <= maximum:
         assert check_float("rate", value, **bounds) == value
     else:
-        with pytest.raises(ValueError, match=r"rate must be a finite number above .* and at least .* and at most .*, got"):
+        with pytest.raises(
+            ValueError, match=r"rate must be a finite number above .* and at least .* and at most .*, got"
+        ):
             check_float("rate", value, **bounds)
 
 

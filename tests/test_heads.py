@@ -17,7 +17,9 @@ ITEMS, WIDTH = 7, 8
 def made(name, seed=0, scale="learned"):
     """A head as if trained, and the embedding that it may share."""
     embedding = learned(ItemEmbedding(ITEMS, WIDTH, scale=scale, seed=seed), seed)
-    return learned(built(ItemHead, name, num_items=ITEMS, dim=WIDTH, embedding=embedding, seed=seed), seed + 1), embedding
+    return learned(
+        built(ItemHead, name, num_items=ITEMS, dim=WIDTH, embedding=embedding, seed=seed), seed + 1
+    ), embedding
 
 
 heads = st.builds(made, st.sampled_from(ItemHead.names()), seeds, st.sampled_from(["learned", "unit"]))
@@ -137,7 +139,7 @@ def test_the_same_seed_gives_the_same_bits_and_leaves_the_global_state(name):
 def test_the_initial_weight_is_small_enough_for_even_odds():
     x = latents(200)
     loss = LinearHead(ITEMS, WIDTH).loss(x, torch.arange(200) % ITEMS).mean()
-    assert float(loss) == pytest.approx(math.log(ITEMS), abs=0.3)
+    assert loss.item() == pytest.approx(math.log(ITEMS), abs=0.3)
 
 
 @pytest.mark.parametrize("temperature", [0, -1, math.nan])

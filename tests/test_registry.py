@@ -71,7 +71,9 @@ def test_a_component_is_built_already(family, name):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_unknown_names_are_refused_with_those_known_and_the_nearest(family):
     name = family.names()[0]
-    with pytest.raises(ValueError, match=f"Unknown {family.kind} name.*Known: .*{name}.*Did you mean '{name}'") as error:
+    with pytest.raises(
+        ValueError, match=f"Unknown {family.kind} name.*Known: .*{name}.*Did you mean '{name}'"
+    ) as error:
         built(family, name + "s")
     assert all(known in str(error.value) for known in family.names())
     with pytest.raises(ValueError, match=f"Unknown {family.kind} name: 3"):
@@ -85,7 +87,7 @@ def test_unknown_keys_are_refused(family, name):
 
 
 def test_a_mistyped_key_is_answered_by_the_nearest():
-    with pytest.raises(ValueError, match="'num_timestep'.*Did you mean 'num_timesteps'"):
+    with pytest.raises(ValueError, match=r"'num_timestep'.*Did you mean 'num_timesteps'"):
         NoiseSchedule.build({"name": "sqrt", "num_timestep": 10})
 
 

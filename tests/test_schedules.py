@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import DTYPES, gaussian, schedules, seeded
 
@@ -141,6 +141,7 @@ def test_log_snr_shift_shifts_the_log_snr_by_exactly_that(name, num_timesteps, s
     torch.testing.assert_close(shifted, plain + shift, rtol=0, atol=1e-9)
 
 
+@settings(max_examples=40)
 @given(schedule=schedules(num_timesteps=st.integers(1, 1000)))
 def test_finite_in_every_dtype(schedule):
     n = every_step(schedule)
@@ -152,6 +153,7 @@ def test_finite_in_every_dtype(schedule):
             assert torch.isfinite(answer).all()
 
 
+@settings(max_examples=10)
 @given(schedule=schedules())
 def test_device_follows_the_latents(schedule):
     x0 = torch.empty(2, 3, 4, device="meta")
@@ -162,6 +164,7 @@ def test_device_follows_the_latents(schedule):
     assert variance.shape == (2, 3, 1)
 
 
+@settings(max_examples=30)
 @given(schedule=schedules(), data=st.data())
 def test_timesteps_lead_the_axes_of_the_latents(schedule, data):
     shape = (2, 3, 2, 4)

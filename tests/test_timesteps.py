@@ -121,8 +121,8 @@ def test_importance_follows_the_last_losses_of_each_step(num_timesteps, history,
     """Against a plain loop; one batch may hold a step many times."""
     sampler = ImportanceTimestepSampler(num_timesteps, history=history, uniform_share=uniform_share)
     seen = [deque(maxlen=history) for _ in range(num_timesteps)]
-    for batch in batches:
-        batch = [((n - 1) % num_timesteps + 1, loss) for n, loss in batch]
+    for drawn in batches:
+        batch = [((n - 1) % num_timesteps + 1, loss) for n, loss in drawn]
         for n, loss in batch:
             seen[n - 1].append(loss)
         steps = torch.tensor([n for n, _ in batch], dtype=torch.int64).view(shape if batch else -1)
@@ -193,7 +193,10 @@ def test_losses_are_taken_without_their_graph():
         (lambda s: s.update(torch.tensor([4]), torch.tensor([1.0])), r"must lie in 1\.\.3"),
         (lambda s: s.update(torch.tensor([1]), torch.tensor([math.nan])), "not finite"),
         (lambda s: s.load_state_dict({}), r"needs losses \(3, 2\), got nothing"),
-        (lambda s: s.load_state_dict(ImportanceTimestepSampler(4).state_dict()), r"needs losses \(3, 2\), got \(4, 10\)"),
+        (
+            lambda s: s.load_state_dict(ImportanceTimestepSampler(4).state_dict()),
+            r"needs losses \(3, 2\), got \(4, 10\)",
+        ),
     ],
 )
 def test_what_importance_refuses_leaves_it_unchanged(call, message):

@@ -47,12 +47,12 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_targets", "validate_every", "validation_seeds"):
-            check_int(name, getattr(self, name), minimum=1)
+            object.__setattr__(self, name, check_int(name, getattr(self, name), minimum=1))
         for name in ("patience", "seed"):
-            check_int(name, getattr(self, name), minimum=0)
+            object.__setattr__(self, name, check_int(name, getattr(self, name), minimum=0))
         for name in ("warmup_epochs", "weight_decay", "clip_norm"):
-            check_float(name, getattr(self, name), minimum=0)
-        check_float("learning_rate", self.learning_rate, above=0)
+            object.__setattr__(self, name, check_float(name, getattr(self, name), minimum=0))
+        object.__setattr__(self, "learning_rate", check_float("learning_rate", self.learning_rate, above=0))
         check_choice("decay", self.decay, ("constant", "cosine"))
         check_choice("precision", self.precision, ("fp32", "bf16"))
         check_choice("examples", self.examples, ("every-prefix", "last-target", "all-positions"))

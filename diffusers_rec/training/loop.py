@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,10 +22,10 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from diffusers_rec.checkpoint import read_checkpoint
+from diffusers_rec.checkpoint import read_checkpoint, remove_temporaries, write_atomically
 from diffusers_rec.data.batching import Batch, TrainingBatches
 from diffusers_rec.data.sequences import Holdout, Sequences
-from diffusers_rec.errors import require_extra
+from diffusers_rec.errors import check_choice, require_extra
 from diffusers_rec.evaluation.full_ranking import evaluate
 from diffusers_rec.pipeline import DiffRec, Loss
 from diffusers_rec.progress import progress_bar
@@ -76,14 +77,15 @@ def train(
     Raises:
         ImportError: accelerate is missing (extra ``train``).
         ValueError: the data has other items than the model, the directory holds another run, or training diverged.
+        OSError: the directory cannot be written; told before training.
     """
     config = config or TrainingConfig()
+    check_choice("device", device, (None, "cpu"))
     accelerate = require_extra("accelerate", "train")
-    if sequences.vocabulary != model.vocabulary:
-        raise ValueError("The model and the training sequences have different items. Build the model on theirs.")
-    accelerator = accelerate.Accelerator(
-        mixed_precision="bf16" if config.precision == "bf16" else "no", cpu=device == "cpu"
-    )
+    for name, data in (("training", sequences), ("validation", validation.histories)):
+        if data.vocabulary != model.vocabulary:
+            raise ValueError(f"The model and the {name} sequences have different items. Build the model on theirs.")
+    accelerator = accelerate.Accelerator(mixed_precision="no", cpu=device == "cpu")
     run = _Run(model, sequences, validation, config, accelerator, None if directory is None else Path(directory))
     while not run.finished:
         record = run.epoch(progress)
@@ -119,10 +121,14 @@ class _Run:
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         self.state = Progress()
-        self.name = fingerprint(model.config(), config.config(), sequences)
+        self.name = fingerprint(model.config(), config.config(), sequences, validation)
         model.to(accelerator.device)
         if directory is not None:
             directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=directory):  # now rather than after an epoch
+                pass
+            if accelerator.is_main_process:
+                remove_temporaries(directory)
             if (directory / STATE_FILE).exists():
                 self.state = load_state(directory / STATE_FILE, self.name, model, optimizer)
         self.best = copy.deepcopy(model.state_dict()) if directory is None else None
@@ -163,17 +169,23 @@ class _Run:
             for name, value in loss.items():
                 sums[name] = sums.get(name, 0.0) + value * batch.num_targets
             targets += batch.num_targets
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters()):
+            raise self._diverged("not all weights are finite after the last step")  # no later loss would tell
+        if self.accelerator.num_processes > 1:
+            mine = torch.tensor([targets, *sums.values()], dtype=torch.float64, device=self.accelerator.device)
+            targets, *of_all = self.accelerator.reduce(mine).tolist()
+            sums = dict(zip(sums, of_all, strict=True))
         return {name: value / targets for name, value in sums.items()}
 
     def _step(self, batch: Batch, generator: Generator, rate: float) -> dict[str, float]:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss: Loss = self.wrapped(batch.to(self.accelerator.device, non_blocking=True), generator)
+        device = self.accelerator.device
+        # Not accelerate's own bf16, which is fixed for the whole process by the first run in it.
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            loss: Loss = self.wrapped(batch.to(device, non_blocking=True), generator)
         if not torch.isfinite(loss.total):
-            raise ValueError(
-                f"Training diverged: the loss is {float(loss.total)} in epoch {self.state.epoch + 1}. "
-                "Lower the learning rate, or set clip_norm."
-            )
+            raise self._diverged(f"the loss is {float(loss.total.detach())}")
         self.accelerator.backward(loss.total)
         if self.config.clip_norm:
             self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.config.clip_norm)
@@ -181,6 +193,11 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         self.model.timesteps.update(*self._gathered(loss.timesteps, loss.per_latent))
         return {name: float(value) for name, value in loss.named.items()}
+
+    def _diverged(self, sign: str) -> ValueError:
+        return ValueError(
+            f"Training diverged: {sign} in epoch {self.state.epoch + 1}. Lower the learning rate, or set clip_norm."
+        )
 
     def _gathered(self, timesteps: Tensor, losses: Tensor) -> tuple[Tensor, Tensor]:
         """Of all processes, so that their timestep samplers stay alike."""
@@ -227,13 +244,12 @@ class _Run:
         if self.directory is None or not self.accelerator.is_main_process:
             return
         lines = "".join(json.dumps(record) + "\n" for record in self.state.history)
-        (self.directory / LOG_FILE).write_text(lines)
+        write_atomically(self.directory / LOG_FILE, lines.encode())
         save_state(self.directory / STATE_FILE, self.name, self.state, self.model, self.optimizer.optimizer)
 
     def restore_best(self) -> None:
-        """Give the model its best weights, and take accelerate's wrapping off."""
+        """Give the model its best weights."""
         self.accelerator.wait_for_everyone()
-        self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
         best = self.best or read_checkpoint(cast(Path, self.directory)).weights
         self.model.load_state_dict(best)
         self.model.eval()

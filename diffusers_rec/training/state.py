@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from diffusers_rec.checkpoint import write_atomically
-from diffusers_rec.data.sequences import Sequences
+from diffusers_rec.data.sequences import Holdout, Sequences
 from diffusers_rec.pipeline import DiffRec
 
 STATE_FILE = "training-state.safetensors"
@@ -59,10 +59,9 @@ def save_state(path: Path, run: str, progress: Progress, model: DiffRec, optimiz
             for name, tensor in moments.items()
         },
     }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"run": run, "progress": json.dumps(asdict(progress))}
-    write_atomically(
-        path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
-    )
+    write_atomically(path, save(tensors, {**metadata, "sha256": _digest(metadata, tensors)}))
 
 
 def load_state(path: Path, run: str, model: DiffRec, optimizer: torch.optim.Optimizer) -> Progress:
@@ -77,7 +76,9 @@ def load_state(path: Path, run: str, model: DiffRec, optimizer: torch.optim.Opti
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}). Delete it to train from the start.") from error
-    if metadata.get("run") != run:
+    if metadata.pop("sha256", None) != _digest(metadata, tensors):
+        raise ValueError(f"{path} is damaged (it does not match its sha256). Delete it to train from the start.")
+    if metadata["run"] != run:
         raise ValueError(
             f"{path.parent} holds a run with other settings or other data. "
             "Choose another folder, or delete this one to train anew."
@@ -92,12 +93,25 @@ def load_state(path: Path, run: str, model: DiffRec, optimizer: torch.optim.Opti
     return Progress(**json.loads(metadata["progress"]))
 
 
-def fingerprint(model_config: Mapping[str, Any], training_config: Mapping[str, Any], data: Sequences) -> str:
+def fingerprint(
+    model_config: Mapping[str, Any], training_config: Mapping[str, Any], data: Sequences, validation: Holdout
+) -> str:
     """A digest of what is trained, how, and on what: runs with one fingerprint go the same way, bit for bit."""
     settings = json.dumps([model_config, training_config], sort_keys=True)
     digest = hashlib.sha256(settings.encode())
-    digest.update(data.items.tobytes())
-    digest.update(data.offsets.tobytes())
+    digest.update(repr(data.vocabulary.ids).encode())
+    for part in (data, validation.histories):
+        digest.update(part.items.tobytes())
+        digest.update(part.offsets.tobytes())
+    digest.update(validation.targets.tobytes())
+    return digest.hexdigest()
+
+
+def _digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} {tuple(tensors[name].shape)}".encode())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import built, gaussian, learned, seeds
+
+from diffusers_rec.embeddings import ItemEmbedding
+from diffusers_rec.heads import ItemHead
+from diffusers_rec.ranking import count_ranks, mean_over_draws, score_chunks, target_ranks, top_k
+
+WIDTH = 4
+
+
+@st.composite
+def rankings(draw):
+    """A head, latents of B users and S draws, and any chunk size; float64, so that nothing ties."""
+    num_items, users, draws = draw(st.integers(1, 12)), draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    seed = draw(seeds)
+    embedding = learned(ItemEmbedding(num_items, WIDTH, seed=seed)).double()
+    name = draw(st.sampled_from(ItemHead.names()))
+    head = learned(built(ItemHead, name, num_items=num_items, dim=WIDTH, embedding=embedding).double(), seed)
+    return head, gaussian(users, draws, WIDTH, seed=seed), draw(st.integers(1, 150))
+
+
+def item_lists(users, num_items):
+    """Some items of each user, padded with -1."""
+    return st.lists(
+        st.lists(st.integers(-1, num_items - 1), min_size=3, max_size=3), min_size=users, max_size=users
+    ).map(torch.tensor)
+
+
+@given(ranking=rankings())
+def test_chunks_tile_the_items_and_hold_no_more_than_asked(ranking):
+    head, latents, chunk_scores = ranking
+    users, draws, _ = latents.shape
+    start, total = 0, 0.0
+    for chunk, scores in score_chunks(head, latents, chunk_scores):
+        assert chunk.start == start
+        assert scores.shape == (users, draws, chunk.stop - start)
+        assert scores.numel() <= max(chunk_scores, users * draws)
+        start, total = chunk.stop, total + scores.exp().sum(-1)
+    assert start == len(head.keys())
+    torch.testing.assert_close(total, torch.ones_like(total))
+
+
+@given(ranking=rankings())
+def test_scores_are_the_softmax_averaged_over_draws(ranking):
+    head, latents, chunk_scores = ranking
+    chunks = [mean_over_draws(scores) for _, scores in score_chunks(head, latents, chunk_scores)]
+    expected = head.logits(latents).softmax(-1).mean(1)
+    torch.testing.assert_close(torch.cat(chunks, dim=1).exp(), expected, rtol=1e-9, atol=1e-12)
+
+
+@given(ranking=rankings(), data=st.data())
+def test_top_k_is_the_dense_ranking(ranking, data):
+    head, latents, chunk_scores = ranking
+    num_items = len(head.keys())
+    k = data.draw(st.integers(1, num_items))
+    excluded = data.draw(st.none() | item_lists(len(latents), num_items))
+    candidates = data.draw(st.none() | st.lists(st.integers(0, num_items - 1), min_size=1))
+    found = top_k(head, latents, k, excluded=excluded, chunk_scores=chunk_scores,
+                  candidates=None if candidates is None else torch.tensor(candidates))  # fmt: skip
+    probabilities = head.logits(latents).softmax(-1)
+    assert found.items.shape == found.scores.shape == found.spread.shape == (len(latents), k)
+    for row, draws in enumerate(probabilities):
+        barred = set() if excluded is None else set(excluded[row].tolist())
+        allowed = [v for v in (range(num_items) if candidates is None else sorted(set(candidates))) if v not in barred]
+        mean, spread = draws.mean(0), draws.std(0, correction=0)
+        best = sorted(allowed, key=lambda v: -mean[v].item())[:k]
+        rest = k - len(best)
+        assert found.items[row].tolist() == best + [-1] * rest
+        assert found.scores[row].tolist() == pytest.approx([*mean[best].tolist(), *[0] * rest], rel=1e-8, abs=1e-12)
+        assert found.spread[row].tolist() == pytest.approx([*spread[best].tolist(), *[0] * rest], rel=1e-6, abs=1e-9)
+
+
+@given(ranking=rankings(), data=st.data())
+def test_target_ranks_are_places_in_the_dense_ranking(ranking, data):
+    head, latents, chunk_scores = ranking
+    num_items = len(head.keys())
+    targets = data.draw(st.lists(st.integers(0, num_items - 1), min_size=len(latents), max_size=len(latents)))
+    excluded = data.draw(item_lists(len(latents), num_items))
+    ranks, masked = target_ranks(head, latents, torch.tensor(targets), excluded=excluded, chunk_scores=chunk_scores)
+    for row, mean in enumerate(head.logits(latents).softmax(-1).mean(1)):
+        barred = set(excluded[row].tolist())
+        order = mean.argsort(descending=True).tolist()
+        assert ranks[row] == order.index(targets[row]) + 1
+        left = [v for v in order if v not in barred]
+        assert masked[row] == (num_items if targets[row] in barred else left.index(targets[row]) + 1)
+
+
+@given(ranking=rankings(), data=st.data())
+def test_a_target_of_rank_r_is_the_rth_of_the_top(ranking, data):
+    head, latents, chunk_scores = ranking
+    num_items = len(head.keys())
+    target = data.draw(st.integers(0, num_items - 1))
+    none = torch.full((len(latents), 1), -1)
+    ranks, _ = target_ranks(head, latents, torch.full((len(latents),), target), excluded=none)
+    items = top_k(head, latents, num_items, chunk_scores=chunk_scores).items
+    assert (items.gather(1, ranks[:, None] - 1) == target).all()
+
+
+@given(data=st.data())
+def test_ties_and_scores_that_are_no_numbers_count_against_the_target(data):
+    """Against a plain loop, on scores that tie, in chunks of any size."""
+    users, num_items = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 8))
+    value = st.sampled_from([-math.inf, -1.0, 0.0, 0.5, math.nan])
+    scores = data.draw(
+        st.lists(st.lists(value, min_size=num_items, max_size=num_items), min_size=users, max_size=users)
+    )
+    targets = data.draw(st.lists(st.integers(0, num_items - 1), min_size=users, max_size=users))
+    excluded = data.draw(item_lists(users, num_items))
+    dense, size = torch.tensor(scores), data.draw(st.integers(1, num_items))
+    chunks = [
+        (slice(start, min(start + size, num_items)), dense[:, start : start + size])
+        for start in range(0, num_items, size)
+    ]
+    ranks, masked = count_ranks(lambda: chunks, torch.tensor(targets), excluded, num_items)
+    for row, target in enumerate(targets):
+        own, barred = scores[row][target], set(excluded[row].tolist())
+        others = [v for v in range(num_items) if v != target and not scores[row][v] < own]
+        assert ranks[row] == 1 + len(others)
+        assert masked[row] == (num_items if target in barred else 1 + len(set(others) - barred))
+
+
+def test_equal_scores_put_the_target_last():
+    head = built(ItemHead, "linear", num_items=5, dim=WIDTH)
+    ranks, masked = target_ranks(
+        head, torch.zeros(2, 1, WIDTH), torch.tensor([0, 3]), excluded=torch.tensor([[1, 2], [-1, -1]])
+    )
+    assert ranks.tolist() == [5, 5]
+    assert masked.tolist() == [3, 5]
+
+
+@given(ranking=rankings(), order=st.permutations(range(12)))
+def test_permuting_item_ids_permutes_the_items_and_nothing_else(ranking, order):
+    head, latents, chunk_scores = ranking
+    num_items = len(head.keys())
+    order = torch.tensor([v for v in order if v < num_items])
+    before = top_k(head, latents, num_items, chunk_scores=chunk_scores)
+    tables = [*head.parameters(), *(head.embedding.parameters() if "embedding" in head.context else [])]
+    with torch.no_grad():
+        for parameter in tables:
+            parameter.copy_(parameter[order])
+    after = top_k(head, latents, num_items, chunk_scores=chunk_scores)
+    assert torch.equal(order[after.items], before.items)
+    torch.testing.assert_close(after.scores, before.scores)
+
+
+@given(ranking=rankings())
+def test_a_user_is_ranked_the_same_alone(ranking):
+    head, latents, chunk_scores = ranking
+    whole = top_k(head, latents, 1, chunk_scores=chunk_scores)
+    for row in range(len(latents)):
+        alone = top_k(head, latents[row : row + 1], 1, chunk_scores=chunk_scores)
+        assert torch.equal(alone.items[0], whole.items[row])
+        torch.testing.assert_close(alone.scores[0], whole.scores[row])
+
+
+@pytest.mark.parametrize("name", ItemHead.names())
+def test_rankings_stay_float32_under_autocast(name):
+    head, latents = built(ItemHead, name, num_items=9, dim=WIDTH), gaussian(3, 2, WIDTH, dtype=torch.float32)
+    plain = top_k(head, latents, 9)
+    for chunk_scores in (12, 1000):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = top_k(head, latents, 9, chunk_scores=chunk_scores)
+        assert found.scores.dtype == torch.float32
+        torch.testing.assert_close(found.scores, plain.scores)
+
+
+def test_extreme_scores_stay_finite():
+    head = built(ItemHead, "linear", num_items=9, dim=WIDTH)
+    for chunk_scores in (2, 1000):
+        found = top_k(head, 1e6 * torch.ones(1, 2, WIDTH), 9, chunk_scores=chunk_scores)
+        assert torch.isfinite(found.scores).all()
+        assert found.scores.sum().item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("k", [0, -1, 8])
+def test_refuses_a_k_that_there_is_not(k):
+    with pytest.raises(ValueError, match=rf"k must lie in 1\.\.7, the number of items, got {k}"):
+        top_k(built(ItemHead, "linear", dim=WIDTH), torch.zeros(1, 1, WIDTH), k)
+
+
+def test_refuses_a_chunk_of_nothing():
+    with pytest.raises(ValueError, match="chunk_scores must be an integer >= 1, got 0"):
+        top_k(built(ItemHead, "linear", dim=WIDTH), torch.zeros(1, 1, WIDTH), 1, chunk_scores=0)

@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import DTYPES, gaussian, schedules, seeded, seeds
+
+from diffusers_rec.randomness import generators_from
+from diffusers_rec.samplers import DDPMSampler, OneStepSampler, Sampler
+from diffusers_rec.schedules import NoiseSchedule
+
+VARIANTS = {"ddpm": [{"variance": "posterior"}]}
+SPECS = [{"name": name, **extra} for name in Sampler.names() for extra in [{}, *VARIANTS.get(name, [])]]
+CHAINS = [spec for spec in SPECS if spec["name"] != "one-step"]
+
+
+def over(specs):
+    return pytest.mark.parametrize("spec", specs, ids=lambda spec: "-".join(spec.values()))
+
+
+def schedule_of(name, num_timesteps):
+    return NoiseSchedule.build(name, num_timesteps=num_timesteps, rescale=num_timesteps > 20)
+
+
+def halved(xn, timesteps):
+    return 0.5 * xn
+
+
+def only(timesteps):
+    (n,) = set(timesteps.flatten().tolist())
+    return n
+
+
+@over(SPECS)
+@settings(max_examples=25)
+@given(schedule=schedules(num_timesteps=st.integers(1, 25)), seed=seeds)
+def test_the_same_generator_gives_the_same_bits(spec, schedule, seed):
+    sampler, noise, before = Sampler.build(spec), gaussian(2, 3, 1, 4), torch.get_rng_state()
+    first, second = (sampler.sample(halved, schedule, noise, seeded(seed)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert torch.equal(noise, gaussian(2, 3, 1, 4))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@over(SPECS)
+@settings(max_examples=25)
+@given(
+    schedule=schedules(num_timesteps=st.integers(1, 25)),
+    values=st.lists(seeds, min_size=1, max_size=4, unique=True),
+    rows=st.integers(1, 4),
+)
+def test_with_a_generator_a_draw_neither_batch_nor_other_draws_matter(spec, schedule, values, rows):
+    sampler, noise = Sampler.build(spec), gaussian(rows, len(values), 2, 3)
+    whole = sampler.sample(halved, schedule, noise, generators_from(values))
+    for row in range(rows):
+        for draw, seed in enumerate(values):
+            alone = sampler.sample(halved, schedule, noise[row : row + 1, draw : draw + 1], generators_from([seed]))
+            assert torch.equal(alone[0, 0], whole[row, draw])
+
+
+@over(SPECS)
+@pytest.mark.parametrize("name", NoiseSchedule.names())
+@pytest.mark.parametrize("num_timesteps", [1, 2, 60])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_finite_for_every_schedule_and_dtype(spec, name, num_timesteps, dtype):
+    asked = []
+
+    def denoise(xn, timesteps):
+        assert xn.dtype == dtype
+        assert timesteps.shape == xn.shape[:2]
+        asked.append(only(timesteps))
+        return xn.clamp(-1, 1)
+
+    sampler, noise = Sampler.build(spec), gaussian(2, 3, 1, 4, dtype=dtype)
+    sample = sampler.sample(denoise, schedule_of(name, num_timesteps), noise, seeded(0))
+    assert sample.shape == noise.shape
+    assert sample.dtype == dtype
+    assert torch.isfinite(sample).all()
+    assert asked[0] == num_timesteps
+    assert sorted(asked, reverse=True) == asked
+    assert asked[-1] >= 1
+
+
+@over(SPECS)
+@settings(max_examples=25)
+@given(schedule=schedules(num_timesteps=st.integers(1, 25)), seed=seeds)
+def test_a_denoiser_that_knows_the_answer_is_believed(spec, schedule, seed):
+    answer = gaussian(2, 3, 1, 4, seed=seed)
+    sample = Sampler.build(spec).sample(lambda *_: answer, schedule, gaussian(2, 3, 1, 4), seeded(seed))
+    torch.testing.assert_close(sample, answer)
+
+
+@given(schedule=schedules())
+def test_one_step_asks_once_from_pure_noise(schedule):
+    asked, noise = [], gaussian(2, 3, 1, 4)
+
+    def denoise(xn, timesteps):
+        asked.append((xn, only(timesteps)))
+        return xn + 1
+
+    sample = OneStepSampler().sample(denoise, schedule, noise, seeded(0))
+    assert len(asked) == 1
+    assert torch.equal(asked[0][0], noise)
+    assert asked[0][1] == schedule.num_timesteps
+    assert torch.equal(sample, noise + 1)
+
+
+@settings(max_examples=25)
+@given(
+    schedule=schedules(num_timesteps=st.integers(1, 12)), variance=st.sampled_from(["beta", "posterior"]), seed=seeds
+)
+def test_ddpm_is_algorithm_2(schedule, variance, seed):
+    asked = []
+
+    def denoise(xn, timesteps):
+        asked.append((only(timesteps), xn))
+        return xn.sin()
+
+    noise, generator = gaussian(1, 2, 1, 3), seeded(seed)
+    sample = DDPMSampler(variance).sample(denoise, schedule, noise, generator)
+    assert [n for n, _ in asked] == list(range(schedule.num_timesteps, 0, -1))
+    assert torch.equal(asked[0][1], noise)
+    assert torch.equal(sample, asked[-1][1].sin())
+    again = seeded(seed)
+    for (n, x), (_, after) in pairwise(asked):
+        abar, before, beta = schedule.alpha_bar[n], schedule.alpha_bar[n - 1], schedule.beta[n]
+        mean = before.sqrt() * beta / (1 - abar) * x.sin() + (1 - beta).sqrt() * (1 - before) / (1 - abar) * x
+        spread = beta if variance == "beta" else (1 - before) / (1 - abar) * beta
+        z = torch.randn(1, 2, 1, 3, generator=again, dtype=torch.float64)
+        torch.testing.assert_close(after, mean + spread.sqrt() * z, rtol=1e-9, atol=1e-9)
+
+
+def gaussian_denoiser(schedule, mean, deviation):
+    """E[x0 | xn] for x0 ~ N(mean, deviation^2)."""
+
+    def gain(n):
+        signal = schedule.alpha_bar[n]
+        return signal.sqrt() * deviation**2 / (signal * deviation**2 + 1 - signal)
+
+    def denoise(xn, timesteps):
+        n = only(timesteps)
+        return mean + gain(n) * (xn - schedule.alpha_bar[n].sqrt() * mean)
+
+    return denoise, gain
+
+
+def before_the_last_step(sample, schedule, gain, mean):
+    """x_1, from a chain that ends with E[x0 | x_1]: the last denoising is a mean and so loses variance by design."""
+    return (sample - mean) / gain(1) + schedule.alpha_bar[1].sqrt() * mean
+
+
+@pytest.mark.parametrize("name", NoiseSchedule.names())
+@pytest.mark.parametrize("num_timesteps", [25, 200])
+def test_ddpm_with_variance_beta_is_exact_on_unit_gaussians(name, num_timesteps):
+    """There beta_n is the true variance of x_{n-1} given x_n, so that x_1 ~ N(sqrt(alpha_bar_1) mean, 1) at any N."""
+    from scipy import stats
+
+    schedule = schedule_of(name, num_timesteps)
+    denoise, gain = gaussian_denoiser(schedule, 2.0, 1.0)
+    sample = DDPMSampler("beta").sample(denoise, schedule, gaussian(1, 1, 20_000, seed=1), seeded(2))
+    x1 = before_the_last_step(sample, schedule, gain, 2.0).flatten()
+    assert stats.kstest(x1.numpy(), "norm", (2 * schedule.alpha_bar[1].sqrt().item(), 1)).pvalue > 0.01
+    assert sample.std().item() == pytest.approx(schedule.alpha_bar[1].sqrt().item(), rel=0.02)
+
+
+@over(CHAINS)
+@pytest.mark.parametrize("name", NoiseSchedule.names())
+@pytest.mark.parametrize("deviation", [0.5, 1.0, 2.0])
+def test_a_chain_lands_on_gaussian_data(spec, name, deviation):
+    schedule = schedule_of(name, 200)
+    denoise, gain = gaussian_denoiser(schedule, 2.0, deviation)
+    sample = Sampler.build(spec).sample(denoise, schedule, gaussian(1, 1, 20_000, seed=3), seeded(4))
+    x1 = before_the_last_step(sample, schedule, gain, 2.0)
+    signal = schedule.alpha_bar[1]
+    assert sample.mean().item() == pytest.approx(2, abs=0.03 + 4 * deviation / 20_000**0.5)
+    assert x1.std().item() == pytest.approx((signal * deviation**2 + 1 - signal).sqrt().item(), rel=0.05)
+
+
+@pytest.mark.parametrize("name", NoiseSchedule.names())
+def test_the_two_ddpm_variances_bracket_gaussian_data(name):
+    """Below unit variance, the true reverse variance lies between the posterior's and beta."""
+    schedule = schedule_of(name, 25)
+    denoise, gain = gaussian_denoiser(schedule, 0.0, 0.5)
+    low, high = (
+        before_the_last_step(
+            DDPMSampler(variance).sample(denoise, schedule, gaussian(1, 1, 20_000), seeded(5)), schedule, gain, 0.0
+        ).std()
+        for variance in ("posterior", "beta")
+    )
+    assert low < (schedule.alpha_bar[1] * 0.25 + 1 - schedule.alpha_bar[1]).sqrt() < high
+
+
+@over(CHAINS)
+@pytest.mark.parametrize("name", NoiseSchedule.names())
+def test_a_chain_lands_on_discrete_items(spec, name):
+    """With the exact posterior over 12 items as denoiser, items come as often as their probability."""
+    from scipy import stats
+
+    schedule, draws = schedule_of(name, 100), 1000
+    items = torch.nn.functional.normalize(gaussian(12, 8, seed=6), dim=-1) * 8**0.5
+    probability = torch.arange(1, 13, dtype=torch.float64) / 78
+
+    def denoise(xn, timesteps):
+        signal = schedule.alpha_bar[only(timesteps)]
+        evidence = (signal.sqrt() * xn @ items.T - signal / 2 * items.square().sum(-1)) / (1 - signal)
+        return (probability.log() + evidence).softmax(-1) @ items
+
+    sample = Sampler.build(spec).sample(denoise, schedule, gaussian(draws, 1, 8, seed=7), seeded(8))
+    distance, nearest = torch.cdist(sample[:, 0], items).min(-1)
+    assert distance.mean() < 0.01
+    assert stats.chisquare(torch.bincount(nearest, minlength=12), draws * probability).pvalue > 0.01
+
+
+def test_refuses_an_unknown_variance():
+    with pytest.raises(ValueError, match="variance must be one of 'beta', 'posterior', got 'large'"):
+        DDPMSampler("large")
