@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -40,7 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-say = Console(stderr=True, highlight=False, markup=False, emoji=False)
+say = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 out = Console(highlight=False, markup=False, emoji=False)
 
 FAMILIES: tuple[type[Component], ...] = (
@@ -133,7 +134,10 @@ def train_command(
         )
         return
     scores = ", ".join(f"{name} {value:.4f}" for name, value in chosen.items())
-    out.print(f"Best epoch {result.best_epoch} of {len(result.history)} on validation (history masked): {scores}")
+    out.print(
+        f"Best epoch {result.best_epoch} of {len(result.history)} on validation (history masked): {scores}",
+        soft_wrap=True,
+    )
     say.print(f"Kept in {to}. Next: diffrec evaluate {to} {data}")
 
 
@@ -197,7 +201,9 @@ def recommend_command(
         _print_json([{"history": h, "recommendations": r} for h, r in zip(histories, rows, strict=True)])
         return
     for number, text in enumerate(history):
-        table = Table("rank", "item", "probability", "spread over seeds", title=f"after {text}", title_justify="left")
+        table = Table(title=f"after {text}", title_justify="left", box=SIMPLE)
+        for heading in ("rank", "item", "probability", "spread over seeds"):
+            table.add_column(heading, overflow="fold")  # an id is never cut short
         for rank, (name, score, spread) in enumerate(found[number], start=1):
             table.add_row(str(rank), str(name), f"{score:.4f}", f"{spread:.4f}")
         out.print(table)
@@ -223,7 +229,7 @@ def info_command(
         else:
             out.print(f"diffusers_rec {__version__}")
             for kind, names in listing.items():
-                out.print(f"  {kind:<10} {', '.join(names)}")
+                out.print(f"  {kind:<10} {', '.join(names)}", soft_wrap=True)
     elif path.is_dir():
         trained = DiffRec.from_pretrained(path)
         facts = {"items": len(trained.vocabulary), "parameters": _count(trained), **trained.config()}
@@ -237,7 +243,7 @@ def info_command(
         if as_json:
             _print_json(asdict(statistics))
         else:
-            out.print(str(statistics))
+            out.print(str(statistics), soft_wrap=True)
 
 
 def run() -> int:
@@ -265,7 +271,7 @@ def run() -> int:
 def _fail(error: Exception, code: int) -> int:
     if os.environ.get("DIFFREC_TRACEBACK"):
         say.print_exception()
-    say.print(f"diffrec: {error}", style="red", soft_wrap=True)
+    say.print(f"diffrec: {error}", style="red")
     return code
 
 
@@ -346,7 +352,9 @@ def _print_epoch(record: dict[str, float]) -> None:
 
 def _report_table(reports: dict[str, Report], split: str) -> Table:
     users = next(iter(reports.values())).num_users
-    table = Table(title=f"{split}, {users:,} users, every item ranked", title_justify="left")
+    # Without a frame, which would take the table beyond 80 columns.
+    title = f"{split}, {users:,} users, every item ranked"
+    table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
     for heading in ("", "history", *next(iter(reports.values())).masked):
         table.add_column(heading, justify="left" if heading in ("", "history") else "right")
     for name, report in reports.items():

@@ -30,19 +30,26 @@ def check_int(name: str, value: Any, *, minimum: int | None = None) -> int:
 
 
 def check_float(
-    name: str, value: Any, *, above: float = -math.inf, minimum: float = -math.inf, maximum: float = math.inf
+    name: str,
+    value: Any,
+    *,
+    above: float = -math.inf,
+    minimum: float = -math.inf,
+    maximum: float = math.inf,
+    below: float = math.inf,
 ) -> float:
-    """Return ``value`` as a finite ``float`` with ``value > above`` and ``minimum <= value <= maximum``."""
+    """Return ``value`` as a finite ``float`` with ``above < value < below`` and ``minimum <= value <= maximum``."""
     bounds = [
         *([f"above {above:g}"] if above > -math.inf else []),
         *([f"at least {minimum:g}"] if minimum > -math.inf else []),
         *([f"at most {maximum:g}"] if maximum < math.inf else []),
+        *([f"below {below:g}"] if below < math.inf else []),
     ]
     expected = " ".join(["a finite number", " and ".join(bounds)]).rstrip()
     if isinstance(value, (str, bool)) or not isinstance(value, SupportsFloat):
         raise TypeError(f"{name} must be {expected}, got {value!r} ({type(value).__name__}).")
     number = float(value)
-    if not math.isfinite(number) or number <= above or number < minimum or number > maximum:
+    if not math.isfinite(number) or not (above < number < below and minimum <= number <= maximum):
         raise ValueError(f"{name} must be {expected}, got {value!r}.")
     return number
 

@@ -218,9 +218,7 @@ class CosineSchedule(NoiseSchedule, name="cosine"):
         self, num_timesteps: int = 1000, *, offset: float = 0.008, max_beta: float = 0.999, log_snr_shift: float = 0.0
     ) -> None:
         self.offset = check_float("offset", offset, minimum=0)
-        self.max_beta = check_float("max_beta", max_beta, above=0)
-        if self.max_beta >= 1:
-            raise ValueError(f"CosineSchedule: max_beta must stay below 1, got {self.max_beta}.")
+        self.max_beta = check_float("max_beta", max_beta, above=0, below=1)
         super().__init__(num_timesteps, log_snr_shift=log_snr_shift)
 
     def _alpha_bar(self, fraction: Tensor) -> Tensor:
@@ -234,7 +232,7 @@ class LinearSchedule(NoiseSchedule, name="linear"):
     r""":math:`\beta_n` rises evenly from ``beta_start`` to ``beta_end``.
 
     The end points are made for N = 1000. For another N ``rescale`` multiplies them by 1000 / N, which keeps
-    :math:`\bar\alpha_N` where it was.
+    :math:`\bar\alpha_N` about where it was. (With N = 1 the one step has the first beta, and is mild.)
 
     Ho et al. 2020, *DDPM*; Du et al. 2023, Sec. 5.3.1.
 

@@ -23,14 +23,14 @@ class TimestepSampler(Component, ABC, kind="timesteps"):
     Args:
         num_timesteps: N.
         estimate: ``"mean"`` or ``"sum"`` over the N steps; what weighted losses average to.
-        start_share: in [0, 1]; this share of the draws is at n = N, where one-step inference starts. The weights
+        start_share: in [0, 1); this share of the draws is at n = N, where one-step inference starts. The weights
             account for it.
     """
 
     def __init__(self, num_timesteps: int = 1000, *, estimate: str = "mean", start_share: float = 0.0) -> None:
         self.num_timesteps = check_int("num_timesteps", num_timesteps, minimum=1)
         self.estimate = check_choice("estimate", estimate, ("mean", "sum"))
-        self.start_share = check_float("start_share", start_share, minimum=0, maximum=1)
+        self.start_share = check_float("start_share", start_share, minimum=0, below=1)
 
     @abstractmethod
     def _probabilities(self) -> Tensor:

@@ -34,8 +34,6 @@ EVERY_COMPONENT = [(family, name) for family in FAMILIES for name in family.name
 seeds = st.integers(0, 2**31 - 1)
 lengths = st.integers(1, 60)
 
-torch.set_num_threads(1)  # the tensors are small: threads would cost more than they bring
-
 
 def seeded(seed):
     return Generator().manual_seed(seed)

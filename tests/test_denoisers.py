@@ -301,8 +301,8 @@ def test_refuses_bad_sizes(spec, settings, message):
         ({"dim": 7}, "dim must be even for the sinusoidal step embedding, got 7"),
         ({"num_heads": 3}, "num_heads must divide dim, got num_heads=3 and dim=8"),
         ({"num_layers": 0}, "num_layers must be an integer >= 1, got 0"),
-        ({"dropout": 1.0}, r"dropout must stay below 1, got 1\.0"),
-        ({"dropout": -0.1}, "dropout must be a finite number at least 0, got -0.1"),
+        ({"dropout": 1.0}, r"dropout must be a finite number at least 0 and below 1, got 1\.0"),
+        ({"dropout": -0.1}, "dropout must be a finite number at least 0 and below 1, got -0.1"),
     ],
 )
 def test_refuses_bad_architectures(settings, message):

@@ -232,7 +232,7 @@ def test_the_number_of_steps_that_linear_asks_for_is_the_smallest(beta_end):
         (lambda: LinearSchedule(beta_end=1.5), r"beta must stay below 1, got 1\.5"),
         (lambda: LinearSchedule(50, beta_end=1.5, rescale=False), r"beta must stay below 1, got 1\.5"),
         (lambda: LinearSchedule(beta_start=0), "beta_start must be a finite number above 0, got 0"),
-        (lambda: CosineSchedule(max_beta=1), "max_beta must stay below 1, got 1"),
+        (lambda: CosineSchedule(max_beta=1), "max_beta must be a finite number above 0 and below 1, got 1"),
         (lambda: SqrtSchedule(log_snr_shift=math.inf), "log_snr_shift must be a finite number, got inf"),
         (lambda: with_table([0.9, 0.5, 0.5]), r"decrease strictly, but alpha_bar\[3\] = 0\.5 follows alpha_bar\[2\]"),
         (lambda: with_table([1.0, 0.5]), r"decrease strictly, but alpha_bar\[1\] = 1 follows alpha_bar\[0\] = 1"),

@@ -169,9 +169,7 @@ def check_architecture(dim: int, num_layers: int, num_heads: int, dropout: float
     """
     num_layers = check_int("num_layers", num_layers, minimum=1)
     num_heads = check_int("num_heads", num_heads, minimum=1)
-    dropout = check_float("dropout", dropout, minimum=0)
-    if dropout >= 1:
-        raise ValueError(f"dropout must stay below 1, got {dropout}.")
+    dropout = check_float("dropout", dropout, minimum=0, below=1)
     if dim % 2:
         raise ValueError(f"dim must be even for the sinusoidal step embedding, got {dim}.")
     if dim % num_heads:

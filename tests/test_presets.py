@@ -1,0 +1,105 @@
+"""Presets: each is a whole model that trains, and ``paper`` is the paper's."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from diffusers_rec import DiffRec, SyntheticWorld
+from diffusers_rec.presets import PRESETS, paper
+from diffusers_rec.training import RECIPES, TrainingConfig, train
+
+SPLIT = SyntheticWorld(40, num_groups=4).sample(60).sequences().leave_one_out()
+ITEMS = SPLIT.train.vocabulary
+
+every_preset = pytest.mark.parametrize("name", PRESETS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Models this small spend their time waiting for other threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_every_preset_has_a_recipe():
+    assert RECIPES.keys() == PRESETS.keys()
+
+
+@every_preset
+def test_a_preset_goes_through_json_to_an_equal_pipeline(name):
+    model = PRESETS[name](ITEMS, dim=16, max_length=12, dropout=0.1, seed=3)
+    again = DiffRec.from_config(ITEMS, json.loads(json.dumps(model.config())))
+    assert again.config() == model.config()
+    weights = again.state_dict()
+    assert weights.keys() == model.state_dict().keys()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+
+
+@every_preset
+def test_sizes_reach_every_part(name):
+    model = PRESETS[name](ITEMS, dim=16, max_length=12, dropout=0.125)
+    assert model.embedding.dim == model.denoiser.dim == model.head.keys().shape[1] == 16
+    assert model.max_length == 12
+    assert {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)} == {0.125}
+
+
+def seedless(config):
+    if not isinstance(config, dict):
+        return config
+    return {name: seedless(value) for name, value in config.items() if name != "seed"}
+
+
+@every_preset
+def test_the_seed_is_of_the_weights_alone(name):
+    one, other = (PRESETS[name](ITEMS, dim=16, seed=seed) for seed in (0, 1))
+    assert not torch.equal(one.embedding.weight, other.embedding.weight)
+    assert seedless(one.config()) == seedless(other.config())
+
+
+@every_preset
+def test_a_preset_trains_by_its_recipe_and_recommends(name, tmp_path):
+    model = PRESETS[name](ITEMS, dim=16)
+    fresh = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    result = train(
+        model, SPLIT.train, SPLIT.validation, replace(RECIPES[name], epochs=1), directory=tmp_path, device="cpu"
+    )
+    assert result.best_epoch == 1
+    still = [key for key, tensor in model.named_parameters() if torch.equal(tensor, fresh[key])]
+    assert still in ([], ["denoiser.empty"]), "weights that nothing moves; no history here is empty"
+    histories = [ITEMS.decode(SPLIT.test.histories[user]) for user in range(5)]
+    found = model.recommend(histories, k=3)
+    for items, history in zip(found.items, histories, strict=True):
+        assert len(set(items) - set(history)) == 3
+    assert DiffRec.from_pretrained(tmp_path).recommend(histories, k=3).items == found.items
+
+
+def test_paper_is_the_papers():
+    """Du et al. 2023: Sec. 5.1.4, and Sec. 4.2 to 4.5 for what it leaves to them."""
+    config = paper(ITEMS).config()
+    assert config["schedule"] == {**config["schedule"], "name": "sqrt", "num_timesteps": 1000, "log_snr_shift": 0.0}
+    transformer = {"name": "transformer", "dim": 256, "max_length": 50, "num_layers": 2, "num_heads": 2, "dropout": 0.3}
+    assert config["denoiser"] == {**config["denoiser"], **transformer}
+    assert config["embedding"] == {**config["embedding"], "dim": 256, "scale": "learned"}
+    assert config["noising"]["name"] == "target"
+    assert config["timesteps"] == {**config["timesteps"], "name": "importance", "history": 10, "start_share": 0.0}
+    assert config["head"]["name"] == "linear"
+    weights = {"reconstruction_weight": 1.0, "recommendation_weight": 1.0}
+    assert config["objective"] == {
+        **config["objective"], **weights, "name": "simplified", "distance": "squared", "recommend_from": "sampled"
+    }  # fmt: skip
+    assert config["sampler"]["name"] == "one-step"
+    assert config["seeds"] == 10
+
+
+def test_the_papers_recipe_is_the_papers():
+    recipe = RECIPES["paper"]
+    assert (recipe.batch_targets, recipe.learning_rate, recipe.epochs) == (256, 1e-3, 50)
+    assert (recipe.weight_decay, recipe.clip_norm, recipe.decay, recipe.warmup_epochs) == (0, 0, "constant", 0), "Adam"
+    assert recipe.patience == 0, "the best of all 50 epochs"
+    assert recipe == TrainingConfig(), "the defaults are the paper's"

@@ -1,0 +1,570 @@
+"""Training: the same start has the same end, killed or not, and the best of what was seen is kept."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from diffusers_rec import DiffRec, Holdout, Sequences, SyntheticWorld, Vocabulary
+from diffusers_rec.evaluation import evaluate
+from diffusers_rec.training import TrainingConfig, loop, train
+from diffusers_rec.training.state import STATE_FILE
+
+SPLIT = SyntheticWorld(40, num_groups=4).sample(100, min_length=4, max_length=12).sequences().leave_one_out()
+CONFIG = TrainingConfig(epochs=3, batch_targets=96, learning_rate=3e-3)
+BEST = {
+    "embedding": {"name": "table", "scale": "unit", "init_std": 0.02},
+    "denoiser": {"name": "conditional-mlp", "num_layers": 1, "num_heads": 2, "dropout": 0.1},
+    "objective": {"name": "simplified", "recommend_from": "start", "distance": "cosine", "reconstruction_weight": 0.1},
+}
+KINDS = {
+    "causal, dropout, importance": {},
+    "all positions, uniform, cosine": {
+        "timesteps": "uniform",
+        "examples": "all-positions",
+        "decay": "cosine",
+        "warmup_epochs": 0.5,
+        "clip_norm": 1.0,
+    },
+    "the paper's encoder, last target": {
+        "denoiser": {"name": "transformer", "num_layers": 1, "num_heads": 2, "dropout": 0.3},
+        "examples": "last-target",
+    },
+    "bf16": {"precision": "bf16"},
+    "the best preset's parts": BEST,
+}
+
+
+def build(seed=0, vocabulary=SPLIT.train.vocabulary, **parts):
+    settings = {
+        "schedule": {"name": "sqrt", "num_timesteps": 5},
+        "timesteps": {"name": "importance", "history": 3},
+        "denoiser": {"name": "causal-transformer", "num_layers": 1, "num_heads": 2, "dropout": 0.2},
+        "head": "tied",
+    }
+    return DiffRec(vocabulary, dim=16, max_length=8, seeds=2, seed=seed, **{**settings, **parts})
+
+
+def fit(directory=None, *, model=None, on_epoch=None, **changes):
+    """Train; ``changes`` are of the training settings, the rest of the model's parts."""
+    settings = {name: changes.pop(name) for name in list(changes) if name in TrainingConfig.names()}
+    model = model or build(**changes)
+    config = replace(CONFIG, **settings)
+    result = train(model, SPLIT.train, SPLIT.validation, config, directory=directory, device="cpu", on_epoch=on_epoch)
+    return model, result
+
+
+def end(model, result):
+    """All that a run leaves behind but for times, as something that compares bit for bit."""
+    history = [{name: value for name, value in row.items() if name != "targets_per_second"} for row in result.history]
+    states = {**model.state_dict(), **{f"timesteps.{k}": v for k, v in model.timesteps.state_dict().items()}}
+    tensors = {name: tensor.numpy().tobytes() for name, tensor in states.items()}
+    return tensors, history, result.best_epoch, result.best_score
+
+
+@lru_cache
+def undisturbed(kind="causal, dropout, importance"):
+    return end(*fit(**KINDS[kind]))
+
+
+def files(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+def validations(result):
+    return [row["validation_ndcg@10"] for row in result.history]
+
+
+# The same start, the same end
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_seed_same_bits(kind):
+    assert end(*fit(**KINDS[kind])) == undisturbed(kind)
+
+
+@pytest.mark.parametrize("other", [{"seed": 1}, {"learning_rate": 1e-3}, {"batch_targets": 50}])
+def test_another_setting_another_end(other):
+    model, result = fit(model=build(), **other)
+    assert end(model, result)[0] != undisturbed()[0]
+
+
+def test_a_directory_changes_nothing(tmp_path):
+    model, result = fit(tmp_path / "new" / "run")
+    assert end(model, result) == undisturbed()
+    (weights,) = (tmp_path / "new" / "run").glob("model-*.safetensors")
+    assert {name: tensor.numpy().tobytes() for name, tensor in load_file(weights).items()} == {
+        name: tensor.numpy().tobytes() for name, tensor in model.state_dict().items()
+    }
+
+
+def test_global_random_states_stay_untouched(tmp_path):
+    before = torch.get_rng_state(), np.random.get_state()[1].tobytes(), random.getstate()  # noqa: NPY002
+    fit(tmp_path, epochs=1)
+    after = torch.get_rng_state(), np.random.get_state()[1].tobytes(), random.getstate()  # noqa: NPY002
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
+
+
+def test_global_random_states_do_not_matter():
+    with torch.random.fork_rng():
+        torch.manual_seed(1234)
+        assert end(*fit()) == undisturbed()
+
+
+# Killed and started again
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def doomed(function, calls, *, after=False):
+    """``function``, but its ``calls``-th call (from 1) is the process's last, before or after it has done its work."""
+    count = 0
+
+    def call(*args, **kwargs):
+        nonlocal count
+        count += 1
+        if count == calls and not after:
+            die()
+        result = function(*args, **kwargs)
+        if count == calls:
+            die()
+        return result
+
+    return call
+
+
+def train_until(moment, calls, directory, kind):
+    """In a process of its own: train, and be killed at a moment."""
+    torch.set_num_threads(1)
+    on_epoch = None
+    if moment == "step":
+        loop._Run._step = doomed(loop._Run._step, calls)
+    elif moment == "epoch":
+        on_epoch = doomed(lambda record: None, calls)
+    elif moment == "validation":
+        loop.evaluate = doomed(loop.evaluate, calls)
+    elif moment == "half a file":
+        os.fsync = doomed(os.fsync, calls)
+    elif moment == "rename":
+        os.replace = doomed(os.replace, calls, after=True)
+    elif moment == "time":
+        signal.setitimer(signal.ITIMER_REAL, calls)
+        signal.signal(signal.SIGALRM, lambda *_: die())
+    fit(directory, on_epoch=on_epoch, **KINDS[kind])
+
+
+@lru_cache
+def processes():
+    """Processes that start as fresh ones do, the imports done once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["accelerate", "diffusers_rec.training", "torch._dynamo"])
+    return context
+
+
+def killed(moment, calls, directory, kind="causal, dropout, importance"):
+    child = processes().Process(target=train_until, args=(moment, calls, directory, kind))
+    child.start()
+    child.join(60)
+    return child.exitcode == -signal.SIGKILL
+
+
+# Three epochs of six steps; an epoch that is the best so far writes weights, items, config, then the log and the state.
+@pytest.mark.parametrize(
+    ("moment", "calls"),
+    [
+        ("step", 1),
+        ("step", 10),
+        ("epoch", 1),
+        ("validation", 2),
+        *(("half a file", calls) for calls in (1, 3, 5, 6, 8, 10)),
+        *(("rename", calls) for calls in (1, 3, 5, 7, 8, 9)),
+    ],
+)
+def test_a_killed_run_ends_as_an_undisturbed_one(moment, calls, tmp_path):
+    assert killed(moment, calls, tmp_path)
+    model, result = fit(tmp_path)
+    assert end(model, result) == undisturbed()
+    saved = DiffRec.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in model.state_dict().items())
+    assert len(files(tmp_path)) == 5, "debris of the killed run"
+    assert [json.loads(line) for line in (tmp_path / loop.LOG_FILE).read_text().splitlines()] == result.history
+
+
+@pytest.mark.parametrize("kind", list(KINDS)[1:])
+def test_every_kind_of_run_may_be_killed_twice(kind, tmp_path):
+    assert killed("step", 4, tmp_path, kind)
+    assert killed("epoch", 1, tmp_path, kind)
+    assert end(*fit(tmp_path, **KINDS[kind])) == undisturbed(kind)
+
+
+@pytest.mark.slow
+def test_killed_at_any_time_until_it_gets_through(tmp_path):
+    generator = random.Random(0)
+    for _ in range(12):
+        killed("time", generator.uniform(0.05, 0.6), tmp_path)
+    assert end(*fit(tmp_path)) == undisturbed()
+
+
+def test_a_finished_run_gives_its_result_at_once(tmp_path):
+    first = end(*fit(tmp_path))
+    written = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    again = end(*fit(tmp_path, model=build(), on_epoch=lambda record: pytest.fail("it trained")))
+    assert again == first
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == written
+
+
+def test_an_interrupted_run_ends_as_an_undisturbed_one(tmp_path):
+    def interrupt(record):
+        raise KeyboardInterrupt
+
+    model = build()
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, model=model, on_epoch=interrupt)
+    assert end(*fit(tmp_path, model=model)) == undisturbed()
+
+
+# What does not belong together
+
+
+def test_a_directory_takes_one_run_alone(tmp_path):
+    fit(tmp_path, epochs=1)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    renamed = Vocabulary([f"other {item}" for item in SPLIT.train.vocabulary.ids])
+    train_renamed, histories_renamed = (
+        Sequences(part.items, part.offsets, part.users, renamed) for part in (SPLIT.train, SPLIT.validation.histories)
+    )
+    config = replace(CONFIG, epochs=1)
+    fewer = SPLIT.train.take(range(90))
+    others = {
+        "settings": (build(), SPLIT.train, SPLIT.validation, replace(config, learning_rate=1e-4)),
+        "epochs": (build(), SPLIT.train, SPLIT.validation, replace(config, epochs=2)),
+        "model": (build(head="linear"), SPLIT.train, SPLIT.validation, config),
+        "weights": (build(seed=1), SPLIT.train, SPLIT.validation, config),
+        "data": (build(), fewer, SPLIT.validation, config),
+        "validation": (build(), SPLIT.train, SPLIT.test, config),
+        "items": (
+            build(vocabulary=renamed), train_renamed, Holdout(histories_renamed, SPLIT.validation.targets), config
+        ),
+    }  # fmt: skip
+    for other in others.values():
+        with pytest.raises(ValueError, match="holds a run with other settings or other data"):
+            train(*other, directory=tmp_path, device="cpu")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "byte", "progress", "text"])
+def test_a_damaged_state_is_refused(damage, tmp_path):
+    fit(tmp_path, epochs=1)
+    path = tmp_path / STATE_FILE
+    data = path.read_bytes()
+    middle = len(data) // 2
+    path.write_bytes(
+        {
+            "cut": data[:middle],
+            "empty": b"",
+            "byte": data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :],
+            "progress": data.replace(b'best_epoch\\": 1', b'best_epoch\\": 0'),
+            "text": b"no state at all, but long enough to be one",
+        }[damage]
+    )
+    assert path.read_bytes() != data
+    model = build()
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"is damaged .* Delete it"):
+        fit(tmp_path, model=model, epochs=1)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+
+
+def test_other_items_are_refused(tmp_path):
+    other = SyntheticWorld(30).sample(40, min_length=4).sequences().leave_one_out()
+    model = build()
+    with pytest.raises(ValueError, match="training sequences have different items"):
+        train(model, other.train, SPLIT.validation, CONFIG, directory=tmp_path / "run")
+    with pytest.raises(ValueError, match="validation sequences have different items"):
+        train(model, SPLIT.train, other.validation, CONFIG, directory=tmp_path / "run")
+    with pytest.raises(ValueError, match="device must be one of None, 'cpu', got 'gpu'"):
+        train(model, SPLIT.train, SPLIT.validation, CONFIG, device="gpu")
+    assert not files(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["under a file", "a file", "read-only"])
+def test_an_unwritable_directory_is_told_before_training(place, tmp_path):
+    (tmp_path / "file").touch()
+    file = tmp_path / "file"
+    directory = {"under a file": file / "run", "a file": file, "read-only": Path("/proc/self")}[place]
+    if place == "read-only" and not directory.is_dir():
+        pytest.skip("no folder here that even root cannot write")
+    model = build()
+    model.forward = lambda *_: pytest.fail("it trained")
+    with pytest.raises(OSError, match=r"\[Errno"):
+        fit(directory, model=model)
+
+
+# The best is kept
+
+
+def test_the_best_epoch_by_ndcg_is_kept(tmp_path):
+    weights = []
+    model = build()
+    _, result = fit(
+        tmp_path,
+        model=model,
+        epochs=6,
+        learning_rate=0.05,
+        on_epoch=lambda _: weights.append({name: tensor.clone() for name, tensor in model.state_dict().items()}),
+    )
+    scores = validations(result)
+    assert result.best_score == max(scores)
+    assert result.best_epoch == 1 + int(np.argmax(scores)) < 6, "the best is last: this test sees nothing"
+    best = weights[result.best_epoch - 1]
+    assert all(torch.equal(tensor, best[name]) for name, tensor in model.state_dict().items())
+    assert evaluate(DiffRec.from_pretrained(tmp_path), SPLIT.validation, seeds=1).masked["ndcg@10"] == max(scores)
+    assert not model.training
+
+
+def test_patience_stops_early():
+    _, result = fit(epochs=40, learning_rate=0.05, patience=2)
+    scores = validations(result)
+    assert len(scores) < 40
+    assert len(scores) == result.best_epoch + 2
+    assert max(scores[-2:]) <= result.best_score
+
+
+def test_validation_comes_when_it_is_due_and_at_the_end():
+    _, result = fit(epochs=5, validate_every=2)
+    assert [row["epoch"] for row in result.history if "validation_ndcg@10" in row] == [2, 4, 5]
+    assert result.best_epoch in (2, 4, 5)
+
+
+def test_more_validation_seeds_are_an_average_over_the_same_draws(tmp_path):
+    model, result = fit(tmp_path, epochs=1, validation_seeds=3)
+    assert result.best_score == evaluate(model, SPLIT.validation, seeds=3).masked["ndcg@10"]
+
+
+# The optimiser
+
+
+def test_rates():
+    constant = TrainingConfig(epochs=10, learning_rate=0.5)
+    assert [constant.rate(done) for done in (0, 3.3, 10)] == [0.5] * 3
+    cosine = replace(constant, decay="cosine")
+    assert [cosine.rate(done) for done in (0, 2.5, 5, 10)] == pytest.approx(
+        [0.5, 0.25 * (1 + math.cos(math.pi / 4)), 0.25, 0]
+    )
+    warm = replace(constant, warmup_epochs=2)
+    assert [warm.rate(done) for done in (0, 0.5, 1, 2, 9)] == pytest.approx([0, 0.125, 0.25, 0.5, 0.5])
+    both = replace(cosine, warmup_epochs=2)
+    assert [both.rate(done) for done in (1, 5)] == pytest.approx([cosine.rate(1) / 2, 0.25])
+
+
+def test_each_step_has_its_rate(monkeypatch):
+    seen = []
+    step = loop._Run._step
+
+    def spy(run, *args):
+        loss = step(run, *args)
+        seen.append(run.optimizer.param_groups[0]["lr"])
+        return loss
+
+    monkeypatch.setattr(loop._Run, "_step", spy)
+    _, result = fit(epochs=2, decay="cosine", warmup_epochs=1)
+    config = replace(CONFIG, epochs=2, decay="cosine", warmup_epochs=1)
+    steps = len(seen) // 2
+    assert steps > 3
+    assert seen == pytest.approx([config.rate(number / steps) for number in range(2 * steps)])
+    assert [row["learning_rate"] for row in result.history] == [config.rate(1), config.rate(2)]
+
+
+def test_clipping_bounds_every_gradient(monkeypatch):
+    norms = []
+    step = torch.optim.AdamW.step
+
+    def spy(optimizer, *args, **kwargs):
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norms.append(float(torch.stack([gradient.norm() for gradient in gradients]).norm()))
+        return step(optimizer, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
+    fit(epochs=1)
+    free = norms.copy()
+    norms.clear()
+    bound = 0.5 * min(free)
+    fit(epochs=1, clip_norm=bound)
+    assert len(norms) == len(free)
+    assert norms == pytest.approx([bound] * len(norms), rel=1e-3)
+
+
+def test_weight_decay_shrinks_weights():
+    size = [
+        sum(float(p.detach().norm()) for p in fit(epochs=1, weight_decay=decay)[0].parameters()) for decay in (0, 5)
+    ]
+    assert size[1] < size[0]
+
+
+def test_bf16_stays_close_to_fp32():
+    exact, rough = undisturbed(), undisturbed("bf16")
+    assert exact[0] != rough[0]
+    for name in ("reconstruction", "recommendation"):
+        assert [row[name] for row in rough[1]] == pytest.approx([row[name] for row in exact[1]], rel=0.02)
+    model, _ = fit(precision="bf16", epochs=1)
+    assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}
+
+
+def test_training_learns():
+    world = SyntheticWorld(40, num_groups=4)
+    split = world.sample(600).sequences().leave_one_out()
+    model = build(vocabulary=split.train.vocabulary, **BEST)
+    untrained = evaluate(model, split.validation, seeds=1).masked["ndcg@10"]
+    config = replace(CONFIG, epochs=6, learning_rate=2e-2, examples="all-positions", batch_targets=300)
+    result = train(model, split.train, split.validation, config, device="cpu")
+    for term in ("reconstruction", "recommendation"):
+        losses = [row[term] for row in result.history]
+        assert losses[-1] < losses[0]
+    assert losses[-1] < math.log(len(model.vocabulary)) - 0.2, "no better than a guess"
+    best = world.best_metrics(split.validation)["ndcg@10"]
+    assert result.best_score > untrained + 0.5 * (best - untrained)
+
+
+@pytest.mark.parametrize("kind", ["rate", "weights", "late"])
+def test_a_diverging_run_says_so_and_leaves_the_best_loadable(kind, tmp_path):
+    model = build()
+
+    def poison(record):
+        if kind == "late" and record["epoch"] == 2:
+            with torch.no_grad():
+                model.embedding.weight.fill_(math.nan)
+
+    def go_on(record):
+        assert record["epoch"] == 2, "went on"
+
+    if kind == "weights":
+        with torch.no_grad():
+            next(model.denoiser.parameters()).fill_(math.nan)
+    with pytest.raises(ValueError, match=r"diverged: the loss is (nan|inf) in epoch [13]. Lower the learning rate"):
+        fit(tmp_path, model=model, learning_rate=1e30 if kind == "rate" else 1e-3, on_epoch=poison)
+    if kind == "late":
+        best = DiffRec.from_pretrained(tmp_path)
+        assert len((tmp_path / loop.LOG_FILE).read_text().splitlines()) == 2
+        assert torch.isfinite(best.predict_proba([best.vocabulary.ids[:3]])).all()
+        with pytest.raises(AssertionError, match="went on"):  # the state is of epoch 2, before the poison
+            fit(tmp_path, learning_rate=1e-3, on_epoch=go_on)
+    else:
+        assert not files(tmp_path), "a model that never was any good"
+
+
+def test_weights_that_break_in_the_last_step_are_never_the_best(tmp_path):
+    model = build()
+    model.timesteps.update = lambda *_: model.head.embedding.weight.data.fill_(math.nan)  # once the step is done
+    with pytest.raises(ValueError, match=r"diverged: not all weights are finite .* in epoch 1"):
+        fit(tmp_path, model=model, epochs=1, batch_targets=10_000)
+    assert not files(tmp_path)
+
+
+# What is written
+
+
+def test_the_log_has_one_record_an_epoch(tmp_path):
+    told = []
+    _, result = fit(tmp_path, on_epoch=told.append)
+    lines = (tmp_path / loop.LOG_FILE).read_text().splitlines()
+    assert [json.loads(line) for line in lines] == result.history == told
+    assert [row["epoch"] for row in told] == [1, 2, 3]
+    for row in told:
+        assert {"reconstruction", "recommendation", "learning_rate", "targets_per_second"} < set(row)
+        assert all(math.isfinite(value) for value in row.values())
+
+
+def test_nothing_is_written_without_a_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fit(epochs=1)
+    assert not files(tmp_path)
+
+
+def test_progress_goes_to_standard_error(capsys):
+    train(build(), SPLIT.train, SPLIT.validation, replace(CONFIG, epochs=1), device="cpu", progress=True)
+    shown = capsys.readouterr()
+    assert "epoch 1/1" in shown.err
+    assert not shown.out
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("setting", "bad"),
+    [
+        ("epochs", 0), ("epochs", 1.5), ("epochs", True), ("examples", "some"), ("batch_targets", 0),
+        ("learning_rate", 0), ("learning_rate", -1), ("learning_rate", math.nan), ("learning_rate", math.inf),
+        ("learning_rate", "1e-3"), ("decay", "linear"), ("warmup_epochs", -0.1), ("weight_decay", -1),
+        ("clip_norm", -1), ("clip_norm", math.inf), ("patience", -1), ("validate_every", 0), ("validation_seeds", 0),
+        ("precision", "fp16"), ("seed", -1), ("seed", None),
+    ],
+)  # fmt: skip
+def test_bad_settings_are_refused_by_name(setting, bad):
+    with pytest.raises((ValueError, TypeError), match=setting):
+        TrainingConfig(**{setting: bad})
+
+
+def test_settings_go_through_json():
+    config = TrainingConfig(epochs=np.int64(3), learning_rate=np.float32(0.25), decay="cosine", seed=np.uint8(7))
+    assert TrainingConfig(**json.loads(json.dumps(config.config()))) == config
+    assert set(config.config()) == set(TrainingConfig.names())
+
+
+# Several processes
+
+
+def train_in_company(folder, kind):
+    """One of several processes: train, and write down how it ended."""
+    torch.set_num_threads(1)
+    from accelerate import PartialState
+
+    tensors, *rest = end(*fit(Path(folder) / "run", **KINDS[kind]))
+    text = json.dumps([{name: data.hex() for name, data in tensors.items()}, *rest])
+    (Path(folder) / f"end-{PartialState().process_index}.json").write_text(text)
+
+
+def launched(folder, kind):
+    """How each of two processes ended."""
+    script = folder / "script.py"
+    here = str(Path(__file__).parent)
+    script.write_text(
+        f"import sys; sys.path.insert(0, {here!r})\n"
+        f"import test_training; test_training.train_in_company({str(folder)!r}, {kind!r})\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("end-*.json"))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_several_processes_end_alike(kind, tmp_path):
+    ends = launched(tmp_path, kind)
+    assert len(ends) == 2
+    assert ends[0] == ends[1], "weights, timestep samplers, losses, best epoch"
+    tensors, history, *_ = ends[0]
+    alone = undisturbed(kind)
+    assert alone[0].keys() == tensors.keys()
+    assert history[0]["recommendation"] == pytest.approx(alone[1][0]["recommendation"], rel=0.3), "half the steps"
+    saved = DiffRec.from_pretrained(tmp_path / "run").state_dict()
+    assert all(tensor.numpy().tobytes().hex() == tensors[name] for name, tensor in saved.items())
+    assert launched(tmp_path, kind) == ends, "a finished run, started again"
