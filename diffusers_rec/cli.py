@@ -249,9 +249,10 @@ def info_command(
 def run() -> int:
     """Run the command line and return its exit code."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as error:
-        return error.exit_code
+        code: int = app(prog_name="diffrec", standalone_mode=False) or 0
+        if code == 130:  # what newer versions of typer make of an interrupt; older ones abort
+            raise KeyboardInterrupt
+        return code
     except (KeyboardInterrupt, typer.Abort):
         say.print("Interrupted. A training run goes on when the same command is started again.")
         return 130
@@ -265,7 +266,6 @@ def run() -> int:
             raise
         show()
         return 2
-    return 0
 
 
 def _fail(error: Exception, code: int) -> int:
@@ -301,10 +301,12 @@ def _changed(pipeline: Config, training: Config, changes: list[str]) -> tuple[Co
     for change in changes:
         key, equals, text = change.partition("=")
         part, dot, setting = key.strip().partition(".")
-        wanted = {"training": True, "seeds": False, "seed": False}.get(part, bool(dot))  # a dot or none
-        if not equals or part not in {*pipeline, "training"} or bool(dot) != wanted:
-            known = ", ".join([*families, "training"])
-            raise ValueError(f"--set takes PART=NAME or PART.SETTING=VALUE with PART one of {known}, got {change!r}.")
+        wanted = {"training": True, "seeds": False}.get(part, bool(dot))  # a dot or none
+        if not equals or part not in {*families, "training", "seeds"} or bool(dot) != wanted:
+            raise ValueError(
+                "--set takes PART=NAME or PART.SETTING=VALUE, or seeds=VALUE, "
+                f"with PART one of {', '.join([*families, 'training'])}, got {change!r}."
+            )
         if part == "training":
             if setting not in training:
                 raise ValueError(f"Unknown training setting {setting!r}. Known: {', '.join(TrainingConfig.names())}.")
