@@ -392,6 +392,21 @@ def test_each_step_has_its_rate(monkeypatch):
     assert [row["learning_rate"] for row in result.history] == [config.rate(1), config.rate(2)]
 
 
+def test_each_step_of_each_epoch_draws_anew(monkeypatch):
+    seeds = []
+    forward = DiffRec.forward
+
+    def spy(model, batch, generator):
+        seeds.append(generator.initial_seed())
+        return forward(model, batch, generator)
+
+    monkeypatch.setattr(DiffRec, "forward", spy)
+    for seed in (0, 1):
+        fit(epochs=2, seed=seed)
+    assert len(seeds) > 20
+    assert len(set(seeds)) == len(seeds)
+
+
 def test_clipping_bounds_every_gradient(monkeypatch):
     norms = []
     step = torch.optim.AdamW.step

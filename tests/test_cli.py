@@ -1,0 +1,485 @@
+"""The command line: the path of a user, and the ways off it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import asdict
+from io import StringIO
+from unittest import mock
+
+import pytest
+import torch
+import typer
+
+from diffusers_rec import DDPMSampler, DiffRec, SyntheticWorld, __version__, read_interactions
+from diffusers_rec.cli import app, run
+from diffusers_rec.evaluation import evaluate, evaluate_popularity
+
+SMALL = ("--dim", 16, "--max-length", 8, "--epochs", 2, "--cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Models this small spend their time waiting for other threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def diffrec(*arguments):
+    """Exit code, standard output and standard error of a command."""
+    out, err = StringIO(), StringIO()
+    line = ["diffrec", *map(str, arguments)]
+    with mock.patch.object(sys, "argv", line), redirect_stdout(out), redirect_stderr(err):
+        code = run()
+    return code, out.getvalue(), err.getvalue()
+
+
+def good(*arguments):
+    code, out, err = diffrec(*arguments)
+    assert code == 0, err
+    return out
+
+
+def as_json(*arguments):
+    out = good(*arguments, "--json")
+    assert out.count("\n") == 1, "more than the object on standard output"
+    return json.loads(out)
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory):
+    """One log as a table with ids of letters and as sequences with ids of digits; users of one item; items not here."""
+    folder = tmp_path_factory.mktemp("logs")
+    log = SyntheticWorld(40, num_groups=4).sample(60, min_length=4, max_length=12)
+    users, items = log.user_vocabulary.decode(log.users), log.item_vocabulary.decode(log.items)
+    rows = [f"{user},{item},{time}" for user, item, time in zip(users, items, log.times.tolist(), strict=True)]
+    (folder / "log.csv").write_text("\n".join(["user,item,time", *rows]) + "\n")
+    (folder / "renamed.csv").write_text("\n".join(["who,what,when", *rows]) + "\n")
+    (folder / "short.csv").write_text("\n".join(["user,item,time", *rows, f"one,{items[0]},0"]) + "\n")
+    (folder / "untimed.csv").write_text("user,item\nu,a\nu,b\nu,c\n")
+    (folder / "ragged.csv").write_text("user,item,time\nu,a,1\nu,b,2,3,4\n")
+    (folder / "gap.csv").write_text("user,item,time\nu,a,1\nu,,2\n")
+    sequences = [f"{user} {' '.join(map(str, row + 100))}" for user, row in enumerate(log.sequences())]
+    (folder / "log.txt").write_text("\n".join(sequences) + "\n")
+    (folder / "broken.txt").write_text("1 2 3\n4\n")
+    (folder / "single.txt").write_text("1 5\n2 6\n")
+    for name in ("empty.csv", "empty.txt", "log.xyz"):
+        (folder / name).touch()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(logs, tmp_path_factory):
+    """A model of each log."""
+    folder = tmp_path_factory.mktemp("models")
+    for kind in ("csv", "txt"):
+        good("train", logs / f"log.{kind}", "--out", folder / kind, *SMALL, "--quiet")
+    return folder
+
+
+# The path of a user
+
+
+@pytest.mark.parametrize(("kind", "history"), [("csv", "item-001,item-004"), ("txt", "101, 104")])
+def test_train_evaluate_recommend_info(kind, history, logs, tmp_path):
+    out = tmp_path / "new" / "run"
+    code, told, progress = diffrec("train", logs / f"log.{kind}", "--out", out, *SMALL)
+    assert code == 0
+    assert re.match(r"Best epoch [12] of 2 on validation \(history masked\): hr@5 0\.\d{4}, ", told)
+    assert told.count("\n") == 1
+    assert [line.split()[1] for line in progress.splitlines() if line.startswith("epoch ")] == ["1", "2"]
+    assert f"diffrec evaluate {out} {logs}/log.{kind}" in progress
+    table = good("evaluate", out, logs / f"log.{kind}")
+    for row in ("model", "popularity"):
+        for masking in ("masked", "unmasked"):
+            assert re.search(rf"{row} +{masking}( +[01]\.\d{{4}}){{6}}", table), "a row cut short"
+    found = good("recommend", out, "--history", history, "-k", 3)
+    assert f"after {history}" in found
+    assert [int(rank) for rank in re.findall(r"^ +(\d+) +", found, re.MULTILINE)] == [1, 2, 3]
+    assert "conditional-mlp(dim=16" in good("info", out)
+    assert "60" in good("info", logs / f"log.{kind}")
+
+
+@pytest.mark.parametrize("kind", ["csv", "txt"])
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_evaluate_says_what_the_library_says(kind, split, logs, models):
+    parts = read_interactions(logs / f"log.{kind}").sequences().leave_one_out()
+    holdout = getattr(parts, split)
+    answer = as_json("evaluate", models / kind, logs / f"log.{kind}", "--split", split)
+    model = DiffRec.from_pretrained(models / kind)
+    assert answer["split"] == split
+    assert answer["model"] == asdict(evaluate(model, holdout))
+    assert answer["popularity"] == asdict(evaluate_popularity(holdout.histories, holdout))
+    other = as_json(
+        "evaluate", models / kind, logs / f"log.{kind}", "--split", split, "--seeds", 1, "--sampler", "ddpm"
+    )
+    assert other["model"] == asdict(evaluate(model, holdout, seeds=1, sampler=DDPMSampler()))
+
+
+@pytest.mark.parametrize(
+    ("kind", "history", "ids"),
+    [("csv", "item-001,item-004", ["item-001", "item-004"]), ("txt", " 101 ,104", [101, 104])],
+)
+def test_recommend_says_what_the_library_says(kind, history, ids, models):
+    (answer,) = as_json("recommend", models / kind, "--history", history, "-k", 4)
+    expected = DiffRec.from_pretrained(models / kind).recommend([ids], 4)[0]
+    assert answer["history"] == ids
+    assert [tuple(row.values()) for row in answer["recommendations"]] == expected
+    assert list(answer["recommendations"][0]) == ["item", "score", "spread"]
+
+
+def test_recommend_for_several_histories(models):
+    one, other = ("item-001", "item-002,item-003")
+    answers = as_json("recommend", models / "csv", "--history", one, "--history", other)
+    assert [answer["history"] for answer in answers] == [["item-001"], ["item-002", "item-003"]]
+    assert items(answers) == items(as_json("recommend", models / "csv", "--history", one))
+    assert items(answers) != items(answers[1:])
+    table = good("recommend", models / "csv", "--history", one, "--history", other)
+    assert table.index(f"after {one}") < table.index(f"after {other}")
+
+
+def test_recommend_among_candidates_and_seen_items(models):
+    history = ("recommend", models / "csv", "--history", "item-001,item-002")
+    all_but_seen = items(as_json(*history, "-k", 40))
+    assert len(all_but_seen) == 38
+    assert not {"item-001", "item-002"} & set(all_but_seen)
+    assert len(items(as_json(*history, "-k", 40, "--include-seen"))) == 40
+    some = ("--candidates", "item-009,item-002,item-005")
+    assert items(as_json(*history, "-k", 3, *some)) == [i for i in all_but_seen if i in ("item-005", "item-009")]
+    assert len(items(as_json(*history, "-k", 3, *some, "--include-seen"))) == 3
+
+
+def items(answer):
+    return [row["item"] for row in answer[0]["recommendations"]]
+
+
+def test_ids_are_shown_and_read_as_they_stand(tmp_path):
+    """Digits that are text, brackets that are no markup, text too long for a line."""
+    ids = ["007", "[bold]x[/x]", ":smile:", "n" * 100, "-3"]
+    DiffRec(ids, dim=4, denoiser={"name": "conditional-mlp", "num_heads": 1}).save_pretrained(tmp_path)
+    for one in ids:
+        assert as_json("recommend", tmp_path, "--history", one, "-k", 1)[0]["history"] == [one]
+    table = good("recommend", tmp_path, "--history", ":smile:,[bold]x[/x]", "-k", 5, "--include-seen")
+    assert "after :smile:,[bold]x[/x]" in table
+    for one in ids[:3]:
+        assert re.search(rf"\d +{re.escape(one)} +0\.", table)
+    assert table.count("n") - len("rank") + 3 >= 100
+    assert "…" not in table
+
+
+def test_info_tells_components_and_models_and_data(logs, models):
+    listing = as_json("info")
+    assert listing["version"] == __version__
+    assert {"ddpm", "one-step"} <= set(listing["components"]["sampler"])
+    assert all(name in good("info") for names in listing["components"].values() for name in names)
+    facts = as_json("info", models / "csv")
+    model = DiffRec.from_pretrained(models / "csv")
+    assert facts.pop("items") == len(model.vocabulary)
+    assert facts.pop("parameters") == sum(parameter.numel() for parameter in model.parameters())
+    assert facts == model.config()
+    assert as_json("info", logs / "log.csv") == asdict(read_interactions(logs / "log.csv").statistics())
+
+
+def test_train_answers_in_json_and_again_when_started_again(logs, tmp_path):
+    command = ("train", logs / "log.csv", "--out", tmp_path / "run", *SMALL)
+    answer = as_json(*command)
+    assert answer["out"] == str(tmp_path / "run")
+    assert answer["epochs"] == 2
+    assert {"hr@5", "ndcg@10"} < set(answer["validation"])
+    assert as_json(*command) == answer
+    code, told, progress = diffrec(*command)
+    assert code == 0
+    assert f"ndcg@10 {answer['validation']['ndcg@10']:.4f}" in told
+    assert "epoch " not in progress.replace("Best epoch", ""), "it trained again"
+
+
+def test_quiet_is_quiet(logs, models, tmp_path):
+    train = ("train", logs / "log.csv", "--out", tmp_path / "run", *SMALL, "--quiet", "--json")
+    assert diffrec(*train)[2] == ""
+    assert diffrec("evaluate", models / "csv", logs / "log.csv", "--quiet")[2] == ""
+
+
+def test_set_changes_parts_and_settings(logs, tmp_path):
+    changes = (
+        "denoiser=causal-transformer", "schedule.num_timesteps=20", "head=linear", "sampler=ddpm", "seeds=2",
+        "objective.distance=squared", "embedding.scale=learned", "training.epochs=1", "training.examples=last-target",
+    )  # fmt: skip
+    options = [option for change in changes for option in ("--set", change)]
+    answer = as_json("train", logs / "log.csv", "--out", tmp_path, *SMALL[:4], "--cpu", *options)
+    assert answer["epochs"] == 1
+    facts = as_json("info", tmp_path)
+    assert [facts[part]["name"] for part in ("denoiser", "head", "sampler")] == ["causal-transformer", "linear", "ddpm"]
+    assert facts["schedule"]["num_timesteps"] == facts["timesteps"]["num_timesteps"] == 20
+    assert (facts["denoiser"]["dim"], facts["denoiser"]["max_length"], facts["denoiser"]["dropout"]) == (16, 8, 0.5)
+    assert (facts["objective"]["distance"], facts["embedding"]["scale"], facts["seeds"]) == ("squared", "learned", 2)
+
+
+@pytest.mark.parametrize("change", [("--seed", 5), ("--set", "training.seed=5")], ids=str)
+def test_a_seed_matters(change, logs, models, tmp_path):
+    good("train", logs / "log.csv", "--out", tmp_path, *SMALL, *change)
+    one, other = (DiffRec.from_pretrained(folder).embedding.weight for folder in (tmp_path, models / "csv"))
+    assert not torch.equal(one, other)
+
+
+def test_the_paper_is_a_preset(logs, tmp_path):
+    good("train", logs / "log.txt", "--out", tmp_path, "--preset", "paper", *SMALL, "--batch-targets", 50)
+    facts = as_json("info", tmp_path)
+    assert facts["denoiser"]["name"] == "transformer"
+    assert facts["denoiser"]["dropout"] == 0.3
+
+
+def test_columns_cores_and_short_users(logs, tmp_path):
+    names = ("--user", "who", "--item", "what", "--time", "when")
+    assert as_json("info", logs / "renamed.csv", *names) == as_json("info", logs / "log.csv")
+    assert as_json("info", logs / "log.csv", "--k-core", 6)["num_users"] < 60
+    assert as_json("train", logs / "short.csv", "--out", tmp_path, *SMALL, "--short", "drop")["epochs"] == 2
+    assert as_json("evaluate", tmp_path, logs / "short.csv", "--short", "drop")["model"]["num_users"] == 60
+
+
+# The ways off it
+
+
+TRAIN = {
+    "no such file": ("nowhere.csv", [], "There is no file .*nowhere.csv"),
+    "a folder": (".", [], "no file at"),
+    "empty table": ("empty.csv", [], "empty.csv: expected a csv file with at least one row"),
+    "empty sequences": ("empty.txt", [], "the file is empty"),
+    "unknown suffix": ("log.xyz", [], "cannot tell the format of log.xyz"),
+    "no such column": ("untimed.csv", [], r"\['time'\] are missing"),
+    "other column": ("log.csv", ["--item", "book"], r"\['book'\] are missing"),
+    "ragged": ("ragged.csv", [], "rows of equal width"),
+    "an id missing": ("gap.csv", [], "item in row 1 is missing"),
+    "a user without items": ("broken.txt", [], "line 2: user '4' has no items"),
+    "one-item users": ("short.csv", [], r"1 of 61 have fewer \(first: 'one'\)"),
+    "one-item users alone": ("single.txt", ["--short", "drop"], "every user needs at least 3 items"),
+    "wrong format": ("log.csv", ["--format", "movielens"], "line 1: expected user::item::rating::time"),
+    "core too large": ("log.csv", ["--k-core", "1000"], "Use a smaller k"),
+    "no part of that name": ("log.csv", ["--set", "denoiser=diffusion"], "Unknown denoiser name: 'diffusion'. Known"),
+    "no such part": ("log.csv", ["--set", "decoder=linear"], "--set takes PART=NAME or PART.SETTING=VALUE"),
+    "no value": ("log.csv", ["--set", "denoiser"], "--set takes PART=NAME"),
+    "a seed twice": ("log.csv", ["--set", "seed=5"], "--set takes PART=NAME"),
+    "training without a setting": ("log.csv", ["--set", "training=5"], "--set takes PART=NAME"),
+    "no such setting": ("log.csv", ["--set", "schedule.steps=5"], "config of schedule 'sqrt': 'steps'. Known:"),
+    "no such training setting": ("log.csv", ["--set", "training.epoch=5"], "Unknown training setting 'epoch'. Known:"),
+    "not a number": ("log.csv", ["--set", "training.epochs=many"], "epochs must be an integer"),
+    "out of range": ("log.csv", ["--set", "training.clip_norm=-1"], "clip_norm must be a finite number at least 0"),
+    "parts that do not fit": ("log.csv", ["--set", "head=linear", "--set", "head.dim=8"], "The parts do not fit"),
+    "no epochs": ("log.csv", ["--epochs", "0"], "epochs must be an integer >= 1, got 0"),
+    "dropout": ("log.csv", ["--dropout", "1.5"], "dropout"),
+    "heads": ("log.csv", ["--set", "denoiser.num_heads=3"], "num_heads"),
+    "max length": ("log.csv", ["--max-length", "1"], "max_length"),
+    "negative seed": ("log.csv", ["--seed", "-1"], "seed must be"),
+}  # fmt: skip
+
+
+def assert_one_clear_line(err, message, start="diffrec: "):
+    assert "Traceback" not in err
+    (line,) = err.splitlines()
+    assert line.startswith(start)
+    assert re.search(message, line)
+
+
+@pytest.mark.parametrize("case", TRAIN)
+def test_wrong_input_for_train_is_one_line_and_writes_nothing(case, logs, tmp_path):
+    file, options, message = TRAIN[case]
+    code, out, err = diffrec(
+        "train", logs / file, "--out", tmp_path / "new" / "run", *SMALL[:2], "--cpu", "-q", *options
+    )
+    assert code == 2
+    assert out == ""
+    assert_one_clear_line(err, message)
+    assert not list(tmp_path.iterdir())
+
+
+OTHERS = {
+    "unknown item": (["recommend", "{models}/csv", "--history", "item-001,nothing"], "1 unknown id .*'nothing'"),
+    "digits for text": (["recommend", "{models}/csv", "--history", "5"], "unknown id .*'5'"),
+    "text for digits": (["recommend", "{models}/txt", "--history", "item-001"], "unknown id .*'item-001'"),
+    "no digits": (["recommend", "{models}/txt", "--history", "²,--5"], "2 unknown ids .*'²', '--5'"),
+    "empty history": (["recommend", "{models}/csv", "--history", ""], "unknown id .*''"),
+    "k too large": (["recommend", "{models}/csv", "--history", "item-001", "-k", "41"], r"k must lie in 1\.\.40"),
+    "k of none": (["recommend", "{models}/csv", "--history", "item-001", "-k", "0"], "k must be|k must lie in"),
+    "k above the candidates": (
+        ["recommend", "{models}/csv", "--history", "item-001", "-k", "2", "--candidates", "item-002"],
+        r"k must lie in 1\.\.1",
+    ),
+    "unknown candidate": (
+        ["recommend", "{models}/csv", "--history", "item-001", "--candidates", "x"],
+        "candidates: .*'x'",
+    ),
+    "empty candidates": (["recommend", "{models}/csv", "--history", "item-001", "--candidates", ""], "candidates: "),
+    "no seeds": (["recommend", "{models}/csv", "--history", "item-001", "--seeds", "0"], "seeds"),
+    "unknown sampler": (["evaluate", "{models}/csv", "{logs}/log.csv", "--sampler", "x"], "Unknown sampler name"),
+    "no checkpoint": (["recommend", "{logs}", "--history", "item-001"], "holds no checkpoint: config.json is missing"),
+    "no folder": (["evaluate", "{logs}/nowhere", "{logs}/log.csv"], "holds no checkpoint"),
+    "other data": (["evaluate", "{models}/csv", "{logs}/log.txt"], "have different items"),
+    "no data": (["evaluate", "{models}/csv", "{logs}/nowhere.csv"], "There is no file"),
+    "info of nothing": (["info", "{logs}/nowhere"], "There is no file"),
+    "info of no model": (["info", "{logs}"], "holds no checkpoint"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_wrong_input_is_one_line(case, logs, models):
+    arguments, message = OTHERS[case]
+    code, out, err = diffrec(*(argument.format(models=models, logs=logs) for argument in arguments))
+    assert code == 2
+    assert out == ""
+    assert_one_clear_line(err, message)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "Usage: diffrec"),
+        (("train",), "Missing argument 'data'"),
+        (("train", "log.csv"), "Missing option '--out'"),
+        (("train", "log.csv", "--out", "x", "--epoch", 3), "No such option"),
+        (("train", "log.csv", "--out", "x", "--epochs", "many"), "Invalid value for '--epochs'"),
+        (("train", "log.csv", "--out", "x", "--preset", "worst"), "Invalid value for '--preset'.*'best', 'paper'"),
+        (("evaluate", "x", "log.csv", "--split", "train"), "Invalid value for '--split'"),
+        (("recommend", "x"), "Missing option '--history'"),
+        (("forecast",), "No such command 'forecast'"),
+    ],
+)
+def test_wrong_options_are_told_by_the_parser(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = diffrec(*arguments)
+    assert code == 2
+    assert out == ""
+    assert re.search(message, err)
+    assert "Traceback" not in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_run_in_the_folder_is_wrong_input(logs, models):
+    before = {path.name: path.read_bytes() for path in (models / "csv").iterdir()}
+    code, _, err = diffrec("train", logs / "log.txt", "--out", models / "csv", *SMALL, "-q")
+    assert code == 2
+    assert_one_clear_line(err, "holds a run with other settings or other data")
+    assert {path.name: path.read_bytes() for path in (models / "csv").iterdir()} == before
+
+
+@pytest.mark.parametrize("place", ["file", "file/run"])
+def test_an_unwritable_folder_is_the_machines_failure(place, logs, tmp_path):
+    (tmp_path / "file").touch()
+    code, out, err = diffrec("train", logs / "log.csv", "--out", tmp_path / place, *SMALL, "-q")
+    assert code == 1
+    assert out == ""
+    assert_one_clear_line(err, r"\[Errno \d+\] .*file")
+
+
+def test_a_full_disk_is_the_machines_failure(logs, tmp_path):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with mock.patch("diffusers_rec.checkpoint.os.fsync", side_effect=full):
+        code, out, err = diffrec("train", logs / "log.csv", "--out", tmp_path / "run", *SMALL, "-q")
+    assert code == 1
+    assert out == ""
+    assert_one_clear_line(err, "No space left on device")
+
+
+def test_an_interrupt_is_130(logs, tmp_path):
+    with mock.patch("diffusers_rec.cli.read_interactions", side_effect=KeyboardInterrupt):
+        code, out, err = diffrec("train", logs / "log.csv", "--out", tmp_path / "run", *SMALL)
+    assert code == 130
+    assert out == ""
+    assert_one_clear_line(err.strip(), "goes on when the same command is started again", start="Interrupted")
+
+
+def test_a_bug_keeps_its_traceback(logs):
+    with (
+        mock.patch("diffusers_rec.cli.read_interactions", side_effect=ZeroDivisionError),
+        pytest.raises(ZeroDivisionError),
+    ):
+        diffrec("info", logs / "log.csv")
+
+
+# Help
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "recommend", "info"])
+def test_help_tells_every_option(name):
+    command = typer.main.get_command(app).commands[name]
+    text = " ".join(good(name, "--help").split())
+    assert command.help.split("\n")[0][:40] in text
+    for parameter in command.params:
+        shown = [option for option in (*parameter.opts, *parameter.secondary_opts) if option.startswith("--")]
+        assert all(option in text for option in shown)
+        assert " ".join(parameter.help.split()[:3]) in text
+        assert len(parameter.help) > 3
+
+
+def test_help_tells_every_command():
+    text = good("--help")
+    assert all(name in text for name in ("train", "evaluate", "recommend", "info"))
+
+
+# In a process of its own
+
+
+def process(*arguments, **settings):
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False, **settings
+    )
+
+
+def test_python_dash_m():
+    done = process("-m", "diffusers_rec", "info", "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["version"] == __version__
+    assert done.stderr == ""
+
+
+def test_exit_codes_reach_the_shell(logs):
+    done = process("-m", "diffusers_rec", "info", logs / "nowhere.csv")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert_one_clear_line(done.stderr, "There is no file")
+
+
+def test_without_typer_it_says_what_to_install():
+    script = """if True:
+        import runpy, sys
+        class Blocked:
+            def find_spec(self, name, path=None, target=None):
+                if name.split(".")[0] == "typer":
+                    raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        sys.meta_path.insert(0, Blocked())
+        sys.argv = ["diffrec", "info"]
+        runpy.run_module("diffusers_rec", run_name="__main__")
+    """
+    done = process("-c", script)
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert_one_clear_line(done.stderr, r"needs typer, which is not installed.*pip install 'diffusers-rec\[cli\]'")
+
+
+def test_interrupted_while_training_it_goes_on(logs, tmp_path):
+    command = ["train", logs / "log.csv", "--out", tmp_path / "run", *SMALL[:4], "--epochs", 30, "--cpu"]
+    command = [*map(str, command), "--set", "training.patience=0", "--set", "training.precision=fp32"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
+    child = subprocess.Popen([sys.executable, "-m", "diffusers_rec", *command], text=True, **pipes)
+    seen = []
+    for line in child.stderr:
+        if line.startswith("epoch   2") and not any(before.startswith("epoch   2") for before in seen):
+            child.send_signal(signal.SIGINT)
+        seen.append(line)
+    out = child.stdout.read()
+    assert child.wait(60) == 130
+    assert out == ""
+    assert "Traceback" not in "".join(seen)
+    assert seen[-1].startswith("Interrupted")
+    answer, progress = diffrec(*command, "--json")[1:]
+    epochs = [int(line.split()[1]) for line in progress.splitlines() if line.startswith("epoch")]
+    assert 3 <= epochs[0] < 30
+    assert epochs[-1] == 30
+    assert json.loads(answer) | {"out": ""} == as_json(*command[:3], tmp_path / "other", *command[4:]) | {"out": ""}
