@@ -17,6 +17,7 @@ from diffusers_rec.denoisers import (
     CausalTransformerDenoiser,
     ConditionalMLPDenoiser,
     Denoiser,
+    PosteriorDenoiser,
     TransformerDenoiser,
 )
 from diffusers_rec.embeddings import ItemEmbedding
@@ -53,6 +54,7 @@ __all__ = [
     "NoisingStrategy",
     "Objective",
     "OneStepSampler",
+    "PosteriorDenoiser",
     "Questions",
     "Recommendations",
     "Sampler",

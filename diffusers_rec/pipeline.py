@@ -127,9 +127,10 @@ class DiffRec(nn.Module):
         # Each part draws its initial weights from a stream of its own.
         self.embedding = ItemEmbedding.build(embedding, **size, seed=3 * self.seed)
         size["dim"] = self.embedding.dim
-        self.denoiser = Denoiser.build(denoiser, **size, seed=3 * self.seed + 1)
         self.head = ItemHead.build(head, **size, embedding=self.embedding, seed=3 * self.seed + 2)
         self.schedule = NoiseSchedule.build(schedule)
+        shared = {"embedding": self.embedding, "head": self.head, "schedule": self.schedule}
+        self.denoiser = Denoiser.build(denoiser, **size, **shared, seed=3 * self.seed + 1)
         self.noising = NoisingStrategy.build(noising)
         self.timesteps = TimestepSampler.build(timesteps, num_timesteps=self.schedule.num_timesteps)
         self.objective = Objective.build(objective)

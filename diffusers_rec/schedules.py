@@ -121,6 +121,11 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
         clean, noised, variance = self._at(x0, timesteps, "posterior_x0", "posterior_xn", "posterior_variance")
         return clean * x0 + noised * xn, variance
 
+    def levels(self, like: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        r""":math:`\sqrt{\bar\alpha_n}` and :math:`\sqrt{1 - \bar\alpha_n}`, ``(B, ..., 1)``, like ``like``."""
+        signal, sigma = self._at(like, timesteps, "signal", "noise")
+        return signal, sigma
+
     def reverse_variance(self, like: Tensor, timesteps: Tensor) -> Tensor:
         r""":math:`\beta_n`, the paper's untrained :math:`\Sigma_\theta`, ``(B, ..., 1)``, beside latents ``like``."""
         (beta,) = self._at(like, timesteps, "beta")

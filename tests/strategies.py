@@ -11,11 +11,11 @@ from torch import Generator
 import diffusers_rec  # noqa: F401 - signs every component in
 from diffusers_rec.denoisers import Denoiser
 from diffusers_rec.embeddings import ItemEmbedding
-from diffusers_rec.heads import ItemHead
+from diffusers_rec.heads import ItemHead, LinearHead
 from diffusers_rec.noising import NoisingStrategy
 from diffusers_rec.objectives import Objective
 from diffusers_rec.samplers import Sampler
-from diffusers_rec.schedules import NoiseSchedule
+from diffusers_rec.schedules import NoiseSchedule, SqrtSchedule
 from diffusers_rec.timesteps import TimestepSampler
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -48,6 +48,9 @@ def built(family, spec, **settings):
     size = {"num_items": 7, "dim": 8, "max_length": 9, "num_timesteps": 30, **settings}
     if "embedding" not in size and family is not ItemEmbedding:
         size["embedding"] = ItemEmbedding(size["num_items"], size["dim"], seed=5)
+    if family is Denoiser and size["dim"] > 0:
+        size["head"] = LinearHead(size["num_items"], size["dim"])
+        size["schedule"] = SqrtSchedule(size["num_timesteps"])
     return family.build(spec, **size)
 
 

@@ -25,6 +25,8 @@ few = settings(max_examples=30)
 def made(spec, seed=0, dtype=torch.float64):
     """A denoiser as if trained, at serving time."""
     denoiser = built(Denoiser, spec, dim=WIDTH, max_length=LONGEST, num_timesteps=STEPS, seed=seed)
+    for name in denoiser.context & {"embedding", "head"}:
+        getattr(denoiser, name).to(dtype)
     return learned(denoiser.to(dtype), seed).eval()
 
 
@@ -179,6 +181,8 @@ def test_a_question_sees_its_visible_history_and_its_own_noise_alone(spec, asked
 @few
 @given(seed=seeds, noised=st.integers(2, 3), data=st.data())
 def test_the_noised_positions_of_a_question_see_one_another(spec, seed, noised, data):
+    if spec["name"] == "posterior":
+        pytest.skip("exact for each position alone, given the history")
     denoiser = made(spec)
     asked = Asked(1, 1, noised, 4, seed=seed)
     asked.count = torch.full_like(asked.count, noised)

@@ -3,6 +3,14 @@
 from diffusers_rec.denoisers.base import Denoiser
 from diffusers_rec.denoisers.causal_transformer import CausalTransformerDenoiser
 from diffusers_rec.denoisers.conditional_mlp import ConditionalMLPDenoiser
+from diffusers_rec.denoisers.posterior import PosteriorDenoiser, posterior_mean
 from diffusers_rec.denoisers.transformer import TransformerDenoiser
 
-__all__ = ["CausalTransformerDenoiser", "ConditionalMLPDenoiser", "Denoiser", "TransformerDenoiser"]
+__all__ = [
+    "CausalTransformerDenoiser",
+    "ConditionalMLPDenoiser",
+    "Denoiser",
+    "PosteriorDenoiser",
+    "TransformerDenoiser",
+    "posterior_mean",
+]
