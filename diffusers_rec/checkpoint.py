@@ -63,7 +63,9 @@ def write_checkpoint(
     Raises:
         OSError: the directory cannot be made or written (no permission, no space, a file in its place).
         TypeError: ``config`` or ``items`` holds what JSON cannot hold.
+        ValueError: the directory holds a ``config.json`` that is not this library's.
     """
+    _refuse_foreign(Path(directory) / CONFIG_FILE)
     weight_bytes = save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
     item_bytes = json.dumps(items, ensure_ascii=False).encode()
     content: dict[str, Any] = {
@@ -104,6 +106,11 @@ def read_checkpoint(directory: str | PathLike[str]) -> Checkpoint:
     return Checkpoint(content["pipeline"], weights, items, content["library_version"])
 
 
+def _refuse_foreign(config: Path) -> None:
+    if config.is_file() and f'"format": "{FORMAT}"'.encode() not in config.read_bytes():
+        raise ValueError(f"{config} belongs to something else and is not overwritten. Choose another folder.")
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file beside its place and rename it there: it is old or new, never half."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -112,11 +119,17 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
+        Path(temporary).chmod(0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)  # there is no way to read it without setting it
+    os.umask(mask)
+    return mask
 
 
 def remove_temporaries(folder: Path) -> None:
@@ -134,6 +147,9 @@ def _write_all(folder: Path, files: Mapping[str, bytes]) -> None:
         for name, data in files.items():
             write_atomically(folder / name, data)
     except BaseException as error:
+        config = folder / CONFIG_FILE
+        if config.is_file() and config.read_bytes() == files[CONFIG_FILE]:
+            raise  # interrupted, but after the last rename: the new checkpoint is whole
         for name in files:
             if name not in kept and name != CONFIG_FILE:
                 _quietly(lambda name=name: (folder / name).unlink(missing_ok=True))

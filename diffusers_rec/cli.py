@@ -1,18 +1,21 @@
 """The command line: ``diffrec train | evaluate | recommend | info``.
 
 Results go to standard output, all else to standard error. Exit codes: 0 done, 1 the machine failed (no space, no
-permission), 2 the input was wrong, 130 interrupted.
+permission), 2 the input was wrong, 130 interrupted. With ``DIFFREC_TRACEBACK=1`` in the environment an error shows
+where it came from.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import typer
 from rich.box import SIMPLE
 from rich.console import Console
@@ -60,7 +63,9 @@ DataPath = Annotated[
 FormatOption = Annotated[Format, typer.Option(help="Of the data file; auto goes by its name.")]
 UserOption = Annotated[str, typer.Option(help="Name of the user column.")]
 ItemOption = Annotated[str, typer.Option(help="Name of the item column.")]
-TimeOption = Annotated[str, typer.Option(help="Name of the time column.")]
+TimeOption = Annotated[
+    str, typer.Option(help="Name of the time column; an empty name where the rows come oldest first.")
+]
 CoreOption = Annotated[int | None, typer.Option(help="Keep users and items with at least this many interactions.")]
 ShortOption = Annotated[
     Short, typer.Option(help="What to do with users of fewer than 3 items; train: use them there only.")
@@ -138,7 +143,10 @@ def train_command(
         f"Best epoch {result.best_epoch} of {len(result.history)} on validation (history masked): {scores}",
         soft_wrap=True,
     )
-    say.print(f"Kept in {to}. Next: diffrec evaluate {to} {data}")
+    reading = {"format": (format, "auto"), "user": (user, "user"), "item": (item, "item"), "time": (time, "time"),
+               "k-core": (k_core, None), "short": (short, "error")}  # fmt: skip
+    options = [f"--{name}={value}" for name, (value, default) in reading.items() if value != default]
+    say.print(f"Kept in {to}. Next: diffrec {shlex.join(['evaluate', str(to), str(data), *options])}")
 
 
 @app.command("evaluate")
@@ -158,7 +166,7 @@ def evaluate_command(
     quiet: QuietOption = False,
 ) -> None:
     """Rank every item for every user's held-out item: HR and NDCG, history masked and not."""
-    trained = DiffRec.from_pretrained(model)
+    trained = _load(model)
     parts = _read(data, format, user, item, time, k_core).sequences().leave_one_out(short)
     holdout = parts.test if split == "test" else parts.validation
     report = evaluate(
@@ -185,7 +193,7 @@ def recommend_command(
     as_json: JsonOption = False,
 ) -> None:
     """Recommend what comes after a history, with each item's probability and its spread over the noise draws."""
-    trained = DiffRec.from_pretrained(model)
+    trained = _load(model)
     histories = [_ids(text, trained.vocabulary) for text in history]
     found = trained.recommend(
         histories, k,
@@ -282,8 +290,12 @@ def _given(**values: Any) -> dict[str, Any]:
 def _read(path: Path, format: Format, user: str, item: str, time: str, k_core: int | None) -> Interactions:
     if not path.exists():
         raise FileNotFoundError(f"There is no file {path}.")
-    interactions = read_interactions(path, format=format, user=user, item=item, time=time)
+    interactions = read_interactions(path, format=format, user=user, item=item, time=time or None)
     return interactions if k_core is None else interactions.k_core(k_core)
+
+
+def _load(folder: Path) -> DiffRec:
+    return DiffRec.from_pretrained(folder).to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _ids(text: str, vocabulary: Vocabulary) -> list[int | str]:

@@ -20,7 +20,7 @@ from diffusers_rec.registry import Component
 
 
 class ItemHead(nn.Module, Component, ABC, kind="head"):
-    """Scores items by an inner product with the latent, in float32 (or float64) even under autocast."""
+    """Scores items by an inner product with the latent, in float32 or float64 whatever the weights and autocast."""
 
     @abstractmethod
     def queries(self, latent: Tensor) -> Tensor:
@@ -34,11 +34,17 @@ class ItemHead(nn.Module, Component, ABC, kind="head"):
         """One number an item, ``(V,)``, or None."""
         return None
 
+    def scoring_keys(self) -> tuple[Tensor, Tensor | None]:
+        """Keys and bias in the precision that scores are computed in."""
+        keys, bias = self.keys(), self.bias()
+        dtype = torch.promote_types(keys.dtype, torch.float32)
+        return keys.to(dtype), None if bias is None else bias.to(dtype)
+
     def logits(self, latent: Tensor) -> Tensor:
         """Latents ``(..., D)`` to unnormalised log-probabilities ``(..., V)``."""
         with torch.autocast(latent.device.type, enabled=False):
-            keys = self.keys()
-            return F.linear(self.queries(latent.to(keys.dtype)), keys, self.bias())
+            keys, bias = self.scoring_keys()
+            return F.linear(self.queries(latent.to(keys.dtype)), keys, bias)
 
     def loss(self, latent: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy of each target item under its latent: ``(..., D)`` and ``(...)`` to ``(...)``."""

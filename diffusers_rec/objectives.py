@@ -28,7 +28,7 @@ class Terms:
 
     Attributes:
         total: scalar, to be minimised.
-        named: its terms, scalars without gradient, unweighted, for the log.
+        named: its terms, scalars without gradient, before their lambda, for the log.
         per_latent: the unweighted reconstruction loss of each of the M latents, ``(M,)``, without gradient.
     """
 

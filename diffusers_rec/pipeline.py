@@ -7,6 +7,7 @@ swapped alone, and every part works without it.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ from diffusers_rec.schedules import NoiseSchedule
 from diffusers_rec.timesteps import TimestepSampler
 
 Seeds = int | Sequence[int]
+
+MAX_LAST_ALPHA_BAR = 0.05
+"""Above it, x_N tells the target, which serving has not: the pipeline warns."""
 
 
 @dataclass(frozen=True)
@@ -121,8 +125,9 @@ class DiffRec(nn.Module):
         super().__init__()
         self.vocabulary = items if isinstance(items, Vocabulary) else Vocabulary(items)
         self.seed = check_int("seed", seed, minimum=0)
+        seeds = list(seeds) if isinstance(seeds, Iterable) else seeds
         generators_from(seeds)  # refuses bad seeds here rather than at the first recommendation
-        self.seeds: Seeds = seeds if isinstance(seeds, int) else [int(each) for each in seeds]  # JSON holds no NumPy
+        self.seeds: Seeds = [int(each) for each in seeds] if isinstance(seeds, list) else int(seeds)
         size = {"num_items": len(self.vocabulary), "dim": dim, "max_length": max_length}
         # Each part draws its initial weights from a stream of its own.
         self.embedding = ItemEmbedding.build(embedding, **size, seed=3 * self.seed)
@@ -226,7 +231,12 @@ class DiffRec(nn.Module):
 
         Returns:
             ``(B, S, D)``.
+
+        Raises:
+            ValueError: more items than the model reads.
         """
+        if items.shape[1] > self.history_length:
+            raise ValueError(f"The model reads {self.history_length} items at most, got {items.shape[1]}.")
         with self._serving():
             latents, answer = self._sample(items, lengths, seeds, sampler)
             index = answer[..., None, None].expand(-1, latents.shape[1], 1, latents.shape[-1])
@@ -340,7 +350,13 @@ class DiffRec(nn.Module):
         shape = (len(items), len(generators), width, self.embedding.dim)
         noise = randn(shape, generators, device=self.device, dtype=self.embedding.weight.dtype)
 
+        # Noised positions may hold items of the history: those are noised to step n (Algorithm 3, line 5), not drawn.
+        known = (repeated.positions < lengths[:, None, None])[..., None]
+        clean = self.embedding(_items_at(items, repeated.positions)) if bool(known.any()) else None
+
         def denoise(xn: Tensor, timesteps: Tensor) -> Tensor:
+            if clean is not None:
+                xn = torch.where(known, self.schedule.add_noise(clean, noise, timesteps), xn)
             return self.denoiser(xn, timesteps, repeated.visible, context, repeated.count).to(xn.dtype)
 
         return (sampler or self.sampler).sample(denoise, self.schedule, noise, generators), questions.answer
@@ -352,14 +368,15 @@ class DiffRec(nn.Module):
     @contextmanager
     def _serving(self) -> Iterator[None]:
         """Dropout off and no gradients, then everything as it was."""
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()
+        training = [module for module in self.modules() if module.training]
+        for module in training:
+            module.training = False
         try:
             with torch.no_grad():
                 yield
         finally:
-            for module, training in modes:
-                module.training = training
+            for module in training:
+                module.training = True
 
     # What it is
 
@@ -425,7 +442,7 @@ class DiffRec(nn.Module):
         if wrong:
             raise ValueError(f"The weights in {directory} do not fit its config.json: {', '.join(wrong)}.")
         model.load_state_dict(saved.weights, assign=True)  # in the precision that was saved
-        return model
+        return model.eval()
 
     def _check_fit(self) -> None:
         pairs = [
@@ -441,6 +458,13 @@ class DiffRec(nn.Module):
                 raise ValueError(f"The parts do not fit: {left} is {got}, {right} is {expected}.")
         if getattr(self.head, "embedding", self.embedding) is not self.embedding:
             raise ValueError("The parts do not fit: the head shares another embedding than the pipeline's own.")
+        signal = float(self.schedule.alpha_bar[-1])
+        if signal > MAX_LAST_ALPHA_BAR:
+            warnings.warn(
+                f"At the last step {signal:.0%} of the signal is left (alpha_bar_N), but serving starts from pure "
+                "noise: training would learn to read the target there. Use more steps, or a negative log_snr_shift.",
+                stacklevel=3,
+            )
         if self.history_length < 1:
             raise ValueError(
                 f"max_length={self.max_length} leaves no room for a history before {self.noising.new_items} new items."

@@ -19,6 +19,8 @@ def paper(
 ) -> DiffRec:
     """DiffRec as in Du et al. 2023, Sec. 5.1.4: two layers, two heads, D 256, L 50, sqrt schedule, N 1000, ten seeds.
 
+    Where the paper leaves the scale of Eq. 18 open, the losses are means: over the D dimensions, and over n.
+
     Args:
         items: that can be recommended.
         dim: D.

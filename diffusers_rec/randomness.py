@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -20,7 +20,7 @@ def generators_from(seeds: int | Sequence[int]) -> list[Generator]:
     Raises:
         ValueError: no seed, a negative seed, or a seed given twice (its draw would be counted twice).
     """
-    if isinstance(seeds, int):
+    if not isinstance(seeds, Iterable):
         seeds = range(check_int("seeds (their number)", seeds, minimum=1))
     values = [check_int("each seed", seed, minimum=0) for seed in seeds]
     if not values:

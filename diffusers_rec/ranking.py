@@ -21,8 +21,6 @@ from diffusers_rec.heads import ItemHead
 
 Chunks = Iterable[tuple[slice, Tensor]]
 
-_SHIFT = 80.0
-
 CHUNK_SCORES = 2**22
 """How many scores (users x draws x items) are held at once, about 16 MiB in float32."""
 
@@ -55,7 +53,7 @@ def score_chunks(head: ItemHead, latents: Tensor, chunk_scores: int = CHUNK_SCOR
     """
     users, draws, _ = latents.shape
     with torch.autocast(latents.device.type, enabled=False):
-        keys, bias = head.keys(), head.bias()
+        keys, bias = head.scoring_keys()
         queries = head.queries(latents.to(keys.dtype))
     size = max(1, check_int("chunk_scores", chunk_scores, minimum=1) // max(1, users * draws))
     chunks = [slice(start, min(start + size, len(keys))) for start in range(0, len(keys), size)]
@@ -79,8 +77,8 @@ def mean_over_draws(log_probabilities: Tensor) -> Tensor:
     """``(B, S, V)`` to the logarithm of the mean probability, ``(B, V)``."""
     if log_probabilities.shape[1] == 1:
         return log_probabilities[:, 0]
-    # Probabilities are at most 1, so this shift cannot overflow; it keeps those down to e^-167 apart in float32.
-    return (log_probabilities + _SHIFT).exp_().mean(1).log_().sub_(_SHIFT)
+    top = log_probabilities.amax(1)  # so that no probability is too small for its exponential
+    return (log_probabilities - top[:, None]).exp_().mean(1).log_().add_(top)
 
 
 def top_k(
@@ -112,7 +110,7 @@ def top_k(
     if candidates is not None:
         allowed = torch.zeros(num_items, dtype=torch.bool, device=latents.device)
         allowed[candidates.to(latents.device)] = True
-    best = spread = latents.new_zeros((len(latents), 0), dtype=head.keys().dtype)
+    best = spread = latents.new_zeros((len(latents), 0), dtype=head.scoring_keys()[0].dtype)
     items = torch.zeros(best.shape, dtype=torch.int64, device=latents.device)
     for chunk, log_probabilities in score_chunks(head, latents, chunk_scores):
         scores = mean_over_draws(log_probabilities)

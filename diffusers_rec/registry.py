@@ -46,8 +46,9 @@ class Component:
             _FAMILIES.setdefault(kind, {})
         if name is not None:
             family = _FAMILIES[cls.kind]
+            _refuse_catch_all(cls)
             taken = family.get(name)
-            if taken is not None and taken.__qualname__ != cls.__qualname__:
+            if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
                 raise ValueError(
                     f"{cls.__qualname__}: the {cls.kind} name {name!r} is taken by {taken.__module__}."
                     f"{taken.__qualname__}. Choose another name."
@@ -147,6 +148,19 @@ def _parameters(cls: type[Component]) -> dict[str, inspect.Parameter]:
     named = list(inspect.signature(cls.__init__).parameters.values())[1:]
     catch_all = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return {parameter.name: parameter for parameter in named if parameter.kind not in catch_all}
+
+
+def _refuse_catch_all(cls: type[Component]) -> None:
+    """A parameter that hides in ``**kwargs`` would be missing from the config, and lost on saving."""
+    init = inspect.getattr_static(cls, "__init__")
+    if init is object.__init__ or init.__module__.startswith("torch."):
+        return
+    catch_all = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    if any(parameter.kind in catch_all for parameter in inspect.signature(init).parameters.values()):
+        raise TypeError(
+            f"{cls.__qualname__}.__init__ must name each of its parameters: what comes through *args or **kwargs "
+            "would be missing from the component's config."
+        )
 
 
 def _plain(value: Any) -> Any:

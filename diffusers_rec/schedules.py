@@ -59,7 +59,7 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
         steps = torch.arange(1, self.num_timesteps + 1, dtype=torch.float64)
         signal = self._alpha_bar(steps / self.num_timesteps).to(torch.float64)
         if self.log_snr_shift:
-            signal = signal / (signal + (1 - signal) * math.exp(-self.log_snr_shift))
+            signal = torch.sigmoid(torch.logit(signal) + self.log_snr_shift)
         self.alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), signal])
         self._check_table()
         ratio = self.alpha_bar[1:] / self.alpha_bar[:-1]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
 import subprocess
 import sys
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -349,3 +351,32 @@ for weights, items in ((100_000, 10), (10, 100_000)):
 """
     told = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
     assert told.count("could not be written (File too large); nothing was changed") == 2
+
+
+def test_an_interrupt_after_the_last_rename_leaves_the_new_checkpoint_whole(tmp_path, monkeypatch):
+    model = DiffRec(ITEMS, dim=8, max_length=4)
+    model.save_pretrained(tmp_path / "m")
+    other = DiffRec(ITEMS, dim=8, max_length=4, seed=1)
+    replace = os.replace
+
+    def then_interrupt(source, target):
+        replace(source, target)
+        if Path(target).name == "config.json":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("diffusers_rec.checkpoint.os.replace", then_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        other.save_pretrained(tmp_path / "m")
+    assert torch.equal(DiffRec.from_pretrained(tmp_path / "m").embedding.weight, other.embedding.weight)
+
+
+def test_a_config_of_something_else_is_not_overwritten(tmp_path):
+    (tmp_path / "config.json").write_text('{"architectures": ["Bert"]}')
+    with pytest.raises(ValueError, match="belongs to something else"):
+        DiffRec(ITEMS, dim=8, max_length=4).save_pretrained(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_loaded_model_is_ready_to_serve(tmp_path):
+    DiffRec(ITEMS, dim=8, max_length=4).save_pretrained(tmp_path / "m")
+    assert not any(module.training for module in DiffRec.from_pretrained(tmp_path / "m").modules())

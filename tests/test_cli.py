@@ -365,7 +365,7 @@ def test_another_run_in_the_folder_is_wrong_input(logs, models):
     before = {path.name: path.read_bytes() for path in (models / "csv").iterdir()}
     code, _, err = diffrec("train", logs / "log.txt", "--out", models / "csv", *SMALL, "-q")
     assert code == 2
-    assert_one_clear_line(err, "holds a run with other settings or other data")
+    assert_one_clear_line(err, "holds a run with other settings, other data")
     assert {path.name: path.read_bytes() for path in (models / "csv").iterdir()} == before
 
 

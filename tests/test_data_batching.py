@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusers_rec.data import Sequences, TrainingBatches, Vocabulary, pad
+from diffusers_rec.data import Batch, Sequences, TrainingBatches, Vocabulary, pad
 
 EXAMPLES = ["every-prefix", "last-target", "all-positions"]
 
@@ -159,3 +159,16 @@ def test_pad_keeps_the_latest(lengths, max_length):
 def test_pad_refuses(histories, max_length, error, message):
     with pytest.raises(error, match=message):
         pad(histories, max_length)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "positions", "message"),
+    [
+        ([3, 2], [[2], [2]], "a target lies behind the end of its row"),
+        ([4, 2], [[1], [1]], "cannot have 4"),
+        ([3], [[1], [1]], "expected items"),
+    ],
+)
+def test_a_batch_that_would_read_padding_is_refused(lengths, positions, message):
+    with pytest.raises(ValueError, match=message):
+        Batch(torch.zeros(2, 3, dtype=torch.int64), torch.tensor(lengths), torch.tensor(positions))

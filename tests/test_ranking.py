@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from strategies import built, gaussian, learned, seeds
 
 from diffusers_rec.embeddings import ItemEmbedding
-from diffusers_rec.heads import ItemHead
+from diffusers_rec.heads import ItemHead, LinearHead
 from diffusers_rec.ranking import count_ranks, mean_over_draws, score_chunks, target_ranks, top_k
 
 WIDTH = 4
@@ -188,3 +188,22 @@ def test_refuses_a_k_that_there_is_not(k):
 def test_refuses_a_chunk_of_nothing():
     with pytest.raises(ValueError, match="chunk_scores must be an integer >= 1, got 0"):
         top_k(built(ItemHead, "linear", dim=WIDTH), torch.zeros(1, 1, WIDTH), 1, chunk_scores=0)
+
+
+@pytest.mark.parametrize("seeds", [1, 4])
+def test_items_far_below_the_best_are_still_ranked(seeds):
+    head = LinearHead(40, 2)
+    with torch.no_grad():
+        head.weight.copy_(torch.stack([-200.0 * torch.arange(40), torch.zeros(40)], dim=1))
+    found = top_k(head, torch.tensor([1.0, 0.0]).expand(1, seeds, 2), 40)
+    assert found.items[0].tolist() == list(range(40))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_weights_rank_as_their_float32_copies(dtype):
+    head = LinearHead(60, 8).to(dtype)
+    latents = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    half = top_k(head, latents, 60)
+    full = top_k(LinearHead(60, 8).to(dtype).float(), latents.float(), 60)
+    assert torch.equal(half.items, full.items)
+    torch.testing.assert_close(half.scores, full.scores)

@@ -225,3 +225,21 @@ def test_a_shared_embedding_stays_shared():
     assert isinstance(head, TiedHead)
     again = ItemHead.build(head.config(), embedding=head.embedding)
     assert again.embedding is head.embedding
+
+
+def test_a_component_that_would_lose_settings_is_refused():
+    with pytest.raises(TypeError, match="must name each of its parameters"):
+
+        class Hidden(NoiseSchedule, name="test-hidden"):
+            def __init__(self, a=1.0, **rest):
+                super().__init__(**rest)
+
+            def _alpha_bar(self, fraction):
+                return 1 - 0.9 * fraction
+
+    assert "test-hidden" not in NoiseSchedule.names()
+
+
+def test_a_name_belongs_to_one_module():
+    with pytest.raises(ValueError, match=r"'sqrt' is taken by diffusers_rec\.schedules\.SqrtSchedule"):
+        type("SqrtSchedule", (NoiseSchedule,), {"__module__": "elsewhere", "__qualname__": "SqrtSchedule"}, name="sqrt")

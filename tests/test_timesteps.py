@@ -102,7 +102,7 @@ def test_the_same_generator_gives_the_same_bits_in_the_shape_asked(sampler, seed
     assert all(part.device.type == "meta" for part in sampler.sample(shape, seeded(seed), torch.device("meta")))
 
 
-@given(share=st.floats(0, 1), steps=st.integers(2, 20))
+@given(share=st.floats(0, 0.99), steps=st.integers(2, 20))
 def test_start_share_goes_to_the_last_step(share, steps):
     plain = UniformTimestepSampler(steps).probabilities()
     shared = UniformTimestepSampler(steps, start_share=share).probabilities()

@@ -19,7 +19,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diffusers_rec import DiffRec, Holdout, Sequences, SyntheticWorld, Vocabulary
+from diffusers_rec import DiffRec, Holdout, Interactions, Sequences, SqrtSchedule, SyntheticWorld, Vocabulary
+from diffusers_rec.checkpoint import CONFIG_FILE
 from diffusers_rec.evaluation import evaluate
 from diffusers_rec.training import TrainingConfig, loop, train
 from diffusers_rec.training.state import STATE_FILE
@@ -264,7 +265,7 @@ def test_a_directory_takes_one_run_alone(tmp_path):
         ),
     }  # fmt: skip
     for other in others.values():
-        with pytest.raises(ValueError, match="holds a run with other settings or other data"):
+        with pytest.raises(ValueError, match="holds a run with other settings, other data"):
             train(*other, directory=tmp_path, device="cpu")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
@@ -481,7 +482,7 @@ def test_a_diverging_run_says_so_and_leaves_the_best_loadable(kind, tmp_path):
         with pytest.raises(AssertionError, match="went on"):  # the state is of epoch 2, before the poison
             fit(tmp_path, learning_rate=1e-3, on_epoch=go_on)
     else:
-        assert not files(tmp_path), "a model that never was any good"
+        assert CONFIG_FILE not in files(tmp_path), "a model that never was any good"
 
 
 def test_weights_that_break_in_the_last_step_are_never_the_best(tmp_path):
@@ -489,7 +490,7 @@ def test_weights_that_break_in_the_last_step_are_never_the_best(tmp_path):
     model.timesteps.update = lambda *_: model.head.embedding.weight.data.fill_(math.nan)  # once the step is done
     with pytest.raises(ValueError, match=r"diverged: not all weights are finite .* in epoch 1"):
         fit(tmp_path, model=model, epochs=1, batch_targets=10_000)
-    assert not files(tmp_path)
+    assert CONFIG_FILE not in files(tmp_path)
 
 
 # What is written
@@ -583,3 +584,29 @@ def test_several_processes_end_alike(kind, tmp_path):
     saved = DiffRec.from_pretrained(tmp_path / "run").state_dict()
     assert all(tensor.numpy().tobytes().hex() == tensors[name] for name, tensor in saved.items())
     assert launched(tmp_path, kind) == ends, "a finished run, started again"
+
+
+def test_ids_that_cannot_be_saved_are_told_of_before_training(tmp_path):
+    split = Interactions.from_arrays(
+        [u for u in range(9) for _ in range(5)], [(i,) for _ in range(9) for i in range(5)]
+    )
+    split = split.sequences().leave_one_out()
+    model = DiffRec(split.train.vocabulary, dim=8, max_length=4)
+    with pytest.raises(TypeError, match="id"):
+        train(model, split.train, split.validation, replace(CONFIG, epochs=1), directory=tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_no_run_has_made_is_not_overwritten(tmp_path):
+    model = build()
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="holds a model that no run here has made"):
+        fit(tmp_path, model=model)
+
+
+def test_a_part_without_a_name_trains_where_nothing_is_saved():
+    class Unnamed(SqrtSchedule):
+        pass
+
+    result = train(build(schedule=Unnamed(20)), SPLIT.train, SPLIT.validation, replace(CONFIG, epochs=1), device="cpu")
+    assert result.best_epoch == 1

@@ -39,6 +39,9 @@ class Batch:
         lengths: items a row, int64 ``(B,)``.
         positions: where in ``items`` each target lies, int64 ``(B, Q)``; -1 where there is no question.
         num_targets: how many positions are questions; counted if left out.
+
+    Raises:
+        ValueError: shapes that do not fit one another, or targets in the padding.
     """
 
     items: Tensor
@@ -47,8 +50,20 @@ class Batch:
     num_targets: int = -1
 
     def __post_init__(self) -> None:
+        if self.items.device.type == "cpu":  # on a GPU the look would wait for it; batches come from the CPU
+            self._check()
         if self.num_targets < 0:
             object.__setattr__(self, "num_targets", int((self.positions >= 0).sum()))
+
+    def _check(self) -> None:
+        """Refuses what would read padding as items."""
+        shapes = tuple(self.items.shape), tuple(self.lengths.shape), tuple(self.positions.shape)
+        if [len(shape) for shape in shapes] != [2, 1, 2] or len({shape[0] for shape in shapes}) > 1:
+            raise ValueError(f"Batch: expected items (B, T), lengths (B,) and positions (B, Q), got {shapes}.")
+        if bool((self.lengths > self.items.shape[1]).any()):
+            raise ValueError(f"Batch: a row of {shapes[0][1]} items cannot have {int(self.lengths.max())} of them.")
+        if bool((self.positions >= self.lengths[:, None]).any()):
+            raise ValueError("Batch: a target lies behind the end of its row; positions must stay below lengths.")
 
     def __len__(self) -> int:
         return len(self.items)

@@ -6,6 +6,8 @@ and a reverse step costs K tokens a question instead of a sequence. The step emb
 
 from __future__ import annotations
 
+import math
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -47,6 +49,8 @@ class CausalTransformerDenoiser(Denoiser, name="causal-transformer"):
             self.unknown = nn.Parameter(torch.randn(dim))
             self.take = nn.Linear(dim, dim, bias=False)
             nn.init.normal_(self.take.weight, std=0.1 / dim**0.5)
+        # Among noised positions the past and the future differ, so their distances are signed.
+        self.among_bias = nn.Parameter(torch.zeros(num_layers, num_heads, 2 * max_length - 1))
 
     def encode(self, history: Tensor, mask: Tensor) -> Cache:  # padding lies behind all that is visible
         _, cache = self.encoder(history)
@@ -55,7 +59,7 @@ class CausalTransformerDenoiser(Denoiser, name="causal-transformer"):
     def forward(
         self, xn: Tensor, timesteps: Tensor, visible: Tensor, context: Cache, count: Tensor | None = None
     ) -> Tensor:
-        batch, questions, noised, _ = xn.shape
+        _, questions, noised, _ = xn.shape
         if timesteps.ndim == 2:
             timesteps = timesteps[..., None]
         x = rearrange(self.unknown + self.take(xn) + self.step(timesteps), "b q k d -> b (q k) d")
@@ -64,11 +68,11 @@ class CausalTransformerDenoiser(Denoiser, name="causal-transformer"):
         offset = torch.arange(noised, device=xn.device)
         distance = visible[..., None, None] + offset[:, None] - place
         distance = torch.where(place < visible[..., None, None], distance, -1)
-        among = (offset[:, None] - offset).abs().expand(batch, questions, noised, noised)
-        if count is not None:
-            among = torch.where(offset < count.clamp(min=1)[..., None, None], among, -1)
+        among = offset[:, None] - offset + self.max_length - 1
+        real = offset < (torch.full_like(visible, noised) if count is None else count.clamp(min=1))[..., None]
         for layer, (block, (key, value)) in enumerate(zip(self.encoder.layers, context, strict=True)):
-            bias = self.encoder.bias(layer, distance), self.encoder.bias(layer, among)
+            own = self.among_bias[layer][:, among].unsqueeze(1).masked_fill(~real[:, None, :, None], -math.inf)
+            bias = rearrange(self.encoder.bias(layer, distance), "h b q k s -> b h q k s"), own
             x = self._block(block, x, key, value, bias, questions)
         return rearrange(self.encoder.norm(x), "b (q k) d -> b q k d", q=questions)
 
@@ -88,7 +92,7 @@ class CausalTransformerDenoiser(Denoiser, name="causal-transformer"):
         own_key, own_value = (
             rearrange(part, "b h (q k) d -> b h q k d", q=questions) for part in attention.project_key_value(source)
         )
-        over_history, among = (rearrange(part, "h b q k s -> b h q k s") for part in bias)
+        over_history, among = bias
         scores = rearrange(query @ key.mT, "b h (q k) s -> b h q k s", q=questions) + over_history
         query = rearrange(query, "b h (q k) d -> b h q k d", q=questions)
         joint = torch.cat([scores, query @ own_key.mT + among], dim=-1).softmax(-1).to(value.dtype)

@@ -60,9 +60,10 @@ class PosteriorDenoiser(Denoiser, name="posterior"):
     """The exact posterior over the likeliest items of any next-item model.
 
     The next-item distribution is the head's, of what ``base`` predicts at n = N from the mean of pure noise, zero. It
-    is computed once for all steps of a chain. In training mode this *is* ``base``, so that is what training trains. It is
-    made for chains, whose ends are samples; to rank, use ``base``: one step ends at the mean of the items' latents. Of
-    several noised positions each has a posterior of its own, given the history.
+    is computed once for all steps of a chain. In training mode this *is* ``base``, so that is what training trains.
+
+    It is made for chains, whose ends are samples; to rank, use ``base``: one step ends at the mean of the items'
+    latents. Of several noised positions each has a posterior of its own, given the history.
 
     Args:
         base: a denoiser, its name or its config; any next-item model that keeps the denoiser's contract.

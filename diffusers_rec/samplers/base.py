@@ -37,4 +37,8 @@ class Sampler(Component, ABC, kind="sampler"):
 
 def at_step(n: int, x: Tensor) -> Tensor:
     """Timesteps ``(B, Q)``, all n, for latents ``(B, Q, ..., D)``."""
+    if x.ndim < 3:
+        raise ValueError(
+            f"A sampler takes noise (B, Q, ..., D), got {tuple(x.shape)}; one draw a row is noise[:, None]."
+        )
     return torch.full(x.shape[:2], n, dtype=torch.int64, device=x.device)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import copy
 import json
 import math
-import tempfile
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from diffusers_rec.checkpoint import read_checkpoint, remove_temporaries, write_atomically
+from diffusers_rec.checkpoint import CONFIG_FILE, read_checkpoint, remove_temporaries, write_atomically
 from diffusers_rec.data.batching import Batch, TrainingBatches
 from diffusers_rec.data.sequences import Holdout, Sequences
 from diffusers_rec.errors import check_choice, require_extra
@@ -69,7 +70,8 @@ def train(
         validation: histories and next items to choose the epoch by.
         config: settings; the paper's when None.
         directory: keeps the best model (as ``save_pretrained`` does), the log and the state to go on from. A run that
-            was killed goes on when started again with the same arguments. Nothing is written when None.
+            was killed goes on when started again with the same arguments, from its own saved weights whatever the
+            model's. Nothing is written when None.
         device: ``"cpu"``, or None for what accelerate finds.
         progress: show bars.
         on_epoch: called with each epoch's record.
@@ -85,7 +87,13 @@ def train(
     for name, data in (("training", sequences), ("validation", validation.histories)):
         if data.vocabulary != model.vocabulary:
             raise ValueError(f"The model and the {name} sequences have different items. Build the model on theirs.")
-    accelerator = accelerate.Accelerator(mixed_precision="no", cpu=device == "cpu")
+    # accelerate joins the processes of a CPU machine only when told that it is one.
+    accelerator = accelerate.Accelerator(cpu=device == "cpu" or not torch.cuda.is_available())
+    if int(os.environ.get("WORLD_SIZE", "1")) != accelerator.num_processes:
+        raise ValueError(
+            f"{os.environ['WORLD_SIZE']} processes were launched, but accelerate joined {accelerator.num_processes}. "
+            "Give device='cpu' on a machine with fewer GPUs than processes."
+        )
     run = _Run(model, sequences, validation, config, accelerator, None if directory is None else Path(directory))
     while not run.finished:
         record = run.epoch(progress)
@@ -121,18 +129,23 @@ class _Run:
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         self.state = Progress()
-        self.name = fingerprint(model.config(), config.config(), sequences, validation)
+        self.name = ""
         model.to(accelerator.device)
         if directory is not None:
+            model.vocabulary.to_json()  # refuses ids that cannot be saved, now rather than after an epoch
+            self.name = fingerprint(model.config(), config.config(), sequences, validation, accelerator.num_processes)
             directory.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=directory):  # now rather than after an epoch
-                pass
             if accelerator.is_main_process:
                 remove_temporaries(directory)
-            if (directory / STATE_FILE).exists():
+            started = (directory / STATE_FILE).exists()
+            if not started and (directory / CONFIG_FILE).exists():
+                raise ValueError(f"{directory} holds a model that no run here has made. Choose another folder.")
+            if started:
                 self.state = load_state(directory / STATE_FILE, self.name, model, optimizer)
         self.best = copy.deepcopy(model.state_dict()) if directory is None else None
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
+        if directory is not None and not started:
+            self._save()  # a folder that cannot be written is told now, and the run is known as its own from here on
 
     @property
     def finished(self) -> bool:
@@ -214,9 +227,12 @@ class _Run:
         if processes == 1:
             yield from self.batches.epoch(epoch)
             return
-        batches = list(self.batches.epoch(epoch))
-        for number in range(rounds):
-            yield batches[(number * processes + rank) % len(batches)]
+        yielded = 0
+        for batch in islice(self.batches.epoch(epoch), rank, None, processes):
+            yielded += 1
+            yield batch
+        if yielded < rounds:
+            yield next(iter(self.batches.epoch(epoch)))
 
     def _generator(self, epoch: int, step: int) -> Generator:
         place = [self.config.seed, epoch, step, self.accelerator.process_index]

@@ -80,7 +80,7 @@ def load_state(path: Path, run: str, model: DiffRec, optimizer: torch.optim.Opti
         raise ValueError(f"{path} is damaged (it does not match its sha256). Delete it to train from the start.")
     if metadata["run"] != run:
         raise ValueError(
-            f"{path.parent} holds a run with other settings or other data. "
+            f"{path.parent} holds a run with other settings, other data or another number of processes. "
             "Choose another folder, or delete this one to train anew."
         )
     model.load_state_dict(_part(tensors, "model."))
@@ -94,10 +94,14 @@ def load_state(path: Path, run: str, model: DiffRec, optimizer: torch.optim.Opti
 
 
 def fingerprint(
-    model_config: Mapping[str, Any], training_config: Mapping[str, Any], data: Sequences, validation: Holdout
+    model_config: Mapping[str, Any],
+    training_config: Mapping[str, Any],
+    data: Sequences,
+    validation: Holdout,
+    processes: int,
 ) -> str:
-    """A digest of what is trained, how, and on what: runs with one fingerprint go the same way, bit for bit."""
-    settings = json.dumps([model_config, training_config], sort_keys=True)
+    """A digest of what is trained, how, on what, by how many processes: equal runs go the same way, bit for bit."""
+    settings = json.dumps([model_config, training_config, processes], sort_keys=True)
     digest = hashlib.sha256(settings.encode())
     digest.update(repr(data.vocabulary.ids).encode())
     for part in (data, validation.histories):
