@@ -24,6 +24,7 @@ from rich.table import Table
 from diffusers_rec.data import Interactions, Vocabulary, read_interactions
 from diffusers_rec.denoisers import Denoiser
 from diffusers_rec.embeddings import ItemEmbedding
+from diffusers_rec.errors import check_int
 from diffusers_rec.evaluation import Report, evaluate, evaluate_popularity
 from diffusers_rec.heads import ItemHead
 from diffusers_rec.noising import NoisingStrategy
@@ -35,6 +36,7 @@ from diffusers_rec.samplers import Sampler
 from diffusers_rec.schedules import NoiseSchedule
 from diffusers_rec.timesteps import TimestepSampler
 from diffusers_rec.training import RECIPES, TrainingConfig, train
+from diffusers_rec.training.state import STATE_FILE
 from diffusers_rec.version import __version__
 
 app = typer.Typer(
@@ -44,6 +46,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass
+
+
 say = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 out = Console(highlight=False, markup=False, emoji=False)
 
@@ -63,6 +80,9 @@ DataPath = Annotated[
 FormatOption = Annotated[Format, typer.Option(help="Of the data file; auto goes by its name.")]
 UserOption = Annotated[str, typer.Option(help="Name of the user column.")]
 ItemOption = Annotated[str, typer.Option(help="Name of the item column.")]
+SeparatorOption = Annotated[
+    str | None, typer.Option(help="Between the columns of a text file; by its format if not given.")
+]
 TimeOption = Annotated[
     str, typer.Option(help="Name of the time column; an empty name where the rows come oldest first.")
 ]
@@ -98,11 +118,15 @@ def train_command(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of weights, order and noise.")] = 0,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads; 1 is fastest for small models on busy cores.")
+    ] = None,
     cpu: Annotated[bool, typer.Option("--cpu", help="Train on the CPU even where there is a GPU.")] = False,
     format: FormatOption = "auto",
     user: UserOption = "user",
     item: ItemOption = "item",
     time: TimeOption = "time",
+    separator: SeparatorOption = None,
     k_core: CoreOption = None,
     short: ShortOption = "error",
     as_json: JsonOption = False,
@@ -112,7 +136,7 @@ def train_command(
 
     Settings that are not given are the preset's.
     """
-    sequences = _read(data, format, user, item, time, k_core).sequences()
+    sequences = _read(data, format, user, item, time, separator, k_core).sequences()
     split = sequences.leave_one_out(short)
     size = _given(dim=dim, max_length=max_length, dropout=dropout)
     model = PRESETS[preset](sequences.vocabulary, seed=seed, **size)
@@ -124,6 +148,10 @@ def train_command(
     if not quiet:
         say.print(f"{sequences.statistics()}\n")
         say.print(f"{preset}: {_parts(model)}, {_count(model):,} parameters")
+        if (to / STATE_FILE).is_file():
+            say.print(f"{to} holds a run already: going on where it stopped.")
+    if threads is not None:
+        torch.set_num_threads(check_int("--threads", threads, minimum=1))
     result = train(
         model, split.train, split.validation, config,
         directory=to, device="cpu" if cpu else None, progress=not quiet and sys.stderr.isatty(),
@@ -139,14 +167,17 @@ def train_command(
         )
         return
     scores = ", ".join(f"{name} {value:.4f}" for name, value in chosen.items())
+    early = len(result.history) < config.epochs
+    stopped = f" (stopped after {config.patience} validations without a better one)" if early else ""
     out.print(
-        f"Best epoch {result.best_epoch} of {len(result.history)} on validation (history masked): {scores}",
+        f"Best epoch {result.best_epoch} of {len(result.history)}{stopped} on validation (history masked): {scores}",
         soft_wrap=True,
     )
     reading = {"format": (format, "auto"), "user": (user, "user"), "item": (item, "item"), "time": (time, "time"),
-               "k-core": (k_core, None), "short": (short, "error")}  # fmt: skip
+               "separator": (separator, None), "k-core": (k_core, None), "short": (short, "error")}  # fmt: skip
     options = [f"--{name}={value}" for name, (value, default) in reading.items() if value != default]
-    say.print(f"Kept in {to}. Next: diffrec {shlex.join(['evaluate', str(to), str(data), *options])}")
+    if not quiet:
+        say.print(f"Kept in {to}. Next: diffrec {shlex.join(['evaluate', str(to), str(data), *options])}")
 
 
 @app.command("evaluate")
@@ -160,6 +191,7 @@ def evaluate_command(
     user: UserOption = "user",
     item: ItemOption = "item",
     time: TimeOption = "time",
+    separator: SeparatorOption = None,
     k_core: CoreOption = None,
     short: ShortOption = "error",
     as_json: JsonOption = False,
@@ -167,7 +199,7 @@ def evaluate_command(
 ) -> None:
     """Rank every item for every user's held-out item: HR and NDCG, history masked and not."""
     trained = _load(model)
-    parts = _read(data, format, user, item, time, k_core).sequences().leave_one_out(short)
+    parts = _read(data, format, user, item, time, separator, k_core).sequences().leave_one_out(short)
     holdout = parts.test if split == "test" else parts.validation
     report = evaluate(
         trained, holdout, seeds=seeds, sampler=Sampler.build(sampler) if sampler else None,
@@ -213,7 +245,7 @@ def recommend_command(
         for heading in ("rank", "item", "probability", "spread over seeds"):
             table.add_column(heading, overflow="fold")  # an id is never cut short
         for rank, (name, score, spread) in enumerate(found[number], start=1):
-            table.add_row(str(rank), str(name), f"{score:.4f}", f"{spread:.4f}")
+            table.add_row(str(rank), str(name), f"{score:.4f}", f"{spread:.1e}")
         out.print(table)
 
 
@@ -226,6 +258,7 @@ def info_command(
     user: UserOption = "user",
     item: ItemOption = "item",
     time: TimeOption = "time",
+    separator: SeparatorOption = None,
     k_core: CoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -247,7 +280,7 @@ def info_command(
             for name, value in facts.items():
                 out.print(f"{name:<11} {_told(value)}", soft_wrap=True)
     else:
-        statistics = _read(path, format, user, item, time, k_core).statistics()
+        statistics = _read(path, format, user, item, time, separator, k_core).statistics()
         if as_json:
             _print_json(asdict(statistics))
         else:
@@ -264,7 +297,7 @@ def run() -> int:
     except (KeyboardInterrupt, typer.Abort):
         say.print("Interrupted. A training run goes on when the same command is started again.")
         return 130
-    except (ValueError, TypeError, FileNotFoundError, ImportError) as error:
+    except (ValueError, TypeError, FileNotFoundError, NotADirectoryError, ImportError) as error:
         return _fail(error, 2)
     except OSError as error:
         return _fail(error, 1)
@@ -287,10 +320,17 @@ def _given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _read(path: Path, format: Format, user: str, item: str, time: str, k_core: int | None) -> Interactions:
-    if not path.exists():
+def _read(
+    path: Path, format: Format, user: str, item: str, time: str, separator: str | None, k_core: int | None
+) -> Interactions:
+    if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
-    interactions = read_interactions(path, format=format, user=user, item=item, time=time or None)
+    try:
+        interactions = read_interactions(
+            path, format=format, user=user, item=item, time=time or None, separator=separator
+        )
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{path}: {error} (As options: --user, --item, --time, --format, --separator.)") from error
     return interactions if k_core is None else interactions.k_core(k_core)
 
 

@@ -130,14 +130,14 @@ class DiffRec(nn.Module):
         self.seeds: Seeds = [int(each) for each in seeds] if isinstance(seeds, list) else int(seeds)
         size = {"num_items": len(self.vocabulary), "dim": dim, "max_length": max_length}
         # Each part draws its initial weights from a stream of its own.
-        self.embedding = ItemEmbedding.build(embedding, **size, seed=3 * self.seed)
+        self.embedding = ItemEmbedding.build_with({**size, "seed": 3 * self.seed}, embedding)
         size["dim"] = self.embedding.dim
-        self.head = ItemHead.build(head, **size, embedding=self.embedding, seed=3 * self.seed + 2)
+        self.head = ItemHead.build_with({**size, "embedding": self.embedding, "seed": 3 * self.seed + 2}, head)
         self.schedule = NoiseSchedule.build(schedule)
         shared = {"embedding": self.embedding, "head": self.head, "schedule": self.schedule}
-        self.denoiser = Denoiser.build(denoiser, **size, **shared, seed=3 * self.seed + 1)
+        self.denoiser = Denoiser.build_with({**size, **shared, "seed": 3 * self.seed + 1}, denoiser)
         self.noising = NoisingStrategy.build(noising)
-        self.timesteps = TimestepSampler.build(timesteps, num_timesteps=self.schedule.num_timesteps)
+        self.timesteps = TimestepSampler.build_with({"num_timesteps": self.schedule.num_timesteps}, timesteps)
         self.objective = Objective.build(objective)
         self.sampler = Sampler.build(sampler)
         self._check_fit()

@@ -72,7 +72,10 @@ class Component:
             for point in entry_points(group=_group(cls.kind), name=name):
                 point.load()
         if name not in family:
-            raise ValueError(_unknown(f"{cls.kind} name", name, cls.names()))
+            raise ValueError(
+                f"{_unknown(f'{cls.kind} name', name, cls.names())} A component of your own is known once the module "
+                "that defines it is imported, or by an entry point."
+            )
         found = family[name]
         if not issubclass(found, cls):
             raise ValueError(f"The {cls.kind} {name!r} is a {found.__qualname__}, expected a {cls.__qualname__}.")
@@ -84,14 +87,35 @@ class Component:
         return [name for name in _parameters(cls) if name not in cls.context]
 
     @classmethod
-    def build(cls, spec: Self | str | Mapping[str, Any], /, **defaults: Any) -> Self:
+    def build(cls, spec: Self | str | Mapping[str, Any], /, **settings: Any) -> Self:
         """Make a component of this family.
 
         Args:
             spec: a component (returned as it is), a registered name, or a config: a mapping with ``"name"`` and
                 constructor parameters.
-            defaults: values for the constructor parameters that ``spec`` leaves open; those that the constructor
-                does not have are passed over.
+            settings: further constructor parameters.
+
+        Raises:
+            TypeError: ``spec`` is none of the three, or is a component already and settings came with it.
+            ValueError: unknown name, unknown key, or a required parameter is missing.
+        """
+        built = cls.build_with(settings, spec)
+        if built is spec and settings:
+            raise TypeError(f"{spec} is built already; it takes no {', '.join(settings)}.")
+        for key in settings:
+            if key not in _parameters(type(built)):
+                raise ValueError(
+                    _unknown(f"setting of {cls.kind} {built.registered_name!r}", key, _parameters(type(built)))
+                )
+        return built
+
+    @classmethod
+    def build_with(cls, defaults: Mapping[str, Any], spec: Self | str | Mapping[str, Any]) -> Self:
+        """As :meth:`build`, with values for what ``spec`` leaves open; those that the class does not have pass over.
+
+        Args:
+            defaults: constructor parameters, of whichever class ``spec`` may name.
+            spec: a component, a registered name, or a config.
 
         Raises:
             TypeError: ``spec`` is none of the three.

@@ -158,6 +158,9 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
         if tables is None:
             tables = {name: table.to(like.device, like.dtype) for name, table in self._tables.items()}
             self._cast[key] = tables
+        timesteps = torch.as_tensor(timesteps)
+        if timesteps.is_floating_point() or timesteps.is_complex():
+            raise TypeError(f"timesteps must be integers, got {timesteps.dtype}.")
         shape = timesteps.shape
         if not _leads(shape, like.shape):
             raise ValueError(

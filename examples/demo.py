@@ -50,7 +50,11 @@ def main() -> None:
     show_recommendations(histories, found, probabilities)
     options.out.mkdir(parents=True, exist_ok=True)
     picture = options.out / "demo.png"
-    draw(picture, result, histories, found, probabilities)
+    limits = {
+        "best possible": world.best_metrics(split.validation)["ndcg@10"],
+        "popularity": evaluate_popularity(split.validation.histories, split.validation).masked["ndcg@10"],
+    }
+    draw(picture, result, limits, histories, found, probabilities)
     print(f"\nThe training curve and the recommendations are drawn in {picture}")
 
 
@@ -81,7 +85,8 @@ def show_recommendations(
 ) -> None:
     """Each user's list with the model's probability, its spread over ten noise draws, and the truth."""
     for number, history in enumerate(histories):
-        table = Table("item", "probability", "spread", "truth", title=f"after ... {', '.join(history[-4:])}")
+        print(f"\nafter ..., {', '.join(history[-3:])}")
+        table = Table("item", "probability", "spread", "truth")
         for item, score, spread in found[number]:
             table.add_row(str(item), f"{score:.3f}", f"{spread:.4f}", f"{probabilities[number][item]:.3f}")
         Console().print(table)
@@ -90,6 +95,7 @@ def show_recommendations(
 def draw(
     path: Path,
     result: TrainingResult,
+    limits: dict[str, float],
     histories: list[list[Any]],
     found: Recommendations,
     probabilities: list[dict[Any, float]],
@@ -110,7 +116,11 @@ def draw(
     curve.yaxis.label.set_color("tab:blue")
     score = curve.twinx()
     score.plot(epochs, [record["validation_ndcg@10"] for record in result.history], color="tab:orange")
+    for name, value in limits.items():
+        score.axhline(value, color="tab:orange", linestyle=":")
+        score.annotate(name, (epochs[-1], value), ha="right", va="bottom", color="tab:orange")
     score.set_ylabel("validation NDCG@10", color="tab:orange")
+    score.set_ylim(0, 1.15 * limits["best possible"])
     for number, history in enumerate(histories):
         rows = found[number][::-1]
         items = [str(item) for item, _, _ in rows]

@@ -51,7 +51,7 @@ def built(family, spec, **settings):
     if family is Denoiser and size["dim"] > 0:
         size["head"] = LinearHead(size["num_items"], size["dim"])
         size["schedule"] = SqrtSchedule(size["num_timesteps"])
-    return family.build(spec, **size)
+    return family.build_with(size, spec)
 
 
 def settings_of(family, name):
@@ -82,21 +82,21 @@ def schedules(draw, num_timesteps=lengths):
     shift = draw(st.sampled_from([0.0, -3.0, 1.5]))
     steps = draw(num_timesteps)
     rescale = draw(st.booleans()) if steps > 20 else False  # what LinearSchedule can hold
-    return NoiseSchedule.build(name, num_timesteps=steps, log_snr_shift=shift, rescale=rescale)
+    return NoiseSchedule.build_with({"num_timesteps": steps, "log_snr_shift": shift, "rescale": rescale}, name)
 
 
 @st.composite
 def timestep_samplers(draw, max_timesteps=6):
     """Any registered timestep sampler, cold or warmed by as many losses as its histories hold."""
     steps = draw(st.integers(1, max_timesteps))
-    sampler = TimestepSampler.build(
-        draw(st.sampled_from(TimestepSampler.names())),
-        num_timesteps=steps,
-        history=2,
-        uniform_share=draw(st.sampled_from([0.0, 0.001, 0.5])),
-        estimate=draw(st.sampled_from(["mean", "sum"])),
-        start_share=draw(st.sampled_from([0.0, 0.2, 0.9])),
-    )
+    settings = {
+        "num_timesteps": steps,
+        "history": 2,
+        "uniform_share": draw(st.sampled_from([0.0, 0.001, 0.5])),
+        "estimate": draw(st.sampled_from(["mean", "sum"])),
+        "start_share": draw(st.sampled_from([0.0, 0.2, 0.9])),
+    }
+    sampler = TimestepSampler.build_with(settings, draw(st.sampled_from(TimestepSampler.names())))
     if draw(st.booleans()):
         losses = draw(st.lists(st.floats(0.1, 3), min_size=2 * steps, max_size=2 * steps))
         sampler.update(torch.arange(1, steps + 1).repeat(2), torch.tensor(losses))

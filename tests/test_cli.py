@@ -25,15 +25,6 @@ from diffusers_rec.evaluation import evaluate, evaluate_popularity
 SMALL = ("--dim", 16, "--max-length", 8, "--epochs", 2, "--cpu")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Models this small spend their time waiting for other threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def diffrec(*arguments):
     """Exit code, standard output and standard error of a command."""
     out, err = StringIO(), StringIO()
@@ -250,7 +241,7 @@ def test_columns_cores_and_short_users(logs, tmp_path):
 
 TRAIN = {
     "no such file": ("nowhere.csv", [], "There is no file .*nowhere.csv"),
-    "a folder": (".", [], "no file at"),
+    "a folder": (".", [], "no file"),
     "empty table": ("empty.csv", [], "empty.csv: expected a csv file with at least one row"),
     "empty sequences": ("empty.txt", [], "the file is empty"),
     "unknown suffix": ("log.xyz", [], "cannot tell the format of log.xyz"),
@@ -370,12 +361,12 @@ def test_another_run_in_the_folder_is_wrong_input(logs, models):
 
 
 @pytest.mark.parametrize("place", ["file", "file/run"])
-def test_an_unwritable_folder_is_the_machines_failure(place, logs, tmp_path):
+def test_a_folder_that_cannot_be_is_told_in_one_line(place, logs, tmp_path):
     (tmp_path / "file").touch()
     code, out, err = diffrec("train", logs / "log.csv", "--out", tmp_path / place, *SMALL, "-q")
-    assert code == 1
+    assert code == 2
     assert out == ""
-    assert_one_clear_line(err, r"\[Errno \d+\] .*file")
+    assert_one_clear_line(err, {"file": "is a file; a run needs a folder", "file/run": r"\[Errno \d+\] .*file"}[place])
 
 
 def test_a_full_disk_is_the_machines_failure(logs, tmp_path):
@@ -483,3 +474,14 @@ def test_interrupted_while_training_it_goes_on(logs, tmp_path):
     assert 3 <= epochs[0] < 30
     assert epochs[-1] == 30
     assert json.loads(answer) | {"out": ""} == as_json(*command[:3], tmp_path / "other", *command[4:]) | {"out": ""}
+
+
+def test_a_log_without_times_and_with_semicolons_is_read(tmp_path):
+    (tmp_path / "log.csv").write_text("user;item\na;x\na;y\nb;x\n")
+    code, out, _ = diffrec("info", tmp_path / "log.csv", "--separator", ";", "--time", "", "--json")
+    assert code == 0
+    assert json.loads(out)["num_actions"] == 3
+
+
+def test_the_version_is_printed():
+    assert diffrec("--version")[:2] == (0, f"{__version__}\n")

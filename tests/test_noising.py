@@ -15,7 +15,7 @@ LONGEST = 7
 def strategies(draw):
     """Any registered strategy, with any k where it has one."""
     settings = {"k": draw(st.integers(1, LONGEST + 1)), "independent_steps": draw(st.booleans())}
-    return NoisingStrategy.build(draw(st.sampled_from(NoisingStrategy.names())), **settings)
+    return NoisingStrategy.build_with(settings, draw(st.sampled_from(NoisingStrategy.names())))
 
 
 targets = st.lists(st.lists(st.integers(-1, LONGEST - 1), min_size=3, max_size=3), min_size=1, max_size=4).map(

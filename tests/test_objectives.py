@@ -36,7 +36,7 @@ def case(seed=0, latents=5):
 
 def built(spec, **settings):
     """Whatever of the settings the objective has."""
-    return Objective.build(spec["name"], **{**spec, "name": None, **settings})
+    return Objective.build_with(settings, spec)
 
 
 @every_objective

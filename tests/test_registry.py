@@ -122,8 +122,11 @@ def test_a_config_never_holds_what_the_pipeline_supplies():
 
 
 def test_a_config_outweighs_defaults():
-    assert NoiseSchedule.build({"name": "sqrt", "num_timesteps": 3}, num_timesteps=9, dim=4).num_timesteps == 3
-    assert NoiseSchedule.build("sqrt", num_timesteps=9, dim=4).num_timesteps == 9
+    assert (
+        NoiseSchedule.build_with({"num_timesteps": 9, "dim": 4}, {"name": "sqrt", "num_timesteps": 3}).num_timesteps
+        == 3
+    )
+    assert NoiseSchedule.build_with({"num_timesteps": 9, "dim": 4}, "sqrt").num_timesteps == 9
 
 
 def test_a_subclass_builds_its_own_kin_alone():
@@ -243,3 +246,12 @@ def test_a_component_that_would_lose_settings_is_refused():
 def test_a_name_belongs_to_one_module():
     with pytest.raises(ValueError, match=r"'sqrt' is taken by diffusers_rec\.schedules\.SqrtSchedule"):
         type("SqrtSchedule", (NoiseSchedule,), {"__module__": "elsewhere", "__qualname__": "SqrtSchedule"}, name="sqrt")
+
+
+def test_a_mistyped_setting_is_told_with_the_nearest():
+    with pytest.raises(
+        ValueError, match=r"Unknown setting of schedule 'sqrt': 'num_timestep'.*Did you mean 'num_timesteps'"
+    ):
+        NoiseSchedule.build("sqrt", num_timestep=100)
+    with pytest.raises(TypeError, match="built already"):
+        NoiseSchedule.build(SqrtSchedule(), num_timesteps=5)

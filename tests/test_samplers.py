@@ -22,7 +22,7 @@ def over(specs):
 
 
 def schedule_of(name, num_timesteps):
-    return NoiseSchedule.build(name, num_timesteps=num_timesteps, rescale=num_timesteps > 20)
+    return NoiseSchedule.build_with({"num_timesteps": num_timesteps, "rescale": num_timesteps > 20}, name)
 
 
 def halved(xn, timesteps):

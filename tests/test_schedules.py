@@ -191,7 +191,7 @@ def test_immutable(schedule):
 
 @pytest.mark.parametrize("name", NoiseSchedule.names())
 def test_one_timestep_is_enough(name):
-    schedule = NoiseSchedule.build(name, num_timesteps=1, rescale=False)
+    schedule = NoiseSchedule.build_with({"num_timesteps": 1, "rescale": False}, name)
     assert schedule.alpha_bar.shape == (2,)
     mean, variance = schedule.posterior(gaussian(1, 3), gaussian(1, 3, seed=1), torch.tensor([1]))
     assert torch.equal(mean, gaussian(1, 3))

@@ -56,7 +56,7 @@ def test_weights_undo_the_probabilities(sampler):
 @pytest.mark.parametrize("start_share", [0.0, 0.3])
 @pytest.mark.parametrize("warmed", [False, True])
 def test_a_sample_average_meets_the_mean(name, start_share, warmed):
-    sampler = TimestepSampler.build(name, num_timesteps=50, history=1, start_share=start_share)
+    sampler = TimestepSampler.build_with({"num_timesteps": 50, "history": 1, "start_share": start_share}, name)
     loss = torch.linspace(0.2, 3, 50, dtype=torch.float64) ** 2
     if warmed:
         sampler.update(torch.arange(1, 51), loss)
@@ -72,7 +72,7 @@ def test_a_sample_average_meets_the_mean(name, start_share, warmed):
 def test_steps_come_as_often_as_their_probability_says(name, start_share, warmed):
     from scipy import stats
 
-    sampler = TimestepSampler.build(name, num_timesteps=20, history=1, start_share=start_share)
+    sampler = TimestepSampler.build_with({"num_timesteps": 20, "history": 1, "start_share": start_share}, name)
     if warmed:
         sampler.update(torch.arange(1, 21), torch.linspace(0.2, 3, 20))
     timesteps, _ = sampler.sample((200, 100), seeded(2))

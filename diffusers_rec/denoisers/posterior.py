@@ -90,7 +90,7 @@ class PosteriorDenoiser(Denoiser, name="posterior"):
         max_length: int = 50,
         seed: int = 0,
     ) -> None:
-        built = Denoiser.build(base, dim=dim, max_length=max_length, seed=seed)
+        built = Denoiser.build_with({"dim": dim, "max_length": max_length, "seed": seed}, base)
         super().__init__(built.dim, built.max_length, seed)
         self.base = built
         self.num_candidates = check_int("num_candidates", num_candidates, minimum=1)

@@ -134,6 +134,8 @@ class _Run:
         if directory is not None:
             model.vocabulary.to_json()  # refuses ids that cannot be saved, now rather than after an epoch
             self.name = fingerprint(model.config(), config.config(), sequences, validation, accelerator.num_processes)
+            if directory.exists() and not directory.is_dir():
+                raise NotADirectoryError(f"{directory} is a file; a run needs a folder of its own.")
             directory.mkdir(parents=True, exist_ok=True)
             if accelerator.is_main_process:
                 remove_temporaries(directory)

@@ -81,7 +81,8 @@ def load_state(path: Path, run: str, model: DiffRec, optimizer: torch.optim.Opti
     if metadata["run"] != run:
         raise ValueError(
             f"{path.parent} holds a run with other settings, other data or another number of processes. "
-            "Choose another folder, or delete this one to train anew."
+            "Choose another folder, or delete this one to train anew. (More epochs are another setting, too: the "
+            "learning rate's decay follows them.)"
         )
     model.load_state_dict(_part(tensors, "model."))
     model.timesteps.load_state_dict(_part(tensors, "timesteps."))
