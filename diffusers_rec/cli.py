@@ -136,6 +136,8 @@ def train_command(
 
     Settings that are not given are the preset's.
     """
+    leads = os.environ.get("RANK", "0") == "0"  # of several processes one speaks
+    quiet = quiet or not leads
     sequences = _read(data, format, user, item, time, separator, k_core).sequences()
     split = sequences.leave_one_out(short)
     size = _given(dim=dim, max_length=max_length, dropout=dropout)
@@ -157,6 +159,8 @@ def train_command(
         directory=to, device="cpu" if cpu else None, progress=not quiet and sys.stderr.isatty(),
         on_epoch=None if quiet else _print_epoch,
     )  # fmt: skip
+    if not leads:
+        return
     record = result.history[result.best_epoch - 1]
     chosen = {
         name.removeprefix("validation_"): value for name, value in record.items() if name.startswith("validation_")
