@@ -125,12 +125,12 @@ class _Run:
             batch_targets=config.batch_targets,
             seed=config.seed,
         )
+        model.to(accelerator.device)
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         self.state = Progress()
         self.name = ""
-        model.to(accelerator.device)
         if directory is not None:
             model.vocabulary.to_json()  # refuses ids that cannot be saved, now rather than after an epoch
             self.name = fingerprint(model.config(), config.config(), sequences, validation, accelerator.num_processes)
