@@ -63,7 +63,11 @@ class PosteriorDenoiser(Denoiser, name="posterior"):
     is computed once for all steps of a chain. In training mode this *is* ``base``, so that is what training trains.
 
     It is made for chains, whose ends are samples; to rank, use ``base``: one step ends at the mean of the items'
-    latents. Of several noised positions each has a posterior of its own, given the history.
+    latents. The chain's last step averages items that noise at n = 1 still hides from one another, so a schedule whose
+    first step is nearly clean (``cosine``) samples them more faithfully than one made noisier by ``log_snr_shift``. Of
+    several noised positions each has a posterior of its own, given the history.
+
+    ``base`` is asked at the N of ``schedule``: give it the schedule that it was trained with.
 
     Args:
         base: a denoiser, its name or its config; any next-item model that keeps the denoiser's contract.
