@@ -22,19 +22,12 @@ from rich.console import Console
 from rich.table import Table
 
 from diffusers_rec.data import Interactions, Vocabulary, read_interactions
-from diffusers_rec.denoisers import Denoiser
-from diffusers_rec.embeddings import ItemEmbedding
 from diffusers_rec.errors import check_int
 from diffusers_rec.evaluation import Report, evaluate, evaluate_popularity
-from diffusers_rec.heads import ItemHead
-from diffusers_rec.noising import NoisingStrategy
-from diffusers_rec.objectives import Objective
-from diffusers_rec.pipeline import DiffRec
+from diffusers_rec.pipeline import PARTS, DiffRec
 from diffusers_rec.presets import PRESETS
-from diffusers_rec.registry import Component, Config
+from diffusers_rec.registry import Config
 from diffusers_rec.samplers import Sampler
-from diffusers_rec.schedules import NoiseSchedule
-from diffusers_rec.timesteps import TimestepSampler
 from diffusers_rec.training import RECIPES, TrainingConfig, train
 from diffusers_rec.training.state import STATE_FILE
 from diffusers_rec.version import __version__
@@ -63,10 +56,6 @@ def _main(
 
 say = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 out = Console(highlight=False, markup=False, emoji=False)
-
-FAMILIES: tuple[type[Component], ...] = (
-    NoiseSchedule, NoisingStrategy, TimestepSampler, ItemEmbedding, Denoiser, Sampler, ItemHead, Objective,
-)  # fmt: skip
 
 Format = Literal["auto", "csv", "tsv", "parquet", "movielens", "sequences"]
 Short = Literal["error", "drop", "train"]
@@ -268,7 +257,7 @@ def info_command(
 ) -> None:
     """What a model is, what a data set holds (the paper's Table 1), or which components there are."""
     if path is None:
-        listing = {family.kind: family.names() for family in FAMILIES}
+        listing = {part: family.names() for part, family in PARTS.items()}
         if as_json:
             _print_json({"version": __version__, "components": listing})
         else:
@@ -353,22 +342,21 @@ def _ids(text: str, vocabulary: Vocabulary) -> list[int | str]:
 
 def _changed(pipeline: Config, training: Config, changes: list[str]) -> tuple[Config, Config]:
     """Apply ``part=name``, ``part.setting=value`` and ``training.setting=value``."""
-    families = {family.kind: family for family in FAMILIES}
     for change in changes:
         key, equals, text = change.partition("=")
         part, dot, setting = key.strip().partition(".")
         wanted = {"training": True, "seeds": False}.get(part, bool(dot))  # a dot or none
-        if not equals or part not in {*families, "training", "seeds"} or bool(dot) != wanted:
+        if not equals or part not in {*PARTS, "training", "seeds"} or bool(dot) != wanted:
             raise ValueError(
                 "--set takes PART=NAME or PART.SETTING=VALUE, or seeds=VALUE, "
-                f"with PART one of {', '.join([*families, 'training'])}, got {change!r}."
+                f"with PART one of {', '.join([*PARTS, 'training'])}, got {change!r}."
             )
         if part == "training":
             if setting not in training:
                 raise ValueError(f"Unknown training setting {setting!r}. Known: {', '.join(TrainingConfig.names())}.")
             training = {**training, setting: _value(text)}
-        elif not dot and part in families:
-            settings = families[part].named(text).settings()
+        elif not dot and part in PARTS:
+            settings = PARTS[part].named(text).settings()
             kept = {name: value for name, value in pipeline[part].items() if name in settings}
             pipeline = {**pipeline, part: {"name": text, **kept}}
         else:

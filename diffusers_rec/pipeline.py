@@ -397,7 +397,7 @@ class DiffRec(nn.Module):
 
     def config(self) -> Config:
         """Everything but the items and the weights, ready for JSON."""
-        parts = {name: getattr(self, name).config() for name in _PARTS}
+        parts = {name: getattr(self, name).config() for name in PARTS}
         return {**parts, "seeds": self.seeds, "seed": self.seed}
 
     @classmethod
@@ -407,7 +407,7 @@ class DiffRec(nn.Module):
         Raises:
             ValueError: unknown names or keys, or parts that do not fit one another.
         """
-        known = {*_PARTS, "seeds", "seed"}
+        known = {*PARTS, "seeds", "seed"}
         unknown = sorted(set(config) - known)
         if unknown:
             raise ValueError(f"Unknown keys in the config of DiffRec: {unknown}. Known: {sorted(known)}.")
@@ -471,7 +471,7 @@ class DiffRec(nn.Module):
             )
 
 
-_PARTS: dict[str, type[Component]] = {
+PARTS: dict[str, type[Component]] = {  # name in the config, which is the family's kind
     "schedule": NoiseSchedule,
     "noising": NoisingStrategy,
     "timesteps": TimestepSampler,

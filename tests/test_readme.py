@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from diffusers_rec.pipeline import PARTS
+
 README = (Path(__file__).parents[1] / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
@@ -18,9 +20,7 @@ def test_code_blocks_run(code, tmp_path, monkeypatch):
 
 
 def test_the_table_names_every_registered_component():
-    from diffusers_rec.cli import FAMILIES
-
-    for family in FAMILIES:
+    for family in PARTS.values():
         for name in family.names():
             if family.named(name).__module__.startswith("diffusers_rec."):
                 assert f"`{name}`" in README, f"README does not name the {family.kind} {name}"

@@ -15,6 +15,7 @@ from diffusers_rec.errors import check_int
 from diffusers_rec.evaluation.metrics import ranking_metrics
 from diffusers_rec.pipeline import DiffRec, Seeds
 from diffusers_rec.progress import progress_bar
+from diffusers_rec.randomness import generators_from
 from diffusers_rec.ranking import CHUNK_SCORES, target_ranks
 from diffusers_rec.samplers import Sampler
 
@@ -64,8 +65,7 @@ def evaluate(
             f"The holdout and the model have different items ({len(holdout.histories.vocabulary)} and "
             f"{len(model.vocabulary)}). Evaluate on the data that the model was trained on."
         )
-    draws = seeds if seeds is not None else model.seeds
-    num_draws = draws if isinstance(draws, int) else len(draws)
+    num_draws = len(generators_from(model.seeds if seeds is None else seeds))
     if batch_size is None:
         batch_size = min(256, max(1, CHUNK_SCORES // (len(model.vocabulary) * num_draws)))
     ranks, masked = [], []
