@@ -26,7 +26,7 @@ from diffusers_rec.noising import LastK, NoisingStrategy, Questions, TargetOnly,
 from diffusers_rec.objectives import Objective, SimplifiedObjective
 from diffusers_rec.pipeline import DiffRec, Loss, Recommendations
 from diffusers_rec.registry import Component
-from diffusers_rec.samplers import DDPMSampler, OneStepSampler, Sampler
+from diffusers_rec.samplers import DDIMSampler, DDPMSampler, OneStepSampler, Sampler
 from diffusers_rec.schedules import CosineSchedule, LinearSchedule, NoiseSchedule, SqrtSchedule
 from diffusers_rec.timesteps import ImportanceTimestepSampler, TimestepSampler, UniformTimestepSampler
 from diffusers_rec.version import __version__
@@ -38,6 +38,7 @@ __all__ = [
     "ConditionalMLPDenoiser",
     "CosineHead",
     "CosineSchedule",
+    "DDIMSampler",
     "DDPMSampler",
     "Denoiser",
     "DiffRec",

@@ -69,6 +69,7 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
         left, noise = 1 - previous, 1 - self.alpha_bar
         self.posterior_variance = torch.where(noise > 0, left / noise, 0.0) * self.beta
         self._tables = {
+            "alpha_bar": self.alpha_bar,
             "signal": self.alpha_bar.sqrt(),
             "noise": noise.sqrt(),
             "posterior_x0": torch.where(noise > 0, previous.sqrt() * self.beta / noise, 1.0),
@@ -101,35 +102,52 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
         signal, sigma = self._at(x0, timesteps, "signal", "noise")
         return signal * x0 + sigma * noise
 
-    def posterior(self, x0: Tensor, xn: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Mean and variance of :math:`q(x_{n-1} \mid x_n, x_0)` (Eq. 3).
+    def posterior(
+        self, x0: Tensor, xn: Tensor, timesteps: Tensor, previous: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        r"""Mean and variance of :math:`q(x_m \mid x_n, x_0)`, m < n; m = n - 1 is Eq. 3.
 
-        .. math:: \mu_n = \frac{\sqrt{\bar\alpha_{n-1}}\,\beta_n}{1-\bar\alpha_n} x_0
-                        + \frac{\sqrt{\alpha_n}\,(1-\bar\alpha_{n-1})}{1-\bar\alpha_n} x_n
+        .. math:: \mu = \frac{\sqrt{\bar\alpha_m}\,\beta_{n|m}}{1-\bar\alpha_n} x_0
+                      + \frac{\sqrt{\alpha_{n|m}}\,(1-\bar\alpha_m)}{1-\bar\alpha_n} x_n, \qquad
+                  \sigma^2 = \frac{1-\bar\alpha_m}{1-\bar\alpha_n}\,\beta_{n|m}, \qquad
+                  \alpha_{n|m} = 1 - \beta_{n|m} = \frac{\bar\alpha_n}{\bar\alpha_m}
 
         Args:
             x0: clean latents, ``(B, ..., D)``.
             xn: noised latents, like ``x0``.
             timesteps: n in 1..N, as in :meth:`add_noise`.
+            previous: m in 0..n-1, like ``timesteps``; n - 1 when None.
 
         Returns:
-            The mean, like ``x0``, and the variance, ``(B, ..., 1)``; zero at n = 1.
+            The mean, like ``x0``, and the variance, ``(B, ..., 1)``; zero at m = 0.
 
         Raises:
-            ValueError: as in :meth:`add_noise`.
+            ValueError: as in :meth:`add_noise`, or m is not below n.
         """
-        clean, noised, variance = self._at(x0, timesteps, "posterior_x0", "posterior_xn", "posterior_variance")
-        return clean * x0 + noised * xn, variance
+        if previous is None:
+            clean, noised, variance = self._at(x0, timesteps, "posterior_x0", "posterior_xn", "posterior_variance")
+            return clean * x0 + noised * xn, variance
+        now, then = self._alpha_bars(x0, timesteps, previous)
+        left = (1 - then) / (1 - now)
+        beta = 1 - now / then
+        clean, noised = then.sqrt() * beta / (1 - now), (now / then).sqrt() * left
+        return clean.to(x0.dtype) * x0 + noised.to(xn.dtype) * xn, (left * beta).to(x0.dtype)
 
     def levels(self, like: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         r""":math:`\sqrt{\bar\alpha_n}` and :math:`\sqrt{1 - \bar\alpha_n}`, ``(B, ..., 1)``, like ``like``."""
         signal, sigma = self._at(like, timesteps, "signal", "noise")
         return signal, sigma
 
-    def reverse_variance(self, like: Tensor, timesteps: Tensor) -> Tensor:
-        r""":math:`\beta_n`, the paper's untrained :math:`\Sigma_\theta`, ``(B, ..., 1)``, beside latents ``like``."""
-        (beta,) = self._at(like, timesteps, "beta")
-        return beta
+    def reverse_variance(self, like: Tensor, timesteps: Tensor, previous: Tensor | None = None) -> Tensor:
+        r""":math:`\beta_n`, the paper's untrained :math:`\Sigma_\theta`, ``(B, ..., 1)``, beside latents ``like``.
+
+        With ``previous`` = m it is :math:`\beta_{n|m}`, see :meth:`posterior`.
+        """
+        if previous is None:
+            (beta,) = self._at(like, timesteps, "beta")
+            return beta
+        now, then = self._alpha_bars(like, timesteps, previous)
+        return (1 - now / then).to(like.dtype)
 
     def noise_from_x0(self, x0: Tensor, xn: Tensor, timesteps: Tensor) -> Tensor:
         r""":math:`\epsilon = (x_n - \sqrt{\bar\alpha_n} x_0) / \sqrt{1 - \bar\alpha_n}`, for n >= 1."""
@@ -150,6 +168,13 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
         r""":math:`x_0 = \sqrt{\bar\alpha_n}\,x_n - \sqrt{1 - \bar\alpha_n}\,v`."""
         signal, sigma = self._at(xn, timesteps, "signal", "noise")
         return signal * xn - sigma * velocity
+
+    def _alpha_bars(self, like: Tensor, timesteps: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha_bar at n and at m < n, float64, with axes that multiply ``like``."""
+        if timesteps.device.type == "cpu" and bool((previous >= timesteps).any()):
+            raise ValueError("previous must lie below timesteps everywhere: a reverse step goes to less noise.")
+        exact = torch.empty((), dtype=torch.float64, device=like.device).expand(like.shape)
+        return self._at(exact, timesteps, "alpha_bar")[0], self._at(exact, previous, "alpha_bar")[0]
 
     def _at(self, like: Tensor, timesteps: Tensor, *names: str) -> list[Tensor]:
         """The named tables at ``timesteps``, with axes and dtype that multiply ``like``."""

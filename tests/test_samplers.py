@@ -9,16 +9,16 @@ from hypothesis import strategies as st
 from strategies import DTYPES, gaussian, schedules, seeded, seeds
 
 from diffusers_rec.randomness import generators_from
-from diffusers_rec.samplers import DDPMSampler, OneStepSampler, Sampler
+from diffusers_rec.samplers import DDIMSampler, DDPMSampler, OneStepSampler, Sampler
 from diffusers_rec.schedules import NoiseSchedule
 
-VARIANTS = {"ddpm": [{"variance": "posterior"}]}
+VARIANTS = {"ddpm": [{"variance": "posterior"}, {"num_steps": 1}], "ddim": [{"eta": 1.0}]}
 SPECS = [{"name": name, **extra} for name in Sampler.names() for extra in [{}, *VARIANTS.get(name, [])]]
-CHAINS = [spec for spec in SPECS if spec["name"] != "one-step"]
+CHAINS = [spec for spec in SPECS if spec["name"] != "one-step" and "num_steps" not in spec]
 
 
 def over(specs):
-    return pytest.mark.parametrize("spec", specs, ids=lambda spec: "-".join(spec.values()))
+    return pytest.mark.parametrize("spec", specs, ids=lambda spec: "-".join(map(str, spec.values())))
 
 
 def schedule_of(name, num_timesteps):
@@ -131,6 +131,53 @@ def test_ddpm_is_algorithm_2(schedule, variance, seed):
         spread = beta if variance == "beta" else (1 - before) / (1 - abar) * beta
         z = torch.randn(1, 2, 1, 3, generator=again, dtype=torch.float64)
         torch.testing.assert_close(after, mean + spread.sqrt() * z, rtol=1e-9, atol=1e-9)
+
+
+@given(schedule=schedules(num_timesteps=st.integers(1, 40)), data=st.data())
+def test_a_shorter_chain_visits_evenly_spread_steps_from_n_to_1(schedule, data):
+    num_steps = data.draw(st.integers(1, schedule.num_timesteps))
+    for sampler in (DDPMSampler(num_steps=num_steps), DDIMSampler(num_steps=num_steps)):
+        asked = []
+        sampler.sample(lambda x, n: asked.append(only(n)) or x, schedule, gaussian(1, 1, 2), seeded(0))  # noqa: B023
+        gaps = [n - m for n, m in pairwise(asked)]
+        assert len(asked) == num_steps
+        assert asked[0] == schedule.num_timesteps
+        assert num_steps == 1 or asked[-1] == 1
+        assert not gaps or max(gaps) - min(gaps) <= 1
+
+
+@settings(max_examples=25)
+@given(schedule=schedules(num_timesteps=st.integers(2, 25)), seed=seeds, data=st.data())
+def test_ddim_with_eta_1_is_ddpm_with_the_posterior_variance(schedule, seed, data):
+    num_steps = data.draw(st.integers(1, schedule.num_timesteps))
+    ddim, ddpm = (
+        sampler.sample(halved, schedule, gaussian(1, 2, 1, 3), seeded(seed))
+        for sampler in (DDIMSampler(num_steps=num_steps, eta=1.0), DDPMSampler("posterior", num_steps=num_steps))
+    )
+    torch.testing.assert_close(ddim, ddpm)
+
+
+@settings(max_examples=25)
+@given(schedule=schedules(num_timesteps=st.integers(2, 25)), data=st.data())
+def test_ddim_is_deterministic_and_keeps_its_noise_direction(schedule, data):
+    """From x_n on the line between the answer and one noise, every x_m lies on that line."""
+    num_steps = data.draw(st.integers(2, schedule.num_timesteps))
+    answer, noise, asked = gaussian(1, 2, 3, seed=1), gaussian(1, 2, 3, seed=2), []
+
+    def denoise(xn, timesteps):
+        asked.append((xn, timesteps))
+        return answer
+
+    start = schedule.add_noise(answer, noise, torch.full((1, 2), schedule.num_timesteps))
+    DDIMSampler(num_steps=num_steps).sample(denoise, schedule, start, None)
+    for xn, timesteps in asked:
+        torch.testing.assert_close(xn, schedule.add_noise(answer, noise, timesteps), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("sampler", [DDPMSampler(num_steps=11), DDIMSampler(num_steps=11)], ids=repr)
+def test_refuses_more_steps_than_the_schedule_has(sampler):
+    with pytest.raises(ValueError, match="num_steps=11 is more than the schedule has: num_timesteps=10"):
+        sampler.sample(halved, schedule_of("sqrt", 10), gaussian(1, 1, 2), seeded(0))
 
 
 def gaussian_denoiser(schedule, mean, deviation):

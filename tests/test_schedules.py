@@ -305,3 +305,40 @@ def test_a_reverse_step_agrees_with_diffusers(ours, variance_type, theirs):
             variance = ours.reverse_variance(x0, torch.tensor([n]))
         noise = torch.randn(1, 16, generator=seeded(n), dtype=torch.float64) if n > 1 else 0
         torch.testing.assert_close(mean + variance.sqrt() * noise, expected, rtol=1e-5, atol=1e-6)
+
+
+@settings(max_examples=50)
+@given(schedule=schedules(num_timesteps=st.integers(2, 40)), data=st.data())
+def test_a_stride_is_the_posterior_of_the_steps_it_leaps(schedule, data):
+    """q(x_m | x_n, x_0) by Bayes from the two marginals of one Gaussian chain."""
+    n = data.draw(st.integers(1, schedule.num_timesteps))
+    m = data.draw(st.integers(0, n - 1))
+    x0, xn = gaussian(1, 3, seed=1), gaussian(1, 3, seed=2)
+    now, then = schedule.alpha_bar[n], schedule.alpha_bar[m]
+    transition = now / then  # x_n = sqrt(transition) x_m + noise of variance 1 - transition
+    mean, variance = schedule.posterior(x0, xn, torch.tensor([n]), torch.tensor([m]))
+    if m:
+        precision = 1 / (1 - then) + transition / (1 - transition)
+        product = then.sqrt() * x0 / (1 - then) + transition.sqrt() * xn / (1 - transition)
+        torch.testing.assert_close(variance, (1 / precision).expand(1, 1), rtol=1e-6, atol=1e-12)
+        torch.testing.assert_close(mean, product / precision, rtol=1e-6, atol=1e-9)
+    else:
+        assert float(variance) == 0
+        torch.testing.assert_close(mean, x0)
+    torch.testing.assert_close(
+        schedule.reverse_variance(x0, torch.tensor([n]), torch.tensor([m])), (1 - transition).expand(1, 1)
+    )
+
+
+@pytest.mark.parametrize("name", NoiseSchedule.names())
+def test_a_stride_of_one_is_equation_3(name):
+    schedule = NoiseSchedule.build(name, num_timesteps=100)
+    n, x0, xn = torch.arange(1, 101), gaussian(100, 3, seed=1), gaussian(100, 3, seed=2)
+    for one, other in zip(schedule.posterior(x0, xn, n), schedule.posterior(x0, xn, n, n - 1), strict=True):
+        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(schedule.reverse_variance(x0, n), schedule.reverse_variance(x0, n, n - 1))
+
+
+def test_refuses_a_stride_that_does_not_go_down():
+    with pytest.raises(ValueError, match="previous must lie below timesteps"):
+        NoiseSchedule.build("sqrt").posterior(gaussian(1, 3), gaussian(1, 3), torch.tensor([5]), torch.tensor([5]))

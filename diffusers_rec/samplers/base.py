@@ -41,4 +41,20 @@ def at_step(n: int, x: Tensor) -> Tensor:
         raise ValueError(
             f"A sampler takes noise (B, Q, ..., D), got {tuple(x.shape)}; one draw a row is noise[:, None]."
         )
-    return torch.full(x.shape[:2], n, dtype=torch.int64, device=x.device)
+    return torch.tensor(n, device=x.device).expand(x.shape[:2])
+
+
+def reverse_steps(num_timesteps: int, num_steps: int | None) -> list[int]:
+    """The steps that a chain visits, N first and 1 last, evenly spread; all N of them when ``num_steps`` is None.
+
+    Raises:
+        ValueError: more steps than the schedule has.
+    """
+    if num_steps is None:
+        return list(range(num_timesteps, 0, -1))
+    if num_steps > num_timesteps:
+        raise ValueError(f"num_steps={num_steps} is more than the schedule has: num_timesteps={num_timesteps}.")
+    if num_steps == 1:
+        return [num_timesteps]
+    stride = (num_timesteps - 1) / (num_steps - 1)
+    return [num_timesteps - round(stride * i) for i in range(num_steps)]
