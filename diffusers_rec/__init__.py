@@ -22,6 +22,13 @@ from diffusers_rec.denoisers import (
 )
 from diffusers_rec.embeddings import ItemEmbedding
 from diffusers_rec.heads import CosineHead, ItemHead, LinearHead, TiedHead
+from diffusers_rec.negatives import (
+    AllItems,
+    InBatchNegatives,
+    Negatives,
+    PopularityNegatives,
+    UniformNegatives,
+)
 from diffusers_rec.noising import LastK, NoisingStrategy, Questions, TargetOnly, WholeSequence
 from diffusers_rec.objectives import Objective, SimplifiedObjective
 from diffusers_rec.pipeline import DiffRec, Loss, Recommendations
@@ -32,6 +39,7 @@ from diffusers_rec.timesteps import ImportanceTimestepSampler, TimestepSampler, 
 from diffusers_rec.version import __version__
 
 __all__ = [
+    "AllItems",
     "Batch",
     "CausalTransformerDenoiser",
     "Component",
@@ -44,6 +52,7 @@ __all__ = [
     "DiffRec",
     "Holdout",
     "ImportanceTimestepSampler",
+    "InBatchNegatives",
     "Interactions",
     "ItemEmbedding",
     "ItemHead",
@@ -51,10 +60,12 @@ __all__ = [
     "LinearHead",
     "LinearSchedule",
     "Loss",
+    "Negatives",
     "NoiseSchedule",
     "NoisingStrategy",
     "Objective",
     "OneStepSampler",
+    "PopularityNegatives",
     "PosteriorDenoiser",
     "Questions",
     "Recommendations",
@@ -70,6 +81,7 @@ __all__ = [
     "TimestepSampler",
     "TrainingBatches",
     "TransformerDenoiser",
+    "UniformNegatives",
     "UniformTimestepSampler",
     "Vocabulary",
     "WholeSequence",

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diffusers_rec.cross_entropy import chunked_cross_entropy
 from diffusers_rec.embeddings import ItemEmbedding
 from diffusers_rec.errors import check_bool, check_float, check_int
+from diffusers_rec.negatives import NegativeSample, sampled_cross_entropy
 from diffusers_rec.randomness import isolated_rng
 from diffusers_rec.registry import Component
 
@@ -27,16 +29,16 @@ class ItemHead(nn.Module, Component, ABC, kind="head"):
         """Latents ``(..., D)`` to the vectors that meet the keys, ``(..., D)``."""
 
     @abstractmethod
-    def keys(self) -> Tensor:
-        """One vector an item, ``(V, D)``."""
+    def keys(self, items: Tensor | None = None) -> Tensor:
+        """One vector for each of ``items`` ``(N,)``, or of all: ``(N, D)`` or ``(V, D)``."""
 
-    def bias(self) -> Tensor | None:
-        """One number an item, ``(V,)``, or None."""
+    def bias(self, items: Tensor | None = None) -> Tensor | None:
+        """One number for each of ``items`` ``(N,)``, or of all: ``(N,)`` or ``(V,)``; or None."""
         return None
 
-    def scoring_keys(self) -> tuple[Tensor, Tensor | None]:
+    def scoring_keys(self, items: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Keys and bias in the precision that scores are computed in."""
-        keys, bias = self.keys(), self.bias()
+        keys, bias = self.keys(items), self.bias(items)
         dtype = torch.promote_types(keys.dtype, torch.float32)
         return keys.to(dtype), None if bias is None else bias.to(dtype)
 
@@ -46,10 +48,26 @@ class ItemHead(nn.Module, Component, ABC, kind="head"):
             keys, bias = self.scoring_keys()
             return F.linear(self.queries(latent.to(keys.dtype)), keys, bias)
 
-    def loss(self, latent: Tensor, target: Tensor) -> Tensor:
-        """Cross-entropy of each target item under its latent: ``(..., D)`` and ``(...)`` to ``(...)``."""
-        logits = self.logits(latent)
-        return F.cross_entropy(logits.flatten(0, -2), target.reshape(-1), reduction="none").view(target.shape)
+    def loss(self, latent: Tensor, target: Tensor, negatives: NegativeSample | None = None) -> Tensor:
+        """The mean cross-entropy of the targets, among all items or against sampled negatives.
+
+        Args:
+            latent: ``(..., D)``.
+            target: item indices, ``(...)``.
+            negatives: shared by all targets; all items when None.
+        """
+        device, target = latent.device.type, target.flatten()
+        # Scores and softmax stay out of autocast; the gradient's matrix products may follow it, as elsewhere.
+        gradient_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        with torch.autocast(device, enabled=False):
+            keys, bias = self.scoring_keys(None if negatives is None else target)
+            queries = self.queries(latent.to(keys.dtype)).flatten(0, -2)
+            if negatives is None:
+                return chunked_cross_entropy(queries, keys, bias, target, gradient_dtype=gradient_dtype)
+            positive = (queries * keys).sum(-1)
+            positive = positive if bias is None else positive + bias
+            negative = F.linear(queries, *self.scoring_keys(negatives.items))
+            return sampled_cross_entropy(positive, negative, target, negatives)
 
 
 class LinearHead(ItemHead, name="linear"):
@@ -73,11 +91,11 @@ class LinearHead(ItemHead, name="linear"):
     def queries(self, latent: Tensor) -> Tensor:
         return latent
 
-    def keys(self) -> Tensor:
-        return self.weight
+    def keys(self, items: Tensor | None = None) -> Tensor:
+        return self.weight if items is None else F.embedding(items, self.weight)
 
-    def bias(self) -> Tensor:
-        return self.offset
+    def bias(self, items: Tensor | None = None) -> Tensor:
+        return self.offset if items is None else self.offset[items]
 
 
 class _SharedHead(ItemHead):
@@ -96,6 +114,9 @@ class _SharedHead(ItemHead):
     def embedding(self) -> ItemEmbedding:
         return self._held[0]
 
+    def _vectors(self, items: Tensor | None) -> Tensor:
+        return self.embedding.weight if items is None else F.embedding(items, self.embedding.weight)
+
 
 class TiedHead(_SharedHead, name="tied"):
     r"""The item embedding as weight, :math:`\mathrm{logits}_v = x \cdot E_v + b_v`, with the vectors as learned.
@@ -113,11 +134,11 @@ class TiedHead(_SharedHead, name="tied"):
     def queries(self, latent: Tensor) -> Tensor:
         return latent
 
-    def keys(self) -> Tensor:
-        return self.embedding.weight
+    def keys(self, items: Tensor | None = None) -> Tensor:
+        return self._vectors(items)
 
-    def bias(self) -> Tensor | None:
-        return self.offset
+    def bias(self, items: Tensor | None = None) -> Tensor | None:
+        return self.offset if self.offset is None or items is None else self.offset[items]
 
 
 class CosineHead(_SharedHead, name="cosine"):
@@ -135,5 +156,5 @@ class CosineHead(_SharedHead, name="cosine"):
     def queries(self, latent: Tensor) -> Tensor:
         return F.normalize(latent, dim=-1) / self.temperature
 
-    def keys(self) -> Tensor:
-        return F.normalize(self.embedding.weight, dim=-1)
+    def keys(self, items: Tensor | None = None) -> Tensor:
+        return F.normalize(self._vectors(items), dim=-1)

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from diffusers_rec.errors import check_choice, check_float
 from diffusers_rec.heads import ItemHead
+from diffusers_rec.negatives import NegativeSample
 from diffusers_rec.registry import Component
 
 
@@ -45,7 +46,14 @@ class Objective(Component, ABC, kind="objective"):
 
     @abstractmethod
     def __call__(
-        self, x0: Tensor, predicted: Tensor, weights: Tensor, from_start: Tensor, items: Tensor, head: ItemHead
+        self,
+        x0: Tensor,
+        predicted: Tensor,
+        weights: Tensor,
+        from_start: Tensor,
+        items: Tensor,
+        head: ItemHead,
+        negatives: NegativeSample | None = None,
     ) -> Terms:
         """Compute the loss.
 
@@ -57,6 +65,7 @@ class Objective(Component, ABC, kind="objective"):
                 :attr:`recommend_from` is ``"start"``.
             items: the true items, ``(M,)``.
             head: scores items.
+            negatives: what the recommendation term weighs the true items against; all items when None.
         """
 
 
@@ -90,11 +99,18 @@ class SimplifiedObjective(Objective, name="simplified"):
         self.recommend_from = check_choice("recommend_from", recommend_from, ("sampled", "start"))
 
     def __call__(
-        self, x0: Tensor, predicted: Tensor, weights: Tensor, from_start: Tensor, items: Tensor, head: ItemHead
+        self,
+        x0: Tensor,
+        predicted: Tensor,
+        weights: Tensor,
+        from_start: Tensor,
+        items: Tensor,
+        head: ItemHead,
+        negatives: NegativeSample | None = None,
     ) -> Terms:
         distances = self._distance(x0, predicted)
         reconstruction = (weights * distances).mean()
-        recommendation = head.loss(from_start, items).mean()
+        recommendation = head.loss(from_start, items, negatives)
         total = self.reconstruction_weight * reconstruction + self.recommendation_weight * recommendation
         named = {"reconstruction": reconstruction.detach(), "recommendation": recommendation.detach()}
         return Terms(total, named, distances.detach())

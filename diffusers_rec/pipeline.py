@@ -25,6 +25,7 @@ from diffusers_rec.denoisers import Denoiser
 from diffusers_rec.embeddings import ItemEmbedding
 from diffusers_rec.errors import check_bool, check_int
 from diffusers_rec.heads import ItemHead
+from diffusers_rec.negatives import Negatives
 from diffusers_rec.noising import NoisingStrategy, Questions
 from diffusers_rec.objectives import Objective
 from diffusers_rec.randomness import generators_from, isolated_rng, randn
@@ -97,6 +98,7 @@ class DiffRec(nn.Module):
         denoiser: predicts the clean latent.
         head: latent to item scores.
         objective: what is minimised.
+        negatives: what targets are weighed against: all items, or a sample for large catalogues.
         sampler: noise to latent, at serving time.
         seeds: the noise draws averaged at serving time, unless a call says otherwise: seeds, or their number.
         seed: of the initial weights of the parts given by name.
@@ -118,6 +120,7 @@ class DiffRec(nn.Module):
         denoiser: Denoiser | str | Mapping[str, Any] = "transformer",
         head: ItemHead | str | Mapping[str, Any] = "linear",
         objective: Objective | str | Mapping[str, Any] = "simplified",
+        negatives: Negatives | str | Mapping[str, Any] = "all",
         sampler: Sampler | str | Mapping[str, Any] = "one-step",
         seeds: Seeds = 10,
         seed: int = 0,
@@ -139,6 +142,7 @@ class DiffRec(nn.Module):
         self.noising = NoisingStrategy.build(noising)
         self.timesteps = TimestepSampler.build_with({"num_timesteps": self.schedule.num_timesteps}, timesteps)
         self.objective = Objective.build(objective)
+        self.negatives = Negatives.build(negatives)
         self.sampler = Sampler.build(sampler)
         self._check_fit()
 
@@ -196,7 +200,8 @@ class DiffRec(nn.Module):
             from_start = predicted
         if timesteps.ndim == real.ndim - 1:
             timesteps, weights = timesteps[..., None].expand_as(real), weights[..., None].expand_as(real)
-        terms = self.objective(x0[real], predicted, weights[real], from_start, items[real], self.head)
+        negatives = self.negatives.draw(items[real], len(self.vocabulary), generator)
+        terms = self.objective(x0[real], predicted, weights[real], from_start, items[real], self.head, negatives)
         return Loss(terms.total, terms.named, timesteps[real], terms.per_latent)
 
     # Serving
@@ -479,6 +484,7 @@ PARTS: dict[str, type[Component]] = {  # name in the config, which is the family
     "denoiser": Denoiser,
     "head": ItemHead,
     "objective": Objective,
+    "negatives": Negatives,
     "sampler": Sampler,
 }
 

@@ -12,6 +12,7 @@ import diffusers_rec  # noqa: F401 - signs every component in
 from diffusers_rec.denoisers import Denoiser
 from diffusers_rec.embeddings import ItemEmbedding
 from diffusers_rec.heads import ItemHead, LinearHead
+from diffusers_rec.negatives import Negatives
 from diffusers_rec.noising import NoisingStrategy
 from diffusers_rec.objectives import Objective
 from diffusers_rec.samplers import Sampler
@@ -27,6 +28,7 @@ FAMILIES = [
     Denoiser,
     ItemHead,
     Objective,
+    Negatives,
     Sampler,
 ]
 EVERY_COMPONENT = [(family, name) for family in FAMILIES for name in family.names()]

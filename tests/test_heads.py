@@ -10,6 +10,7 @@ from strategies import built, gaussian, learned, seeds
 
 from diffusers_rec.embeddings import ItemEmbedding
 from diffusers_rec.heads import CosineHead, ItemHead, LinearHead, TiedHead
+from diffusers_rec.negatives import NegativeSample
 
 ITEMS, WIDTH = 7, 8
 
@@ -70,25 +71,40 @@ def test_cosine_logits_are_cosines(seed, temperature, length):
 
 
 @given(made=heads, shape=shapes)
-def test_the_loss_is_minus_the_log_softmax(made, shape):
+def test_the_loss_is_minus_the_mean_log_softmax(made, shape):
     head, _ = made
     x, target = latents(*shape), torch.randint(ITEMS, shape, generator=torch.Generator().manual_seed(0))
     z = head.logits(x).double()
     expected = z.exp().sum(-1).log() - z.gather(-1, target[..., None])[..., 0]
-    assert head.loss(x, target).shape == target.shape
-    torch.testing.assert_close(head.loss(x, target).double(), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(head.loss(x, target).double(), expected.mean(), rtol=1e-4, atol=1e-4)
 
 
 @given(made=heads, order=st.permutations(range(ITEMS)))
 def test_permuting_item_ids_permutes_the_scores_and_nothing_else(made, order):
     head, embedding = made
     x, order = latents(4), torch.tensor(order)
-    before, losses = head.logits(x), head.loss(x, order[:4])
+    before, loss = head.logits(x), head.loss(x, order[:4])
     with torch.no_grad():
         for parameter in per_item(head, embedding):
             parameter.copy_(parameter[order])
     torch.testing.assert_close(head.logits(x), before[:, order])
-    torch.testing.assert_close(head.loss(x, torch.arange(4)), losses)
+    torch.testing.assert_close(head.loss(x, torch.arange(4)), loss)
+
+
+@given(made=heads, chosen=st.lists(st.integers(0, ITEMS - 1), max_size=6))
+def test_keys_and_bias_of_some_items_are_those_of_all(made, chosen):
+    head, _ = made
+    chosen = torch.tensor(chosen, dtype=torch.int64)
+    for some, every in zip(head.scoring_keys(chosen), head.scoring_keys(), strict=True):
+        assert some is every is None or torch.equal(some, every[chosen])
+
+
+@given(made=heads, target=st.lists(st.integers(0, ITEMS - 1), min_size=1, max_size=6))
+def test_with_every_item_drawn_once_the_sampled_loss_is_the_full_one(made, target):
+    head, _ = made
+    x, target = latents(len(target)), torch.tensor(target)
+    every = NegativeSample(torch.arange(ITEMS), torch.zeros(ITEMS))
+    torch.testing.assert_close(head.loss(x, target, every), head.loss(x, target), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ItemHead.names())
@@ -115,7 +131,7 @@ def test_logits_have_the_precision_of_the_weights_but_float32_at_least(name, dty
 def test_the_loss_teaches_the_latent_and_the_items(name):
     head, embedding = made(name)
     x = latents(4).requires_grad_()
-    head.loss(x, torch.arange(4)).sum().backward()
+    head.loss(x, torch.arange(4)).backward()
     taught = [x, *head.parameters(), *(embedding.parameters() if "embedding" in head.context else [])]
     assert len(taught) > 1
     assert all(part.grad is not None and part.grad.abs().sum() > 0 for part in taught)
@@ -139,7 +155,7 @@ def test_the_same_seed_gives_the_same_bits_and_leaves_the_global_state(name):
 
 def test_the_initial_weight_is_small_enough_for_even_odds():
     x = latents(200)
-    loss = LinearHead(ITEMS, WIDTH).loss(x, torch.arange(200) % ITEMS).mean()
+    loss = LinearHead(ITEMS, WIDTH).loss(x, torch.arange(200) % ITEMS)
     assert loss.item() == pytest.approx(math.log(ITEMS), abs=0.3)
 
 

@@ -128,6 +128,15 @@ class TrainingBatches:
         each = np.minimum(lengths, 2) if self.examples == "last-target" else lengths
         return int(np.maximum(each - 1, 0).sum())
 
+    def target_counts(self) -> Tensor:
+        """How often each item is a target in an epoch, int64 ``(V,)``."""
+        lengths = self.sequences.lengths
+        place = places_within(lengths)
+        last = np.repeat(lengths - 1, lengths)
+        target = (place > 0) & ((place == last) | (self.examples != "last-target"))
+        counts = np.bincount(self.sequences.items[target], minlength=len(self.sequences.vocabulary))
+        return torch.from_numpy(counts)
+
     def num_batches(self, epoch: int) -> int:
         """Batches of one epoch; the same for all epochs but under all-positions, where the cuts move."""
         if self.examples != "all-positions":

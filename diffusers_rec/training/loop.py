@@ -125,6 +125,7 @@ class _Run:
             batch_targets=config.batch_targets,
             seed=config.seed,
         )
+        model.negatives.fit(self.batches.target_counts())
         model.to(accelerator.device)
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import gaussian, seeded, seeds
+
+from diffusers_rec.data import TrainingBatches
+from diffusers_rec.data.synthetic import SyntheticWorld
+from diffusers_rec.negatives import (
+    AllItems,
+    InBatchNegatives,
+    Negatives,
+    NegativeSample,
+    PopularityNegatives,
+    UniformNegatives,
+    sampled_cross_entropy,
+)
+from diffusers_rec.pipeline import DiffRec
+
+ITEMS = 6
+COUNTS = torch.tensor([40, 20, 10, 5, 1, 0])
+SAMPLED = [name for name in Negatives.names() if name != "all"]
+
+
+def fitted(name, **settings):
+    negatives = Negatives.build_with(settings, name)
+    negatives.fit(COUNTS)
+    return negatives
+
+
+def targets_of_training(count, seed=0):
+    return torch.multinomial((COUNTS + 1).double(), count, replacement=True, generator=seeded(seed))
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_each_item_comes_as_often_as_expected(name):
+    negatives, seen, expected = fitted(name, count=50), torch.zeros(ITEMS), {}
+    for seed in range(400):
+        sample = negatives.draw(targets_of_training(50, seed), ITEMS, seeded(seed))
+        seen += torch.bincount(sample.items, minlength=ITEMS)
+        expected |= dict(zip(sample.items.tolist(), sample.log_expected.tolist(), strict=True))
+    for item, log_expected in expected.items():
+        assert seen[item].item() / 400 == pytest.approx(math.exp(log_expected), rel=0.15)
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_the_normaliser_over_the_others_is_unbiased(name):
+    """The mean over draws of the sum that the sampled loss holds beside the target is the sum over all other items."""
+    scores, negatives = gaussian(ITEMS, seed=1), fitted(name, count=200)
+    sums = []
+    for seed in range(400):
+        sample = negatives.draw(targets_of_training(200, seed), ITEMS, seeded(seed))
+        positive = scores[:1]
+        loss = sampled_cross_entropy(positive, scores[sample.items][None], torch.tensor([0]), sample)
+        sums.append((loss + positive[0]).exp() - positive[0].exp())
+    assert torch.stack(sums).mean().item() == pytest.approx(scores[1:].exp().sum().item(), rel=0.02)
+
+
+@given(seed=seeds, targets=st.lists(st.integers(0, ITEMS - 1), min_size=1, max_size=5))
+def test_a_drawn_target_is_not_its_own_negative(seed, targets):
+    targets = torch.tensor(targets)
+    sample = NegativeSample(torch.tensor([0, 1, 0]), torch.tensor([0.5, -0.5, 0.5]))
+    positive, negative = gaussian(len(targets), seed=seed), gaussian(len(targets), 3, seed=seed + 1)
+    expected = []
+    for row, target in enumerate(targets.tolist()):
+        total = positive[row].exp()
+        for j, item in enumerate([0, 1, 0]):
+            if item != target:
+                total = total + negative[row, j].exp() / sample.log_expected[j].exp()
+        expected.append(total.log() - positive[row])
+    torch.testing.assert_close(
+        sampled_cross_entropy(positive, negative, targets, sample), torch.stack(expected).mean(), rtol=1e-6, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+@settings(max_examples=20)
+@given(seed=seeds)
+def test_the_same_generator_gives_the_same_sample_and_the_global_state_is_left(name, seed):
+    before, targets = torch.get_rng_state(), targets_of_training(9)
+    first, second = (fitted(name).draw(targets, ITEMS, seeded(seed)) for _ in range(2))
+    assert torch.equal(first.items, second.items)
+    assert torch.equal(first.log_expected, second.log_expected)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_all_items_draws_nothing():
+    assert AllItems().draw(targets_of_training(3), ITEMS, seeded(0)) is None
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0])
+def test_power_goes_from_uniform_to_popularity(power):
+    sample = fitted("popularity", count=4, power=power).draw(targets_of_training(1), ITEMS, seeded(0))
+    share = (COUNTS + 1) / (COUNTS + 1).sum() if power else torch.full((ITEMS,), 1 / ITEMS)
+    torch.testing.assert_close(sample.log_expected, (4 * share[sample.items]).log())
+
+
+@pytest.mark.parametrize("negatives", [InBatchNegatives(), PopularityNegatives()], ids=repr)
+def test_refuses_to_draw_without_counts_or_with_those_of_another_catalogue(negatives):
+    with pytest.raises(ValueError, match="call fit"):
+        negatives.draw(targets_of_training(3), ITEMS, seeded(0))
+    with pytest.raises(ValueError, match=r"counts must hold how often each item is a target, \(V,\)"):
+        negatives.fit(torch.tensor([1, -1]))
+    negatives.fit(COUNTS)
+    with pytest.raises(ValueError, match="fitted to 6 items, but the model has 7"):
+        negatives.draw(targets_of_training(3), 7, seeded(0))
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_refuses_an_empty_sample(count):
+    for family in (UniformNegatives, PopularityNegatives):
+        with pytest.raises(ValueError, match="count must be an integer >= 1"):
+            family(count)
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+@pytest.mark.parametrize("head", ["linear", "tied", "cosine"])
+def test_a_pipeline_learns_with_sampled_negatives(name, head):
+    split = SyntheticWorld(num_items=40).sample(num_users=60, seed=1).sequences().leave_one_out()
+    batches = TrainingBatches(split.train, examples="all-positions", max_length=12, batch_targets=10**6)
+    model = DiffRec(
+        split.train.vocabulary, dim=16, max_length=12, head=head, negatives={"name": name},
+        denoiser={"name": "conditional-mlp", "dropout": 0.0},
+    )  # fmt: skip
+    model.negatives.fit(batches.target_counts())
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    (batch,) = batches.epoch(0)
+    full = []
+    for step in range(30):
+        loss = model.loss(batch, seeded(step))
+        optimizer.zero_grad()
+        loss.total.backward()
+        optimizer.step()
+        full.append(recommendation_over_all_items(model, batch))
+    assert full[-1] < full[0] - 0.3
+
+
+def recommendation_over_all_items(model, batch):
+    sampled, model.negatives = model.negatives, AllItems()
+    with torch.no_grad():
+        loss = model.loss(batch, seeded(99)).named["recommendation"].item()
+    model.negatives = sampled
+    return loss
+
+
+@pytest.mark.parametrize("examples", ["every-prefix", "last-target", "all-positions"])
+def test_target_counts_are_those_of_an_epoch(examples):
+    split = SyntheticWorld(num_items=20).sample(num_users=30, seed=2).sequences().leave_one_out()
+    batches = TrainingBatches(split.train, examples=examples, max_length=5, batch_targets=7)
+    counts = torch.zeros(len(split.train.vocabulary), dtype=torch.int64)
+    for batch in batches.epoch(3):
+        real = batch.positions >= 0
+        counts += torch.bincount(batch.items.gather(1, batch.positions.clamp(min=0))[real], minlength=len(counts))
+    assert torch.equal(batches.target_counts(), counts)
