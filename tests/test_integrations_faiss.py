@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from strategies import built, gaussian, learned
+
+from diffusers_rec import DiffRec
+from diffusers_rec.embeddings import ItemEmbedding
+from diffusers_rec.heads import ItemHead, LinearHead
+from diffusers_rec.integrations.faiss import SETTINGS, ItemIndex
+from diffusers_rec.ranking import top_k
+
+pytest.importorskip("faiss")
+
+WIDTH = 16
+
+
+@pytest.fixture(scope="module")
+def catalogue():
+    """5,000 items as training leaves them, and 40 users of 4 draws.
+
+    Keys share a large mean (a graph of plain inner products finds but 70% of the best), stand in clusters, and are the
+    longer and the likelier the more popular they are.
+    """
+    topics, users = gaussian(60, WIDTH, seed=1), gaussian(40, 1, WIDTH, seed=2)
+    popularity = gaussian(5000, 1, seed=3)
+    keys = topics[torch.arange(5000) % 60] + 0.7 * gaussian(5000, WIDTH, seed=4)
+    head = LinearHead(5000, WIDTH)
+    with torch.no_grad():
+        head.weight.copy_(0.5 * (keys * (0.3 * popularity).exp() + 4 * gaussian(WIDTH, seed=5)))
+        head.offset.copy_(popularity[:, 0])
+    return head, (users + 0.2 * gaussian(40, 4, WIDTH, seed=6)).float()
+
+
+def every_head():
+    for name in ItemHead.names():
+        embedding = learned(ItemEmbedding(30, WIDTH, seed=5))
+        yield learned(built(ItemHead, name, num_items=30, dim=WIDTH, embedding=embedding))
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_a_search_that_finds_everything_is_the_exact_ranking(kind, dtype):
+    for head in every_head():
+        head.to(dtype)
+        latents = gaussian(3, 4, WIDTH, dtype=dtype)
+        excluded = torch.tensor([[0, 29, 7], [-1, 3, 3], [-1, -1, -1]])
+        exact = top_k(head, latents, 30, excluded=excluded)
+        found = ItemIndex(head, kind=kind).top_k(latents, 30, excluded=excluded)
+        assert torch.equal(found.items, exact.items)
+        torch.testing.assert_close(found.scores, exact.scores)
+        torch.testing.assert_close(found.spread, exact.spread)
+
+
+def test_an_exhaustive_search_finds_the_exact_best_of_one_draw(catalogue):
+    head, latents = catalogue
+    found = ItemIndex(head, kind="flat").top_k(latents[:, :1], 10, oversample=1)
+    assert torch.equal(found.items, top_k(head, latents[:, :1], 10).items)
+    assert not found.spread.any()
+
+
+@pytest.mark.parametrize(("kind", "settings", "least"), [
+    ("flat", {}, 0.99),
+    ("hnsw", {}, 0.95),
+    ("hnsw", {"num_links": 8, "ef_construction": 20, "ef_search": 20}, 0.6),
+    ("ivf", {}, 0.95),
+    ("ivf", {"num_lists": 50, "num_probes": 50}, 0.99),
+])  # fmt: skip
+def test_most_of_the_exact_best_are_found(catalogue, kind, settings, least):
+    head, latents = catalogue
+    excluded = top_k(head, latents, 5).items
+    index = ItemIndex(head, kind=kind, **settings)
+    assert least <= index.recall(latents, 10) <= 1
+    assert least <= index.recall(latents, 10, excluded=excluded) <= 1
+
+
+def test_fewer_lists_read_find_fewer_items(catalogue):
+    head, latents = catalogue
+    recalls = [ItemIndex(head, kind="ivf", num_probes=probes).recall(latents, 10) for probes in (1, 8, 64)]
+    assert recalls == sorted(recalls)
+    assert recalls[0] < recalls[-1]
+
+
+def test_scores_are_close_to_the_exact_probabilities(catalogue):
+    head, latents = catalogue
+    found, exact = ItemIndex(head, num_tail=1000).top_k(latents, 1), top_k(head, latents, 1)
+    torch.testing.assert_close(found.scores, exact.scores, rtol=0.3, atol=0)
+    torch.testing.assert_close(found.scores.mean(), exact.scores.mean(), rtol=0.03, atol=0)
+
+
+def test_normalisers_are_right_on_average():
+    head = learned(LinearHead(200, WIDTH))
+    latents = gaussian(1, 1, WIDTH, dtype=torch.float32)
+    exact = top_k(head, latents, 5).scores
+    ratios = [exact / ItemIndex(head, kind="flat", num_tail=20, seed=seed).top_k(latents, 5).scores
+              for seed in range(300)]  # fmt: skip
+    assert torch.cat(ratios).mean().item() == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_excluded_items_never_come_and_others_take_their_places(catalogue, kind):
+    head, latents = catalogue
+    excluded = torch.nn.functional.pad(top_k(head, latents, 50).items, (0, 7), value=-1)
+    found = ItemIndex(head, kind=kind).top_k(latents, 10, excluded=excluded, oversample=1).items
+    assert (found >= 0).all()
+    assert not (found[:, :, None] == excluded[:, None]).any()
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_places_without_an_item_are_marked(kind):
+    head = learned(LinearHead(5, WIDTH))
+    excluded = torch.tensor([[0, 1, 2, 3, -1], [0, 1, 2, 3, 4], [4, -1, -1, -1, -1]])
+    index, latents = ItemIndex(head, kind=kind), gaussian(3, 2, WIDTH)
+    found = index.top_k(latents, 3, excluded=excluded)
+    assert found.items[1].tolist() == [-1, -1, -1]
+    assert found.items[0].tolist() == [4, -1, -1]
+    assert found.scores[0, 1:].tolist() == found.spread[0, 1:].tolist() == [0, 0]
+    assert (found.items[2] >= 0).all()
+    assert index.recall(latents, 3, excluded=excluded) == 1
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_a_user_is_answered_the_same_alone(catalogue, kind):
+    head, latents = catalogue
+    index = ItemIndex(head, kind=kind, num_tail=100)
+    excluded = torch.full((40, 60), -1)
+    excluded[1] = top_k(head, latents[1:2], 60).items  # a long history beside a short one
+    whole = index.top_k(latents, 10, excluded=excluded)
+    for row in range(3):
+        alone = index.top_k(
+            latents[row : row + 1], 10, excluded=excluded[row : row + 1][excluded[row : row + 1] >= 0][None]
+        )
+        assert torch.equal(alone.items[0], whole.items[row])
+        assert torch.equal(alone.scores[0], whole.scores[row])
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_the_same_seed_gives_the_same_bits(catalogue, kind):
+    head, latents = catalogue
+    one, two = (ItemIndex(head, kind=kind, num_tail=100, seed=3).top_k(latents, 10) for _ in range(2))
+    other = ItemIndex(head, kind=kind, num_tail=100, seed=4).top_k(latents, 10)
+    assert torch.equal(one.items, two.items)
+    assert torch.equal(one.scores, two.scores)
+    assert not torch.equal(one.scores, other.scores)
+
+
+def test_torchs_random_state_and_faisss_threads_are_left_alone():
+    import faiss
+
+    state, threads = torch.get_rng_state(), faiss.omp_get_max_threads()
+    ItemIndex(LinearHead(50, WIDTH), kind="ivf", num_threads=threads + 1)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert faiss.omp_get_max_threads() == threads
+
+
+def test_a_head_that_was_trained_further_is_refused():
+    for head in every_head():
+        index, latents = ItemIndex(head), torch.ones(1, 1, WIDTH)
+        optimizer = torch.optim.Adam({*head.parameters(), *getattr(head, "embedding", head).parameters()})
+        index.top_k(latents, 3)
+        head.loss(latents[0], torch.tensor([3])).backward()
+        index.top_k(latents, 3)  # gradients are no change
+        optimizer.step()
+        with pytest.raises(ValueError, match=r"head has changed since this index was built\. Build a new one"):
+            index.top_k(latents, 3)
+        with pytest.raises(ValueError, match="head has changed"):
+            index.recall(latents, 3)
+        ItemIndex(head).top_k(latents, 3)
+
+
+@pytest.mark.parametrize("change", [
+    lambda head: head.offset.data.add_(1e-3),
+    lambda head: head.load_state_dict({key: value + 1 for key, value in head.state_dict().items()}, assign=True),
+    lambda head: head.half(),
+])  # fmt: skip
+def test_weights_that_were_replaced_are_noticed(change):
+    head = learned(LinearHead(30, WIDTH))
+    index = ItemIndex(head)
+    change(head)
+    with pytest.raises(ValueError, match="head has changed"):
+        index.top_k(torch.ones(1, 1, WIDTH), 3)
+
+
+def test_three_lines_lead_from_histories_to_items():
+    model = DiffRec([f"item-{number}" for number in range(40)], dim=8, max_length=6, seeds=3)
+    histories = [["item-3", "item-1"], ["item-7"]]
+    index = ItemIndex(model.head)
+    latents = model.next_item_latents(*model.encode_histories(histories))
+    items = [model.vocabulary.decode(row[row >= 0].tolist()) for row in index.top_k(latents, k=10).items.cpu()]
+    assert items == model.recommend(histories, k=10, exclude_seen=False).items
+
+
+def test_without_faiss_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ImportError, match=r"needs faiss.*pip install 'diffusers-rec\[faiss\]'"):
+        ItemIndex(LinearHead(7, WIDTH))
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"kind": "tree"}, "kind must be one of 'hnsw', 'ivf', 'flat', got 'tree'"),
+    ({"num_probes": 4}, r"kind='hnsw' has no setting \['num_probes'\]. It has: \['ef_construction', 'ef_search'"),
+    ({"num_links": 1}, "num_links must be an integer >= 2, got 1"),
+    ({"ef_construction": 0}, "ef_construction must be an integer >= 1, got 0"),
+    ({"ef_search": 0}, "ef_search must be an integer >= 1, got 0"),
+    ({"kind": "ivf", "num_lists": 8}, "num_lists must be at most 7, the number of items, got 8"),
+    ({"kind": "ivf", "num_probes": 0}, "num_probes must be an integer >= 1, got 0"),
+    ({"num_tail": 0}, "num_tail must be an integer >= 1, got 0"),
+    ({"num_threads": 0}, "num_threads must be an integer >= 1, got 0"),
+    ({"seed": -1}, "seed must be an integer >= 0, got -1"),
+])  # fmt: skip
+def test_refuses_bad_settings(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ItemIndex(LinearHead(7, WIDTH), **settings)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"k": 0}, r"k must lie in 1\.\.7, the number of items, got 0"),
+    ({"k": 8}, r"k must lie in 1\.\.7, the number of items, got 8"),
+    ({"k": 1, "oversample": 0}, "oversample must be an integer >= 1, got 0"),
+    ({"k": 1, "latents": torch.zeros(2, WIDTH)}, r"latents must be \(users, noise draws, width\), got \(2, 16\)"),
+])  # fmt: skip
+def test_refuses_bad_searches(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ItemIndex(LinearHead(7, WIDTH)).top_k(**{"latents": torch.zeros(1, 1, WIDTH), **arguments})
+
+
+def test_refuses_keys_that_are_not_finite():
+    head = LinearHead(7, WIDTH)
+    with torch.no_grad():
+        head.weight[3, 2] = torch.nan
+    with pytest.raises(ValueError, match="keys or bias are not all finite"):
+        ItemIndex(head)
