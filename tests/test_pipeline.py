@@ -338,6 +338,38 @@ def test_probabilities_average_the_seeds_and_spread_is_their_deviation(denoiser,
     assert not model.recommend(rows, 5, seeds=1, sampler=sampler).spread.any()
 
 
+class ForgetfulDenoiser(torch.nn.Module):
+    """Keeps nothing: encodes each history again, by itself, at every call of every draw."""
+
+    def __init__(self, denoiser):
+        super().__init__()
+        self.denoiser, self.max_length, self.dim = denoiser, denoiser.max_length, denoiser.dim
+
+    def encode(self, history, mask):
+        return history, mask
+
+    def forward(self, xn, timesteps, visible, context, count=None):
+        history, mask = context
+        answers = torch.empty_like(xn)
+        for row, draw in np.ndindex(*xn.shape[:2]):
+            one = slice(row, row + 1), slice(draw, draw + 1)
+            alone = self.denoiser.encode(history[row : row + 1], mask[row : row + 1])
+            answers[one] = self.denoiser(xn[one], timesteps[one].clone(), visible[one], alone, count[one])
+        return answers
+
+
+@every_denoiser
+@every_noising
+@pytest.mark.parametrize("sampler", [*SAMPLERS, {"name": "ddpm", "num_steps": 4}], ids=str)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)], ids=str)
+def test_what_is_kept_between_steps_and_draws_changes_no_answer(denoiser, noising, sampler, dtype, tolerance):
+    model = build(denoiser, noising=noising, sampler=sampler).to(dtype).eval()
+    histories = [ITEMS[:2], ITEMS[3:10], ITEMS[5:6]]
+    fast = model.sample(histories, seeds=3)
+    model.denoiser = ForgetfulDenoiser(model.denoiser)
+    assert_close(fast, model.sample(histories, seeds=3), rtol=tolerance, atol=tolerance)
+
+
 def test_a_number_of_seeds_stands_for_the_first_ones():
     model = serving()
     expected = model.predict_proba([ITEMS[:3]], seeds=[0, 1, 2])

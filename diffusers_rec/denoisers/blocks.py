@@ -39,9 +39,10 @@ class StepEmbedding(nn.Module):
         self.layers = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
 
     def forward(self, timesteps: Tensor) -> Tensor:
-        """Steps of any shape to embeddings, that shape with D behind it."""
+        """Steps of any shape to embeddings, that shape with D behind it; an expanded axis is computed once, size 1."""
+        once = timesteps[tuple(slice(1) if stride == 0 else slice(None) for stride in timesteps.stride())]
         dtype = next(self.parameters()).dtype
-        return self.layers(step_embedding(timesteps, self.dim).to(dtype))
+        return self.layers(step_embedding(once, self.dim).to(dtype))
 
 
 class Attention(nn.Module):
@@ -144,20 +145,35 @@ class CausalEncoder(nn.Module):
         bias = self.distance_bias[layer][:, distance.clamp(0, self.max_length - 1)]
         return bias.masked_fill(distance < 0, -math.inf)
 
-    def forward(self, history: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """``(B, L, D)`` to the normed states ``(B, L, D)`` and each layer's keys and values ``(B, H, L, D/H)``."""
+    def forward(self, history: Tensor) -> Tensor:
+        """``(B, L, D)`` to the normed states ``(B, L, D)``."""
         x = self.dropout(self.input_norm(history))
-        place = torch.arange(history.shape[1], device=history.device)
-        distance = place[:, None] - place
-        cache = []
+        distance = self._distance(history)
         for layer, block in enumerate(self.layers):
-            source = block.attention_input(x)
-            key, value = block.attention.project_key_value(source)
+            x = self._block(layer, block, x, distance)[0]
+        return self.norm(x)
+
+    def cache(self, history: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """``(B, L, D)`` to each layer's keys and values ``(B, H, L, D/H)``; no more of the last layer is computed."""
+        x = self.dropout(self.input_norm(history))
+        distance = self._distance(history)
+        cache = []
+        for layer, block in enumerate(self.layers[:-1]):
+            x, key, value = self._block(layer, block, x, distance)
             cache.append((key, value))
-            query = block.attention.project_query(source)
-            mask = self.bias(layer, distance).to(query.dtype)
-            x = block.add_attention(x, block.attention(query, key, value, mask))
-        return self.norm(x), cache
+        last = self.layers[-1]
+        return [*cache, last.attention.project_key_value(last.attention_input(x))]
+
+    def _distance(self, history: Tensor) -> Tensor:
+        place = torch.arange(history.shape[1], device=history.device)
+        return place[:, None] - place
+
+    def _block(self, layer: int, block: TransformerBlock, x: Tensor, distance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        source = block.attention_input(x)
+        key, value = block.attention.project_key_value(source)
+        query = block.attention.project_query(source)
+        mask = self.bias(layer, distance).to(query.dtype)
+        return block.add_attention(x, block.attention(query, key, value, mask)), key, value
 
 
 def check_architecture(dim: int, num_layers: int, num_heads: int, dropout: float) -> tuple[int, int, float]:

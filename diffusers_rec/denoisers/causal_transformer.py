@@ -53,8 +53,8 @@ class CausalTransformerDenoiser(Denoiser, name="causal-transformer"):
         self.among_bias = nn.Parameter(torch.zeros(num_layers, num_heads, 2 * max_length - 1))
 
     def encode(self, history: Tensor, mask: Tensor) -> Cache:  # padding lies behind all that is visible
-        _, cache = self.encoder(history)
-        return cache
+        # Contiguous, or every reverse step's matrix products would copy them.
+        return [(key.contiguous(), value.contiguous()) for key, value in self.encoder.cache(history)]
 
     def forward(
         self, xn: Tensor, timesteps: Tensor, visible: Tensor, context: Cache, count: Tensor | None = None

@@ -7,6 +7,8 @@ step costs no attention at all.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,6 +17,13 @@ from diffusers_rec.denoisers.base import Denoiser
 from diffusers_rec.denoisers.blocks import CausalEncoder, StepEmbedding, check_architecture
 from diffusers_rec.errors import check_int
 from diffusers_rec.randomness import isolated_rng
+
+
+class _Context(NamedTuple):
+    """After each prefix, the empty one first: the state, and its share in the join, ``(B, L + 1, D)`` each."""
+
+    states: Tensor
+    joined: Tensor
 
 
 class ConditionalMLPDenoiser(Denoiser, name="conditional-mlp"):
@@ -58,27 +67,36 @@ class ConditionalMLPDenoiser(Denoiser, name="conditional-mlp"):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def encode(self, history: Tensor, mask: Tensor) -> Tensor:  # padding lies behind all that is visible
-        """The state after each prefix, the empty one first: ``(B, L + 1, D)``."""
-        states, _ = self.encoder(history)
-        return torch.cat([self.empty.expand(len(history), 1, -1).to(states.dtype), states], dim=1)
+    def encode(self, history: Tensor, mask: Tensor) -> _Context:  # padding lies behind all that is visible
+        states = self.encoder(history)
+        states = torch.cat([self.empty.expand(len(history), 1, -1).to(states.dtype), states], dim=1)
+        return _Context(states, F.linear(states, self.join.weight[:, 2 * self.dim :], self.join.bias))
 
     def forward(
-        self, xn: Tensor, timesteps: Tensor, visible: Tensor, context: Tensor, count: Tensor | None = None
+        self, xn: Tensor, timesteps: Tensor, visible: Tensor, context: _Context, count: Tensor | None = None
     ) -> Tensor:
-        noised = xn.shape[2]
         if timesteps.ndim == 2:
             timesteps = timesteps[..., None]
-        state = context.gather(1, visible[..., None].expand(-1, -1, self.dim))[:, :, None].expand_as(xn)
-        offset = torch.arange(noised, device=xn.device)
-        real = offset < (torch.full_like(visible, noised) if count is None else count.clamp(min=1))[..., None]
-        share = (real / real.sum(-1, keepdim=True)).to(xn.dtype)
-        mean = (xn * share[..., None]).sum(2, keepdim=True).expand_as(xn)
-        x = self.join(torch.cat([xn, mean, state.to(xn.dtype)], dim=-1)) + self.offset(offset)
+        prefix = visible[..., None].expand(-1, -1, self.dim)
+        state, joined = (part.gather(1, prefix)[:, :, None] for part in context)
+        x = self._join_noised(xn, visible, count) + joined + self.offset.weight[: xn.shape[2]]
         step = F.silu(self.step(timesteps))
         for layer in self.layers:
             x = layer(x, step)
         return state + self.out(x)
+
+    def _join_noised(self, xn: Tensor, visible: Tensor, count: Tensor | None) -> Tensor:
+        """The share of the noised latents, and of the mean over their question, in the join."""
+        of_own, of_mean, _ = self.join.weight.chunk(3, dim=1)
+        noised = xn.shape[2]
+        if noised == 1:
+            return F.linear(xn, of_own + of_mean)
+        real = torch.arange(noised, device=xn.device) < (
+            torch.full_like(visible, noised) if count is None else count.clamp(min=1)
+        ).unsqueeze(-1)
+        share = (real / real.sum(-1, keepdim=True)).to(xn.dtype)
+        mean = (xn * share[..., None]).sum(2, keepdim=True)
+        return F.linear(xn, of_own) + F.linear(mean, of_mean)
 
 
 class _ModulatedLayer(nn.Module):
