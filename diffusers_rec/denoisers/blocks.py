@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diffusers_rec.denoisers.dropout import Dropout, dropout
 from diffusers_rec.errors import check_float, check_int
 
 
@@ -71,8 +72,11 @@ class Attention(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         """Attend; ``mask`` is boolean (True: seen) or added to the scores, broadcastable to ``(B, H, Lq, Lk)``."""
-        dropout = self.dropout if self.training else 0.0
-        return self.merge(F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout))
+        if not self.training or not self.dropout:
+            return self.merge(F.scaled_dot_product_attention(query, key, value, attn_mask=mask))
+        scores = (query * query.shape[-1] ** -0.5) @ key.mT
+        scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+        return self.merge(dropout(scores.softmax(-1).to(value.dtype), self.dropout) @ value)
 
 
 class TransformerBlock(nn.Module):
@@ -82,12 +86,10 @@ class TransformerBlock(nn.Module):
         super().__init__()
         self.norm_first = norm_first
         self.attention = Attention(dim, num_heads, dropout)
-        self.feed_forward = nn.Sequential(
-            nn.Linear(dim, 4 * dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(4 * dim, dim)
-        )
+        self.feed_forward = nn.Sequential(nn.Linear(dim, 4 * dim), nn.ReLU(), Dropout(dropout), nn.Linear(4 * dim, dim))
         self.attention_norm = nn.LayerNorm(dim)
         self.feed_forward_norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def attention_input(self, x: Tensor) -> Tensor:
         """What queries, keys and values are projected from."""
@@ -127,7 +129,7 @@ class CausalEncoder(nn.Module):
     def __init__(self, dim: int, max_length: int, num_layers: int, num_heads: int, dropout: float) -> None:
         super().__init__()
         self.max_length = max_length
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.input_norm = nn.LayerNorm(dim)
         self.blocks = nn.ModuleList(
             TransformerBlock(dim, num_heads, dropout, norm_first=True) for _ in range(num_layers)

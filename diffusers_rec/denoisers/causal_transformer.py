@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from diffusers_rec.denoisers.base import Denoiser
 from diffusers_rec.denoisers.blocks import CausalEncoder, StepEmbedding, TransformerBlock, check_architecture
+from diffusers_rec.denoisers.dropout import dropout
 from diffusers_rec.randomness import isolated_rng
 
 Cache = list[tuple[Tensor, Tensor]]
@@ -96,7 +97,7 @@ class CausalTransformerDenoiser(Denoiser, name="causal-transformer"):
         scores = rearrange(query @ key.mT, "b h (q k) s -> b h q k s", q=questions) + over_history
         query = rearrange(query, "b h (q k) d -> b h q k d", q=questions)
         joint = torch.cat([scores, query @ own_key.mT + among], dim=-1).softmax(-1).to(value.dtype)
-        joint = torch.nn.functional.dropout(joint, self.dropout, self.training)
+        joint = dropout(joint, self.dropout) if self.training else joint
         on_history, on_own = joint[..., : key.shape[2]], joint[..., key.shape[2] :]
         attended = rearrange(on_history, "b h q k s -> b h (q k) s") @ value
         attended = attended + rearrange(on_own @ own_value, "b h q k d -> b h (q k) d")

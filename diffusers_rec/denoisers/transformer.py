@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from diffusers_rec.denoisers.base import Denoiser
 from diffusers_rec.denoisers.blocks import TransformerBlock, check_architecture, step_embedding
+from diffusers_rec.denoisers.dropout import Dropout
 from diffusers_rec.errors import check_bool, check_choice
 from diffusers_rec.randomness import isolated_rng
 
@@ -74,7 +75,7 @@ class TransformerDenoiser(Denoiser, name="transformer"):
             self.blocks = nn.ModuleList(
                 TransformerBlock(dim, num_heads, self.dropout, norm_first=self.norm_first) for _ in range(num_layers)
             )
-        self.input_dropout = nn.Dropout(self.dropout)
+        self.input_dropout = Dropout(self.dropout)
         self.norm = nn.LayerNorm(dim) if self.norm_first else nn.Identity()
 
     def encode(self, history: Tensor, mask: Tensor) -> _Context:
