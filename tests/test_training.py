@@ -47,6 +47,7 @@ KINDS = {
     },
     "bf16": {"precision": "bf16"},
     "the best preset's parts": BEST,
+    "averaged weights": {"average_decay": 0.9},
 }
 
 
@@ -432,6 +433,27 @@ def test_weight_decay_shrinks_weights():
         sum(float(p.detach().norm()) for p in fit(epochs=1, weight_decay=decay)[0].parameters()) for decay in (0, 5)
     ]
     assert size[1] < size[0]
+
+
+def test_averaged_weights_follow_the_models_and_are_what_is_kept(monkeypatch):
+    seen, steps = [], []
+    follow = loop._Run._follow
+
+    def spy(self, step):
+        follow(self, step)
+        seen.append([parameter.detach().clone() for parameter in self.model.parameters()])
+        steps.append(step)
+
+    monkeypatch.setattr(loop._Run, "_follow", spy)
+    model = build()
+    expected = [parameter.detach().clone() for parameter in model.parameters()]
+    fit(model=model, average_decay=0.7, epochs=1)
+    assert steps == list(range(len(steps)))
+    for step, weights in enumerate(seen):
+        decay = min(0.7, (1 + step) / (10 + step))
+        expected = [decay * e + (1 - decay) * w for e, w in zip(expected, weights, strict=True)]
+    for e, parameter in zip(expected, model.parameters(), strict=True):
+        torch.testing.assert_close(parameter, e)
 
 
 def test_bf16_stays_close_to_fp32():

@@ -1,7 +1,7 @@
 """Dropout whose mask costs little.
 
-On a CPU torch draws a mask serially, with a Mersenne twister: a large part of a training step. Here one 64-bit word of a
-faster generator decides four numbers.
+On a CPU torch draws a mask serially, with a Mersenne twister: a large part of a training step. Here one 64-bit word of
+a faster generator decides four numbers.
 """
 
 from __future__ import annotations

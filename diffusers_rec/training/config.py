@@ -24,6 +24,8 @@ class TrainingConfig:
         warmup_epochs: the rate rises linearly over so many epochs; fractions are welcome.
         weight_decay: decoupled from the gradient, as in AdamW.
         clip_norm: gradients of a larger norm are scaled down to it; 0 never does.
+        average_decay: validate and keep an exponential moving average of the weights, with this decay a step; 0 keeps
+            the weights themselves. The average starts fast: its decay at step t is at most (1 + t) / (10 + t).
         patience: stop after so many validations without a better NDCG@10; 0 never does.
         validate_every: epochs between validations.
         validation_seeds: noise draws averaged in a validation.
@@ -39,6 +41,7 @@ class TrainingConfig:
     warmup_epochs: float = 0.0
     weight_decay: float = 0.0
     clip_norm: float = 0.0
+    average_decay: float = 0.0
     patience: int = 0
     validate_every: int = 1
     validation_seeds: int = 1
@@ -53,6 +56,7 @@ class TrainingConfig:
         for name in ("warmup_epochs", "weight_decay", "clip_norm"):
             object.__setattr__(self, name, check_float(name, getattr(self, name), minimum=0))
         object.__setattr__(self, "learning_rate", check_float("learning_rate", self.learning_rate, above=0))
+        object.__setattr__(self, "average_decay", check_float("average_decay", self.average_decay, minimum=0, below=1))
         check_choice("decay", self.decay, ("constant", "cosine"))
         check_choice("precision", self.precision, ("fp32", "bf16"))
         check_choice("examples", self.examples, ("every-prefix", "last-target", "all-positions"))

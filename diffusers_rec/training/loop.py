@@ -131,6 +131,8 @@ class _Run:
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         self.state = Progress()
+        # A module of its own, so that it is saved and restored by name.
+        self.average = copy.deepcopy(model).requires_grad_(False) if config.average_decay else None
         self.name = ""
         if directory is not None:
             model.vocabulary.to_json()  # refuses ids that cannot be saved, now rather than after an epoch
@@ -144,7 +146,7 @@ class _Run:
             if not started and (directory / CONFIG_FILE).exists():
                 raise ValueError(f"{directory} holds a model that no run here has made. Choose another folder.")
             if started:
-                self.state = load_state(directory / STATE_FILE, self.name, model, optimizer)
+                self.state = load_state(directory / STATE_FILE, self.name, model, optimizer, self.average)
         self.best = copy.deepcopy(model.state_dict()) if directory is None else None
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
         if directory is not None and not started:
@@ -182,6 +184,7 @@ class _Run:
         )  # fmt: skip
         for step, batch in enumerate(bar):
             loss = self._step(batch, self._generator(epoch, step), self.config.rate(epoch + step / rounds))
+            self._follow(epoch * rounds + step)
             for name, value in loss.items():
                 sums[name] = sums.get(name, 0.0) + value * batch.num_targets
             targets += batch.num_targets
@@ -209,6 +212,14 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         self.model.timesteps.update(*self._gathered(loss.timesteps, loss.per_latent))
         return {name: float(value) for name, value in loss.named.items()}
+
+    def _follow(self, step: int) -> None:
+        """Move the averaged weights towards the model's."""
+        if self.average is not None:
+            decay = min(self.config.average_decay, (1 + step) / (10 + step))
+            with torch.no_grad():
+                for ours, theirs in zip(self.average.parameters(), self.model.parameters(), strict=True):
+                    ours.lerp_(theirs, 1 - decay)
 
     def _diverged(self, sign: str) -> ValueError:
         return ValueError(
@@ -242,8 +253,9 @@ class _Run:
         return Generator().manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1))
 
     def _validate(self, progress: bool) -> dict[str, float]:
+        judged = self.model if self.average is None else self.average
         report = evaluate(
-            self.model,
+            judged,
             self.validation,
             seeds=self.config.validation_seeds,
             progress=progress and self.accelerator.is_main_process,
@@ -252,9 +264,9 @@ class _Run:
         if score > self.state.best_score:
             self.state.best_score, self.state.best_epoch, self.state.stale = score, self.state.epoch, 0
             if self.directory is None:
-                self.best = copy.deepcopy(self.model.state_dict())
+                self.best = copy.deepcopy(judged.state_dict())
             elif self.accelerator.is_main_process:
-                self.model.save_pretrained(self.directory)
+                judged.save_pretrained(self.directory)
         else:
             self.state.stale += 1
         return {f"validation_{name}": value for name, value in report.masked.items()}
@@ -264,7 +276,9 @@ class _Run:
             return
         lines = "".join(json.dumps(record) + "\n" for record in self.state.history)
         write_atomically(self.directory / LOG_FILE, lines.encode())
-        save_state(self.directory / STATE_FILE, self.name, self.state, self.model, self.optimizer.optimizer)
+        save_state(
+            self.directory / STATE_FILE, self.name, self.state, self.model, self.optimizer.optimizer, self.average
+        )
 
     def restore_best(self) -> None:
         """Give the model its best weights."""

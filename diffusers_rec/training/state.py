@@ -40,7 +40,14 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-def save_state(path: Path, run: str, progress: Progress, model: DiffRec, optimizer: torch.optim.Optimizer) -> None:
+def save_state(
+    path: Path,
+    run: str,
+    progress: Progress,
+    model: DiffRec,
+    optimizer: torch.optim.Optimizer,
+    average: DiffRec | None = None,
+) -> None:
     """Write the state of a run.
 
     Args:
@@ -49,8 +56,10 @@ def save_state(path: Path, run: str, progress: Progress, model: DiffRec, optimiz
         progress: where it stands.
         model: weights and the timestep sampler's history.
         optimizer: its moments.
+        average: the averaged weights, if any.
     """
     tensors = {
+        **({} if average is None else {f"average.{name}": tensor for name, tensor in average.state_dict().items()}),
         **{f"model.{name}": tensor for name, tensor in model.state_dict().items()},
         **{f"timesteps.{name}": tensor for name, tensor in model.timesteps.state_dict().items()},
         **{
@@ -64,7 +73,9 @@ def save_state(path: Path, run: str, progress: Progress, model: DiffRec, optimiz
     write_atomically(path, save(tensors, {**metadata, "sha256": _digest(metadata, tensors)}))
 
 
-def load_state(path: Path, run: str, model: DiffRec, optimizer: torch.optim.Optimizer) -> Progress:
+def load_state(
+    path: Path, run: str, model: DiffRec, optimizer: torch.optim.Optimizer, average: DiffRec | None = None
+) -> Progress:
     """Put back what :func:`save_state` wrote.
 
     Raises:
@@ -85,6 +96,8 @@ def load_state(path: Path, run: str, model: DiffRec, optimizer: torch.optim.Opti
             "learning rate's decay follows them.)"
         )
     model.load_state_dict(_part(tensors, "model."))
+    if average is not None:
+        average.load_state_dict(_part(tensors, "average."))
     model.timesteps.load_state_dict(_part(tensors, "timesteps."))
     moments: dict[int, dict[str, Tensor]] = {}
     for key, tensor in _part(tensors, "optimizer.").items():
