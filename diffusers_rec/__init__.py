@@ -17,6 +17,7 @@ from diffusers_rec.denoisers import (
     CausalTransformerDenoiser,
     ConditionalMLPDenoiser,
     Denoiser,
+    NoiselessDenoiser,
     PosteriorDenoiser,
     TransformerDenoiser,
 )
@@ -62,6 +63,7 @@ __all__ = [
     "Loss",
     "Negatives",
     "NoiseSchedule",
+    "NoiselessDenoiser",
     "NoisingStrategy",
     "Objective",
     "OneStepSampler",

@@ -88,4 +88,20 @@ def best(
     )
 
 
+def control(model: DiffRec) -> DiffRec:
+    """A model's plain twin: the same parts and initial weights, with the noise and the reconstruction switched off.
+
+    What the diffusion adds to a result is its distance from the twin's, trained on the same data in the same way.
+
+    Args:
+        model: trained or not; its weights are not taken over.
+    """
+    config = model.config()
+    objective = {**config["objective"], "reconstruction_weight": 0.0, "recommend_from": "sampled"}
+    denoiser = {"name": "noiseless", "base": config["denoiser"]}
+    # All that draws is silent now: one draw says everything.
+    plain = {**config, "denoiser": denoiser, "objective": objective, "timesteps": "uniform", "seeds": 1}
+    return DiffRec.from_config(model.vocabulary, plain)
+
+
 PRESETS = {"best": best, "paper": paper}

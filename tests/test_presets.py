@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from diffusers_rec import DiffRec, SyntheticWorld
-from diffusers_rec.presets import PRESETS, paper
+from diffusers_rec.denoisers.dropout import Dropout
+from diffusers_rec.presets import PRESETS, control, paper
 from diffusers_rec.training import RECIPES, TrainingConfig, train
 
 SPLIT = SyntheticWorld(40, num_groups=4).sample(60).sequences().leave_one_out()
@@ -46,7 +47,7 @@ def test_sizes_reach_every_part(name):
     model = PRESETS[name](ITEMS, dim=16, max_length=12, dropout=0.125)
     assert model.embedding.dim == model.denoiser.dim == model.head.keys().shape[1] == 16
     assert model.max_length == 12
-    assert {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)} == {0.125}
+    assert {module.p for module in model.modules() if isinstance(module, Dropout)} == {0.125}
 
 
 def seedless(config):
@@ -103,3 +104,15 @@ def test_the_papers_recipe_is_the_papers():
     assert (recipe.weight_decay, recipe.clip_norm, recipe.decay, recipe.warmup_epochs) == (0, 0, "constant", 0), "Adam"
     assert recipe.patience == 0, "the best of all 50 epochs"
     assert recipe == TrainingConfig(), "the defaults are the paper's"
+
+
+@every_preset
+def test_the_control_differs_in_the_noise_alone(name):
+    model = PRESETS[name](ITEMS, dim=16, max_length=12)
+    plain = control(model)
+    assert plain.denoiser.config()["base"] == model.denoiser.config()
+    assert plain.head.config() == model.head.config()
+    weights = {key.replace("denoiser.base.", "denoiser."): value for key, value in plain.state_dict().items()}
+    assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
+    histories = [ITEMS.ids[:2]]
+    assert torch.equal(plain.sample(histories, seeds=[3]), plain.sample(histories, seeds=[4]))

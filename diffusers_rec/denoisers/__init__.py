@@ -3,6 +3,7 @@
 from diffusers_rec.denoisers.base import Denoiser
 from diffusers_rec.denoisers.causal_transformer import CausalTransformerDenoiser
 from diffusers_rec.denoisers.conditional_mlp import ConditionalMLPDenoiser
+from diffusers_rec.denoisers.noiseless import NoiselessDenoiser
 from diffusers_rec.denoisers.posterior import PosteriorDenoiser, posterior_mean
 from diffusers_rec.denoisers.transformer import TransformerDenoiser
 
@@ -10,6 +11,7 @@ __all__ = [
     "CausalTransformerDenoiser",
     "ConditionalMLPDenoiser",
     "Denoiser",
+    "NoiselessDenoiser",
     "PosteriorDenoiser",
     "TransformerDenoiser",
     "posterior_mean",
