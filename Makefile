@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+BENCHMARKS := training_throughput one_step_vs_n_step chains seeds top_k history_length components
 
-.PHONY: setup demo test test-slow lint format types check clean
+.PHONY: setup demo test test-slow bench bench-quick lint format types check clean
 
 setup: $(STAMP)
 
@@ -20,6 +21,11 @@ test: setup
 
 test-slow: setup
 	$(BIN)/pytest -m slow
+
+bench bench-quick: setup
+	set -e; for name in $(BENCHMARKS); do \
+		echo "== $$name"; $(BIN)/python -m benchmarks.$$name $(if $(filter bench-quick,$@),--quick); \
+	done
 
 lint: setup
 	$(BIN)/ruff check .

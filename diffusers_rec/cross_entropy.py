@@ -5,7 +5,7 @@ r"""Cross-entropy over a catalogue, a chunk of targets at a time.
 
 Its gradient, :math:`(\mathrm{softmax}(s_i) - \mathbb 1_{v_i}) / M` with respect to the scores, needs nothing that comes
 after it but one scalar factor. So each chunk's gradient is computed while its scores are at hand, and no score
-is kept or computed twice: memory is one chunk's, whatever M and V.
+is kept or computed twice: beside the gradients themselves, memory is two chunks', whatever M and V.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from diffusers_rec.errors import check_int
 
 CHUNK_SCORES = 2**22
-"""How many scores (targets x items) are held at once, about 16 MiB in float32."""
+"""How many scores (targets x items) are a chunk, about 16 MiB in float32."""
 
 
 def chunked_cross_entropy(
@@ -39,15 +39,18 @@ def chunked_cross_entropy(
         bias: ``(V,)``, or None.
         target: item indices, ``(M,)``.
         gradient_dtype: of the gradient's matrix products, bfloat16 for speed; that of ``queries`` when None. Scores
-            and softmax are always in the precision of ``queries``.
-        chunk_scores: the most scores to hold at once; those of one target at the least.
+            and softmax are always in the precision of ``queries``, under autocast too.
+        chunk_scores: the most scores in a chunk; those of one target at the least.
 
     Returns:
-        A scalar, once differentiable with respect to queries, keys and bias.
+        A scalar, once differentiable with respect to queries, keys and bias; NaN without targets, as torch's own.
     """
     rows = max(1, check_int("chunk_scores", chunk_scores, minimum=1) // len(keys))
+    if not torch.is_grad_enabled():  # which torch does not tell a function's forward: it would compute gradients
+        queries, keys, bias = queries.detach(), keys.detach(), None if bias is None else bias.detach()
     apply: Any = _ChunkedCrossEntropy.apply  # torch does not type it
-    return apply(queries, keys, bias, target, rows, gradient_dtype or queries.dtype)
+    with torch.autocast(queries.device.type, enabled=False):
+        return apply(queries, keys, bias, target, rows, gradient_dtype or queries.dtype)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -55,28 +58,29 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, queries: Tensor, keys: Tensor, bias: Tensor | None, target: Tensor, rows: int, low: torch.dtype
     ) -> Tensor:
-        wanted = any(ctx.needs_input_grad)
+        parts = zip((queries, keys, bias), ctx.needs_input_grad, strict=False)
+        gradients = [torch.zeros_like(part) if part is not None and wanted else None for part, wanted in parts]
+        of_queries, of_keys, of_bias = gradients
         total = queries.new_zeros(())
-        of_queries, of_keys = (torch.zeros_like(part) if wanted else None for part in (queries, keys))
-        of_bias = torch.zeros_like(bias) if wanted and bias is not None else None
-        low_keys = keys.to(low)
+        low_keys = None if of_queries is None else keys.to(low)
         for chunk in (slice(start, start + rows) for start in range(0, len(queries), rows)):
             some, true = queries[chunk], target[chunk, None]
             scores = some @ keys.T if bias is None else torch.addmm(bias, some, keys.T)
             scores = scores.log_softmax(-1)
             total -= scores.gather(1, true).sum()
-            if of_queries is None or of_keys is None:
+            if not any(ctx.needs_input_grad):
                 continue
             gradient = scores.exp_()
             gradient.scatter_add_(1, true, gradient.new_full(true.shape, -1.0))
             if of_bias is not None:
                 of_bias += gradient.sum(0)
             gradient = gradient.to(low)
-            of_queries[chunk] = gradient @ low_keys
-            of_keys += gradient.T @ some.to(low)
-        if wanted:
-            parts = (of_queries, of_keys, of_bias)
-            ctx.save_for_backward(*(None if part is None else part / len(queries) for part in parts))
+            if of_queries is not None and low_keys is not None:
+                of_queries[chunk] = gradient @ low_keys
+            if of_keys is not None:
+                of_keys += gradient.T @ some.to(low)
+            del scores, gradient  # or they would stand beside the next chunk's
+        ctx.save_for_backward(*(None if part is None else part.div_(max(1, len(queries))) for part in gradients))
         return total / len(queries)
 
     @staticmethod

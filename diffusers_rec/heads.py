@@ -61,7 +61,7 @@ class ItemHead(nn.Module, Component, ABC, kind="head"):
         gradient_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         with torch.autocast(device, enabled=False):
             keys, bias = self.scoring_keys(None if negatives is None else target)
-            queries = self.queries(latent.to(keys.dtype)).flatten(0, -2)
+            queries = self.queries(latent.to(keys.dtype)).reshape(-1, latent.shape[-1])
             if negatives is None:
                 return chunked_cross_entropy(queries, keys, bias, target, gradient_dtype=gradient_dtype)
             positive = (queries * keys).sum(-1)

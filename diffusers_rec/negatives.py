@@ -1,7 +1,7 @@
 r"""Negatives: which items the cross-entropy weighs a target against.
 
 A full softmax costs :math:`M V D` for M targets. A sampled one draws N items, each item v expected
-:math:`N q_v` times, and corrects their scores so that the normaliser stays unbiased (log-Q correction):
+:math:`N q_v` times beside a target, and corrects their scores so that the normaliser stays unbiased (log-Q correction):
 
 .. math:: \mathcal L_i = -s_{i v_i} + \log \Big( e^{s_{i v_i}}
           + \sum_{j:\, v_j \neq v_i} e^{s_{i v_j} - \log (N q_{v_j})} \Big)
@@ -29,7 +29,8 @@ class NegativeSample:
 
     Attributes:
         items: indices, with repetitions, ``(N,)``.
-        log_expected: logarithm of how often the sample is expected to hold each, ``(N,)``, float32.
+        log_expected: logarithm of how often the sample is expected to hold each beside another target, ``(N,)``,
+            float32.
     """
 
     items: Tensor
@@ -87,14 +88,14 @@ class UniformNegatives(Negatives, name="uniform"):
 
 
 class _FittedNegatives(Negatives):
-    """Keeps the share of targets that each item has, every item counted once more so that none is impossible."""
+    """Keeps how often each item is a target."""
 
     _counts: Tensor | None = None
 
     def fit(self, counts: Tensor) -> None:
         if counts.ndim != 1 or bool((counts < 0).any()):
             raise ValueError(f"counts must hold how often each item is a target, (V,) from 0, got {counts}.")
-        self._counts = counts.to("cpu", torch.float64) + 1
+        self._counts = counts.to("cpu", torch.float64)
 
     def _fitted(self, num_items: int) -> Tensor:
         name = type(self).__name__
@@ -121,7 +122,7 @@ class PopularityNegatives(_FittedNegatives, name="popularity"):
         self.power = check_float("power", power, minimum=0)
 
     def draw(self, targets: Tensor, num_items: int, generator: Generator) -> NegativeSample:
-        weight = self._fitted(num_items) ** self.power
+        weight = (self._fitted(num_items) + 1) ** self.power
         # Not torch.multinomial, which takes 2^24 items at most.
         upto = weight.cumsum(0)
         point = torch.rand(self.count, generator=generator, device=generator.device, dtype=torch.float64).cpu()
@@ -131,11 +132,15 @@ class PopularityNegatives(_FittedNegatives, name="popularity"):
 
 
 class InBatchNegatives(_FittedNegatives, name="in-batch"):
-    """The targets of the batch themselves: nothing to draw, but an item that is never a target is never pushed away."""
+    r"""The targets of the batch themselves: nothing to draw, but an item that is never a target is never pushed away.
+
+    Beside its own, a target meets those of the M - 1 others: :math:`N = M - 1`, :math:`q_v \propto c_v` for an item
+    that is a target :math:`c_v` times, once at the least.
+    """
 
     def draw(self, targets: Tensor, num_items: int, generator: Generator) -> NegativeSample:
-        share = self._fitted(num_items)
-        expected = (len(targets) * share / share.sum()).log().float()
+        counts = self._fitted(num_items).clamp(min=1)
+        expected = (max(1, len(targets) - 1) * counts / counts.sum()).log().float()
         return NegativeSample(targets, expected.to(targets.device)[targets])
 
 

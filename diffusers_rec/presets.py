@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterable
 
+import torch
+
 from diffusers_rec.data.vocabulary import Vocabulary
 from diffusers_rec.pipeline import DiffRec
 
@@ -93,14 +95,26 @@ def control(model: DiffRec) -> DiffRec:
 
     What the diffusion adds to a result is its distance from the twin's, trained on the same data in the same way.
 
+    Where the model noises items of the history, the twin, which would not see them at all, has the target alone as its
+    question; it ranks by the ``base`` of a ``posterior`` denoiser, and in one step.
+
     Args:
         model: trained or not; its weights are not taken over.
     """
     config = model.config()
     objective = {**config["objective"], "reconstruction_weight": 0.0, "recommend_from": "sampled"}
-    denoiser = {"name": "noiseless", "base": config["denoiser"]}
-    # All that draws is silent now: one draw says everything.
-    plain = {**config, "denoiser": denoiser, "objective": objective, "timesteps": "uniform", "seeds": 1}
+    base = config["denoiser"]
+    while base["name"] in ("posterior", "noiseless"):
+        base = base["base"]
+    denoiser = {"name": "noiseless", "base": base}
+    length = torch.tensor([model.history_length])
+    seen = model.noising.serving(length, model.noising.max_noised(model.max_length)).visible
+    noising = config["noising"] if bool(seen == length) else "target"
+    # All that draws is silent now: one draw and one step say everything.
+    plain = {
+        **config, "noising": noising, "denoiser": denoiser, "objective": objective, "timesteps": "uniform",
+        "sampler": "one-step", "seeds": 1,
+    }  # fmt: skip
     return DiffRec.from_config(model.vocabulary, plain)
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from diffusers_rec.errors import check_int
 from diffusers_rec.heads import ItemHead
@@ -60,24 +61,38 @@ def score_chunks(head: ItemHead, latents: Tensor, chunk_scores: int = CHUNK_SCOR
 
     def logits(chunk: slice) -> Tensor:
         with torch.autocast(latents.device.type, enabled=False):
-            scores = queries @ keys[chunk].T
-        return scores if bias is None else scores + bias[chunk]
+            return F.linear(queries, keys[chunk], None if bias is None else bias[chunk])
 
     if len(chunks) == 1:
         yield chunks[0], logits(chunks[0]).log_softmax(-1)
         return
-    normaliser = queries.new_full((users, draws), -math.inf)
+    normaliser = queries.new_full((users, draws, 1), -math.inf)
     for chunk in chunks:
-        normaliser = torch.logaddexp(normaliser, logits(chunk).logsumexp(-1))
+        scores = logits(chunk)
+        top = scores.amax(-1, keepdim=True)
+        normaliser = torch.logaddexp(normaliser, scores.sub_(top).exp_().sum(-1, keepdim=True).log_().add_(top))
     for chunk in chunks:
-        yield chunk, logits(chunk) - normaliser[..., None]
+        yield chunk, logits(chunk).sub_(normaliser)
+
+
+def _user_groups(latents: Tensor, num_items: int, chunk_scores: int) -> Iterator[slice]:
+    """Users to rank together: as many as have their whole catalogue in one chunk, or all where not even one has.
+
+    A catalogue in one chunk needs its scores once, one of several chunks twice.
+    """
+    users, draws, _ = latents.shape
+    size = chunk_scores // max(1, draws * num_items) or max(1, users)
+    return (slice(start, start + size) for start in range(0, max(1, users), size))
 
 
 def mean_over_draws(log_probabilities: Tensor) -> Tensor:
     """``(B, S, V)`` to the logarithm of the mean probability, ``(B, V)``."""
     if log_probabilities.shape[1] == 1:
         return log_probabilities[:, 0]
-    top = log_probabilities.amax(1)  # so that no probability is too small for its exponential
+    mean = log_probabilities.exp().mean(1)
+    if mean.numel() and mean.min() > _faint(mean):
+        return mean.log_()
+    top = log_probabilities.amax(1)  # the slower way, in which no probability is too small for its exponential
     return (log_probabilities - top[:, None]).exp_().mean(1).log_().add_(top)
 
 
@@ -110,13 +125,46 @@ def top_k(
     if candidates is not None:
         allowed = torch.zeros(num_items, dtype=torch.bool, device=latents.device)
         allowed[candidates.to(latents.device)] = True
+    if excluded is None:
+        excluded = torch.zeros(len(latents), 0, dtype=torch.int64, device=latents.device)
+    found = []
+    for users in _user_groups(latents, num_items, chunk_scores):
+        request = (head, latents[users], k, excluded[users], allowed, chunk_scores)
+        part = _top_k(*request, lambda log_probabilities: log_probabilities.exp().mean(1))
+        faint = (part.items >= 0) & (part.scores < _faint(part.scores))
+        if bool(faint.any()):  # then only logarithms tell items apart
+            part = _top_k(*request, mean_over_draws)
+            part.scores.exp_()
+        found.append(part)
+    parts = zip(*((part.items, part.scores, part.spread) for part in found), strict=True)
+    items, scores, spread = (torch.cat(each) for each in parts)
+    barred = items < 0
+    return TopK(items, scores.masked_fill(barred, 0), spread.masked_fill(barred, 0))
+
+
+def _faint(like: Tensor) -> float:
+    """Below it, a draw that was lost to underflow would show in the mean over draws."""
+    limits = torch.finfo(like.dtype)
+    return limits.tiny / limits.eps
+
+
+def _top_k(
+    head: ItemHead,
+    latents: Tensor,
+    k: int,
+    excluded: Tensor,
+    allowed: Tensor | None,
+    chunk_scores: int,
+    average: Callable[[Tensor], Tensor],
+) -> TopK:
+    """As :func:`top_k`, by what ``average`` makes of the draws' log-probabilities; -inf where nothing is allowed."""
     best = spread = latents.new_zeros((len(latents), 0), dtype=head.scoring_keys()[0].dtype)
     items = torch.zeros(best.shape, dtype=torch.int64, device=latents.device)
     for chunk, log_probabilities in score_chunks(head, latents, chunk_scores):
-        scores = mean_over_draws(log_probabilities)
+        scores = average(log_probabilities)
         if allowed is not None:
             scores.masked_fill_(~allowed[chunk], -math.inf)
-        if excluded is not None:
+        if excluded.shape[1]:
             scores.masked_fill_(_among(scores, excluded, chunk), -math.inf)
         chunk_best, chunk_index = scores.topk(min(k, scores.shape[1]), dim=1)
         kept = log_probabilities.gather(2, chunk_index[:, None].expand(-1, log_probabilities.shape[1], -1))
@@ -125,8 +173,7 @@ def top_k(
         spread = torch.cat([spread, kept.exp().std(1, correction=0)], dim=1)
         best, order = best.topk(min(k, best.shape[1]), dim=1)
         items, spread = items.gather(1, order), spread.gather(1, order)
-    barred = best == -math.inf
-    return TopK(items.masked_fill(barred, -1), best.exp(), spread.masked_fill(barred, 0))
+    return TopK(items.masked_fill(best == -math.inf, -1), best, spread)
 
 
 def target_ranks(

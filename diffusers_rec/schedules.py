@@ -100,7 +100,7 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
                 that do not lead those of ``x0``.
         """
         signal, sigma = self._at(x0, timesteps, "signal", "noise")
-        return signal * x0 + sigma * noise
+        return (signal * x0).addcmul_(sigma, noise)
 
     def posterior(
         self, x0: Tensor, xn: Tensor, timesteps: Tensor, previous: Tensor | None = None
@@ -126,7 +126,7 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
         """
         if previous is None:
             clean, noised, variance = self._at(x0, timesteps, "posterior_x0", "posterior_xn", "posterior_variance")
-            return clean * x0 + noised * xn, variance
+            return (clean * x0).addcmul_(noised, xn), variance
         now, then = self._alpha_bars(x0, timesteps, previous)
         left = (1 - then) / (1 - now)
         beta = 1 - now / then
@@ -171,34 +171,40 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
 
     def _alpha_bars(self, like: Tensor, timesteps: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
         """alpha_bar at n and at m < n, float64, with axes that multiply ``like``."""
-        if timesteps.device.type == "cpu" and bool((previous >= timesteps).any()):
-            raise ValueError("previous must lie below timesteps everywhere: a reverse step goes to less noise.")
         exact = torch.empty((), dtype=torch.float64, device=like.device).expand(like.shape)
-        return self._at(exact, timesteps, "alpha_bar")[0], self._at(exact, previous, "alpha_bar")[0]
+        (now,), (then,) = self._at(exact, timesteps, "alpha_bar"), self._at(exact, previous, "alpha_bar")
+        if like.device.type == "cpu" and bool((then <= now).any()):
+            raise ValueError("previous must lie below timesteps everywhere: a reverse step goes to less noise.")
+        return now, then
 
     def _at(self, like: Tensor, timesteps: Tensor, *names: str) -> list[Tensor]:
         """The named tables at ``timesteps``, with axes and dtype that multiply ``like``."""
-        key = (like.device, like.dtype)
-        tables = self._cast.get(key)
-        if tables is None:
-            tables = {name: table.to(like.device, like.dtype) for name, table in self._tables.items()}
-            self._cast[key] = tables
         timesteps = torch.as_tensor(timesteps)
-        if timesteps.is_floating_point() or timesteps.is_complex():
-            raise TypeError(f"timesteps must be integers, got {timesteps.dtype}.")
-        shape = timesteps.shape
+        shape, dtype = timesteps.shape, timesteps.dtype
+        if dtype.is_floating_point or dtype.is_complex:
+            raise TypeError(f"timesteps must be integers, got {dtype}.")
         if not _leads(shape, like.shape):
             raise ValueError(
                 f"timesteps must have the leading axes of the latents {tuple(like.shape)} without the last, "
                 f"got {tuple(shape)}."
             )
-        if timesteps.device.type == "cpu" and timesteps.numel():
-            low, high = (int(bound) for bound in torch.aminmax(timesteps))
-            if low < 0 or high > self.num_timesteps:
-                raise ValueError(f"timesteps must lie in 0..{self.num_timesteps}, got {low}..{high}.")
-        axes = (*shape, *(1,) * (like.ndim - len(shape)))
+        timesteps = unexpanded(timesteps)
+        axes = (*timesteps.shape, *(1,) * (like.ndim - len(shape)))
         index = timesteps.to(like.device).reshape(-1)
-        return [tables[name].index_select(0, index).view(axes) for name in names]
+        tables = self._cast_to(like.device, like.dtype)
+        try:  # the look-up finds steps that are out of range; on a GPU a look at them beforehand would wait for it
+            return [tables[name].index_select(0, index).view(axes) for name in names]
+        except (IndexError, RuntimeError) as error:
+            bounds = f"{int(timesteps.min())}..{int(timesteps.max())}"
+            raise ValueError(f"timesteps must lie in 0..{self.num_timesteps}, got {bounds}.") from error
+
+    def _cast_to(self, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The tables, cast once."""
+        tables = self._cast.get((device, dtype))
+        if tables is None:
+            tables = {name: table.to(device, dtype) for name, table in self._tables.items()}
+            self._cast[device, dtype] = tables
+        return tables
 
     def _check_table(self) -> None:
         name, table = type(self).__name__, self.alpha_bar
@@ -309,5 +315,16 @@ class LinearSchedule(NoiseSchedule, name="linear"):
         )
 
 
+def unexpanded(timesteps: Tensor) -> Tensor:
+    """The same steps with every expanded axis at size 1, so that what depends on the step alone is computed once."""
+    for axis, stride in enumerate(timesteps.stride()):
+        if stride == 0:
+            timesteps = timesteps.narrow(axis, 0, min(1, timesteps.shape[axis]))
+    return timesteps
+
+
 def _leads(shape: torch.Size, latents: torch.Size) -> bool:
-    return len(shape) < len(latents) and all(a in (1, b) for a, b in zip(shape, latents, strict=False))
+    axes = len(shape)
+    return axes < len(latents) and (
+        shape == latents[:axes] or all(a in (1, b) for a, b in zip(shape, latents, strict=False))
+    )

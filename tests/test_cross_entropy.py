@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import weakref
+from itertools import product
+
 import pytest
 import torch
 from hypothesis import given
@@ -29,19 +32,26 @@ def test_value_and_gradients_are_those_of_the_whole(targets, items, use_bias, ch
         torch.testing.assert_close(got, exact)
 
 
-def test_only_what_learns_gets_a_gradient():
-    queries, keys, bias, target = case(6, 4)
-    chunked_cross_entropy(queries.detach(), keys, bias, target).backward()
-    assert queries.grad is None
-    assert keys.grad.any()
-    assert bias.grad.any()
+@pytest.mark.parametrize("learns", list(product([False, True], repeat=3)), ids=str)
+def test_only_what_learns_gets_a_gradient_and_none_is_computed_for_the_others(learns):
+    *parts, target = case(6, 4)
+    parts = [part.detach().requires_grad_(wanted) for part, wanted in zip(parts, learns, strict=True)]
+    with _Watch() as watch:
+        loss = chunked_cross_entropy(*parts, target)
+    products = watch.operations.count("aten.mm") + watch.operations.count("aten.addmm")
+    assert products == 1 + sum(learns[:2])
+    if any(learns):
+        loss.backward()
+    assert [part.grad is not None and bool(part.grad.any()) for part in parts] == list(learns)
 
 
 def test_without_gradients_it_is_just_the_value():
     *parts, target = case(6, 4)
-    with torch.no_grad():
+    with torch.no_grad(), _Watch() as watch:
         loss = chunked_cross_entropy(*parts, target, chunk_scores=9)
     assert not loss.requires_grad
+    assert "aten.mm" not in watch.operations
+    assert "aten.zeros_like" not in watch.operations
     torch.testing.assert_close(loss, F.cross_entropy(F.linear(*parts), target))
 
 
@@ -64,25 +74,51 @@ def test_a_low_precision_gradient_is_close_and_its_loss_the_same():
         assert (a - b).norm() < 0.01 * a.norm()
 
 
-class _Largest(TorchDispatchMode):
-    """The most numbers in any tensor that an operation returns."""
+def test_autocast_leaves_the_scores_in_their_precision():
+    *parts, target = case(6, 4, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = chunked_cross_entropy(*parts, target)
+    assert torch.equal(loss, chunked_cross_entropy(*parts, target))
+
+
+def test_no_targets_teach_nothing():
+    queries, keys, bias, target = case(0, 4)
+    loss = chunked_cross_entropy(queries, keys, bias, target)
+    loss.backward()
+    assert loss.isnan()
+    assert not keys.grad.any()
+    assert not bias.grad.any()
+
+
+class _Watch(TorchDispatchMode):
+    """The operations, the most numbers in any tensor that one returns, and the most that stand at once."""
 
     def __init__(self):
         super().__init__()
-        self.numel = 0
+        self.operations, self.largest, self.standing, self.most = [], 0, [], 0
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         result = operation(*args, **(kwargs or {}))
+        self.operations.append(str(operation.overloadpacket))
         for part in result if isinstance(result, tuple) else (result,):
-            self.numel = max(self.numel, part.numel() if isinstance(part, torch.Tensor) else 0)
+            if isinstance(part, torch.Tensor):
+                self.largest = max(self.largest, part.numel())
+                storage = part.untyped_storage()
+                self.standing.append((weakref.ref(part), storage.data_ptr(), storage.nbytes() // part.element_size()))
+        self.standing = [each for each in self.standing if each[0]() is not None]
+        self.most = max(self.most, sum({at: size for _, at, size in self.standing}.values()))
         return result
 
 
-def test_no_tensor_is_larger_than_a_chunk():
-    queries, keys, bias, target = case(600, 40)
-    with _Largest() as largest:
-        chunked_cross_entropy(queries, keys, bias, target, chunk_scores=3200).backward()
-    assert largest.numel == 3200
+@pytest.mark.parametrize("low", [None, torch.bfloat16])
+def test_no_tensor_is_larger_than_a_chunk_and_two_stand_at_once(low):
+    queries, keys, bias, target = case(600, 40, dtype=torch.float32)
+    with _Watch() as watch:
+        loss = chunked_cross_entropy(queries, keys, bias, target, chunk_scores=3200, gradient_dtype=low)
+    assert watch.most < 2.5 * 3200 + 2 * queries.numel() + 4 * keys.numel()  # theirs and their gradients
+    with watch:
+        loss.backward()
+    assert watch.largest == 3200
 
 
 @pytest.mark.parametrize("chunk", [0, -4])

@@ -39,6 +39,12 @@ def test_the_same_seed_gives_the_same_bits_in_every_shape_and_dtype(seed, shape,
     assert torch.equal(*results)
 
 
+@pytest.mark.parametrize("p", [1e-9, 1 - 1e-9])
+def test_the_extremes_stay_finite(p):
+    with isolated_rng(0):
+        assert dropout(torch.ones(1000), p).isfinite().all()
+
+
 def test_the_gradient_passes_where_the_value_does():
     x = gaussian(9, 7).requires_grad_()
     with isolated_rng(1):

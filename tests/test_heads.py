@@ -77,6 +77,8 @@ def test_the_loss_is_minus_the_mean_log_softmax(made, shape):
     z = head.logits(x).double()
     expected = z.exp().sum(-1).log() - z.gather(-1, target[..., None])[..., 0]
     torch.testing.assert_close(head.loss(x, target).double(), expected.mean(), rtol=1e-4, atol=1e-4)
+    one = (0,) * len(shape)
+    torch.testing.assert_close(head.loss(x[one], target[one]).double(), expected[one], rtol=1e-4, atol=1e-4)
 
 
 @given(made=heads, order=st.permutations(range(ITEMS)))

@@ -33,7 +33,7 @@ def fitted(name, **settings):
 
 
 def targets_of_training(count, seed=0):
-    return torch.multinomial((COUNTS + 1).double(), count, replacement=True, generator=seeded(seed))
+    return torch.multinomial(COUNTS.double(), count, replacement=True, generator=seeded(seed))
 
 
 @pytest.mark.parametrize("name", SAMPLED)
@@ -47,7 +47,7 @@ def test_each_item_comes_as_often_as_expected(name):
         assert seen[item].item() / 400 == pytest.approx(math.exp(log_expected), rel=0.15)
 
 
-@pytest.mark.parametrize("name", SAMPLED)
+@pytest.mark.parametrize("name", ["uniform", "popularity"])
 def test_the_normaliser_over_the_others_is_unbiased(name):
     """The mean over draws of the sum that the sampled loss holds beside the target is the sum over all other items."""
     scores, negatives = gaussian(ITEMS, seed=1), fitted(name, count=200)
@@ -58,6 +58,34 @@ def test_the_normaliser_over_the_others_is_unbiased(name):
         loss = sampled_cross_entropy(positive, scores[sample.items][None], torch.tensor([0]), sample)
         sums.append((loss + positive[0]).exp() - positive[0].exp())
     assert torch.stack(sums).mean().item() == pytest.approx(scores[1:].exp().sum().item(), rel=0.02)
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_among_the_targets_of_a_batch_the_normaliser_is_unbiased_for_each_of_them(count):
+    scores, negatives = gaussian(ITEMS, seed=1), fitted("in-batch")
+    sums, rows = torch.zeros(2, ITEMS, dtype=torch.float64)
+    for seed in range(4000):
+        targets = targets_of_training(count, seed)
+        sample = negatives.draw(targets, ITEMS, seeded(seed))
+        for target in targets:
+            one = target[None]
+            loss = sampled_cross_entropy(scores[one], scores[sample.items][None], one, sample)
+            sums[target] += (loss + scores[target]).exp() - scores[target].exp()
+            rows[target] += 1
+    for target in (0, 1, 2):
+        others = (torch.arange(ITEMS) != target) & (COUNTS > 0)
+        assert (sums / rows)[target].item() == pytest.approx(scores[others].exp().sum().item(), rel=0.1)
+
+
+@pytest.mark.parametrize("targets", [[3], [3, 3], [5, 0]])
+def test_a_lone_target_or_one_never_counted_stays_finite(targets):
+    targets = torch.tensor(targets)
+    sample = fitted("in-batch").draw(targets, ITEMS, seeded(0))
+    scores = gaussian(len(targets), seed=1).requires_grad_()
+    loss = sampled_cross_entropy(scores, scores.detach().expand(len(targets), -1), targets, sample)
+    loss.backward()
+    assert loss.isfinite()
+    assert scores.grad.isfinite().all()
 
 
 @given(seed=seeds, targets=st.lists(st.integers(0, ITEMS - 1), min_size=1, max_size=5))

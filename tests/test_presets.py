@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from diffusers_rec import DiffRec, SyntheticWorld
+from diffusers_rec import DDIMSampler, DiffRec, SyntheticWorld
 from diffusers_rec.denoisers.dropout import Dropout
 from diffusers_rec.presets import PRESETS, control, paper
 from diffusers_rec.training import RECIPES, TrainingConfig, train
@@ -116,3 +116,22 @@ def test_the_control_differs_in_the_noise_alone(name):
     assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
     histories = [ITEMS.ids[:2]]
     assert torch.equal(plain.sample(histories, seeds=[3]), plain.sample(histories, seeds=[4]))
+
+
+@pytest.mark.parametrize("noising", ["target", "whole", {"name": "last-k"}, {"name": "last-k", "ahead": True}], ids=str)
+def test_the_control_sees_the_whole_history_whatever_the_model_noises(noising):
+    model = DiffRec(ITEMS, dim=8, max_length=8, denoiser="causal-transformer", noising=noising)
+    a, b, c, d = ITEMS.ids[:4]
+    answer, *others = control(model).sample([[a, b, c], [d, b, c], [a, d, c], [a, b, d]])
+    assert not any(torch.allclose(answer[:, 0], other[:, 0]) for other in others)
+    assert control(model).noising.new_items == model.noising.new_items
+
+
+@pytest.mark.parametrize("denoiser", ["posterior", "noiseless", {"name": "posterior", "base": "noiseless"}], ids=str)
+def test_the_control_of_a_wrapped_model_is_that_of_what_it_wraps(denoiser):
+    model = DiffRec(ITEMS, dim=8, max_length=8, denoiser=denoiser, sampler="ddpm")
+    plain = control(model)
+    assert plain.config() == control(DiffRec(ITEMS, dim=8, max_length=8, denoiser="conditional-mlp")).config()
+    assert control(plain).config() == plain.config()
+    answer = model.eval().sample([ITEMS.ids[:2]], seeds=1, sampler=DDIMSampler(num_steps=3))
+    assert answer.isfinite().all()

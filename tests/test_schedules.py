@@ -339,6 +339,15 @@ def test_a_stride_of_one_is_equation_3(name):
     torch.testing.assert_close(schedule.reverse_variance(x0, n), schedule.reverse_variance(x0, n, n - 1))
 
 
+def test_a_stride_pairs_steps_by_their_leading_axes():
+    schedule, x = NoiseSchedule.build("sqrt"), gaussian(2, 2, 3)
+    timesteps, previous = torch.tensor([[9, 9], [5, 5]]), torch.tensor([[8], [4]])
+    mean, variance = schedule.posterior(x, x, timesteps, previous[:, 0])
+    same, alike = schedule.posterior(x, x, timesteps, previous.expand(2, 2))
+    torch.testing.assert_close(mean, same)
+    torch.testing.assert_close(variance, alike)
+
+
 def test_refuses_a_stride_that_does_not_go_down():
     with pytest.raises(ValueError, match="previous must lie below timesteps"):
         NoiseSchedule.build("sqrt").posterior(gaussian(1, 3), gaussian(1, 3), torch.tensor([5]), torch.tensor([5]))

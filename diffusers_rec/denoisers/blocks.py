@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from diffusers_rec.denoisers.dropout import Dropout, dropout
 from diffusers_rec.errors import check_float, check_int
+from diffusers_rec.schedules import unexpanded
 
 
 def step_embedding(timesteps: Tensor, dim: int) -> Tensor:
@@ -41,9 +42,8 @@ class StepEmbedding(nn.Module):
 
     def forward(self, timesteps: Tensor) -> Tensor:
         """Steps of any shape to embeddings, that shape with D behind it; an expanded axis is computed once, size 1."""
-        once = timesteps[tuple(slice(1) if stride == 0 else slice(None) for stride in timesteps.stride())]
         dtype = next(self.parameters()).dtype
-        return self.layers(step_embedding(once, self.dim).to(dtype))
+        return self.layers(step_embedding(unexpanded(timesteps), self.dim).to(dtype))
 
 
 class Attention(nn.Module):

@@ -19,7 +19,7 @@ def dropout(x: Tensor, p: float) -> Tensor:
 
     Its seed comes from torch's global random state, as that of any dropout does.
     """
-    dropped = round(p * _LEVELS)
+    dropped = min(round(p * _LEVELS), _LEVELS - 1)
     if not dropped:
         return x
     if x.device.type != "cpu":

@@ -94,7 +94,8 @@ class PosteriorDenoiser(Denoiser, name="posterior"):
         max_length: int = 50,
         seed: int = 0,
     ) -> None:
-        built = Denoiser.build_with({"dim": dim, "max_length": max_length, "seed": seed}, base)
+        shared = {"embedding": embedding, "head": head, "schedule": schedule}
+        built = Denoiser.build_with({"dim": dim, "max_length": max_length, "seed": seed, **shared}, base)
         super().__init__(built.dim, built.max_length, seed)
         self.base = built
         self.num_candidates = check_int("num_candidates", num_candidates, minimum=1)

@@ -1,0 +1,181 @@
+"""What all programs share: their options, timing in turn, and results as CSV, picture and last lines.
+
+Functions that are to be compared are timed in turn, A B A B ..., and a ratio is the median of the quotients of
+neighbours: a machine whose speed drifts slows both alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import diffusers_rec
+
+RESULTS = Path(__file__).parent / "results"
+
+Row = dict[str, Any]
+
+
+def argument_parser(description: str) -> argparse.ArgumentParser:
+    """The options that every program takes; ``description`` is its docstring."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="smaller settings, for a look within a minute")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the options and set the number of threads."""
+    options = parser.parse_args(argv)
+    torch.set_num_threads(options.threads)
+    return options
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of the counted calls of one function, in the order of the rounds."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return float(np.median(self.seconds))
+
+    def over(self, other: Timing) -> float:
+        """How many times longer than ``other``: the median of the quotients within a round."""
+        return float(np.median([a / b for a, b in zip(self.seconds, other.seconds, strict=True)]))
+
+    def columns(self) -> Row:
+        """As columns of a CSV."""
+        low, high = np.percentile(self.seconds, [10, 90])
+        return {
+            "median_seconds": self.median,
+            "p10_seconds": float(low),
+            "p90_seconds": float(high),
+            "min_seconds": min(self.seconds),
+            "repeats": len(self.seconds),
+        }
+
+
+def compare(
+    functions: Mapping[str, Callable[[], Any]],
+    *,
+    repeats: int,
+    warmup: int = 1,
+    budget: float = float("inf"),
+    calls: int = 1,
+) -> dict[str, Timing]:
+    """Time functions in turn.
+
+    Args:
+        functions: by name; without gradient, or with, is theirs to say.
+        repeats: rounds counted, at most.
+        warmup: rounds before, not counted.
+        budget: seconds after which no round begins; one is counted in any case.
+        calls: of a function at each turn; the seconds are those of one call.
+    """
+    for _ in range(warmup):
+        for function in functions.values():
+            function()
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    started = time.perf_counter()
+    for done in range(repeats):
+        if done and time.perf_counter() - started >= budget:
+            break
+        for name, function in functions.items():
+            before = time.perf_counter()
+            for _ in range(calls):
+                function()
+            seconds[name].append((time.perf_counter() - before) / calls)
+    return {name: Timing(tuple(each)) for name, each in seconds.items()}
+
+
+def extrapolated(one: Timing, several: Timing, count: int, wanted: int) -> Timing:
+    """What ``wanted`` of a thing cost, round by round, from what one and ``count`` do; the cost is linear in it."""
+    rounds = zip(one.seconds, several.seconds, strict=True)
+    return Timing(tuple(first + (wanted - 1) * (more - first) / (count - 1) for first, more in rounds))
+
+
+class Results:
+    """Gathers a program's measurements and ratios, and writes them.
+
+    Args:
+        name: of the files.
+        options: from :func:`parse`.
+    """
+
+    def __init__(self, name: str, options: argparse.Namespace) -> None:
+        self.stem: Path = options.out / (f"{name}-quick" if options.quick else name)
+        self.rows: list[Row] = []
+        self.ratios: list[Row] = []
+        self.surroundings = {
+            "threads": torch.get_num_threads(),
+            "cpu": cpu_name(),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "diffusers_rec": diffusers_rec.__version__,
+            "date": datetime.now(timezone.utc).date().isoformat(),
+            "seed": options.seed,
+        }
+
+    def add(self, measured: Row, timing: Timing | None = None) -> None:
+        """One measurement: what was measured, and how long it took."""
+        row = measured | (timing.columns() if timing else {})
+        print("  ".join(f"{key} {shown(value)}" for key, value in row.items()), flush=True)
+        self.rows.append(row)
+
+    def ratio(self, name: str, value: float, target: str = "") -> None:
+        """One of the program's last lines; ``target`` in words."""
+        self.ratios.append({"name": name, "value": value, "target": target})
+
+    def write(self, draw: Callable[[Path, list[dict[str, str]]], None] | None = None) -> None:
+        """Write the CSV and what ``draw`` makes of its rows, then the ratios, which are also printed."""
+        self.stem.parent.mkdir(parents=True, exist_ok=True)
+        table = self.stem.with_name(f"{self.stem.name}.csv")
+        write_csv(table, [row | self.surroundings for row in self.rows])
+        if draw is not None:
+            draw(self.stem.with_name(f"{self.stem.name}.png"), read_csv(table))
+        if self.ratios:
+            write_csv(self.stem.with_name(f"{self.stem.name}-ratios.csv"), self.ratios)
+        for ratio in self.ratios:
+            print(f"{ratio['name']}: {shown(ratio['value'])}", flush=True)
+
+
+def shown(value: Any) -> str:
+    """A value as it is printed."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def write_csv(path: Path, rows: Sequence[Row]) -> None:
+    """Rows under the columns that any of them has, in the order of their first appearance."""
+    columns = dict.fromkeys(key for row in rows for key in row)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV, as text."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def cpu_name() -> str:
+    """The processor, as Linux names it, or as Python does elsewhere."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,170 @@
+"""The benchmarks measure what they say: the yardstick is the library's mathematics, and the harness keeps its word."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.chains import exact_draws, summary
+from benchmarks.harness import Results, Timing, argument_parser, compare, extrapolated
+from benchmarks.naive import NaiveDSR, NaiveTraining, every_prefix, pad_in_front
+from diffusers_rec import Batch, DDPMSampler, DiffRec, SyntheticWorld, TrainingBatches
+from diffusers_rec.data import pad
+from diffusers_rec.presets import paper
+from diffusers_rec.ranking import top_k
+
+ROOT = Path(__file__).parents[1]
+PROGRAMS = sorted(
+    path.stem for path in (ROOT / "benchmarks").glob("*.py") if 'if __name__ == "__main__"' in path.read_text()
+)
+NUM_ITEMS, DIM, LENGTH, NUM_TIMESTEPS = 30, 16, 8, 12
+
+
+@pytest.fixture
+def model() -> DiffRec:
+    built = paper(range(NUM_ITEMS), dim=DIM, max_length=LENGTH, dropout=0.0, seed=1)
+    config = built.config() | {"schedule": {"name": "sqrt", "num_timesteps": NUM_TIMESTEPS}, "timesteps": "importance"}
+    return DiffRec.from_config(range(NUM_ITEMS), config).double()
+
+
+@pytest.fixture
+def naive(model) -> NaiveDSR:
+    copied = NaiveDSR(NUM_ITEMS, DIM, LENGTH, dropout=0.0, num_timesteps=NUM_TIMESTEPS).double()
+    copied.copy_weights(model)
+    return copied.eval()
+
+
+@pytest.fixture
+def histories():
+    generator = np.random.default_rng(0)
+    return [generator.integers(NUM_ITEMS, size=length) for length in (1, 2, 5, 7, 7)]
+
+
+def with_place_for_target(histories):
+    return pad_in_front([np.append(history, 0) for history in histories], LENGTH)
+
+
+@pytest.mark.parametrize(("sampler", "num_steps"), [(None, 1), (DDPMSampler(), NUM_TIMESTEPS)])
+def test_naive_draws_the_same_latents(model, naive, histories, sampler, num_steps):
+    ours = model.next_item_latents(*pad(histories), seeds=[3, 5], sampler=sampler)
+    with torch.no_grad():
+        theirs = [naive.sample(*with_place_for_target(histories), seed, num_steps) for seed in (3, 5)]
+    torch.testing.assert_close(torch.stack(theirs, dim=1), ours, rtol=0, atol=1e-9)
+
+
+def test_naive_ranks_the_same_items(model, naive, histories):
+    ours = top_k(model.head, model.next_item_latents(*pad(histories), seeds=[3, 5]), 5)
+    with torch.no_grad():
+        scores, items = naive.top_k(*with_place_for_target(histories), 5, seeds=[3, 5])
+    assert torch.equal(items, ours.items)
+    torch.testing.assert_close(scores, ours.scores, rtol=0, atol=1e-9)
+
+
+def test_naive_has_the_same_training_loss(model, naive, histories):
+    whole = [np.append(history, row) for row, history in enumerate(histories)]
+    items, lengths = pad(whole)
+    generator = torch.Generator().manual_seed(7)
+    timesteps, weights = model.timesteps.sample((len(whole), 1), torch.Generator().manual_seed(8))
+    noise = torch.randn(len(whole), 1, 1, DIM, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    # The pipeline draws timesteps, then noise, from one generator.
+    ours = model.eval().loss(Batch(items, lengths, lengths[:, None] - 1), generator)
+    again = torch.Generator().manual_seed(7)
+    timesteps, weights = model.timesteps.sample((len(whole), 1), again)
+    noise = torch.randn(len(whole), 1, 1, DIM, generator=again, dtype=torch.float64)
+    loss, distance = naive.loss(*pad_in_front(whole, LENGTH), timesteps[:, 0], weights[:, 0].double(), noise[:, 0, 0])
+    torch.testing.assert_close(loss, ours.total, rtol=0, atol=1e-9)
+    torch.testing.assert_close(distance, ours.per_latent, rtol=0, atol=1e-9)
+
+
+def test_naive_trains_on_every_prefix():
+    sequences = SyntheticWorld(NUM_ITEMS, num_groups=2).sample(6, max_length=6).sequences()
+    items, real = every_prefix(sequences, LENGTH)
+    assert len(items) == TrainingBatches(sequences).num_targets
+    assert bool(real[:, -2:].all())
+    training = NaiveTraining(NaiveDSR(NUM_ITEMS, DIM, LENGTH, num_timesteps=NUM_TIMESTEPS), sequences, batch_size=4)
+    before = training.model.head.weight.clone()
+    training.step()
+    assert not torch.equal(before, training.model.head.weight)
+
+
+def test_compare_calls_in_turn_and_counts_after_the_warmup():
+    called = []
+    timings = compare({"a": lambda: called.append("a"), "b": lambda: called.append("b")}, repeats=3, warmup=2, calls=2)
+    assert "".join(called) == "abab" + "aabb" * 3
+    assert {name: len(timing.seconds) for name, timing in timings.items()} == {"a": 3, "b": 3}
+
+
+def test_compare_keeps_to_its_budget_but_counts_one_round():
+    timings = compare({"a": lambda: time.sleep(0.01)}, repeats=9, warmup=0, budget=0.025)
+    assert 1 <= len(timings["a"].seconds) <= 3
+    assert len(compare({"a": int}, repeats=9, warmup=0, budget=0)["a"].seconds) == 1
+
+
+def test_a_ratio_is_taken_within_the_rounds():
+    slow, fast = Timing((2.0, 20.0, 6.0)), Timing((1.0, 10.0, 2.0))
+    assert slow.over(fast) == 2.0
+    assert extrapolated(fast, slow, count=2, wanted=3).seconds == (3.0, 30.0, 10.0)
+
+
+def test_results_are_written_and_their_ratios_are_the_last_lines(tmp_path, capsys):
+    options = argument_parser("A program.").parse_args(["--quick", "--out", str(tmp_path / "new"), "--seed", "3"])
+    results = Results("thing", options)
+    results.add({"what": "a"}, Timing((1.0, 3.0, 2.0)))
+    results.add({"what": "b", "more": 1})
+    results.ratio("b_vs_a", 0.5, "<= 1")
+    drawn = []
+    results.write(lambda path, rows: drawn.append((path.name, [row["what"] for row in rows])))
+    assert drawn == [("thing-quick.png", ["a", "b"])]
+    assert capsys.readouterr().out.splitlines()[-1] == "b_vs_a: 0.5"
+    with (tmp_path / "new" / "thing-quick.csv").open(newline="") as file:
+        first, second = csv.DictReader(file)
+    assert (first["median_seconds"], first["min_seconds"], first["repeats"], first["seed"]) == ("2.0", "1.0", "3", "3")
+    assert {"p10_seconds", "p90_seconds", "threads", "cpu", "torch", "python", "diffusers_rec", "date"} <= first.keys()
+    assert (second["more"], second["median_seconds"]) == ("1", "")
+    ratios = (tmp_path / "new" / "thing-quick-ratios.csv").read_text().splitlines()
+    assert ratios == ["name,value,target", "b_vs_a,0.5,<= 1"]
+
+
+def test_exact_draws_follow_the_probabilities():
+    probabilities = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]])
+    draw = {"draws": 20_000, "generator": torch.Generator().manual_seed(0)}
+    found = summary([(exact_draws(probabilities, **draw), probabilities)])
+    assert found["probability"] == pytest.approx(probabilities.square().sum(1).mean().item(), abs=0.01)
+    assert found["distinct"] == 3
+    assert exact_draws(probabilities, candidates=1, **draw).unique(dim=1).tolist() == [[0], [2]]
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_every_program_answers_help(name, capsys):
+    with pytest.raises(SystemExit) as left:
+        import_module(f"benchmarks.{name}").main(["--help"])
+    assert left.value.code == 0
+    assert "--quick" in capsys.readouterr().out
+
+
+def test_make_bench_runs_every_program():
+    (line,) = (line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("BENCHMARKS"))
+    assert sorted(line.partition(":=")[2].split()) == PROGRAMS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_every_program_runs_quickly_and_ends_with_its_ratios(name, tmp_path):
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    with (tmp_path / f"{name}-quick-ratios.csv").open(newline="") as file:
+        names = [row["name"] for row in csv.DictReader(file)]
+    last = dict(line.split(": ") for line in done.stdout.splitlines()[-len(names) :])
+    assert names
+    assert list(last) == names
+    assert all(float(value) > 0 for value in last.values())
+    assert (tmp_path / f"{name}-quick.csv").is_file()
+    assert (tmp_path / f"{name}-quick.png").is_file()
