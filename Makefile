@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
-BENCHMARKS := training_throughput one_step_vs_n_step chains seeds top_k history_length components
+BENCHMARKS := training_throughput training_profile one_step_vs_n_step chains seeds top_k negatives history_length components
 
 .PHONY: setup demo test test-slow bench bench-quick lint format types check clean
 

@@ -1,9 +1,10 @@
 """Serving: one reverse step against chains of N, in seconds and in accuracy.
 
 Latency is that of ``DiffRec.next_item_latents`` for full histories and one seed, of untrained models at the paper's
-sizes over a catalogue of Beauty's; chains stride over a schedule of 1,000 steps. Beside them stands the yardstick,
-which runs the whole sequence again at every step. Where every step costs a whole sequence, long chains are not run but
-extrapolated from short ones, for the cost is linear in N; the column ``extrapolated`` says so.
+sizes over a catalogue of Beauty's, alone and with the ranking that follows; chains stride over a schedule of 1,000
+steps. Beside them stands the yardstick, which runs the whole sequence again at every step. Where every step costs a
+whole sequence, long chains are not run but extrapolated from short ones, for the cost is linear in N; the column
+``extrapolated`` says so.
 
 Accuracy is that of a trained model's own denoiser, each user's probability averaged over ten seeds, the history left
 out of the ranking.
@@ -24,8 +25,10 @@ from benchmarks.models import BACKBONES, add_model_options, trained, untrained
 from benchmarks.naive import NaiveDSR
 from diffusers_rec import DDPMSampler, OneStepSampler
 from diffusers_rec.evaluation import evaluate
+from diffusers_rec.ranking import top_k
 
 CHAINS = (10, 50, 200, 1000)
+RANKING = 0  # stands among the numbers of steps for the ranking that follows them all
 LENGTH = 50
 TARGETS = {"causal-transformer": "<= 40", "conditional-mlp": "<= 15"}
 
@@ -53,19 +56,26 @@ def latency(options: argparse.Namespace) -> None:
             flag = "" if steps in timings else f"from {last} steps"
             results.add({"denoiser": name, "steps": steps, "batch": rows, "extrapolated": flag}, timing)
             timings[steps] = timing
-        times = timings[1000].over(timings[1])
-        results.ratio(f"{name.replace('-', '_')}_1000_steps_vs_one_step", times, TARGETS.get(name, ""))
+        words = f"{name.replace('-', '_')}_1000_steps_vs_one_step"
+        results.ratio(words, timings[1000].over(timings[1]), TARGETS.get(name, ""))
+        if RANKING in timings:
+            one, many = (timings[steps].plus(timings[RANKING]) for steps in (1, 1000))
+            results.ratio(f"{words}_with_ranking", many.over(one))
     results.write(partial(plots.lines, x="steps", panels={"median_seconds": "seconds a batch"}, by="denoiser"))
 
 
 def our_functions(backbone: str, rows: int, measured: Sequence[int]) -> dict[int, Callable[[], object]]:
-    """By number of steps."""
+    """By number of steps, and the ranking of what comes out."""
     model = untrained(backbone, num_items=BEAUTY_ITEMS, max_length=LENGTH)
     items, lengths = full_histories(rows, model.history_length, BEAUTY_ITEMS, seed=0)
     samplers = {steps: OneStepSampler() if steps == 1 else DDPMSampler(num_steps=steps) for steps in measured}
+    latents = model.next_item_latents(items, lengths, seeds=1)
     return {
-        steps: partial(model.next_item_latents, items, lengths, seeds=1, sampler=sampler)
-        for steps, sampler in samplers.items()
+        RANKING: torch.no_grad()(partial(top_k, model.head, latents, 10)),
+        **{
+            steps: partial(model.next_item_latents, items, lengths, seeds=1, sampler=sampler)
+            for steps, sampler in samplers.items()
+        },
     }
 
 

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from diffusers_rec.data import Interactions, Vocabulary, read_interactions
 from diffusers_rec.errors import check_int
-from diffusers_rec.evaluation import Report, evaluate, evaluate_popularity
+from diffusers_rec.evaluation import Report, audit, evaluate, evaluate_popularity
 from diffusers_rec.pipeline import PARTS, DiffRec
 from diffusers_rec.presets import PRESETS
 from diffusers_rec.registry import Config
@@ -204,6 +204,43 @@ def evaluate_command(
         _print_json({"split": split, "model": asdict(report), "popularity": asdict(popularity)})
     else:
         out.print(_report_table({"model": report, "popularity": popularity}, split))
+
+
+@app.command("audit")
+def audit_command(
+    model: Annotated[Path, typer.Argument(help="Folder of a trained model.")],
+    data: DataPath,
+    split: Annotated[Literal["test", "validation"], typer.Option(help="Which held-out item.")] = "validation",
+    users: Annotated[int, typer.Option(help="How many to look at, at most.")] = 1024,
+    seeds: Annotated[int, typer.Option(help="Noise draws to average, and chains a user.")] = 10,
+    steps: Annotated[list[int] | None, typer.Option(help="Length of a chain. May be repeated; 10 and 50.")] = None,
+    format: FormatOption = "auto",
+    user: UserOption = "user",
+    item: ItemOption = "item",
+    time: TimeOption = "time",
+    separator: SeparatorOption = None,
+    k_core: CoreOption = None,
+    short: ShortOption = "error",
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Does the noise do anything? Accuracy without it, losses by timestep, and where reverse chains land."""
+    trained = _load(model)
+    parts = _read(data, format, user, item, time, separator, k_core).sequences().leave_one_out(short)
+    found = audit(
+        trained, parts.test if split == "test" else parts.validation,
+        users=users, seeds=seeds, steps=steps or (10, 50), progress=not quiet and sys.stderr.isatty(),
+    )  # fmt: skip
+    if as_json:
+        _print_json({"split": split, **asdict(found)})
+        return
+    titles = {
+        "ranking": "accuracy, history masked",
+        "timesteps": "losses with the target's own x_n, without, and with another user's",
+        "chains": "where chains land, beside exact draws of the predicted distribution",
+    }
+    for name, title in titles.items():
+        out.print(_row_table(getattr(found, name), f"{title} ({split}, {found.num_users} users)"))
 
 
 @app.command("recommend")
@@ -406,6 +443,15 @@ def _report_table(reports: dict[str, Report], split: str) -> Table:
     for name, report in reports.items():
         for history, metrics in (("masked", report.masked), ("unmasked", report.unmasked)):
             table.add_row(name, history, *(f"{value:.4f}" for value in metrics.values()))
+    return table
+
+
+def _row_table(rows: list[dict[str, Any]], title: str) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE)
+    for heading in rows[0]:
+        table.add_column(heading, justify="left" if isinstance(rows[0][heading], str) else "right")
+    for row in rows:
+        table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.values()))
     return table
 
 

@@ -65,7 +65,7 @@ class Negatives(Component, ABC, kind="negatives"):
 
 
 class AllItems(Negatives, name="all"):
-    """Every item: the full softmax (Eq. 8). The default, exact, and affordable to some hundred thousand items."""
+    """Every item: the full softmax (Eq. 8). The default."""
 
     def draw(self, targets: Tensor, num_items: int, generator: Generator) -> None:
         return None
@@ -121,14 +121,21 @@ class PopularityNegatives(_FittedNegatives, name="popularity"):
         self.count = check_int("count", count, minimum=1)
         self.power = check_float("power", power, minimum=0)
 
+    def fit(self, counts: Tensor) -> None:
+        super().fit(counts)
+        self._upto = self._weight(self._fitted(len(counts))).cumsum(0)
+
     def draw(self, targets: Tensor, num_items: int, generator: Generator) -> NegativeSample:
-        weight = (self._fitted(num_items) + 1) ** self.power
+        counts = self._fitted(num_items)
+        total = self._upto[-1]
         # Not torch.multinomial, which takes 2^24 items at most.
-        upto = weight.cumsum(0)
         point = torch.rand(self.count, generator=generator, device=generator.device, dtype=torch.float64).cpu()
-        items = torch.searchsorted(upto, point * upto[-1], right=True).clamp(max=num_items - 1)
-        expected = (self.count * weight[items] / upto[-1]).log().float()
+        items = torch.searchsorted(self._upto, point * total, right=True).clamp(max=num_items - 1)
+        expected = (self.count * self._weight(counts[items]) / total).log().float()
         return NegativeSample(items.to(targets.device), expected.to(targets.device))
+
+    def _weight(self, counts: Tensor) -> Tensor:
+        return (counts + 1) ** self.power
 
 
 class InBatchNegatives(_FittedNegatives, name="in-batch"):
@@ -138,10 +145,15 @@ class InBatchNegatives(_FittedNegatives, name="in-batch"):
     that is a target :math:`c_v` times, once at the least.
     """
 
+    def fit(self, counts: Tensor) -> None:
+        super().fit(counts)
+        self._total = self._fitted(len(counts)).clamp(min=1).sum()
+
     def draw(self, targets: Tensor, num_items: int, generator: Generator) -> NegativeSample:
-        counts = self._fitted(num_items).clamp(min=1)
-        expected = (max(1, len(targets) - 1) * counts / counts.sum()).log().float()
-        return NegativeSample(targets, expected.to(targets.device)[targets])
+        counts = self._fitted(num_items)
+        share = counts[targets.cpu()].clamp(min=1) / self._total
+        expected = (max(1, len(targets) - 1) * share).log().float()
+        return NegativeSample(targets, expected.to(targets.device))
 
 
 def sampled_cross_entropy(positive: Tensor, negative: Tensor, target: Tensor, sample: NegativeSample) -> Tensor:

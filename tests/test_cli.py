@@ -20,7 +20,7 @@ import typer
 
 from diffusers_rec import DDPMSampler, DiffRec, SyntheticWorld, __version__, read_interactions
 from diffusers_rec.cli import app, run
-from diffusers_rec.evaluation import evaluate, evaluate_popularity
+from diffusers_rec.evaluation import audit, evaluate, evaluate_popularity
 
 SMALL = ("--dim", 16, "--max-length", 8, "--epochs", 2, "--cpu")
 
@@ -114,6 +114,15 @@ def test_evaluate_says_what_the_library_says(kind, split, logs, models):
         "evaluate", models / kind, logs / f"log.{kind}", "--split", split, "--seeds", 1, "--sampler", "ddpm"
     )
     assert other["model"] == asdict(evaluate(model, holdout, seeds=1, sampler=DDPMSampler()))
+
+
+def test_audit_says_what_the_library_says(logs, models):
+    request = ("audit", models / "csv", logs / "log.csv", "--split", "test", "--steps", 3, "--seeds", 2)
+    holdout = read_interactions(logs / "log.csv").sequences().leave_one_out().test
+    expected = audit(DiffRec.from_pretrained(models / "csv"), holdout, seeds=2, steps=[3])
+    assert as_json(*request) == {"split": "test", **asdict(expected)}
+    tables = good(*request)
+    assert all(heading in tables for heading in ("accuracy", "cross_entropy", "ddpm, 3 steps", "60 users"))
 
 
 @pytest.mark.parametrize(
@@ -397,7 +406,7 @@ def test_a_bug_keeps_its_traceback(logs):
 # Help
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "recommend", "info"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "audit", "recommend", "info"])
 def test_help_tells_every_option(name):
     command = typer.main.get_command(app).commands[name]
     text = " ".join(good(name, "--help").split())
@@ -411,7 +420,7 @@ def test_help_tells_every_option(name):
 
 def test_help_tells_every_command():
     text = good("--help")
-    assert all(name in text for name in ("train", "evaluate", "recommend", "info"))
+    assert all(name in text for name in ("train", "evaluate", "audit", "recommend", "info"))
 
 
 # In a process of its own
