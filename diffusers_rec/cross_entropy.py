@@ -19,7 +19,10 @@ from torch.autograd.function import once_differentiable
 from diffusers_rec.errors import check_int
 
 CHUNK_SCORES = 2**22
-"""How many scores (targets x items) are a chunk, about 16 MiB in float32."""
+"""How many scores (targets x items) make a chunk, about 16 MiB in float32."""
+
+CHUNK_TARGETS = 32
+"""The fewest targets in a chunk, however many items there are."""
 
 
 def chunked_cross_entropy(
@@ -29,7 +32,7 @@ def chunked_cross_entropy(
     target: Tensor,
     *,
     gradient_dtype: torch.dtype | None = None,
-    chunk_scores: int = CHUNK_SCORES,
+    chunk_scores: int | None = None,
 ) -> Tensor:
     """The mean cross-entropy of M targets among V items.
 
@@ -40,12 +43,16 @@ def chunked_cross_entropy(
         target: item indices, ``(M,)``.
         gradient_dtype: of the gradient's matrix products, bfloat16 for speed; that of ``queries`` when None. Scores
             and softmax are always in the precision of ``queries``, under autocast too.
-        chunk_scores: the most scores in a chunk; those of one target at the least.
+        chunk_scores: the most scores in a chunk, those of one target at the least; :data:`CHUNK_SCORES` when None, but
+            those of :data:`CHUNK_TARGETS` targets at the least, for each chunk also costs a pass over the keys.
 
     Returns:
         A scalar, once differentiable with respect to queries, keys and bias; NaN without targets, as torch's own.
     """
-    rows = max(1, check_int("chunk_scores", chunk_scores, minimum=1) // len(keys))
+    if chunk_scores is None:
+        rows = max(CHUNK_TARGETS, CHUNK_SCORES // len(keys))
+    else:
+        rows = max(1, check_int("chunk_scores", chunk_scores, minimum=1) // len(keys))
     if not torch.is_grad_enabled():  # which torch does not tell a function's forward: it would compute gradients
         queries, keys, bias = queries.detach(), keys.detach(), None if bias is None else bias.detach()
     apply: Any = _ChunkedCrossEntropy.apply  # torch does not type it

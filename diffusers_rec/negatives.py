@@ -147,13 +147,13 @@ class InBatchNegatives(_FittedNegatives, name="in-batch"):
 
     def fit(self, counts: Tensor) -> None:
         super().fit(counts)
-        self._total = self._fitted(len(counts)).clamp(min=1).sum()
+        present = self._fitted(len(counts)).clamp(min=1)
+        self._log_share = (present / present.sum()).log().float()
 
     def draw(self, targets: Tensor, num_items: int, generator: Generator) -> NegativeSample:
-        counts = self._fitted(num_items)
-        share = counts[targets.cpu()].clamp(min=1) / self._total
-        expected = (max(1, len(targets) - 1) * share).log().float()
-        return NegativeSample(targets, expected.to(targets.device))
+        self._fitted(num_items)
+        self._log_share = self._log_share.to(targets.device)  # once; a look from the CPU would wait for a GPU
+        return NegativeSample(targets, self._log_share[targets] + math.log(max(1, len(targets) - 1)))
 
 
 def sampled_cross_entropy(positive: Tensor, negative: Tensor, target: Tensor, sample: NegativeSample) -> Tensor:

@@ -25,7 +25,7 @@ from diffusers_rec.denoisers import Denoiser
 from diffusers_rec.embeddings import ItemEmbedding
 from diffusers_rec.errors import check_bool, check_int
 from diffusers_rec.heads import ItemHead
-from diffusers_rec.negatives import Negatives
+from diffusers_rec.negatives import InBatchNegatives, Negatives
 from diffusers_rec.noising import NoisingStrategy, Questions
 from diffusers_rec.objectives import Objective
 from diffusers_rec.randomness import generators_from, isolated_rng, randn
@@ -463,6 +463,11 @@ class DiffRec(nn.Module):
                 raise ValueError(f"The parts do not fit: {left} is {got}, {right} is {expected}.")
         if getattr(self.head, "embedding", self.embedding) is not self.embedding:
             raise ValueError("The parts do not fit: the head shares another embedding than the pipeline's own.")
+        if isinstance(self.negatives, InBatchNegatives) and self.noising.max_noised(self.max_length) > 1:
+            raise ValueError(
+                f"The parts do not fit: under the noising {self.noising} an item is a target more often than the data "
+                "says, and in-batch negatives are corrected by the data. Use negatives='uniform' or 'popularity'."
+            )
         signal = float(self.schedule.alpha_bar[-1])
         if signal > MAX_LAST_ALPHA_BAR:
             warnings.warn(

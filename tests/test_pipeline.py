@@ -564,6 +564,7 @@ def test_bad_requests_are_told_apart(arguments, error, message):
         ({"head": TiedHead(ItemEmbedding(V, D))}, "shares another embedding"),
         ({"max_length": 1}, "max_length must be an integer >= 2, got 1"),
         ({"max_length": 3, "noising": {"name": "last-k", "k": 3, "ahead": True}}, "max_length=3 leaves no room"),
+        ({"negatives": "in-batch", "noising": "whole"}, "in-batch negatives are corrected by the data"),
         ({"items": []}, "at least one id"),
         ({"items": ["a", "b", "a"]}, "every id must occur once.*'a'"),
     ],

@@ -72,11 +72,13 @@ class Attention(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         """Attend; ``mask`` is boolean (True: seen) or added to the scores, broadcastable to ``(B, H, Lq, Lk)``."""
-        if not self.training or not self.dropout:
-            return self.merge(F.scaled_dot_product_attention(query, key, value, attn_mask=mask))
+        share = self.dropout if self.training else 0.0
+        if not share or query.device.type != "cpu":
+            return self.merge(F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=share))
+        # On a CPU torch has no fused attention with dropout, and a slow mask.
         scores = (query * query.shape[-1] ** -0.5) @ key.mT
         scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
-        return self.merge(dropout(scores.softmax(-1).to(value.dtype), self.dropout) @ value)
+        return self.merge(dropout(scores.softmax(-1).to(value.dtype), share) @ value)
 
 
 class TransformerBlock(nn.Module):

@@ -3,10 +3,9 @@ r"""Approximate nearest items with faiss, for catalogues too large to score whol
 A head's logits are inner products, :math:`\ell_{s,v} = q_s \cdot k_v + b_v`, so the likeliest items of a noise draw are
 the largest inner products of :math:`(q_s, 1)` with :math:`(k_v, b_v)`. The softmax does not see a shift common to all
 items, so the mean over items is taken off both. This is more than tidiness: learned keys share a large mean, nearly all
-of them have then the same few neighbours, and most of an HNSW graph cannot be reached. Of the 20 best items of a draw,
-with the keys of a model trained on Beauty spread to 100,000 items, it finds 33% as they are and 87% centred. The
-reduction to Euclidean distance by one more dimension (Bachrach et al. 2014) finds 70%: a few long keys set the scale of
-the added coordinate, which then drowns the others.
+of them have then the same few neighbours, and most of an HNSW graph cannot be reached. (The reduction to Euclidean
+distance by one more dimension, Bachrach et al. 2014, lets a few long keys set the scale of the added coordinate, which
+drowns the others.)
 
 The neighbours of all S draws together, the candidates C, are then scored by the head itself as in
 :mod:`diffusers_rec.ranking`, but for the normalisers, which are estimated (Rastogi and Van Durme 2015): the candidates

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import torch
 from torch import Tensor
 
 from diffusers_rec.errors import check_float, check_int
@@ -32,15 +33,17 @@ class DDIMSampler(Sampler, name="ddim"):
 
     def sample(self, denoise: Denoise, schedule: NoiseSchedule, noise: Tensor, generator: Generators) -> Tensor:
         steps = reverse_steps(schedule.num_timesteps, self.num_steps)
-        x = noise
+        # Single precision at the least: below, differences of nearly equal variances would be rounding alone.
+        wide = torch.promote_types(noise.dtype, torch.float32)
+        x = noise.to(wide)
         for n, m in pairwise(steps):
             now, then = at_step(n, x), at_step(m, x)
-            x0 = denoise(x, now)
+            x0 = denoise(x.to(noise.dtype), now).to(wide)
             _, variance = schedule.posterior(x0, x, now, then)
             variance = self.eta**2 * variance
             signal, sigma = schedule.levels(x, then)
             direction = (sigma.square() - variance).clamp(min=0).sqrt()
             x = signal * x0 + direction * schedule.noise_from_x0(x0, x, now)
             if self.eta:
-                x = x + variance.sqrt() * randn(x.shape, generator, device=x.device, dtype=x.dtype)
-        return denoise(x, at_step(steps[-1], x))
+                x = x + variance.sqrt() * randn(x.shape, generator, device=x.device, dtype=noise.dtype)
+        return denoise(x.to(noise.dtype), at_step(steps[-1], x))
