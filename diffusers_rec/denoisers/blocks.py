@@ -149,35 +149,47 @@ class CausalEncoder(nn.Module):
         bias = self.distance_bias[layer][:, distance.clamp(0, self.max_length - 1)]
         return bias.masked_fill(distance < 0, -math.inf)
 
-    def forward(self, history: Tensor) -> Tensor:
-        """``(B, L, D)`` to the normed states ``(B, L, D)``."""
-        x = self.dropout(self.input_norm(history))
-        distance = self._distance(history)
-        for layer, block in enumerate(self.layers):
-            x = self._block(layer, block, x, distance)[0]
-        return self.norm(x)
+    def cache(self, history: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """What every question shares.
 
-    def cache(self, history: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """``(B, L, D)`` to each layer's keys and values ``(B, H, L, D/H)``; no more of the last layer is computed."""
-        x = self.dropout(self.input_norm(history))
-        distance = self._distance(history)
-        cache = []
-        for layer, block in enumerate(self.layers[:-1]):
-            x, key, value = self._block(layer, block, x, distance)
-            cache.append((key, value))
-        last = self.layers[-1]
-        return [*cache, last.attention.project_key_value(last.attention_input(x))]
+        Args:
+            history: ``(B, L, D)``.
 
-    def _distance(self, history: Tensor) -> Tensor:
+        Returns:
+            The input of the last layer, ``(B, L, D)``, and each layer's keys and values, ``(B, H, L, D/H)``.
+        """
+        x = self.dropout(self.input_norm(history))
         place = torch.arange(history.shape[1], device=history.device)
-        return place[:, None] - place
+        distance = place[:, None] - place
+        keys_values = []
+        for layer, block in enumerate(self.layers):
+            source = block.attention_input(x)
+            key, value = block.attention.project_key_value(source)
+            keys_values.append((key, value))
+            if block is not self.layers[-1]:
+                query = block.attention.project_query(source)
+                mask = self.bias(layer, distance).to(query.dtype)
+                x = block.add_attention(x, block.attention(query, key, value, mask))
+        return x, keys_values
 
-    def _block(self, layer: int, block: TransformerBlock, x: Tensor, distance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        source = block.attention_input(x)
-        key, value = block.attention.project_key_value(source)
-        query = block.attention.project_query(source)
-        mask = self.bias(layer, distance).to(query.dtype)
-        return block.add_attention(x, block.attention(query, key, value, mask)), key, value
+    def states(self, x: Tensor, key: Tensor, value: Tensor, position: Tensor) -> Tensor:
+        """The last layer, at the positions that are asked about alone.
+
+        Args:
+            x: its input, from :meth:`cache`, ``(B, L, D)``.
+            key: of the last layer.
+            value: of the last layer.
+            position: in 0..L-1, ``(B, Q)``.
+
+        Returns:
+            Normed states, ``(B, Q, D)``.
+        """
+        block = self.layers[-1]
+        x = x.gather(1, position[..., None].expand(-1, -1, x.shape[-1]))
+        query = block.attention.project_query(block.attention_input(x))
+        distance = unexpanded(position)[..., None] - torch.arange(key.shape[2], device=x.device)
+        mask = rearrange(self.bias(len(self.layers) - 1, distance), "h b q s -> b h q s").to(query.dtype)
+        return self.norm(block.add_attention(x, block.attention(query, key, value, mask)))
 
 
 def check_architecture(dim: int, num_layers: int, num_heads: int, dropout: float) -> tuple[int, int, float]:

@@ -55,7 +55,7 @@ class CausalTransformerDenoiser(Denoiser, name="causal-transformer"):
 
     def encode(self, history: Tensor, mask: Tensor) -> Cache:  # padding lies behind all that is visible
         # Contiguous, or every reverse step's matrix products would copy them.
-        return [(key.contiguous(), value.contiguous()) for key, value in self.encoder.cache(history)]
+        return [(key.contiguous(), value.contiguous()) for key, value in self.encoder.cache(history)[1]]
 
     def forward(
         self, xn: Tensor, timesteps: Tensor, visible: Tensor, context: Cache, count: Tensor | None = None

@@ -7,7 +7,7 @@ step costs no attention at all.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +17,26 @@ from diffusers_rec.denoisers.base import Denoiser
 from diffusers_rec.denoisers.blocks import CausalEncoder, StepEmbedding, check_architecture
 from diffusers_rec.errors import check_int
 from diffusers_rec.randomness import isolated_rng
+from diffusers_rec.schedules import unexpanded
 
 
-class _Context(NamedTuple):
-    """After each prefix, the empty one first: the state, and its share in the join, ``(B, L + 1, D)`` each."""
+@dataclass
+class _Context:
+    """What the encoder keeps of the history, and what the questions asked last need of it.
 
-    states: Tensor
-    joined: Tensor
+    Attributes:
+        last_input: of the encoder's last layer, ``(B, L, D)``.
+        key: of the last layer.
+        value: of the last layer.
+        visible: of the questions asked last.
+        state: what they see, and its share in the join, ``(B, Q, 1, D)`` each; one question where all are equal.
+    """
+
+    last_input: Tensor
+    key: Tensor
+    value: Tensor
+    visible: Tensor | None = None
+    state: tuple[Tensor, Tensor] | None = None
 
 
 class ConditionalMLPDenoiser(Denoiser, name="conditional-mlp"):
@@ -68,22 +81,43 @@ class ConditionalMLPDenoiser(Denoiser, name="conditional-mlp"):
         nn.init.zeros_(self.out.bias)
 
     def encode(self, history: Tensor, mask: Tensor) -> _Context:  # padding lies behind all that is visible
-        states = self.encoder(history)
-        states = torch.cat([self.empty.expand(len(history), 1, -1).to(states.dtype), states], dim=1)
-        return _Context(states, F.linear(states, self.join.weight[:, 2 * self.dim :], self.join.bias))
+        last_input, keys_values = self.encoder.cache(history)
+        return _Context(last_input, *keys_values[-1])
 
     def forward(
         self, xn: Tensor, timesteps: Tensor, visible: Tensor, context: _Context, count: Tensor | None = None
     ) -> Tensor:
         if timesteps.ndim == 2:
             timesteps = timesteps[..., None]
-        prefix = visible[..., None].expand(-1, -1, self.dim)
-        state, joined = (part.gather(1, prefix)[:, :, None] for part in context)
+        if context.state is None or context.visible is not visible:  # a chain asks the same questions at every step
+            context.state, context.visible = self._state(visible, context), visible
+        state, joined = context.state
         x = self._join_noised(xn, visible, count) + joined + self.offset.weight[: xn.shape[2]]
         step = F.silu(self.step(timesteps))
         for layer in self.layers:
             x = layer(x, step)
         return state + self.out(x)
+
+    def _state(self, visible: Tensor, context: _Context) -> tuple[Tensor, Tensor]:
+        """The state that each question sees and its share in the join, ``(B, Q, 1, D)``."""
+        wanted = unexpanded(visible).expand(len(visible), -1)  # noise draws share their question
+        longest = context.last_input.shape[1]
+        repeated = wanted.shape[1] > longest  # then some see the same: each prefix once, the empty one first
+        asked = torch.arange(longest + 1, device=visible.device).expand(len(visible), -1) if repeated else wanted
+        states = self._states(asked, context)
+        parts = states, F.linear(states, self.join.weight[:, 2 * self.dim :], self.join.bias)
+        if repeated:
+            index = wanted[..., None].expand(-1, -1, self.dim)
+            parts = parts[0].gather(1, index), parts[1].gather(1, index)
+        return parts[0][:, :, None], parts[1][:, :, None]
+
+    def _states(self, visible: Tensor, context: _Context) -> Tensor:
+        """After each prefix of ``visible`` items, ``(B, Q, D)``."""
+        if not context.last_input.shape[1]:
+            return self.empty.expand(*visible.shape, -1)
+        last = (unexpanded(visible) - 1).clamp(min=0).expand(visible.shape)
+        states = self.encoder.states(context.last_input, context.key, context.value, last)
+        return torch.where(visible[..., None] == 0, self.empty.to(states.dtype), states)
 
     def _join_noised(self, xn: Tensor, visible: Tensor, count: Tensor | None) -> Tensor:
         """The share of the noised latents, and of the mean over their question, in the join."""
