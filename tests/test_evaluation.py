@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from torch import Generator
 
 from diffusers_rec import DDPMSampler, DiffRec, Holdout, Sequences, SyntheticWorld, Vocabulary
-from diffusers_rec.evaluation import evaluate, evaluate_popularity, hit_rate, ndcg, ranking_metrics
+from diffusers_rec.evaluation import (
+    evaluate,
+    evaluate_item_to_item,
+    evaluate_popularity,
+    hit_rate,
+    ndcg,
+    ranking_metrics,
+)
 from diffusers_rec.ranking import count_ranks
 from diffusers_rec.training import TrainingConfig, train
 
@@ -253,6 +260,20 @@ def test_popularity_is_a_dense_ranking_by_counts():
     table = np.tile(counts, (len(SPLIT.test), 1))
     assert_report(report, reference_report(table, SPLIT.test))
     assert report.num_users == len(SPLIT.test)
+
+
+def test_item_to_item_is_the_sum_of_cosines_with_the_history():
+    num_items = len(SPLIT.train.vocabulary)
+    owned = np.zeros((len(SPLIT.train), num_items))
+    for user, row in enumerate(SPLIT.train):
+        owned[user, row] = 1
+    length = np.sqrt(np.maximum(owned.sum(0), 1))
+    cosine = owned.T @ owned / length / length[:, None]
+    table = np.stack([cosine[np.unique(row)].sum(0) for row in SPLIT.test.histories])
+    report = evaluate_item_to_item(SPLIT.train, SPLIT.test, ks=KS)
+    masked, unmasked = reference_report(table.round(5), SPLIT.test)  # equal sums may differ in the last digits
+    assert report.masked == pytest.approx(masked, abs=0.01)
+    assert report.unmasked == pytest.approx(unmasked, abs=0.01)
 
 
 def test_popularity_ties_count_against_it():
