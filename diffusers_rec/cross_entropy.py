@@ -48,7 +48,14 @@ def chunked_cross_entropy(
 
     Returns:
         A scalar, once differentiable with respect to queries, keys and bias; NaN without targets, as torch's own.
+
+    Raises:
+        ValueError: queries and targets that do not belong together.
     """
+    if queries.ndim != 2 or target.shape != queries.shape[:1]:
+        raise ValueError(
+            f"Expected queries (M, D) and one target for each, (M,), got {tuple(queries.shape)} and {tuple(target.shape)}."
+        )
     if chunk_scores is None:
         rows = max(CHUNK_TARGETS, CHUNK_SCORES // len(keys))
     else:

@@ -125,3 +125,10 @@ def test_no_tensor_is_larger_than_a_chunk_and_two_stand_at_once(low):
 def test_refuses_an_empty_chunk(chunk):
     with pytest.raises(ValueError, match="chunk_scores must be an integer >= 1"):
         chunked_cross_entropy(*case(2, 2), chunk_scores=chunk)
+
+
+@pytest.mark.parametrize("targets", [4, 7])
+def test_refuses_targets_that_are_not_one_a_query(targets):
+    queries, keys, bias, _ = case(6, 4)
+    with pytest.raises(ValueError, match=r"one target for each"):
+        chunked_cross_entropy(queries, keys, bias, torch.zeros(targets, dtype=torch.int64))
