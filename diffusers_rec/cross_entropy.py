@@ -54,7 +54,8 @@ def chunked_cross_entropy(
     """
     if queries.ndim != 2 or target.shape != queries.shape[:1]:
         raise ValueError(
-            f"Expected queries (M, D) and one target for each, (M,), got {tuple(queries.shape)} and {tuple(target.shape)}."
+            "Expected queries (M, D) and one target for each, (M,), "
+            f"got {tuple(queries.shape)} and {tuple(target.shape)}."
         )
     if chunk_scores is None:
         rows = max(CHUNK_TARGETS, CHUNK_SCORES // len(keys))
