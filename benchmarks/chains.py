@@ -24,7 +24,7 @@ from benchmarks.harness import Results, argument_parser, parse
 from benchmarks.models import add_model_options, trained
 from diffusers_rec import CosineSchedule, DDPMSampler, DiffRec, Holdout, NoiseSchedule, PosteriorDenoiser
 from diffusers_rec.data import pad
-from diffusers_rec.evaluation.audit import nearest
+from diffusers_rec.evaluation.audit import landing, nearest
 
 CHUNK = 32  # users at a time: their candidates' latents stay in the cache
 EXACT_SETS = 50
@@ -74,7 +74,7 @@ def measure(results: Results, model: DiffRec, test: Holdout, options: argparse.N
                 sampler = DDPMSampler(variance, num_steps=num_steps)
                 generator = Generator().manual_seed(options.seed)
                 land = partial(chain_ends, model, denoiser, schedule, sampler, draws=options.draws, generator=generator)
-                found = summary([(land(question), question.probabilities) for question in questions])
+                found = landing([(land(question), question.probabilities) for question in questions])
                 results.add(row(name, variance, num_steps, options) | found)
                 if (name, num_steps) == ("cosine", 200):
                     add_ratios(results, variance, found, references)
@@ -110,7 +110,7 @@ def add_exact(
     """Several sets of exact draws: their mean, and the deviation of one set."""
     generator = Generator().manual_seed(options.seed)
     sets = [
-        summary([(draw(each.probabilities, generator=generator), each.probabilities) for each in questions])
+        landing([(draw(each.probabilities, generator=generator), each.probabilities) for each in questions])
         for _ in range(EXACT_SETS)
     ]
     numbers = {key: torch.tensor([each[key] for each in sets], dtype=torch.float64) for key in sets[0]}
@@ -172,14 +172,6 @@ def chain_ends(
 def encoded(model: DiffRec, denoiser: torch.nn.Module, items: Tensor, lengths: Tensor) -> object:
     """A denoiser's context."""
     return denoiser.encode(model.embedding(items), torch.arange(items.shape[1]) < lengths[:, None])
-
-
-def summary(drawn: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
-    """Mean predicted probability of ``(B, draws)`` items, and mean number of distinct ones a user."""
-    probability = torch.cat([probabilities.gather(1, items) for items, probabilities in drawn])
-    ordered = torch.cat([items for items, _ in drawn]).sort(-1).values
-    distinct = 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(-1)
-    return {"probability": float(probability.double().mean()), "distinct": float(distinct.double().mean())}
 
 
 if __name__ == "__main__":

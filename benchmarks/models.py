@@ -6,7 +6,6 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from diffusers_rec import DiffRec, Holdout, SyntheticWorld, read_interactions
@@ -32,10 +31,11 @@ def trained(options: argparse.Namespace) -> tuple[DiffRec, Holdout, dict[str, fl
     """A model, some users of its test set, and the best metrics that can be reached there, where they are known."""
     if (options.model is None) != (options.data is None):
         raise SystemExit("--model and --data come together: a model and the file that it was trained on.")
+    users = options.users // 4 if options.quick else options.users
     if options.model is not None:
         model = DiffRec.from_pretrained(options.model)
         test = read_interactions(options.data).sequences().leave_one_out().test
-        return model, _some_users(test, options), {}
+        return model, test.sample(users, options.seed), {}
     world = SyntheticWorld(seed=options.seed)
     num_users, epochs = (1000, 5) if options.quick else (3000, 10)
     split = world.sample(num_users, seed=options.seed).sequences().leave_one_out()
@@ -45,11 +45,5 @@ def trained(options: argparse.Namespace) -> tuple[DiffRec, Holdout, dict[str, fl
     torch.set_num_threads(1)  # tensors this small lose more to threads than they gain
     train(model, split.train, split.validation, replace(recipe, validate_every=epochs))
     torch.set_num_threads(options.threads)
-    test = _some_users(split.test, options)
+    test = split.test.sample(users, options.seed)
     return model, test, world.best_metrics(test)
-
-
-def _some_users(test: Holdout, options: argparse.Namespace) -> Holdout:
-    users = min(options.users // 4 if options.quick else options.users, len(test))
-    rows = np.sort(np.random.default_rng(options.seed).choice(len(test), users, replace=False))
-    return Holdout(test.histories.take(rows), test.targets[rows])

@@ -21,7 +21,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from diffusers_rec.data import Interactions, Vocabulary, read_interactions
+from diffusers_rec.data import Holdout, Interactions, Vocabulary, read_interactions
 from diffusers_rec.errors import check_int
 from diffusers_rec.evaluation import Report, audit, evaluate, evaluate_popularity
 from diffusers_rec.pipeline import PARTS, DiffRec
@@ -60,6 +60,7 @@ out = Console(highlight=False, markup=False, emoji=False)
 Format = Literal["auto", "csv", "tsv", "parquet", "movielens", "sequences"]
 Short = Literal["error", "drop", "train"]
 Preset = Literal["best", "paper"]
+Held = Literal["test", "validation"]
 DataPath = Annotated[
     Path,
     typer.Argument(
@@ -177,7 +178,7 @@ def train_command(
 def evaluate_command(
     model: Annotated[Path, typer.Argument(help="Folder of a trained model.")],
     data: DataPath,
-    split: Annotated[Literal["test", "validation"], typer.Option(help="Which held-out item.")] = "test",
+    split: Annotated[Held, typer.Option(help="Which held-out item.")] = "test",
     seeds: SeedsOption = None,
     sampler: SamplerOption = None,
     format: FormatOption = "auto",
@@ -192,8 +193,8 @@ def evaluate_command(
 ) -> None:
     """Rank every item for every user's held-out item: HR and NDCG, history masked and not."""
     trained = _load(model)
-    parts = _read(data, format, user, item, time, separator, k_core).sequences().leave_one_out(short)
-    holdout = parts.test if split == "test" else parts.validation
+    interactions = _read(data, format, user, item, time, separator, k_core)
+    holdout = _holdout(interactions, split, short)
     report = evaluate(
         trained, holdout, seeds=seeds, sampler=Sampler.build(sampler) if sampler else None,
         progress=not quiet and sys.stderr.isatty(),
@@ -210,7 +211,7 @@ def evaluate_command(
 def audit_command(
     model: Annotated[Path, typer.Argument(help="Folder of a trained model.")],
     data: DataPath,
-    split: Annotated[Literal["test", "validation"], typer.Option(help="Which held-out item.")] = "validation",
+    split: Annotated[Held, typer.Option(help="Which held-out item.")] = "validation",
     users: Annotated[int, typer.Option(help="How many to look at, at most.")] = 1024,
     seeds: Annotated[int, typer.Option(help="Noise draws to average, and chains a user.")] = 10,
     steps: Annotated[list[int] | None, typer.Option(help="Length of a chain. May be repeated; 10 and 50.")] = None,
@@ -226,9 +227,9 @@ def audit_command(
 ) -> None:
     """Does the noise do anything? Accuracy without it, losses by timestep, and where reverse chains land."""
     trained = _load(model)
-    parts = _read(data, format, user, item, time, separator, k_core).sequences().leave_one_out(short)
+    interactions = _read(data, format, user, item, time, separator, k_core)
     found = audit(
-        trained, parts.test if split == "test" else parts.validation,
+        trained, _holdout(interactions, split, short),
         users=users, seeds=seeds, steps=steps or (10, 50), progress=not quiet and sys.stderr.isatty(),
     )  # fmt: skip
     if as_json:
@@ -362,6 +363,11 @@ def _read(
     except (TypeError, ValueError) as error:
         raise type(error)(f"{path}: {error} (As options: --user, --item, --time, --format, --separator.)") from error
     return interactions if k_core is None else interactions.k_core(k_core)
+
+
+def _holdout(interactions: Interactions, split: Held, short: Short) -> Holdout:
+    parts = interactions.sequences().leave_one_out(short)
+    return parts.test if split == "test" else parts.validation
 
 
 def _load(folder: Path) -> DiffRec:

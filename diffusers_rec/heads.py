@@ -92,10 +92,10 @@ class LinearHead(ItemHead, name="linear"):
         return latent
 
     def keys(self, items: Tensor | None = None) -> Tensor:
-        return self.weight if items is None else F.embedding(items, self.weight)
+        return _rows(self.weight, items)
 
     def bias(self, items: Tensor | None = None) -> Tensor:
-        return self.offset if items is None else self.offset[items]
+        return _rows(self.offset, items)
 
 
 class _SharedHead(ItemHead):
@@ -113,9 +113,6 @@ class _SharedHead(ItemHead):
     @property
     def embedding(self) -> ItemEmbedding:
         return self._held[0]
-
-    def _vectors(self, items: Tensor | None) -> Tensor:
-        return self.embedding.weight if items is None else F.embedding(items, self.embedding.weight)
 
 
 class TiedHead(_SharedHead, name="tied"):
@@ -135,10 +132,10 @@ class TiedHead(_SharedHead, name="tied"):
         return latent
 
     def keys(self, items: Tensor | None = None) -> Tensor:
-        return self._vectors(items)
+        return _rows(self.embedding.weight, items)
 
     def bias(self, items: Tensor | None = None) -> Tensor | None:
-        return self.offset if self.offset is None or items is None else self.offset[items]
+        return None if self.offset is None else _rows(self.offset, items)
 
 
 class CosineHead(_SharedHead, name="cosine"):
@@ -157,4 +154,8 @@ class CosineHead(_SharedHead, name="cosine"):
         return F.normalize(latent, dim=-1) / self.temperature
 
     def keys(self, items: Tensor | None = None) -> Tensor:
-        return F.normalize(self._vectors(items), dim=-1)
+        return F.normalize(_rows(self.embedding.weight, items), dim=-1)
+
+
+def _rows(table: Tensor, items: Tensor | None) -> Tensor:
+    return table if items is None else table.index_select(0, items)

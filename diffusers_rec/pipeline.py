@@ -219,7 +219,7 @@ class DiffRec(nn.Module):
         Returns:
             ``(B, S, K, D)``; K = 1 but for strategies that noise several positions.
         """
-        with self._serving():
+        with self.serving():
             latents, _ = self._sample(*self.encode_histories(histories), seeds, sampler)
         return latents
 
@@ -242,7 +242,7 @@ class DiffRec(nn.Module):
         """
         if items.shape[1] > self.history_length:
             raise ValueError(f"The model reads {self.history_length} items at most, got {items.shape[1]}.")
-        with self._serving():
+        with self.serving():
             latents, answer = self._sample(items, lengths, seeds, sampler)
             index = answer[..., None, None].expand(-1, latents.shape[1], 1, latents.shape[-1])
             return latents.gather(2, index)[:, :, 0]
@@ -256,7 +256,7 @@ class DiffRec(nn.Module):
             ValueError: as :meth:`recommend`.
         """
         latents = self.next_item_latents(*self.encode_histories(histories), seeds=seeds, sampler=sampler)
-        with self._serving():
+        with self.serving():
             chunks = [mean_over_draws(scores) for _, scores in score_chunks(self.head, latents)]
         return torch.cat(chunks, dim=1).exp()
 
@@ -302,7 +302,7 @@ class DiffRec(nn.Module):
             some = rows[start : start + batch_size]
             latents = self.next_item_latents(*self._padded(some), seeds=seeds, sampler=sampler)
             excluded = pad(some, fill=-1)[0].to(self.device) if exclude_seen else None
-            with self._serving():
+            with self.serving():
                 found.append(top_k(self.head, latents, k, excluded=excluded, candidates=allowed))
         indices = torch.cat([part.items for part in found]).cpu()
         return Recommendations(
@@ -371,8 +371,8 @@ class DiffRec(nn.Module):
         return self.denoiser.encode(self.embedding(items), mask)
 
     @contextmanager
-    def _serving(self) -> Iterator[None]:
-        """Dropout off and no gradients, then everything as it was."""
+    def serving(self) -> Iterator[None]:
+        """A context with dropout off and no gradients; afterwards every part is as it was."""
         training = [module for module in self.modules() if module.training]
         for module in training:
             module.training = False

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.chains import exact_draws, summary
+from benchmarks.chains import exact_draws
 from benchmarks.harness import Results, Timing, argument_parser, compare, extrapolated
 from benchmarks.naive import NaiveDSR, NaiveTraining, every_prefix, pad_in_front
 from diffusers_rec import Batch, DDPMSampler, DiffRec, SyntheticWorld, TrainingBatches
 from diffusers_rec.data import pad
+from diffusers_rec.evaluation.audit import landing
 from diffusers_rec.presets import paper
 from diffusers_rec.ranking import top_k
 
@@ -136,7 +137,7 @@ def test_results_are_written_and_their_ratios_are_the_last_lines(tmp_path, capsy
 def test_exact_draws_follow_the_probabilities():
     probabilities = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]])
     draw = {"draws": 20_000, "generator": torch.Generator().manual_seed(0)}
-    found = summary([(exact_draws(probabilities, **draw), probabilities)])
+    found = landing([(exact_draws(probabilities, **draw), probabilities)])
     assert found["probability"] == pytest.approx(probabilities.square().sum(1).mean().item(), abs=0.01)
     assert found["distinct"] == 3
     assert exact_draws(probabilities, candidates=1, **draw).unique(dim=1).tolist() == [[0], [2]]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.data import add_data_option
 from benchmarks.harness import Row
-from diffusers_rec import DiffRec, Split, Vocabulary
+from diffusers_rec import DiffRec, Split, TrainingBatches, Vocabulary
 from diffusers_rec.evaluation import Report, evaluate
 from diffusers_rec.training import TrainingConfig, train
 
@@ -55,7 +55,7 @@ def run(trial: Trial, dataset: str, split: Split, seed: int, options: argparse.N
     print(f"== {dataset}, {trial.model}, seed {seed}: {folder}", flush=True)
     result = train(model, split.train, split.validation, training, directory=folder, progress=True)
     # Of the training alone: the log knows how fast each epoch went.
-    targets = sum(max(0, int(length) - 1) for length in split.train.lengths)
+    targets = TrainingBatches(split.train, examples=training.examples).num_targets
     seconds = sum(targets / record["targets_per_second"] for record in result.history)
     settings = json.dumps({"model": model.config(), "training": training.config()}, sort_keys=True)
     about = {

@@ -148,6 +148,12 @@ class Holdout:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def sample(self, users: int, seed: int) -> Holdout:
+        """So many of the users, all where there are fewer, chosen by ``seed`` and in their order here."""
+        rows = np.random.default_rng(seed).choice(len(self), min(users, len(self)), replace=False)
+        rows.sort()
+        return Holdout(self.histories.take(rows), self.targets[rows])
+
 
 @dataclass(frozen=True, eq=False)
 class Split:

@@ -32,6 +32,18 @@ def step_embedding(timesteps: Tensor, dim: int) -> Tensor:
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)
 
 
+def real_positions(noised: int, visible: Tensor, count: Tensor | None) -> Tensor:
+    """Which of the K noised positions are real, ``(B, Q, K)``; one at the least, so that nothing is divided by none.
+
+    Args:
+        noised: K.
+        visible: ``(B, Q)``.
+        count: how many are, ``(B, Q)``; all when None.
+    """
+    count = torch.full_like(visible, noised) if count is None else count.clamp(min=1)
+    return torch.arange(noised, device=visible.device) < count[..., None]
+
+
 class StepEmbedding(nn.Module):
     """The sinusoids of Eq. 15 through a two-layer perceptron, for backbones that modulate by the step."""
 

@@ -13,7 +13,13 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from diffusers_rec.denoisers.base import Denoiser
-from diffusers_rec.denoisers.blocks import CausalEncoder, StepEmbedding, TransformerBlock, check_architecture
+from diffusers_rec.denoisers.blocks import (
+    CausalEncoder,
+    StepEmbedding,
+    TransformerBlock,
+    check_architecture,
+    real_positions,
+)
 from diffusers_rec.denoisers.dropout import dropout
 from diffusers_rec.randomness import isolated_rng
 
@@ -70,7 +76,7 @@ class CausalTransformerDenoiser(Denoiser, name="causal-transformer"):
         distance = visible[..., None, None] + offset[:, None] - place
         distance = torch.where(place < visible[..., None, None], distance, -1)
         among = offset[:, None] - offset + self.max_length - 1
-        real = offset < (torch.full_like(visible, noised) if count is None else count.clamp(min=1))[..., None]
+        real = real_positions(noised, visible, count)
         for layer, (block, (key, value)) in enumerate(zip(self.encoder.layers, context, strict=True)):
             own = self.among_bias[layer][:, among].unsqueeze(1).masked_fill(~real[:, None, :, None], -math.inf)
             bias = rearrange(self.encoder.bias(layer, distance), "h b q k s -> b h q k s"), own

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffusers_rec.denoisers.base import Denoiser
-from diffusers_rec.denoisers.blocks import CausalEncoder, StepEmbedding, check_architecture
+from diffusers_rec.denoisers.blocks import CausalEncoder, StepEmbedding, check_architecture, real_positions
 from diffusers_rec.errors import check_int
 from diffusers_rec.randomness import isolated_rng
 from diffusers_rec.schedules import unexpanded
@@ -125,9 +125,7 @@ class ConditionalMLPDenoiser(Denoiser, name="conditional-mlp"):
         noised = xn.shape[2]
         if noised == 1:
             return F.linear(xn, of_own + of_mean)
-        real = torch.arange(noised, device=xn.device) < (
-            torch.full_like(visible, noised) if count is None else count.clamp(min=1)
-        ).unsqueeze(-1)
+        real = real_positions(noised, visible, count)
         share = (real / real.sum(-1, keepdim=True)).to(xn.dtype)
         mean = (xn * share[..., None]).sum(2, keepdim=True)
         return F.linear(xn, of_own) + F.linear(mean, of_mean)

@@ -11,7 +11,7 @@ A diffusion recommender can score well while its noise does nothing. Three table
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +53,6 @@ class Audit:
     num_users: int
 
 
-@torch.no_grad()
 def audit(
     model: DiffRec,
     holdout: Holdout,
@@ -81,7 +80,7 @@ def audit(
         ValueError: settings out of range, or the holdout was made with other items than the model knows.
     """
     check_int("levels", levels, minimum=1)
-    some = _some(holdout, check_int("users", users, minimum=1), seed)
+    some = holdout.sample(check_int("users", users, minimum=1), seed)
     chains: dict[str, Sampler] = {f"ddpm, {n} steps": DDPMSampler(num_steps=n) for n in steps}
     ranking = [
         {"xn": xn, "steps": n, "seeds": draws, **_accuracy(model, some, sampler, draws, progress)}
@@ -92,19 +91,11 @@ def audit(
             *(("drawn", n, seeds, sampler) for n, sampler in zip(steps, chains.values(), strict=True)),
         )
     ]
-    training = model.training
-    model.eval()
-    try:
+    with model.serving():
         questions = [_Question(model, some, rows) for rows in user_chunks(some, USERS_AT_ONCE)]
-        bar = progress_bar(questions, show=progress, total=len(questions), text="timesteps")
-        return Audit(
-            ranking,
-            _timesteps(model, list(bar), levels, seed),
-            _landings(model, questions, chains, seeds, seed),
-            len(some),
-        )
-    finally:
-        model.train(training)
+        timesteps = _timesteps(model, questions, levels, seed)
+        bar = progress_bar(questions, show=progress, total=len(questions), text="chains")
+        return Audit(ranking, timesteps, _landings(model, bar, chains, seeds, seed), len(some))
 
 
 class _SilentSampler(OneStepSampler):
@@ -141,11 +132,6 @@ class _Question:
         return self.model.head.logits(self.predict(torch.zeros_like(self.x0), last)[:, 0, 0]).softmax(-1)
 
 
-def _some(holdout: Holdout, users: int, seed: int) -> Holdout:
-    rows = np.random.default_rng(seed).permutation(len(holdout))[:users]
-    return Holdout(holdout.histories.take(np.sort(rows)), holdout.targets[np.sort(rows)])
-
-
 def _accuracy(model: DiffRec, holdout: Holdout, sampler: Sampler, seeds: int, progress: bool) -> Row:
     metrics = evaluate(model, holdout, ks=[10], seeds=seeds, sampler=sampler, progress=progress).masked
     return {name: metrics[name] for name in ("hr@10", "ndcg@10")}
@@ -176,7 +162,7 @@ def _timesteps(model: DiffRec, questions: list[_Question], levels: int, seed: in
 
 
 def _landings(
-    model: DiffRec, questions: list[_Question], chains: dict[str, Sampler], draws: int, seed: int
+    model: DiffRec, questions: Iterable[_Question], chains: dict[str, Sampler], draws: int, seed: int
 ) -> list[Row]:
     """Where chains land beside exact draws, averaged over users."""
     table = model.embedding.table()
@@ -191,15 +177,16 @@ def _landings(
                 items = nearest(ends, table)
             else:
                 items = torch.multinomial(probabilities.cpu(), draws, replacement=True, generator=generator)
-            items = items.to(probabilities.device)
-            ordered = items.sort(-1).values
-            distinct = 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(-1)
-            found[name].append((probabilities.gather(1, items).mean(1), distinct.double()))
-    rows = []
-    for name, parts in found.items():
-        probability, distinct = (torch.cat(part).double().mean() for part in zip(*parts, strict=True))
-        rows.append({"sampler": name, "probability": float(probability), "distinct": float(distinct)})
-    return rows
+            found[name].append((items.to(probabilities.device), probabilities))
+    return [{"sampler": name, **landing(parts)} for name, parts in found.items()]
+
+
+def landing(drawn: Sequence[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """Of items ``(B, S)`` and predicted probabilities ``(B, V)``, chunk by chunk: what an audit says of chains."""
+    probability = torch.cat([probabilities.gather(1, items) for items, probabilities in drawn])
+    ordered = torch.cat([items for items, _ in drawn]).sort(-1).values
+    distinct = 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(-1)
+    return {"probability": float(probability.double().mean()), "distinct": float(distinct.double().mean())}
 
 
 def nearest(latents: Tensor, table: Tensor) -> Tensor:

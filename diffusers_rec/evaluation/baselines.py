@@ -1,4 +1,4 @@
-r"""Rankers without a model, for the rows that every table needs."""
+"""Rankers without a model, for the rows that every table needs."""
 
 from __future__ import annotations
 
