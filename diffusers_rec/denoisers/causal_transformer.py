@@ -7,6 +7,7 @@ and a reverse step costs K tokens a question instead of a sequence. The step emb
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 
 import torch
 from einops import rearrange
@@ -23,7 +24,22 @@ from diffusers_rec.denoisers.blocks import (
 from diffusers_rec.denoisers.dropout import dropout
 from diffusers_rec.randomness import isolated_rng
 
-Cache = list[tuple[Tensor, Tensor]]
+Bias = tuple[Tensor, Tensor]
+
+
+@dataclass
+class _Context:
+    """What the encoder keeps of the history, and what the questions asked last need of it.
+
+    Attributes:
+        keys_values: of each layer, ``(B, H, L, D/H)``.
+        asked: ``visible`` and ``count`` of the questions asked last.
+        biases: of each layer, what they add to their scores over the history and among their own positions.
+    """
+
+    keys_values: list[tuple[Tensor, Tensor]]
+    asked: tuple[Tensor | None, Tensor | None] = (None, None)
+    biases: list[Bias] = field(default_factory=list)
 
 
 class CausalTransformerDenoiser(Denoiser, name="causal-transformer"):
@@ -59,29 +75,37 @@ class CausalTransformerDenoiser(Denoiser, name="causal-transformer"):
         # Among noised positions the past and the future differ, so their distances are signed.
         self.among_bias = nn.Parameter(torch.zeros(num_layers, num_heads, 2 * max_length - 1))
 
-    def encode(self, history: Tensor, mask: Tensor) -> Cache:  # padding lies behind all that is visible
+    def encode(self, history: Tensor, mask: Tensor) -> _Context:  # padding lies behind all that is visible
         # Contiguous, or every reverse step's matrix products would copy them.
-        return [(key.contiguous(), value.contiguous()) for key, value in self.encoder.cache(history)[1]]
+        return _Context([(key.contiguous(), value.contiguous()) for key, value in self.encoder.cache(history)[1]])
 
     def forward(
-        self, xn: Tensor, timesteps: Tensor, visible: Tensor, context: Cache, count: Tensor | None = None
+        self, xn: Tensor, timesteps: Tensor, visible: Tensor, context: _Context, count: Tensor | None = None
     ) -> Tensor:
         _, questions, noised, _ = xn.shape
         if timesteps.ndim == 2:
             timesteps = timesteps[..., None]
         x = rearrange(self.unknown + self.take(xn) + self.step(timesteps), "b q k d -> b (q k) d")
-        history_length = context[0][0].shape[2]
-        place = torch.arange(history_length, device=xn.device)
-        offset = torch.arange(noised, device=xn.device)
+        if context.asked[0] is not visible or context.asked[1] is not count:  # a chain asks the same at every step
+            context.biases, context.asked = self._biases(visible, noised, count, context), (visible, count)
+        for block, (key, value), bias in zip(self.encoder.layers, context.keys_values, context.biases, strict=True):
+            x = self._block(block, x, key, value, bias, questions)
+        return rearrange(self.encoder.norm(x), "b (q k) d -> b q k d", q=questions)
+
+    def _biases(self, visible: Tensor, noised: int, count: Tensor | None, context: _Context) -> list[Bias]:
+        place = torch.arange(context.keys_values[0][0].shape[2], device=visible.device)
+        offset = torch.arange(noised, device=visible.device)
         distance = visible[..., None, None] + offset[:, None] - place
         distance = torch.where(place < visible[..., None, None], distance, -1)
         among = offset[:, None] - offset + self.max_length - 1
         real = real_positions(noised, visible, count)
-        for layer, (block, (key, value)) in enumerate(zip(self.encoder.layers, context, strict=True)):
-            own = self.among_bias[layer][:, among].unsqueeze(1).masked_fill(~real[:, None, :, None], -math.inf)
-            bias = rearrange(self.encoder.bias(layer, distance), "h b q k s -> b h q k s"), own
-            x = self._block(block, x, key, value, bias, questions)
-        return rearrange(self.encoder.norm(x), "b (q k) d -> b q k d", q=questions)
+        return [
+            (
+                rearrange(self.encoder.bias(layer, distance), "h b q k s -> b h q k s").contiguous(),
+                self.among_bias[layer][:, among].unsqueeze(1).masked_fill(~real[:, None, :, None], -math.inf),
+            )
+            for layer in range(self.num_layers)
+        ]
 
     def _block(
         self,
@@ -89,7 +113,7 @@ class CausalTransformerDenoiser(Denoiser, name="causal-transformer"):
         x: Tensor,
         key: Tensor,
         value: Tensor,
-        bias: tuple[Tensor, Tensor],
+        bias: Bias,
         questions: int,
     ) -> Tensor:
         """One softmax over the history's keys, shared by all questions, and the question's own tokens."""
