@@ -1,5 +1,6 @@
 """Composable diffusion models for sequential recommendation."""
 
+from diffusers_rec.cross_entropy import chunked_cross_entropy
 from diffusers_rec.data import (
     Batch,
     Holdout,
@@ -23,6 +24,7 @@ from diffusers_rec.denoisers import (
 )
 from diffusers_rec.embeddings import ItemEmbedding
 from diffusers_rec.heads import CosineHead, ItemHead, LinearHead, TiedHead
+from diffusers_rec.memory import Memory, NoMemory, TransitionMemory
 from diffusers_rec.negatives import (
     AllItems,
     InBatchNegatives,
@@ -31,7 +33,7 @@ from diffusers_rec.negatives import (
     UniformNegatives,
 )
 from diffusers_rec.noising import LastK, NoisingStrategy, Questions, TargetOnly, WholeSequence
-from diffusers_rec.objectives import Objective, SimplifiedObjective
+from diffusers_rec.objectives import ContrastiveObjective, Objective, SimplifiedObjective
 from diffusers_rec.pipeline import DiffRec, Loss, Recommendations
 from diffusers_rec.registry import Component
 from diffusers_rec.samplers import DDIMSampler, DDPMSampler, OneStepSampler, Sampler
@@ -45,6 +47,7 @@ __all__ = [
     "CausalTransformerDenoiser",
     "Component",
     "ConditionalMLPDenoiser",
+    "ContrastiveObjective",
     "CosineHead",
     "CosineSchedule",
     "DDIMSampler",
@@ -61,7 +64,9 @@ __all__ = [
     "LinearHead",
     "LinearSchedule",
     "Loss",
+    "Memory",
     "Negatives",
+    "NoMemory",
     "NoiseSchedule",
     "NoiselessDenoiser",
     "NoisingStrategy",
@@ -83,11 +88,13 @@ __all__ = [
     "TimestepSampler",
     "TrainingBatches",
     "TransformerDenoiser",
+    "TransitionMemory",
     "UniformNegatives",
     "UniformTimestepSampler",
     "Vocabulary",
     "WholeSequence",
     "__version__",
+    "chunked_cross_entropy",
     "from_frame",
     "read_interactions",
 ]

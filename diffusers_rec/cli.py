@@ -1,4 +1,4 @@
-"""The command line: ``diffrec train | evaluate | recommend | info``.
+"""The command line: ``diffrec train | evaluate | audit | recommend | info``.
 
 Results go to standard output, all else to standard error. Exit codes: 0 done, 1 the machine failed (no space, no
 permission), 2 the input was wrong, 130 interrupted. With ``DIFFREC_TRACEBACK=1`` in the environment an error shows
@@ -11,6 +11,7 @@ import json
 import os
 import shlex
 import sys
+import textwrap
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,16 +25,17 @@ from rich.table import Table
 from diffusers_rec.data import Holdout, Interactions, Vocabulary, read_interactions
 from diffusers_rec.errors import check_int
 from diffusers_rec.evaluation import Report, audit, evaluate, evaluate_popularity
+from diffusers_rec.evaluation.audit import chain_lengths
 from diffusers_rec.pipeline import PARTS, DiffRec
-from diffusers_rec.presets import PRESETS
-from diffusers_rec.registry import Config
+from diffusers_rec.presets import PRESETS, control
+from diffusers_rec.registry import Config, _unknown
 from diffusers_rec.samplers import Sampler
 from diffusers_rec.training import RECIPES, TrainingConfig, train
 from diffusers_rec.training.state import STATE_FILE
 from diffusers_rec.version import __version__
 
 app = typer.Typer(
-    help="Diffusion models for sequential recommendation: train, evaluate, recommend.",
+    help="Diffusion models for sequential recommendation: train, evaluate, audit, recommend.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -84,8 +86,23 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as on
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 SeedsOption = Annotated[int | None, typer.Option(help="Noise draws to average; the model's own number by default.")]
 SamplerOption = Annotated[
-    str | None, typer.Option(help="one-step, ddpm or another registered name; the model's own by default.")
+    str | None,
+    typer.Option(
+        help="one-step, ddpm or another registered name, or a config as JSON, "
+        """such as '{"name": "ddim", "eta": 0.5}'; the model's own by default."""
+    ),
 ]
+StepsOption = Annotated[int | None, typer.Option(help="Length of the sampler's chain; its own number by default.")]
+
+SHORTHANDS = {
+    "dim": ("embedding.dim", "denoiser.dim", "head.dim"),
+    "max_length": ("denoiser.max_length",),
+    "dropout": ("denoiser.dropout",),
+    "epochs": ("training.epochs",),
+    "batch_targets": ("training.batch_targets",),
+    "learning_rate": ("training.learning_rate",),
+}
+"""What an option of ``train`` stands for, in the words of ``--set``."""
 
 
 @app.command("train")
@@ -107,7 +124,12 @@ def train_command(
             "--set schedule.num_timesteps=200, --set training.patience=5. May be repeated.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of weights, order and noise.")] = 0,
+    as_control: Annotated[
+        bool, typer.Option("--control", help="Train the model's plain twin, with the noise switched off.")
+    ] = False,
+    seed: Annotated[
+        int, typer.Option(help="Of weights, order and noise; --set training.seed=5 is for the last two alone.")
+    ] = 0,
     threads: Annotated[
         int | None, typer.Option(help="CPU threads; 1 is fastest for small models on busy cores.")
     ] = None,
@@ -128,18 +150,23 @@ def train_command(
     """
     leads = os.environ.get("RANK", "0") == "0"  # of several processes one speaks
     quiet = quiet or not leads
+    size = _given(dim=dim, max_length=max_length, dropout=dropout)
+    schooling = _given(epochs=epochs, batch_targets=batch_targets, learning_rate=learning_rate)
+    changes = _changes(change or [], [*size, *schooling])
     sequences = _read(data, format, user, item, time, separator, k_core).sequences()
     split = sequences.leave_one_out(short)
-    size = _given(dim=dim, max_length=max_length, dropout=dropout)
     model = PRESETS[preset](sequences.vocabulary, seed=seed, **size)
-    pipeline, training = _changed(model.config(), {**RECIPES[preset].config(), "seed": seed}, change or [])
+    training = {**RECIPES[preset].config(), "seed": seed, **schooling}
+    pipeline, training = _changed(model.config(), training, changes)
     if pipeline != model.config():
         model = DiffRec.from_config(sequences.vocabulary, pipeline)
-    given = _given(epochs=epochs, batch_targets=batch_targets, learning_rate=learning_rate)
-    config = TrainingConfig(**{**training, **given})
+    if as_control:
+        model = control(model)
+    config = TrainingConfig(**training)
     if not quiet:
         say.print(f"{sequences.statistics()}\n")
-        say.print(f"{preset}: {_parts(model)}, {_count(model):,} parameters")
+        told = f"{preset}, its control without noise" if as_control else preset
+        say.print(f"{told}: {_count(model):,} parameters\n{_parts(model)}")
         if (to / STATE_FILE).is_file():
             say.print(f"{to} holds a run already: going on where it stopped.")
     if threads is not None:
@@ -181,6 +208,7 @@ def evaluate_command(
     split: Annotated[Held, typer.Option(help="Which held-out item.")] = "test",
     seeds: SeedsOption = None,
     sampler: SamplerOption = None,
+    steps: StepsOption = None,
     format: FormatOption = "auto",
     user: UserOption = "user",
     item: ItemOption = "item",
@@ -196,7 +224,7 @@ def evaluate_command(
     interactions = _read(data, format, user, item, time, separator, k_core)
     holdout = _holdout(interactions, split, short)
     report = evaluate(
-        trained, holdout, seeds=seeds, sampler=Sampler.build(sampler) if sampler else None,
+        trained, holdout, seeds=seeds, sampler=_sampler(trained, sampler, steps),
         progress=not quiet and sys.stderr.isatty(),
     )  # fmt: skip
     # Popularity may know all that the model may: everything before the held-out item.
@@ -214,7 +242,9 @@ def audit_command(
     split: Annotated[Held, typer.Option(help="Which held-out item.")] = "validation",
     users: Annotated[int, typer.Option(help="How many to look at, at most.")] = 1024,
     seeds: Annotated[int, typer.Option(help="Noise draws to average, and chains a user.")] = 10,
-    steps: Annotated[list[int] | None, typer.Option(help="Length of a chain. May be repeated; 10 and 50.")] = None,
+    steps: Annotated[
+        list[int] | None, typer.Option(help="Length of a chain. May be repeated; 10 and 50, as far as N allows.")
+    ] = None,
     format: FormatOption = "auto",
     user: UserOption = "user",
     item: ItemOption = "item",
@@ -227,10 +257,11 @@ def audit_command(
 ) -> None:
     """Does the noise do anything? Accuracy without it, losses by timestep, and where reverse chains land."""
     trained = _load(model)
+    lengths = chain_lengths(steps or None, trained.schedule.num_timesteps, name="--steps")
     interactions = _read(data, format, user, item, time, separator, k_core)
     found = audit(
         trained, _holdout(interactions, split, short),
-        users=users, seeds=seeds, steps=steps or (10, 50), progress=not quiet and sys.stderr.isatty(),
+        users=users, seeds=seeds, steps=lengths, progress=not quiet and sys.stderr.isatty(),
     )  # fmt: skip
     if as_json:
         _print_json({"split": split, **asdict(found)})
@@ -238,10 +269,11 @@ def audit_command(
     titles = {
         "ranking": "accuracy, history masked",
         "timesteps": "losses with the target's own x_n, without, and with another user's",
-        "chains": "where chains land, beside exact draws of the predicted distribution",
+        "chains": "where chains land, beside exact draws of the prediction",
     }
     for name, title in titles.items():
-        out.print(_row_table(getattr(found, name), f"{title} ({split}, {found.num_users} users)"))
+        out.print(f"{title} ({split}, {found.num_users} user{'s' * (found.num_users > 1)})", soft_wrap=True)
+        out.print(_row_table(getattr(found, name)))
 
 
 @app.command("recommend")
@@ -253,6 +285,7 @@ def recommend_command(
     candidates: Annotated[str | None, typer.Option(help="Only these item ids, separated by commas.")] = None,
     seeds: SeedsOption = None,
     sampler: SamplerOption = None,
+    steps: StepsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Recommend what comes after a history, with each item's probability and its spread over the noise draws."""
@@ -263,7 +296,7 @@ def recommend_command(
         exclude_seen=not include_seen,
         candidates=None if candidates is None else _ids(candidates, trained.vocabulary),
         seeds=seeds,
-        sampler=Sampler.build(sampler) if sampler else None,
+        sampler=_sampler(trained, sampler, steps),
     )  # fmt: skip
     if as_json:
         rows = [
@@ -383,20 +416,40 @@ def _ids(text: str, vocabulary: Vocabulary) -> list[int | str]:
     return ids
 
 
-def _changed(pipeline: Config, training: Config, changes: list[str]) -> tuple[Config, Config]:
-    """Apply ``part=name``, ``part.setting=value`` and ``training.setting=value``."""
-    for change in changes:
-        key, equals, text = change.partition("=")
-        part, dot, setting = key.strip().partition(".")
+def _changes(texts: list[str], shorthands: list[str]) -> dict[str, str]:
+    """What ``--set`` asks for, by key: ``part``, ``part.setting``, ``training.setting`` or ``seeds``.
+
+    A setting that comes twice, or by a shorthand as well, is refused: neither wins.
+    """
+    changes: dict[str, str] = {}
+    given = {key: f"--{name.replace('_', '-')}" for name in shorthands for key in SHORTHANDS[name]}
+    known = [*PARTS, "training", "seeds"]
+    for text in texts:
+        key, equals, value = (each.strip() for each in text.partition("="))
+        part, dot, _ = key.partition(".")
+        if equals and part not in known:
+            of_training = key in TrainingConfig.names()
+            mend = f"Did you mean --set training.{text}?" if of_training else _unknown("part", part, known)
+            raise ValueError(f"--set {text}: {mend}")
         wanted = {"training": True, "seeds": False}.get(part, bool(dot))  # a dot or none
-        if not equals or part not in {*PARTS, "training", "seeds"} or bool(dot) != wanted:
+        if not equals or bool(dot) != wanted:
             raise ValueError(
                 "--set takes PART=NAME or PART.SETTING=VALUE, or seeds=VALUE, "
-                f"with PART one of {', '.join([*PARTS, 'training'])}, got {change!r}."
+                f"with PART one of {', '.join([*PARTS, 'training'])}, got {text!r}."
             )
+        if key in given:
+            raise ValueError(f"{given[key]} and --set {text} give the same setting. Keep one of the two.")
+        changes[key], given[key] = value, f"--set {text}"
+    return changes
+
+
+def _changed(pipeline: Config, training: Config, changes: dict[str, str]) -> tuple[Config, Config]:
+    """The configs of the pipeline and of its training after the changes."""
+    for key, text in changes.items():
+        part, dot, setting = key.partition(".")
         if part == "training":
             if setting not in training:
-                raise ValueError(f"Unknown training setting {setting!r}. Known: {', '.join(TrainingConfig.names())}.")
+                raise ValueError(f"--set {key}={text}: {_unknown('training setting', setting, training)}")
             training = {**training, setting: _value(text)}
         elif not dot and part in PARTS:
             settings = PARTS[part].named(text).settings()
@@ -409,6 +462,27 @@ def _changed(pipeline: Config, training: Config, changes: list[str]) -> tuple[Co
     return pipeline, training
 
 
+def _sampler(model: DiffRec, choice: str | None, steps: int | None) -> Sampler | None:
+    """What ``--sampler`` and ``--steps`` ask for; None where they ask for nothing."""
+    if choice is None and steps is None:
+        return None
+    asked = None if choice is None else _value(choice)
+    sampler = model.sampler if asked is None else Sampler.build(asked)
+    if steps is None:
+        return sampler
+    if isinstance(asked, dict) and "num_steps" in asked:
+        raise ValueError(f"--steps={steps} and the num_steps of --sampler give the same setting. Keep one of the two.")
+    name, final = sampler.registered_name, model.schedule.num_timesteps
+    if "num_steps" not in sampler.settings():
+        chains = [known for known in Sampler.names() if "num_steps" in Sampler.named(known).settings()]
+        raise ValueError(
+            f"--steps: the sampler {name!r} has no number of steps. Use --sampler with {', '.join(chains)}."
+        )
+    if check_int("--steps", steps, minimum=1) > final:
+        raise ValueError(f"--steps must be at most num_timesteps={final}, the model's N, got {steps}.")
+    return Sampler.build({**sampler.config(), "num_steps": steps})
+
+
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
@@ -417,8 +491,14 @@ def _value(text: str) -> Any:
 
 
 def _parts(model: DiffRec) -> str:
-    parts = (model.schedule, model.noising, model.timesteps, model.denoiser, model.head, model.sampler)
-    return " + ".join(str(part.registered_name) for part in parts)
+    """Every part by name, as ``--set`` takes it, in lines of at most 80 columns."""
+    config = model.config()
+    parts = ", ".join(f"{part}={_named(config[part])}" for part in PARTS)
+    return textwrap.fill(parts, 80, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+
+
+def _named(part: Config) -> str:
+    return f"{part['name']}({_named(part['base'])})" if "base" in part else part["name"]
 
 
 def _count(model: DiffRec) -> int:
@@ -452,8 +532,8 @@ def _report_table(reports: dict[str, Report], split: str) -> Table:
     return table
 
 
-def _row_table(rows: list[dict[str, Any]], title: str) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE)
+def _row_table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(box=SIMPLE)
     for heading in rows[0]:
         table.add_column(heading, justify="left" if isinstance(rows[0][heading], str) else "right")
     for row in rows:

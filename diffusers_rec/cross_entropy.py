@@ -10,6 +10,7 @@ is kept or computed twice: beside the gradients themselves, memory is two chunks
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any
 
 import torch
@@ -18,11 +19,11 @@ from torch.autograd.function import once_differentiable
 
 from diffusers_rec.errors import check_int
 
-CHUNK_SCORES = 2**22
-"""How many scores (targets x items) make a chunk, about 16 MiB in float32."""
+CHUNK_SCORES = 2**24
+"""How many scores (targets x items) a chunk holds at most, 64 MiB in float32: 16 targets among a million items.
 
-CHUNK_TARGETS = 32
-"""The fewest targets in a chunk, however many items there are."""
+Each chunk also costs a few passes over the keys, so that smaller ones would be slower there.
+"""
 
 
 def chunked_cross_entropy(
@@ -32,40 +33,47 @@ def chunked_cross_entropy(
     target: Tensor,
     *,
     gradient_dtype: torch.dtype | None = None,
-    chunk_scores: int | None = None,
+    chunk_scores: int = CHUNK_SCORES,
 ) -> Tensor:
-    """The mean cross-entropy of M targets among V items.
+    """The mean cross-entropy of M targets among V items: ``F.cross_entropy(F.linear(queries, keys, bias), target)``.
+
+    Scores and softmax are in float32, or in float64 where any of queries, keys and bias is, under autocast too. Queries
+    that autocast made bfloat16 may thus meet float32 keys; every gradient comes in its own tensor's precision.
 
     Args:
         queries: ``(M, D)``.
         keys: ``(V, D)``.
         bias: ``(V,)``, or None.
         target: item indices, ``(M,)``.
-        gradient_dtype: of the gradient's matrix products, bfloat16 for speed; that of ``queries`` when None. Scores
-            and softmax are always in the precision of ``queries``, under autocast too.
-        chunk_scores: the most scores in a chunk, those of one target at the least; :data:`CHUNK_SCORES` when None, but
-            those of :data:`CHUNK_TARGETS` targets at the least, for each chunk also costs a pass over the keys.
+        gradient_dtype: of the gradient's matrix products, bfloat16 for speed; that of the scores when None.
+        chunk_scores: the most scores in a chunk, but those of one target at the least.
 
     Returns:
         A scalar, once differentiable with respect to queries, keys and bias; NaN without targets, as torch's own.
 
     Raises:
-        ValueError: queries and targets that do not belong together.
+        ValueError: shapes that do not belong together.
     """
     if queries.ndim != 2 or target.shape != queries.shape[:1]:
         raise ValueError(
             "Expected queries (M, D) and one target for each, (M,), "
             f"got {tuple(queries.shape)} and {tuple(target.shape)}."
         )
-    if chunk_scores is None:
-        rows = max(CHUNK_TARGETS, CHUNK_SCORES // len(keys))
-    else:
-        rows = max(1, check_int("chunk_scores", chunk_scores, minimum=1) // len(keys))
+    if keys.ndim != 2 or keys.shape[1] != queries.shape[1] or (bias is not None and bias.shape != keys.shape[:1]):
+        raise ValueError(
+            f"Expected keys (V, D) with D = {queries.shape[1]} as of the queries, and bias (V,) or None, "
+            f"got {tuple(keys.shape)} and {None if bias is None else tuple(bias.shape)}."
+        )
+    rows = max(1, check_int("chunk_scores", chunk_scores, minimum=1) // len(keys))
+    dtype = reduce(
+        torch.promote_types, (part.dtype for part in (queries, keys, bias) if part is not None), torch.float32
+    )
+    queries, keys, bias = queries.to(dtype), keys.to(dtype), None if bias is None else bias.to(dtype)
     if not torch.is_grad_enabled():  # which torch does not tell a function's forward: it would compute gradients
         queries, keys, bias = queries.detach(), keys.detach(), None if bias is None else bias.detach()
     apply: Any = _ChunkedCrossEntropy.apply  # torch does not type it
     with torch.autocast(queries.device.type, enabled=False):
-        return apply(queries, keys, bias, target, rows, gradient_dtype or queries.dtype)
+        return apply(queries, keys, bias, target, rows, gradient_dtype or dtype)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):

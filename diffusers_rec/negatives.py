@@ -16,6 +16,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import numpy.typing as npt
 import torch
 from torch import Generator, Tensor
 
@@ -38,13 +39,22 @@ class NegativeSample:
 
 
 class Negatives(Component, ABC, kind="negatives"):
-    """Draws the items that a batch's targets are weighed against."""
+    """Draws the items that a batch's targets are weighed against.
 
-    def fit(self, counts: Tensor) -> None:
+    What :meth:`fit` learns belongs to the training data, not to the model: a checkpoint does not hold it, and a model
+    that is loaded serves without it. ``train`` fits anew; a loop of one's own does so before the first loss, which is
+    refused otherwise.
+    """
+
+    def fit(self, counts: Tensor | npt.ArrayLike) -> None:
         """Learn how often each item is a target in the training data.
 
         Args:
-            counts: ``(V,)``, not negative.
+            counts: ``(V,)``, not negative; :meth:`~diffusers_rec.data.TrainingBatches.target_counts` gives them.
+
+        Raises:
+            TypeError: counts that are no numbers.
+            ValueError: counts that are not ``(V,)``, finite and from 0.
         """
 
     @abstractmethod
@@ -92,21 +102,34 @@ class _FittedNegatives(Negatives):
 
     _counts: Tensor | None = None
 
-    def fit(self, counts: Tensor) -> None:
-        if counts.ndim != 1 or bool((counts < 0).any()):
-            raise ValueError(f"counts must hold how often each item is a target, (V,) from 0, got {counts}.")
-        self._counts = counts.to("cpu", torch.float64)
+    def fit(self, counts: Tensor | npt.ArrayLike) -> None:
+        self._counts = _checked(counts)
+        self._learn(self._counts)
+
+    @abstractmethod
+    def _learn(self, counts: Tensor) -> None:
+        """Prepare what every draw needs, from counts in float64 on the CPU."""
 
     def _fitted(self, num_items: int) -> Tensor:
         name = type(self).__name__
         if self._counts is None:
             raise ValueError(
-                f"{name} needs to know how often each item is a target: call fit(counts) with counts (V,) first, as "
-                "train() does; TrainingBatches.target_counts() gives them."
+                f"{name} needs to know how often each item is a target, which no checkpoint holds: before the first "
+                "loss call model.negatives.fit(TrainingBatches(...).target_counts()), as train() does."
             )
         if len(self._counts) != num_items:
             raise ValueError(f"{name} was fitted to {len(self._counts)} items, but the model has {num_items}.")
         return self._counts
+
+
+def _checked(counts: Tensor | npt.ArrayLike) -> Tensor:
+    try:
+        found = torch.as_tensor(counts).to("cpu", torch.float64, copy=True)
+    except (TypeError, RuntimeError) as error:
+        raise TypeError(f"counts must be a tensor or an array of V numbers, got {type(counts).__name__}.") from error
+    if found.ndim != 1 or not bool(((found >= 0) & found.isfinite()).all()):
+        raise ValueError(f"counts must hold how often each item is a target, (V,) from 0, got {found}.")
+    return found
 
 
 class PopularityNegatives(_FittedNegatives, name="popularity"):
@@ -121,9 +144,8 @@ class PopularityNegatives(_FittedNegatives, name="popularity"):
         self.count = check_int("count", count, minimum=1)
         self.power = check_float("power", power, minimum=0)
 
-    def fit(self, counts: Tensor) -> None:
-        super().fit(counts)
-        self._upto = self._weight(self._fitted(len(counts))).cumsum(0)
+    def _learn(self, counts: Tensor) -> None:
+        self._upto = self._weight(counts).cumsum(0)
 
     def draw(self, targets: Tensor, num_items: int, generator: Generator) -> NegativeSample:
         counts = self._fitted(num_items)
@@ -145,9 +167,8 @@ class InBatchNegatives(_FittedNegatives, name="in-batch"):
     that is a target :math:`c_v` times, once at the least.
     """
 
-    def fit(self, counts: Tensor) -> None:
-        super().fit(counts)
-        present = self._fitted(len(counts)).clamp(min=1)
+    def _learn(self, counts: Tensor) -> None:
+        present = counts.clamp(min=1)
         self._log_share = (present / present.sum()).log().float()
 
     def draw(self, targets: Tensor, num_items: int, generator: Generator) -> NegativeSample:

@@ -122,3 +122,69 @@ class SimplifiedObjective(Objective, name="simplified"):
                 return 1 - F.cosine_similarity(x0, predicted, dim=-1)
             squared = (x0 - predicted).square()
             return squared.mean(-1) if self.reduction == "mean" else squared.sum(-1)
+
+
+class ContrastiveObjective(SimplifiedObjective, name="contrastive"):
+    r"""The simplified objective and a contrastive term between two predictions of the same latent.
+
+    The two views of a target are what the denoiser predicts at the sampled step and at n = N; the other targets of the
+    batch are the negatives, but for those of the same item:
+
+    .. math:: \mathcal L_c = -\frac1M \sum_i \log \frac{e^{\cos(a_i, b_i) / \tau}}
+              {\sum_{j:\, v_j \neq v_i \text{ or } j = i} e^{\cos(a_i, b_j) / \tau}}
+
+    averaged over both directions (InfoNCE, van den Oord et al. 2018; the paper leaves it to future work, Sec. 2).
+
+    Args:
+        contrastive_weight: of the term.
+        temperature: tau.
+        reconstruction_weight: see :class:`SimplifiedObjective`.
+        recommendation_weight: see :class:`SimplifiedObjective`.
+        distance: see :class:`SimplifiedObjective`.
+        reduction: see :class:`SimplifiedObjective`.
+        recommend_from: ``"start"`` alone, for it is the second view.
+    """
+
+    def __init__(
+        self,
+        *,
+        contrastive_weight: float = 0.1,
+        temperature: float = 0.1,
+        reconstruction_weight: float = 1.0,
+        recommendation_weight: float = 1.0,
+        distance: str = "squared",
+        reduction: str = "mean",
+        recommend_from: str = "start",
+    ) -> None:
+        super().__init__(
+            reconstruction_weight=reconstruction_weight,
+            recommendation_weight=recommendation_weight,
+            distance=distance,
+            reduction=reduction,
+            recommend_from=check_choice("recommend_from", recommend_from, ("start",)),
+        )
+        self.contrastive_weight = check_float("contrastive_weight", contrastive_weight, minimum=0)
+        self.temperature = check_float("temperature", temperature, above=0)
+
+    def __call__(
+        self,
+        x0: Tensor,
+        predicted: Tensor,
+        weights: Tensor,
+        from_start: Tensor,
+        items: Tensor,
+        head: ItemHead,
+        negatives: NegativeSample | None = None,
+    ) -> Terms:
+        terms = super().__call__(x0, predicted, weights, from_start, items, head, negatives)
+        contrast = self._contrast(predicted, from_start, items)
+        total = terms.total + self.contrastive_weight * contrast
+        return Terms(total, {**terms.named, "contrastive": contrast.detach()}, terms.per_latent)
+
+    def _contrast(self, one: Tensor, other: Tensor, items: Tensor) -> Tensor:
+        with torch.autocast(one.device.type, enabled=False):
+            one, other = (F.normalize(view.float(), dim=-1) for view in (one, other))
+            own = torch.arange(len(items), device=items.device)
+            same_item = (items[:, None] == items) & (own[:, None] != own)
+            scores = (one @ other.T / self.temperature).masked_fill(same_item, -torch.inf)
+            return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2

@@ -25,17 +25,19 @@ from diffusers_rec.denoisers import Denoiser
 from diffusers_rec.embeddings import ItemEmbedding
 from diffusers_rec.errors import check_bool, check_int
 from diffusers_rec.heads import ItemHead
+from diffusers_rec.memory import Memory
 from diffusers_rec.negatives import InBatchNegatives, Negatives
 from diffusers_rec.noising import NoisingStrategy, Questions
 from diffusers_rec.objectives import Objective
 from diffusers_rec.randomness import generators_from, isolated_rng, randn
-from diffusers_rec.ranking import mean_over_draws, score_chunks, top_k
+from diffusers_rec.ranking import mean_chunks, top_k
 from diffusers_rec.registry import Component, Config
 from diffusers_rec.samplers import Sampler
 from diffusers_rec.schedules import NoiseSchedule
 from diffusers_rec.timesteps import TimestepSampler
 
 Seeds = int | Sequence[int]
+SamplerChoice = Sampler | str | Mapping[str, Any]
 
 MAX_LAST_ALPHA_BAR = 0.05
 """Above it, x_N tells the target, which serving has not: the pipeline warns."""
@@ -99,6 +101,7 @@ class DiffRec(nn.Module):
         head: latent to item scores.
         objective: what is minimised.
         negatives: what targets are weighed against: all items, or a sample for large catalogues.
+        memory: what other users did next, mixed into the ranking.
         sampler: noise to latent, at serving time.
         seeds: the noise draws averaged at serving time, unless a call says otherwise: seeds, or their number.
         seed: of the initial weights of the parts given by name.
@@ -121,7 +124,8 @@ class DiffRec(nn.Module):
         head: ItemHead | str | Mapping[str, Any] = "linear",
         objective: Objective | str | Mapping[str, Any] = "simplified",
         negatives: Negatives | str | Mapping[str, Any] = "all",
-        sampler: Sampler | str | Mapping[str, Any] = "one-step",
+        memory: Memory | str | Mapping[str, Any] = "none",
+        sampler: SamplerChoice = "one-step",
         seeds: Seeds = 10,
         seed: int = 0,
     ) -> None:
@@ -143,8 +147,16 @@ class DiffRec(nn.Module):
         self.timesteps = TimestepSampler.build_with({"num_timesteps": self.schedule.num_timesteps}, timesteps)
         self.objective = Objective.build(objective)
         self.negatives = Negatives.build(negatives)
+        self.memory = Memory.build_with({"num_items": size["num_items"]}, memory)
         self.sampler = Sampler.build(sampler)
-        self._check_fit()
+        self.check_fit()
+        signal = float(self.schedule.alpha_bar[-1])
+        if signal > MAX_LAST_ALPHA_BAR:
+            warnings.warn(
+                f"At the last step {signal:.0%} of the signal is left (alpha_bar_N), but serving starts from pure "
+                "noise: training would learn to read the target there. Use more steps, or a negative log_snr_shift.",
+                stacklevel=2,
+            )
 
     # Training
 
@@ -207,14 +219,18 @@ class DiffRec(nn.Module):
     # Serving
 
     def sample(
-        self, histories: Iterable[Iterable[Hashable]], *, seeds: Seeds | None = None, sampler: Sampler | None = None
+        self,
+        histories: Iterable[Iterable[Hashable]],
+        *,
+        seeds: Seeds | None = None,
+        sampler: SamplerChoice | None = None,
     ) -> Tensor:
         """Draw the clean latents of what comes next.
 
         Args:
             histories: raw item ids, oldest first, one item at least.
             seeds: noise draws; the model's own when None.
-            sampler: the model's own when None.
+            sampler: a component, a name, or a config; the model's own when None.
 
         Returns:
             ``(B, S, K, D)``; K = 1 but for strategies that noise several positions.
@@ -224,7 +240,7 @@ class DiffRec(nn.Module):
         return latents
 
     def next_item_latents(
-        self, items: Tensor, lengths: Tensor, *, seeds: Seeds | None = None, sampler: Sampler | None = None
+        self, items: Tensor, lengths: Tensor, *, seeds: Seeds | None = None, sampler: SamplerChoice | None = None
     ) -> Tensor:
         """Draw the latent of the next item from item indices, without gradient.
 
@@ -232,13 +248,13 @@ class DiffRec(nn.Module):
             items: padded behind, ``(B, L)``, at most :attr:`history_length` of them.
             lengths: ``(B,)``.
             seeds: noise draws; the model's own when None.
-            sampler: the model's own when None.
+            sampler: a component, a name, or a config; the model's own when None.
 
         Returns:
             ``(B, S, D)``.
 
         Raises:
-            ValueError: more items than the model reads.
+            ValueError: more items than the model reads, or a sampler of more steps than the schedule has.
         """
         if items.shape[1] > self.history_length:
             raise ValueError(f"The model reads {self.history_length} items at most, got {items.shape[1]}.")
@@ -248,16 +264,21 @@ class DiffRec(nn.Module):
             return latents.gather(2, index)[:, :, 0]
 
     def predict_proba(
-        self, histories: Iterable[Iterable[Hashable]], *, seeds: Seeds | None = None, sampler: Sampler | None = None
+        self,
+        histories: Iterable[Iterable[Hashable]],
+        *,
+        seeds: Seeds | None = None,
+        sampler: SamplerChoice | None = None,
     ) -> Tensor:
         """The probability of every item to come next, averaged over the seeds: ``(B, V)``, in the vocabulary's order.
 
         Raises:
             ValueError: as :meth:`recommend`.
         """
-        latents = self.next_item_latents(*self.encode_histories(histories), seeds=seeds, sampler=sampler)
+        history = self.encode_histories(histories)
+        latents = self.next_item_latents(*history, seeds=seeds, sampler=sampler)
         with self.serving():
-            chunks = [mean_over_draws(scores) for _, scores in score_chunks(self.head, latents)]
+            chunks = [scores for _, scores in mean_chunks(self.head, latents, self.memory.recall(*history))]
         return torch.cat(chunks, dim=1).exp()
 
     def recommend(
@@ -268,7 +289,7 @@ class DiffRec(nn.Module):
         exclude_seen: bool = True,
         candidates: Iterable[Hashable] | None = None,
         seeds: Seeds | None = None,
-        sampler: Sampler | None = None,
+        sampler: SamplerChoice | None = None,
         batch_size: int = 256,
     ) -> Recommendations:
         """The k likeliest next items for each history.
@@ -279,7 +300,7 @@ class DiffRec(nn.Module):
             exclude_seen: leave out the items of the history.
             candidates: recommend among these ids alone; all when None.
             seeds: noise draws to average (Algorithm 3): seeds, or their number; the model's own when None.
-            sampler: the model's own when None.
+            sampler: a component, a name, or a config; the model's own when None.
             batch_size: histories at once.
 
         Returns:
@@ -287,7 +308,7 @@ class DiffRec(nn.Module):
 
         Raises:
             ValueError: an empty history, an unknown item id, k below 1 or above the number of candidates, seeds that
-                repeat.
+                repeat, a sampler that does not exist or has more steps than the schedule.
             TypeError: a history is a string or not iterable.
         """
         check_bool("exclude_seen", exclude_seen)
@@ -300,10 +321,12 @@ class DiffRec(nn.Module):
         found = []
         for start in range(0, len(rows), batch_size):
             some = rows[start : start + batch_size]
-            latents = self.next_item_latents(*self._padded(some), seeds=seeds, sampler=sampler)
+            history = self._padded(some)
+            latents = self.next_item_latents(*history, seeds=seeds, sampler=sampler)
+            recalled = self.memory.recall(*history)
             excluded = pad(some, fill=-1)[0].to(self.device) if exclude_seen else None
             with self.serving():
-                found.append(top_k(self.head, latents, k, excluded=excluded, candidates=allowed))
+                found.append(top_k(self.head, latents, k, recalled=recalled, excluded=excluded, candidates=allowed))
         indices = torch.cat([part.items for part in found]).cpu()
         return Recommendations(
             [self.vocabulary.decode(row[row >= 0].tolist()) for row in indices],
@@ -344,9 +367,10 @@ class DiffRec(nn.Module):
         return indices
 
     def _sample(
-        self, items: Tensor, lengths: Tensor, seeds: Seeds | None, sampler: Sampler | None
+        self, items: Tensor, lengths: Tensor, seeds: Seeds | None, sampler: SamplerChoice | None
     ) -> tuple[Tensor, Tensor]:
         """Latents ``(B, S, K, D)`` and which of the K is the next item, ``(B, 1)``."""
+        chosen = self.sampler if sampler is None else Sampler.build(sampler)
         generators = generators_from(self.seeds if seeds is None else seeds)
         width = self.noising.max_noised(self.max_length)
         questions = self.noising.serving(lengths, width)
@@ -364,7 +388,7 @@ class DiffRec(nn.Module):
                 xn = torch.where(known, self.schedule.add_noise(clean, noise, timesteps), xn)
             return self.denoiser(xn, timesteps, repeated.visible, context, repeated.count).to(xn.dtype)
 
-        return (sampler or self.sampler).sample(denoise, self.schedule, noise, generators), questions.answer
+        return chosen.sample(denoise, self.schedule, noise, generators), questions.answer
 
     def _encode(self, items: Tensor, lengths: Tensor) -> Any:
         mask = torch.arange(items.shape[1], device=items.device) < lengths[:, None]
@@ -449,12 +473,19 @@ class DiffRec(nn.Module):
         model.load_state_dict(saved.weights, assign=True)  # in the precision that was saved
         return model.eval()
 
-    def _check_fit(self) -> None:
+    def check_fit(self) -> None:
+        """Whether the parts fit one another: asked when they are composed, and before training once more.
+
+        Raises:
+            ValueError: they do not; the message names the two that differ.
+        """
         pairs = [
             ("items of the embedding", self.embedding.num_items, "items of the vocabulary", len(self.vocabulary)),
             ("dim of the denoiser", self.denoiser.dim, "dim of the embedding", self.embedding.dim),
             ("dim of the head", self.head.keys().shape[1], "dim of the embedding", self.embedding.dim),
             ("items of the head", len(self.head.keys()), "items of the vocabulary", len(self.vocabulary)),
+            ("items of the memory", getattr(self.memory, "num_items", len(self.vocabulary)), "items of the vocabulary",
+             len(self.vocabulary)),
             ("num_timesteps of the timestep sampler", self.timesteps.num_timesteps, "that of the schedule",
              self.schedule.num_timesteps),
         ]  # fmt: skip
@@ -468,12 +499,11 @@ class DiffRec(nn.Module):
                 f"The parts do not fit: under the noising {self.noising} an item is a target more often than the data "
                 "says, and in-batch negatives are corrected by the data. Use negatives='uniform' or 'popularity'."
             )
-        signal = float(self.schedule.alpha_bar[-1])
-        if signal > MAX_LAST_ALPHA_BAR:
-            warnings.warn(
-                f"At the last step {signal:.0%} of the signal is left (alpha_bar_N), but serving starts from pure "
-                "noise: training would learn to read the target there. Use more steps, or a negative log_snr_shift.",
-                stacklevel=3,
+        steps = getattr(self.sampler, "num_steps", None)
+        if steps is not None and steps > self.schedule.num_timesteps:
+            raise ValueError(
+                f"The parts do not fit: the sampler takes num_steps={steps}, but the schedule has "
+                f"num_timesteps={self.schedule.num_timesteps}. Use as many at most, or num_steps=None for all."
             )
         if self.history_length < 1:
             raise ValueError(
@@ -490,6 +520,7 @@ PARTS: dict[str, type[Component]] = {  # name in the config, which is the family
     "head": ItemHead,
     "objective": Objective,
     "negatives": Negatives,
+    "memory": Memory,
     "sampler": Sampler,
 }
 

@@ -4,7 +4,8 @@ An item's score is its probability averaged over S noise draws (Algorithm 3, lin
 
 .. math:: \log \bar p_v = \log \frac1S \sum_s \exp(\ell_{s,v} - z_s), \qquad z_s = \log \sum_v \exp \ell_{s,v}.
 
-The normalisers :math:`z_s` need every item, so a catalogue of several chunks is gone through twice.
+The normalisers :math:`z_s` need every item, so a catalogue of several chunks is gone through twice. What a memory
+recalls (:mod:`diffusers_rec.memory`) is mixed in behind the mean.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 
 from diffusers_rec.errors import check_int
 from diffusers_rec.heads import ItemHead
+from diffusers_rec.memory import Recalled
 
 Chunks = Iterable[tuple[slice, Tensor]]
 
@@ -76,12 +78,13 @@ def score_chunks(head: ItemHead, latents: Tensor, chunk_scores: int = CHUNK_SCOR
 
 
 def _user_groups(latents: Tensor, num_items: int, chunk_scores: int) -> Iterator[slice]:
-    """Users to rank together: as many as have their whole catalogue in one chunk, or all where not even one has.
+    """Users to rank together: as many as have their whole catalogue in one chunk; where not even one has, as many as
+    have the means over their draws in one; or all.
 
-    A catalogue in one chunk needs its scores once, one of several chunks twice.
+    A catalogue in one chunk needs its scores once, one of several chunks twice, and again for ranks without the means.
     """
     users, draws, _ = latents.shape
-    size = chunk_scores // max(1, draws * num_items) or max(1, users)
+    size = chunk_scores // max(1, draws * num_items) or chunk_scores // num_items or max(1, users)
     return (slice(start, start + size) for start in range(0, max(1, users), size))
 
 
@@ -96,11 +99,33 @@ def mean_over_draws(log_probabilities: Tensor) -> Tensor:
     return (log_probabilities - top[:, None]).exp_().mean(1).log_().add_(top)
 
 
+def mean_chunks(
+    head: ItemHead, latents: Tensor, recalled: Recalled | None = None, chunk_scores: int = CHUNK_SCORES
+) -> Chunks:
+    """The logarithm of each item's probability, averaged over the draws and mixed with what was recalled.
+
+    Args:
+        head: scores items.
+        latents: ``(B, S, D)``.
+        recalled: by the memory; the network alone when None.
+        chunk_scores: see :func:`score_chunks`.
+
+    Yields:
+        A slice of item indices and ``(B, chunk)``.
+    """
+    for chunk, log_probabilities in score_chunks(head, latents, chunk_scores):
+        scores = mean_over_draws(log_probabilities)
+        if recalled is not None:
+            scores = _mixed(scores, recalled, chunk, logarithms=True)
+        yield chunk, scores
+
+
 def top_k(
     head: ItemHead,
     latents: Tensor,
     k: int,
     *,
+    recalled: Recalled | None = None,
     excluded: Tensor | None = None,
     candidates: Tensor | None = None,
     chunk_scores: int = CHUNK_SCORES,
@@ -111,6 +136,7 @@ def top_k(
         head: scores items.
         latents: ``(B, S, D)``, S noise draws a user.
         k: how many, from 1 to V.
+        recalled: by the memory; the network alone when None.
         excluded: item indices never to return, ``(B, E)``, padded with -1.
         candidates: the only items to return, ``(C,)``; probabilities stay those over all items.
         chunk_scores: see :func:`score_chunks`.
@@ -129,11 +155,12 @@ def top_k(
         excluded = torch.zeros(len(latents), 0, dtype=torch.int64, device=latents.device)
     found = []
     for users in _user_groups(latents, num_items, chunk_scores):
-        request = (head, latents[users], k, excluded[users], allowed, chunk_scores)
-        part = _top_k(*request, lambda log_probabilities: log_probabilities.exp().mean(1))
+        known = None if recalled is None else recalled.take(users)
+        request = (head, latents[users], k, known, excluded[users], allowed, chunk_scores)
+        part = _top_k(*request, logarithms=False)
         faint = (part.items >= 0) & (part.scores < _faint(part.scores))
         if bool(faint.any()):  # then only logarithms tell items apart
-            part = _top_k(*request, mean_over_draws)
+            part = _top_k(*request, logarithms=True)
             part.scores.exp_()
         found.append(part)
     parts = zip(*((part.items, part.scores, part.spread) for part in found), strict=True)
@@ -152,16 +179,21 @@ def _top_k(
     head: ItemHead,
     latents: Tensor,
     k: int,
+    recalled: Recalled | None,
     excluded: Tensor,
     allowed: Tensor | None,
     chunk_scores: int,
-    average: Callable[[Tensor], Tensor],
+    *,
+    logarithms: bool,
 ) -> TopK:
-    """As :func:`top_k`, by what ``average`` makes of the draws' log-probabilities; -inf where nothing is allowed."""
+    """As :func:`top_k`, by mean probabilities or their ``logarithms``; -inf where nothing is allowed."""
+    ours = 1.0 if recalled is None else 1 - recalled.share
     best = spread = latents.new_zeros((len(latents), 0), dtype=head.scoring_keys()[0].dtype)
     items = torch.zeros(best.shape, dtype=torch.int64, device=latents.device)
     for chunk, log_probabilities in score_chunks(head, latents, chunk_scores):
-        scores = average(log_probabilities)
+        scores = mean_over_draws(log_probabilities) if logarithms else log_probabilities.exp().mean(1)
+        if recalled is not None:
+            scores = _mixed(scores, recalled, chunk, logarithms)
         if allowed is not None:
             scores.masked_fill_(~allowed[chunk], -math.inf)
         if excluded.shape[1]:
@@ -170,7 +202,7 @@ def _top_k(
         kept = log_probabilities.gather(2, chunk_index[:, None].expand(-1, log_probabilities.shape[1], -1))
         best = torch.cat([best, chunk_best], dim=1)
         items = torch.cat([items, chunk_index + chunk.start], dim=1)
-        spread = torch.cat([spread, kept.exp().std(1, correction=0)], dim=1)
+        spread = torch.cat([spread, kept.exp().std(1, correction=0) * ours], dim=1)
         best, order = best.topk(min(k, best.shape[1]), dim=1)
         items, spread = items.gather(1, order), spread.gather(1, order)
     return TopK(items.masked_fill(best == -math.inf, -1), best, spread)
@@ -182,6 +214,7 @@ def target_ranks(
     targets: Tensor,
     *,
     excluded: Tensor,
+    recalled: Recalled | None = None,
     chunk_scores: int = CHUNK_SCORES,
 ) -> tuple[Tensor, Tensor]:
     """The rank of each user's target among all items, 1 the best.
@@ -191,15 +224,28 @@ def target_ranks(
         latents: ``(B, S, D)``.
         targets: ``(B,)``.
         excluded: items left out of the second ranking, ``(B, E)``, padded with -1.
+        recalled: by the memory; the network alone when None.
         chunk_scores: see :func:`score_chunks`.
 
     Returns:
         Ranks among all items, and among those not excluded; see :func:`count_ranks`.
     """
+    found = []
+    for users in _user_groups(latents, len(head.keys()), chunk_scores):
+        known = None if recalled is None else recalled.take(users)
+        found.append(_target_ranks(head, latents[users], targets[users], known, excluded[users], chunk_scores))
+    ranks, masked = (torch.cat(each) for each in zip(*found, strict=True))
+    return ranks, masked
+
+
+def _target_ranks(
+    head: ItemHead, latents: Tensor, targets: Tensor, recalled: Recalled | None, excluded: Tensor, chunk_scores: int
+) -> tuple[Tensor, Tensor]:
+    """As :func:`target_ranks`, of users that are ranked together."""
     if len(head.keys()) * len(latents) <= chunk_scores:
-        chunks: Chunks = list(_mean_chunks(head, latents, chunk_scores))
+        chunks: Chunks = list(mean_chunks(head, latents, recalled, chunk_scores))
         return count_ranks(lambda: chunks, targets, excluded, len(head.keys()))
-    return count_ranks(lambda: _mean_chunks(head, latents, chunk_scores), targets, excluded, len(head.keys()))
+    return count_ranks(lambda: mean_chunks(head, latents, recalled, chunk_scores), targets, excluded, len(head.keys()))
 
 
 def count_ranks(
@@ -231,9 +277,12 @@ def count_ranks(
     return ranks, torch.where(barred, num_items, masked)
 
 
-def _mean_chunks(head: ItemHead, latents: Tensor, chunk_scores: int) -> Chunks:
-    for chunk, log_probabilities in score_chunks(head, latents, chunk_scores):
-        yield chunk, mean_over_draws(log_probabilities)
+def _mixed(scores: Tensor, recalled: Recalled, chunk: slice, logarithms: bool) -> Tensor:
+    """The network's mean probabilities ``(B, chunk)`` with the memory's."""
+    mass = recalled.within(chunk).to(scores.dtype)
+    if logarithms:
+        return torch.logaddexp(scores + torch.log1p(-recalled.share), mass.log())
+    return scores * (1 - recalled.share) + mass
 
 
 def _among(scores: Tensor, items: Tensor, chunk: slice) -> Tensor:

@@ -9,9 +9,17 @@ import pytest
 import torch
 from hypothesis import settings
 
+from diffusers_rec import registry
+
 torch.set_num_threads(1)  # the tests' tensors are small: threads would cost more than they bring
 settings.register_profile("diffusers_rec", deadline=None, derandomize=True)
 settings.load_profile("diffusers_rec")
+
+
+@pytest.fixture
+def fresh_registry(monkeypatch):
+    """What a test signs in is forgotten when it ends."""
+    monkeypatch.setattr(registry, "_FAMILIES", {kind: dict(family) for kind, family in registry._FAMILIES.items()})
 
 
 @pytest.fixture(scope="session")

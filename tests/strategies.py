@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import inspect
-
+import pytest
 import torch
 from hypothesis import strategies as st
-from torch import Generator
 
 import diffusers_rec  # noqa: F401 - signs every component in
 from diffusers_rec.denoisers import Denoiser
 from diffusers_rec.embeddings import ItemEmbedding
 from diffusers_rec.heads import ItemHead, LinearHead
+from diffusers_rec.memory import Memory
 from diffusers_rec.negatives import Negatives
 from diffusers_rec.noising import NoisingStrategy
 from diffusers_rec.objectives import Objective
 from diffusers_rec.samplers import Sampler
 from diffusers_rec.schedules import NoiseSchedule, SqrtSchedule
+from diffusers_rec.testing.contract import SIZES
+from diffusers_rec.testing.every_kind import changed_settings
+from diffusers_rec.testing.inputs import DTYPES, gaussian, learned, seeded  # noqa: F401 - every test has them from here
 from diffusers_rec.timesteps import TimestepSampler
 
-DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 FAMILIES = [
     NoiseSchedule,
     NoisingStrategy,
@@ -29,25 +30,28 @@ FAMILIES = [
     ItemHead,
     Objective,
     Negatives,
+    Memory,
     Sampler,
 ]
 EVERY_COMPONENT = [(family, name) for family in FAMILIES for name in family.names()]
+WAIVED = {
+    "noiseless": ["noise_matters", "each_step_matters", "noised_positions_see_one_another"],
+    "posterior": ["noised_positions_see_one_another"],  # exact for each position alone, given the history
+}
+"""Clauses that a component leaves out by design."""
 
 seeds = st.integers(0, 2**31 - 1)
 lengths = st.integers(1, 60)
 
 
-def seeded(seed):
-    return Generator().manual_seed(seed)
-
-
-def gaussian(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(*shape, generator=seeded(seed), dtype=torch.float64).to(dtype)
+def over(clauses):
+    """A test of each clause."""
+    return pytest.mark.parametrize("clause", clauses, ids=lambda clause: clause.__name__)
 
 
 def built(family, spec, **settings):
     """A small component; the pipeline's own parts (items, width, embedding) are supplied, as the pipeline does."""
-    size = {"num_items": 7, "dim": 8, "max_length": 9, "num_timesteps": 30, **settings}
+    size = {**SIZES, **settings}
     if "embedding" not in size and family is not ItemEmbedding:
         size["embedding"] = ItemEmbedding(size["num_items"], size["dim"], seed=5)
     if family is Denoiser and size["dim"] > 0:
@@ -58,23 +62,8 @@ def built(family, spec, **settings):
 
 def settings_of(family, name):
     """Configs that differ from the defaults in what can be changed without knowing what it means."""
-    parameters = inspect.signature(family.named(name).__init__).parameters
-    other = {
-        key: st.just(parameter.default) | changed
-        for key, parameter in parameters.items()
-        if (changed := _changed(parameter.default)) is not None
-    }
+    other = {key: st.sampled_from(values) for key, values in changed_settings(family.named(name)).items()}
     return st.fixed_dictionaries({"name": st.just(name)}, optional=other)
-
-
-def _changed(default):
-    if isinstance(default, bool):
-        return st.booleans()
-    if isinstance(default, int):
-        return st.just(default + 2 if default <= 10 else 24)
-    if isinstance(default, float):
-        return st.sampled_from([default / 2, default / 3])
-    return None
 
 
 @st.composite
@@ -103,12 +92,3 @@ def timestep_samplers(draw, max_timesteps=6):
         losses = draw(st.lists(st.floats(0.1, 3), min_size=2 * steps, max_size=2 * steps))
         sampler.update(torch.arange(1, steps + 1).repeat(2), torch.tensor(losses))
     return sampler
-
-
-def learned(module, seed=0):
-    """The module as if trained: no weight is at the zero where an initialiser may have left it."""
-    generator = seeded(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator).to(parameter.dtype))
-    return module

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import weakref
+from importlib import import_module
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusers_rec import DDPMSampler, DiffRec, SyntheticWorld
+from diffusers_rec.data import Holdout, Sequences, Vocabulary
 from diffusers_rec.evaluation import audit, evaluate
-from diffusers_rec.evaluation.audit import nearest
+from diffusers_rec.evaluation.audit import landing, nearest
 from diffusers_rec.presets import control
 from diffusers_rec.training import TrainingConfig, train
 
+MODULE = import_module("diffusers_rec.evaluation.audit")  # its name in the package is the function's
 SPLIT = SyntheticWorld(40, num_groups=4).sample(120, min_length=4, max_length=12).sequences().leave_one_out()
 
 
@@ -93,13 +98,100 @@ def test_it_leaves_the_model_and_the_global_state_and_repeats_itself(trained):
     assert all(torch.equal(value, weights[key]) for key, value in trained.state_dict().items())
 
 
-def test_nearest_is_nearest():
+def test_another_users_is_never_ones_own(trained, monkeypatch):
+    together = audit(trained, SPLIT.test, steps=[]).timesteps
+    monkeypatch.setattr(MODULE, "USERS_AT_ONCE", 1)
+    alone = audit(trained, SPLIT.test, steps=[]).timesteps
+    assert [row["xn"] for row in alone[:3]] == ["drawn", "zeroed", "another user's"]
+    for loss in ("reconstruction", "cross_entropy"):
+        assert [row[loss] for row in alone] == pytest.approx([row[loss] for row in together], rel=1e-4)
+        assert alone[2][loss] > 1.01 * alone[0][loss]
+
+
+def test_one_user_has_no_other(trained):
+    found = audit(trained, SPLIT.test, users=1, steps=[3])
+    assert found.num_users == 1
+    assert {row["xn"] for row in found.timesteps} == {"drawn", "zeroed"}
+
+
+@pytest.mark.parametrize(("num_timesteps", "lengths"), [(50, [10, 50]), (49, [10]), (10, [10]), (9, [9]), (1, [1])])
+def test_chains_are_as_long_as_the_schedule_allows(num_timesteps, lengths):
+    schedule = {"name": "cosine", "num_timesteps": num_timesteps, "log_snr_shift": -4}
+    found = audit(build(schedule=schedule), SPLIT.test, users=3, seeds=2)
+    assert [row["steps"] for row in found.ranking[3:]] == lengths
+    assert [row["sampler"] for row in found.chains] == ["exact draws", *(f"ddpm, {n} steps" for n in lengths)]
+
+
+@pytest.mark.parametrize(
+    ("steps", "error", "message"),
+    [
+        (10, TypeError, r"steps must be a sequence of chain lengths, got 10\. One alone is \[10\]"),
+        ("10", TypeError, "steps must be a sequence of chain lengths, got '10'"),
+        ([5, 10, 5], ValueError, r"steps must differ, but \[5\] came more than once"),
+        ([5, 51], ValueError, "steps must be at most num_timesteps=50, the model's N, got 51"),
+        ([5, 0], ValueError, "each of steps must be an integer >= 1, got 0"),
+        ([2.5], TypeError, "each of steps must be an integer >= 1, got 2.5"),
+    ],
+)
+def test_wrong_steps_are_refused_before_any_work(steps, error, message, trained, monkeypatch):
+    monkeypatch.setattr(MODULE, "evaluate", lambda *_, **__: pytest.fail("it went to work"))
+    with pytest.raises(error, match=message):
+        audit(trained, SPLIT.test, steps=steps)
+
+
+class _Standing(TorchDispatchMode):
+    """The most numbers in all tensors that stand at once, of those made while it looks on."""
+
+    def __init__(self):
+        super().__init__()
+        self.made, self.most = [], 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        for part in result if isinstance(result, tuple) else (result,):
+            if isinstance(part, torch.Tensor):
+                storage = part.untyped_storage()
+                self.made.append((weakref.ref(part), storage.data_ptr(), storage.nbytes() // part.element_size()))
+        self.made = [each for each in self.made if each[0]() is not None]
+        self.most = max(self.most, sum({at: size for _, at, size in self.made}.values()))
+        return result
+
+
+def test_scores_are_held_some_at_a_time(monkeypatch):
+    """A catalogue for which all users' probabilities, or all their chains' distances, would be many times as many."""
+    chunk = 2**15
+    monkeypatch.setattr(MODULE, "SCORES_AT_ONCE", chunk)
+    monkeypatch.setattr(MODULE, "_accuracy", lambda *_: {})  # a matter of ranking, which has chunks of its own
+    few = SPLIT.test.histories
+    histories = Sequences(few.items, few.offsets, few.users, Vocabulary(range(2000)))
+    model = DiffRec(histories.vocabulary, dim=4, max_length=8, denoiser="conditional-mlp", head="tied")
+    with _Standing() as watch:
+        found = audit(model, Holdout(histories, SPLIT.test.targets), seeds=20, steps=[2], levels=1)
+    assert found.num_users * len(model.vocabulary) > 7 * chunk
+    assert chunk < watch.most < 5 * chunk
+
+
+def test_landing_is_the_mean_over_users_of_all_chunks():
+    uniform, sure = torch.full((2, 4), 0.25), torch.tensor([[0.0, 0.0, 1.0, 0.0]])
+    chunks = [(torch.tensor([[0, 1, 0], [3, 2, 1]]), uniform), (torch.tensor([[2, 2, 2]]), sure)]
+    assert landing(iter(chunks)) == pytest.approx({"probability": (0.25 + 0.25 + 1) / 3, "distinct": (2 + 3 + 1) / 3})
+
+
+@pytest.mark.parametrize("scores", [1, 40, 1000])
+def test_nearest_is_nearest(scores, monkeypatch):
+    monkeypatch.setattr(MODULE, "SCORES_AT_ONCE", scores)
     generator = torch.Generator().manual_seed(0)
     table, latents = torch.randn(9, 4, generator=generator), torch.randn(5, 3, 4, generator=generator)
     assert torch.equal(nearest(latents, table), torch.cdist(latents.flatten(0, 1), table).argmin(-1).view(5, 3))
+    assert nearest(table[7], table) == 7
 
 
-@pytest.mark.parametrize("setting", ["users", "levels"])
+@pytest.mark.parametrize("setting", ["users", "seeds", "levels"])
 def test_refuses_bad_settings(trained, setting):
     with pytest.raises(ValueError, match=f"{setting} must be an integer >= 1, got 0"):
         audit(trained, SPLIT.test, **{setting: 0})
+
+
+def test_an_empty_holdout_cannot_be_made():
+    with pytest.raises(ValueError, match="expected at least one user index, got none"):
+        SPLIT.test.histories.take([])

@@ -13,19 +13,39 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import plots
 from benchmarks.chains import exact_draws
-from benchmarks.harness import Results, Timing, argument_parser, compare, extrapolated
+from benchmarks.harness import Results, Timing, argument_parser, compare, extrapolated, read_csv, write_csv
 from benchmarks.naive import NaiveDSR, NaiveTraining, every_prefix, pad_in_front
-from diffusers_rec import Batch, DDPMSampler, DiffRec, SyntheticWorld, TrainingBatches
+from benchmarks.paper import figure2, figure3, figure4, figure5, figure6, figure7, table2, trials
+from benchmarks.paper.serving import with_exact_posterior
+from diffusers_rec import (
+    Batch,
+    DDPMSampler,
+    DiffRec,
+    OneStepSampler,
+    SyntheticWorld,
+    TrainingBatches,
+    Vocabulary,
+    read_interactions,
+)
 from diffusers_rec.data import pad
+from diffusers_rec.evaluation import evaluate
 from diffusers_rec.evaluation.audit import landing
-from diffusers_rec.presets import paper
+from diffusers_rec.presets import best, paper
 from diffusers_rec.ranking import top_k
 
 ROOT = Path(__file__).parents[1]
-PROGRAMS = sorted(
-    path.stem for path in (ROOT / "benchmarks").glob("*.py") if 'if __name__ == "__main__"' in path.read_text()
-)
+
+
+def programs(folder: str) -> list[str]:
+    found = (ROOT / folder).glob("*.py")
+    return sorted(path.stem for path in found if 'if __name__ == "__main__"' in path.read_text())
+
+
+PROGRAMS = programs("benchmarks")
+PAPER_PROGRAMS = programs("benchmarks/paper")
+VARIANTS = {"figure2": figure2, "figure3": figure3, "figure4": figure4, "figure5": figure5}
 NUM_ITEMS, DIM, LENGTH, NUM_TIMESTEPS = 30, 16, 8, 12
 
 
@@ -143,7 +163,7 @@ def test_exact_draws_follow_the_probabilities():
     assert exact_draws(probabilities, candidates=1, **draw).unique(dim=1).tolist() == [[0], [2]]
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", [*PROGRAMS, *(f"paper.{name}" for name in PAPER_PROGRAMS)])
 def test_every_program_answers_help(name, capsys):
     with pytest.raises(SystemExit) as left:
         import_module(f"benchmarks.{name}").main(["--help"])
@@ -169,3 +189,208 @@ def test_every_program_runs_quickly_and_ends_with_its_ratios(name, tmp_path):
     assert all(float(value) > 0 for value in last.values())
     assert (tmp_path / f"{name}-quick.csv").is_file()
     assert (tmp_path / f"{name}-quick.png").is_file()
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory) -> Path:
+    """Small files in the places of the real ones, with the movies' titles and genres."""
+    folder = tmp_path_factory.mktemp("data")
+    for name in trials.DATASETS:
+        log = SyntheticWorld(NUM_ITEMS, num_groups=2).sample(40, min_length=5, max_length=9).sequences()
+        lines = ([user + 1, *(log.items[log.offsets[user] : log.offsets[user + 1]] + 1)] for user in range(len(log)))
+        (folder / f"{name}.txt").write_text("".join(f"{' '.join(map(str, line))}\n" for line in lines))
+    movies = [{"item": 1 + i, "title": f"Film {i}", "genres": ("War|Drama", "Comedy")[i % 2]} for i in range(NUM_ITEMS)]
+    write_csv(folder / "ml-1m_items.csv", movies)
+    return folder
+
+
+def options_of(data_dir, folder, *more):
+    return ["--data-dir", str(data_dir), "--runs", str(folder / "runs"), "--out", str(folder), *more]
+
+
+@pytest.mark.parametrize("preset", ["best", trials.ALONE, "paper"])
+@pytest.mark.parametrize("dataset", ["beauty", "ml-1m"])
+@pytest.mark.parametrize(
+    ("name", "parts", "keys"),
+    [
+        ("figure2", {"schedule"}, {"name", "offset", "max_beta", "beta_start", "beta_end", "rescale"}),
+        ("figure3", {"schedule", "timesteps"}, {"num_timesteps"}),
+        ("figure4", {"denoiser"}, {"position_embedding", "step_embedding"}),
+        ("figure5", {"noising"}, {"name", "k", "ahead", "independent_steps"}),
+    ],
+)
+def test_variants_differ_in_what_the_figure_is_about_and_in_nothing_else(preset, dataset, name, parts, keys):
+    items = Vocabulary(range(NUM_ITEMS))
+    built = VARIANTS[name].variants(preset, dataset)
+    configs = {label: trial.build(items, 3).config() for label, trial in built.items()}
+    default = configs.pop(str(VARIANTS[name].DEFAULT))
+    assert len({trial.model for trial in built.values()}) == len(built), "trials share a folder"
+    assert len({trial.training for trial in built.values()}) == 1
+    for config in configs.values():
+        assert {part for part in config if config[part] != default[part]} == parts
+        for part in parts:
+            both = {**default[part], **config[part]}
+            assert {key for key in both if config[part].get(key) != default[part].get(key)} - keys == set()
+
+
+def test_figures_share_the_trial_of_the_table():
+    for dataset in trials.DATASETS:
+        for preset in ("best", "paper"):
+            wanted = table2.trials(dataset)[preset]
+            for name in ("figure2", "figure3"):
+                found = VARIANTS[name].variants(preset, dataset)[str(VARIANTS[name].DEFAULT)]
+                assert (found.model, found.training) == (wanted.model, wanted.training)
+                items = Vocabulary(range(NUM_ITEMS))
+                assert found.build(items, 1).config() == wanted.build(items, 1).config()
+
+
+def test_the_network_alone_is_best_but_for_its_memory():
+    items = Vocabulary(range(NUM_ITEMS))
+    whole, alone = (trials.base(name, "ml-1m").build(items, 0).config() for name in ("best", trials.ALONE))
+    assert alone == {**whole, "memory": {"name": "none"}}
+
+
+def test_a_part_that_is_changed_keeps_what_both_have():
+    model = best(range(NUM_ITEMS), dim=DIM, max_length=9, dropout=0.1, seed=4)
+    parts = {"denoiser": {"name": "transformer", "num_heads": 4}, "schedule": {"name": "cosine"}}
+    changed = trials.with_parts(model, parts)
+    config = changed.config()
+    assert config["denoiser"].items() >= {"name": "transformer", "num_heads": 4, "dropout": 0.1, "seed": 13}.items()
+    assert (changed.embedding.dim, changed.max_length) == (DIM, 9)
+    assert changed.schedule.log_snr_shift == model.schedule.log_snr_shift
+    assert {part for part in config if config[part] != model.config()[part]} == {"denoiser", "schedule"}
+
+
+@pytest.mark.parametrize(
+    "name", ["figure2", "figure4", *(pytest.param(name, marks=pytest.mark.slow) for name in ("figure3", "figure5"))]
+)
+def test_a_figure_goes_on_where_it_was_stopped(name, data_dir, tmp_path, monkeypatch):
+    figure = VARIANTS[name]
+    default, other = str(figure.DEFAULT), next(iter({*figure.variants("best", "toys")} - {str(figure.DEFAULT)}))
+    options = options_of(data_dir, tmp_path, "--dataset", "toys", "--budget", "1", "--variants", default, other)
+    full, table, drawn = (tmp_path / each for each in (f"{name}.csv", f"{name}-quick.csv", f"{name}-quick.png"))
+    full.write_text("a full result")
+
+    evaluated = []
+
+    def stopped_at_the_second(*args):
+        evaluated.append(args)
+        if len(evaluated) > 1:
+            raise KeyboardInterrupt
+        return evaluate(*args)
+
+    monkeypatch.setattr(trials, "evaluate", stopped_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        figure.main(options)
+    assert len({row["setting"] for row in read_csv(table) if not row["source"]}) == 1
+    monkeypatch.undo()
+    figure.main(options)
+    rows = read_csv(table)
+    assert {row["setting"] for row in rows} == {default, other}
+    assert [row["setting"] for row in rows if row["source"]] == [default]
+    logs = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("log.jsonl")}
+    assert len(logs) == 2
+
+    monkeypatch.setattr(trials, "evaluate", None)  # whoever evaluates now fails
+    figure.main(options)
+    assert read_csv(table) == rows
+    assert {path: path.stat().st_mtime_ns for path in logs} == logs
+    drawn.unlink()
+    figure.main(["--plot", "--budget", "1", "--out", str(tmp_path), "--data-dir", "nowhere"])
+    assert drawn.is_file()
+    assert full.read_text() == "a full result"
+
+
+def test_a_figure_that_was_never_made_cannot_be_drawn(tmp_path):
+    with pytest.raises(SystemExit, match=r"figure3-paper\.csv is not there: run once without --plot"):
+        figure3.main(["--plot", "--preset", "paper", "--out", str(tmp_path)])
+
+
+def test_scores_draw_means_whiskers_and_the_papers_star():
+    row = {"dataset": "toys", "history": "masked", "source": ""}
+    ours = [
+        row | {"setting": setting, "ndcg@10": ndcg, "hr@10": "0.5"}
+        for setting, ndcg in [("a", "0.1"), ("a", "0.3"), ("b", "0.4")]
+    ]
+    unmasked = row | {"setting": "a", "history": "unmasked", "ndcg@10": "9", "hr@10": "9"}
+    star = row | {"setting": "b", "history": "not said", "source": "a paper", "model": "DiffRec", "hr@10": "0.6"}
+    figure = plots.canvas(5, 5)
+    plots.scores(figure, [*ours, unmasked, star | {"ndcg@10": "0.7"}], xlabel="setting")
+    ndcg, hit_rate = figure.axes
+    assert [bar.get_height() for bar in ndcg.patches] == pytest.approx([0.2, 0.4])
+    (whiskers,) = (each for each in ndcg.collections if len(each.get_segments()) == 2)
+    (low, high), _ = (segment[:, 1] for segment in whiskers.get_segments())
+    assert (low, high) == pytest.approx((0.1, 0.3))
+    for axis, height in ((ndcg, 0.7), (hit_rate, 0.6)):
+        (place,) = (line.get_xydata()[0] for line in axis.lines if line.get_marker() == "*")
+        assert place == pytest.approx((1, height))
+
+
+@pytest.fixture(scope="module")
+def saved(data_dir, tmp_path_factory) -> Path:
+    """A small model of the movies, hardly trained."""
+    folder = tmp_path_factory.mktemp("model")
+    train = read_interactions(data_dir / "ml-1m.txt").sequences().leave_one_out().train
+    model = best(train.vocabulary, dim=DIM, max_length=LENGTH, seed=2)
+    model.memory.fit(train)
+    torch.nn.init.normal_(model.denoiser.out.weight, generator=torch.Generator().manual_seed(0))  # the noise tells
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("chains", [False, True])
+def test_seeds_are_averaged_as_evaluation_does(chains, saved, data_dir):
+    model = DiffRec.from_pretrained(saved)
+    test = read_interactions(data_dir / "ml-1m.txt").sequences().leave_one_out().test
+    sampler = DDPMSampler("posterior", num_steps=5) if chains else OneStepSampler()
+    served = with_exact_posterior(model) if chains else model
+    found = figure7.reports(served, test, 4, sampler, batch_size=7)
+    assert found == [evaluate(served, test, seeds=seeds, sampler=sampler) for seeds in (1, 2, 3, 4)]
+    assert len({report.unmasked["ndcg@10"] for report in found}) > 1, "the seeds changed nothing"
+
+
+def test_the_exact_posterior_leaves_the_model_as_it_was(saved):
+    model = DiffRec.from_pretrained(saved)
+    before = model.config()
+    sampling = with_exact_posterior(model)
+    assert model.config() == before
+    assert sampling.denoiser.base is not model.denoiser
+    assert (sampling.config()["denoiser"]["name"], sampling.denoiser.schedule) == ("posterior", sampling.schedule)
+
+
+def test_figure7_looks_at_a_given_model(saved, data_dir, tmp_path):
+    options = options_of(data_dir, tmp_path, "--model", str(saved), "--most", "3", "--steps", "4", "--users", "20")
+    with pytest.raises(SystemExit, match="--dataset"):
+        figure7.main(options)
+    figure7.main([*options, "--dataset", "ml-1m"])
+    rows = [row for row in read_csv(tmp_path / "figure7.csv") if row["history"] == "masked"]
+    assert [(row["model"], row["setting"], row["users"]) for row in rows] == [
+        (name, str(seeds), "20") for name in ("one step", "chains of 4 steps") for seeds in (1, 2, 3)
+    ]
+    assert (tmp_path / "figure7.png").is_file()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_figure6_lists_movies_and_marks_the_one_that_came_next(saved, data_dir, tmp_path):
+    options = ["--model", str(saved), "--user", "7", "--k", str(NUM_ITEMS - 9), "--steps", "4"]
+    figure6.main(options_of(data_dir, tmp_path, *options))
+    rows = read_csv(tmp_path / "figure6.csv")
+    line = (data_dir / "ml-1m.txt").read_text().splitlines()[6].split()
+    shown = {name: [row for row in rows if row["list"] == name] for name in (figure6.WATCHED, figure6.NEXT)}
+    assert [row["item"] for row in shown[figure6.WATCHED]] == line[1:-1]
+    assert [row["item"] for row in shown[figure6.NEXT]] == line[-1:]
+    assert {row["item"] for row in rows if row["hit"] == "True"} == {line[-1]}
+    lists = {}
+    for row in rows:
+        if row["serving"]:
+            lists.setdefault((row["serving"], row["list"]), []).append(row)
+            assert row["title"] == f"Film {int(row['item']) - 1}"
+            assert row["item"] not in line[1:-1]
+    names = [*(f"seed {seed}" for seed in range(3)), "average"]
+    assert list(lists) == [(serving, name) for serving in ("one step", "chains of 4 steps") for name in names]
+    assert len({tuple(row["item"] for row in lists["chains of 4 steps", name]) for name in names[:3]}) == 3
+    assert (tmp_path / "figure6.png").is_file()
+
+
+def test_favourite_genres_are_the_commonest():
+    assert figure6.favourite_genres(["A|B", "B|C", "C|B", "D"], count=2) == {"B", "C"}

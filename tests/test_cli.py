@@ -18,9 +18,11 @@ import pytest
 import torch
 import typer
 
-from diffusers_rec import DDPMSampler, DiffRec, SyntheticWorld, __version__, read_interactions
+from diffusers_rec import DDIMSampler, DDPMSampler, DiffRec, SyntheticWorld, __version__, read_interactions
 from diffusers_rec.cli import app, run
 from diffusers_rec.evaluation import audit, evaluate, evaluate_popularity
+from diffusers_rec.pipeline import PARTS
+from diffusers_rec.presets import best, control
 
 SMALL = ("--dim", 16, "--max-length", 8, "--epochs", 2, "--cpu")
 
@@ -116,6 +118,35 @@ def test_evaluate_says_what_the_library_says(kind, split, logs, models):
     assert other["model"] == asdict(evaluate(model, holdout, seeds=1, sampler=DDPMSampler()))
 
 
+@pytest.mark.parametrize(
+    ("options", "sampler"),
+    [
+        (("--sampler", "ddpm", "--steps", 3), DDPMSampler(num_steps=3)),
+        (("--sampler", '{"name": "ddim", "eta": 0.5}', "--steps", 3), DDIMSampler(num_steps=3, eta=0.5)),
+        (("--sampler", '{"name": "ddpm", "variance": "posterior", "num_steps": 2}'),
+         DDPMSampler("posterior", num_steps=2)),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_sampler_takes_its_settings(options, sampler, logs, models):
+    model = DiffRec.from_pretrained(models / "csv")
+    (answer,) = as_json("recommend", models / "csv", "--history", "item-001", *options)
+    expected = model.recommend([["item-001"]], sampler=sampler)[0]
+    assert [tuple(row.values()) for row in answer["recommendations"]] == expected
+    assert expected != model.recommend([["item-001"]])[0]
+    holdout = read_interactions(logs / "log.csv").sequences().leave_one_out().test
+    found = as_json("evaluate", models / "csv", logs / "log.csv", *options)
+    assert found["model"] == asdict(evaluate(model, holdout, sampler=sampler))
+
+
+def test_steps_alone_are_of_the_models_own_sampler(logs, tmp_path):
+    model = DiffRec(["a", "b", "c"], dim=4, denoiser="conditional-mlp", sampler=DDIMSampler(num_steps=7, eta=0.5))
+    model.save_pretrained(tmp_path)
+    (answer,) = as_json("recommend", tmp_path, "--history", "a", "--steps", 2, "-k", 2)
+    expected = model.recommend([["a"]], 2, sampler=DDIMSampler(num_steps=2, eta=0.5))[0]
+    assert [tuple(row.values()) for row in answer["recommendations"]] == expected
+
+
 def test_audit_says_what_the_library_says(logs, models):
     request = ("audit", models / "csv", logs / "log.csv", "--split", "test", "--steps", 3, "--seeds", 2)
     holdout = read_interactions(logs / "log.csv").sequences().leave_one_out().test
@@ -123,6 +154,13 @@ def test_audit_says_what_the_library_says(logs, models):
     assert as_json(*request) == {"split": "test", **asdict(expected)}
     tables = good(*request)
     assert all(heading in tables for heading in ("accuracy", "cross_entropy", "ddpm, 3 steps", "60 users"))
+    assert "(test, 1 user)\n" in good(*request, "--users", 1)
+
+
+def test_audit_of_a_short_schedule(logs, tmp_path):
+    good("train", logs / "log.csv", "--out", tmp_path, *SMALL, "--set", "schedule.num_timesteps=12")
+    found = as_json("audit", tmp_path, logs / "log.csv", "--seeds", 2)
+    assert [row["sampler"] for row in found["chains"]] == ["exact draws", "ddpm, 10 steps"]
 
 
 @pytest.mark.parametrize(
@@ -223,6 +261,29 @@ def test_set_changes_parts_and_settings(logs, tmp_path):
     assert (facts["objective"]["distance"], facts["embedding"]["scale"], facts["seeds"]) == ("squared", "learned", 2)
 
 
+def test_the_header_names_every_part(logs, tmp_path):
+    changes = ("objective=simplified", "negatives=popularity", "schedule=cosine", "denoiser=causal-transformer")
+    options = [option for change in changes for option in ("--set", change)]
+    header = diffrec("train", logs / "log.csv", "--out", tmp_path, *SMALL, *options)[2].split("epoch ")[0]
+    assert all(len(line) <= 80 for line in header.splitlines())
+    facts = as_json("info", tmp_path)
+    for part in PARTS:
+        assert re.search(rf"\s{part}={facts[part]['name']}(,|\n)", header)
+    assert f"best: {facts['parameters']:,} parameters" in header
+
+
+def test_a_control_is_the_plain_twin_of_what_the_options_describe(logs, tmp_path):
+    options = (*SMALL, "--seed", 3, "--set", "head=linear", "--set", "schedule.num_timesteps=20")
+    good("train", logs / "log.csv", "--out", tmp_path / "model", *options)
+    code, _, progress = diffrec("train", logs / "log.csv", "--out", tmp_path / "twin", *options, "--control")
+    assert code == 0
+    assert "best, its control without noise: " in progress
+    assert "denoiser=noiseless(conditional-mlp), " in progress
+    model, twin = (DiffRec.from_pretrained(tmp_path / name) for name in ("model", "twin"))
+    assert twin.config() == control(model).config()
+    assert twin.config() != control(best(model.vocabulary)).config()
+
+
 @pytest.mark.parametrize("change", [("--seed", 5), ("--set", "training.seed=5")], ids=str)
 def test_a_seed_matters(change, logs, models, tmp_path):
     good("train", logs / "log.csv", "--out", tmp_path, *SMALL, *change)
@@ -264,15 +325,20 @@ TRAIN = {
     "wrong format": ("log.csv", ["--format", "movielens"], "line 1: expected user::item::rating::time"),
     "core too large": ("log.csv", ["--k-core", "1000"], "Use a smaller k"),
     "no part of that name": ("log.csv", ["--set", "denoiser=diffusion"], "Unknown denoiser name: 'diffusion'. Known"),
-    "no such part": ("log.csv", ["--set", "decoder=linear"], "--set takes PART=NAME or PART.SETTING=VALUE"),
+    "no such part": (
+        "log.csv", ["--set", "decoder=linear"], "--set decoder=linear: Unknown part: .* Did you mean 'denoiser'"
+    ),
+    "training mistyped": ("log.csv", ["--set", "trainig.epochs=5"], "Unknown part: .* Did you mean 'training'"),
+    "no word on training": ("log.csv", ["--set", "epochs=5"], "Did you mean --set training.epochs=5"),
     "no value": ("log.csv", ["--set", "denoiser"], "--set takes PART=NAME"),
-    "a seed twice": ("log.csv", ["--set", "seed=5"], "--set takes PART=NAME"),
+    "a seed without training": ("log.csv", ["--set", "seed=5"], "Did you mean --set training.seed=5"),
+    "no name": ("log.csv", ["--set", "=5"], "Unknown part: ''"),
     "training without a setting": ("log.csv", ["--set", "training=5"], "--set takes PART=NAME"),
     "no such setting": ("log.csv", ["--set", "schedule.steps=5"], "config of schedule 'sqrt': 'steps'. Known:"),
-    "no such training setting": ("log.csv", ["--set", "training.epoch=5"], "Unknown training setting 'epoch'. Known:"),
+    "no such training setting": ("log.csv", ["--set", "training.epoch=5"], "training setting: 'epoch'.* mean 'epochs'"),
     "not a number": ("log.csv", ["--set", "training.epochs=many"], "epochs must be an integer"),
     "out of range": ("log.csv", ["--set", "training.clip_norm=-1"], "clip_norm must be a finite number at least 0"),
-    "parts that do not fit": ("log.csv", ["--set", "head=linear", "--set", "head.dim=8"], "The parts do not fit"),
+    "parts that do not fit": ("log.csv", ["--set", "timesteps.num_timesteps=8"], "The parts do not fit"),
     "no epochs": ("log.csv", ["--epochs", "0"], "epochs must be an integer >= 1, got 0"),
     "dropout": ("log.csv", ["--dropout", "1.5"], "dropout"),
     "heads": ("log.csv", ["--set", "denoiser.num_heads=3"], "num_heads"),
@@ -300,6 +366,25 @@ def test_wrong_input_for_train_is_one_line_and_writes_nothing(case, logs, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("shorthand", "key"),
+    [
+        ("--dim", "embedding.dim"), ("--dim", "denoiser.dim"), ("--dim", "head.dim"),
+        ("--max-length", "denoiser.max_length"), ("--dropout", "denoiser.dropout"), ("--epochs", "training.epochs"),
+        ("--batch-targets", "training.batch_targets"), ("--learning-rate", "training.learning_rate"),
+        ("--set", "training.epochs"),
+    ],
+)  # fmt: skip
+def test_a_setting_that_is_given_twice_is_refused(shorthand, key, logs, tmp_path):
+    first = f"{key}=1" if shorthand == "--set" else 1
+    code, out, err = diffrec(
+        "train", logs / "log.csv", "--out", tmp_path / "run", shorthand, first, "--set", f"{key}=2"
+    )
+    assert (code, out) == (2, "")
+    assert_one_clear_line(err, rf"{shorthand}.* and --set {key}=2 give the same setting\. Keep one")
+    assert not list(tmp_path.iterdir())
+
+
 OTHERS = {
     "unknown item": (["recommend", "{models}/csv", "--history", "item-001,nothing"], "1 unknown id .*'nothing'"),
     "digits for text": (["recommend", "{models}/csv", "--history", "5"], "unknown id .*'5'"),
@@ -319,6 +404,36 @@ OTHERS = {
     "empty candidates": (["recommend", "{models}/csv", "--history", "item-001", "--candidates", ""], "candidates: "),
     "no seeds": (["recommend", "{models}/csv", "--history", "item-001", "--seeds", "0"], "seeds"),
     "unknown sampler": (["evaluate", "{models}/csv", "{logs}/log.csv", "--sampler", "x"], "Unknown sampler name"),
+    "steps of a sampler without": (
+        ["evaluate", "{models}/csv", "{logs}/log.csv", "--sampler", "one-step", "--steps", "5"],
+        r"--steps: the sampler 'one-step' has no number of steps\. Use --sampler with ddim, ddpm",
+    ),
+    "steps of a model's sampler without": (
+        ["recommend", "{models}/csv", "--history", "item-001", "--steps", "5"], "the sampler 'one-step' has no number",
+    ),
+    "too many steps": (
+        ["recommend", "{models}/csv", "--history", "item-001", "--sampler", "ddpm", "--steps", "1001"],
+        "--steps must be at most num_timesteps=1000, the model's N, got 1001",
+    ),
+    "no steps": (
+        ["evaluate", "{models}/csv", "{logs}/log.csv", "--sampler", "ddpm", "--steps", "0"],
+        "--steps must be an integer >= 1, got 0",
+    ),
+    "steps twice": (
+        ["evaluate", "{models}/csv", "{logs}/log.csv", "--steps", "5", "--sampler",
+         '{{"name": "ddpm", "num_steps": 5}}'],
+        "--steps=5 and the num_steps of --sampler give the same setting",
+    ),
+    "chains too long": (
+        ["audit", "{models}/csv", "{logs}/log.csv", "--steps", "5", "--steps", "1001"],
+        "--steps must be at most num_timesteps=1000, the model's N, got 1001",
+    ),
+    "a chain twice": (
+        ["audit", "{models}/csv", "{logs}/log.csv", "--steps", "5", "--steps", "5"], r"--steps must differ, but \[5\]",
+    ),
+    "a chain of none": (
+        ["audit", "{models}/csv", "{logs}/log.csv", "--steps", "0"], "each of --steps must be an integer >= 1, got 0",
+    ),
     "no checkpoint": (["recommend", "{logs}", "--history", "item-001"], "holds no checkpoint: config.json is missing"),
     "no folder": (["evaluate", "{logs}/nowhere", "{logs}/log.csv"], "holds no checkpoint"),
     "other data": (["evaluate", "{models}/csv", "{logs}/log.txt"], "have different items"),

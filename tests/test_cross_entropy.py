@@ -11,7 +11,8 @@ from strategies import gaussian, seeded
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffusers_rec.cross_entropy import chunked_cross_entropy
+from diffusers_rec import chunked_cross_entropy
+from diffusers_rec.cross_entropy import CHUNK_SCORES
 
 
 def case(targets, items, use_bias=True, dtype=torch.float64):
@@ -81,6 +82,35 @@ def test_autocast_leaves_the_scores_in_their_precision():
     assert torch.equal(loss, chunked_cross_entropy(*parts, target))
 
 
+@pytest.mark.parametrize("keys_dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("queries_dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_queries_and_keys_may_differ_in_precision(queries_dtype, keys_dtype):
+    *parts, target = case(6, 4, dtype=torch.float32)
+    dtypes = queries_dtype, keys_dtype, torch.bfloat16
+    given = [part.detach().to(dtype).requires_grad_() for part, dtype in zip(parts, dtypes, strict=True)]
+    wide = torch.float64 if torch.float64 in dtypes else torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = chunked_cross_entropy(*given, target)
+    expected = F.cross_entropy(F.linear(*(part.to(wide) for part in given)), target)
+    assert loss.dtype == wide
+    torch.testing.assert_close(loss, expected)
+    for got, exact in zip(*(torch.autograd.grad(x, given) for x in (loss, expected)), strict=True):
+        torch.testing.assert_close(got, exact)
+
+
+def test_a_model_of_ones_own_trains_under_autocast():
+    """Its last layer gives bfloat16 there, its table stays float32."""
+    layer, table = torch.nn.Linear(5, 5), gaussian(9, 5, seed=1, dtype=torch.float32).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        queries = layer(gaussian(3, 5, dtype=torch.float32))
+        loss = chunked_cross_entropy(queries, table, None, torch.tensor([1, 8, 0]))
+    loss.backward()
+    assert queries.dtype == torch.bfloat16
+    assert loss.dtype == table.grad.dtype == layer.weight.grad.dtype == torch.float32
+    assert table.grad.any()
+    assert layer.weight.grad.any()
+
+
 def test_no_targets_teach_nothing():
     queries, keys, bias, target = case(0, 4)
     loss = chunked_cross_entropy(queries, keys, bias, target)
@@ -121,6 +151,15 @@ def test_no_tensor_is_larger_than_a_chunk_and_two_stand_at_once(low):
     assert watch.largest == 3200
 
 
+@pytest.mark.parametrize("items", [40_000, 1_000_000, CHUNK_SCORES // 2 + 1])
+def test_a_chunk_holds_no_more_than_it_says_however_many_items(items):
+    targets = 2 * CHUNK_SCORES // items
+    queries, keys = torch.zeros(targets, 1), torch.zeros(items, 1)
+    with torch.no_grad(), _Watch() as watch:
+        chunked_cross_entropy(queries, keys, None, torch.arange(targets))
+    assert CHUNK_SCORES / 2 < watch.largest <= CHUNK_SCORES
+
+
 @pytest.mark.parametrize("chunk", [0, -4])
 def test_refuses_an_empty_chunk(chunk):
     with pytest.raises(ValueError, match="chunk_scores must be an integer >= 1"):
@@ -132,3 +171,12 @@ def test_refuses_targets_that_are_not_one_a_query(targets):
     queries, keys, bias, _ = case(6, 4)
     with pytest.raises(ValueError, match=r"one target for each"):
         chunked_cross_entropy(queries, keys, bias, torch.zeros(targets, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("keys", "bias"), [((4, 3), None), ((4,), None), ((4, 5), (1,)), ((4, 5), (5,)), ((4, 5), (4, 1))], ids=str
+)
+def test_refuses_keys_and_a_bias_that_do_not_belong_to_the_queries(keys, bias):
+    queries, *_, target = case(6, 4)
+    with pytest.raises(ValueError, match=r"Expected keys \(V, D\) with D = 5 .* bias \(V,\) or None, got"):
+        chunked_cross_entropy(queries, torch.zeros(keys), None if bias is None else torch.zeros(bias), target)

@@ -18,7 +18,7 @@ FLOORS = [
     {"errors", "version"},
     {"registry", "randomness", "progress"},
     {"data"},
-    {"schedules", "noising", "timesteps", "embeddings", "cross_entropy", "negatives", "heads", "denoisers"},
+    {"schedules", "noising", "timesteps", "embeddings", "cross_entropy", "negatives", "memory", "heads", "denoisers"},
     {"samplers", "objectives", "ranking", "checkpoint"},
     {"pipeline"},
     {"presets", "evaluation"},

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import copy
 import sys
 
 import pytest
 import torch
+from safetensors.torch import save
 from strategies import built, gaussian, learned
 
 from diffusers_rec import DiffRec
@@ -174,13 +176,117 @@ def test_a_head_that_was_trained_further_is_refused():
     lambda head: head.offset.data.add_(1e-3),
     lambda head: head.load_state_dict({key: value + 1 for key, value in head.state_dict().items()}, assign=True),
     lambda head: head.half(),
+    *(lambda head, item=item: head.weight.data[item, 5].add_(1e-3) for item in range(30)),
+    *(lambda head, item=item: head.offset.data[item].add_(1e-3) for item in range(30)),
+    lambda head: head.weight.data[7].copy_(head.weight.data[7].flip(0)),
+    lambda head: head.weight.data.copy_(head.weight.data.roll(1, 0)),
+    lambda head: head.weight.data[3].fill_(torch.nan),
 ])  # fmt: skip
-def test_weights_that_were_replaced_are_noticed(change):
+def test_weights_that_were_replaced_are_noticed_in_every_item(change):
     head = learned(LinearHead(30, WIDTH))
-    index = ItemIndex(head)
+    index = ItemIndex(head, num_tail=1)
     change(head)
     with pytest.raises(ValueError, match="head has changed"):
         index.top_k(torch.ones(1, 1, WIDTH), 3)
+    index.top_k(torch.ones(1, 1, WIDTH), 3, verify=False)
+
+
+def test_a_changed_bias_is_noticed_in_every_kind_of_head():
+    for head in every_head():
+        if head.bias() is None:
+            continue
+        index = ItemIndex(head)
+        with torch.no_grad():
+            head.bias()[4] += 1e-3
+        with pytest.raises(ValueError, match="head has changed"):
+            index.top_k(torch.ones(1, 1, WIDTH), 3)
+
+
+def test_rounding_is_no_change(catalogue):
+    head, latents = catalogue
+    wide = copy.deepcopy(head).double()
+    index = ItemIndex(wide)
+    with torch.no_grad():
+        wide.weight.mul_(1 + 1e-7 * gaussian(5000, WIDTH).sign())
+    index.top_k(latents, 3)
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_a_loaded_index_answers_as_the_saved_one(catalogue, kind, tmp_path):
+    head, latents = catalogue
+    settings = {"hnsw": {"ef_search": 33}, "ivf": {"num_probes": 7}, "flat": {}}[kind]
+    index = ItemIndex(head, kind=kind, num_tail=100, seed=3, **settings)
+    index.save(tmp_path / "index")
+    loaded = ItemIndex.load(tmp_path / "index", copy.deepcopy(head))
+    loaded.save(tmp_path / "index")
+    loaded = ItemIndex.load(tmp_path / "index", head)
+    assert (loaded.kind, loaded.num_tail, loaded.seed, loaded.num_items) == (kind, 100, 3, 5000)
+    for one, other in zip(*(vars(each.top_k(latents, 10)).values() for each in (index, loaded)), strict=True):
+        assert torch.equal(one, other)
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+
+
+def test_a_loaded_index_still_notices_a_change(catalogue, tmp_path):
+    head, latents = copy.deepcopy(catalogue[0]), catalogue[1]
+    ItemIndex(head, kind="flat").save(tmp_path / "index")
+    loaded = ItemIndex.load(tmp_path / "index", head)
+    with torch.no_grad():
+        head.offset[4999] += 0.1
+    with pytest.raises(ValueError, match="head has changed"):
+        loaded.top_k(latents, 3)
+
+
+def test_an_index_of_another_head_is_refused(tmp_path):
+    head = learned(LinearHead(30, WIDTH))
+    ItemIndex(head).save(tmp_path / "index")
+    longer, wider, other = (
+        learned(LinearHead(31, WIDTH)),
+        learned(LinearHead(30, 20)),
+        learned(LinearHead(30, WIDTH), 9),
+    )
+    trained = copy.deepcopy(head)
+    with torch.no_grad():
+        trained.weight[17, 2] += 0.01
+    for wrong, message in (
+        (longer, r"index of another head: it has keys \(30, 16\), this one \(31, 16\)\. Build a new one"),
+        (wider, r"it has keys \(30, 16\), this one \(30, 20\)"),
+        (other, r"it has keys \(30, 16\), this one \(30, 16\), but other ones\. Build a new one"),
+        (trained, "but other ones"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ItemIndex.load(tmp_path / "index", wrong)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "byte", "settings", "text", "other"])
+def test_a_damaged_file_is_refused_before_faiss_reads_it(damage, tmp_path, monkeypatch):
+    import faiss
+
+    head, path = learned(LinearHead(30, WIDTH)), tmp_path / "index"
+    ItemIndex(head, num_tail=20).save(path)
+    data = path.read_bytes()
+    middle = len(data) // 2
+    path.write_bytes(
+        {
+            "cut": data[:middle],
+            "empty": b"",
+            "byte": data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :],
+            "settings": data.replace(b'"num_tail":"20"', b'"num_tail":"30"'),
+            "text": b"no index at all, but long enough to be one",
+            "other": save(head.state_dict()),
+        }[damage]
+    )
+    assert path.read_bytes() != data
+    monkeypatch.setattr(faiss, "deserialize_index", lambda _: pytest.fail("faiss read it"))
+    with pytest.raises(ValueError, match="index is no saved index, or is damaged"):
+        ItemIndex.load(path, head)
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path):
+    head = LinearHead(7, WIDTH)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        ItemIndex.load(tmp_path / "nowhere", head)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        ItemIndex(head).save(tmp_path / "nowhere" / "index")
 
 
 def test_three_lines_lead_from_histories_to_items():

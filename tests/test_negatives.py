@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from strategies import gaussian, seeded, seeds
+from strategies import gaussian, over, seeded, seeds
 
 from diffusers_rec.data import TrainingBatches
 from diffusers_rec.data.synthetic import SyntheticWorld
@@ -20,31 +20,23 @@ from diffusers_rec.negatives import (
     sampled_cross_entropy,
 )
 from diffusers_rec.pipeline import DiffRec
+from diffusers_rec.testing.negatives import CLAUSES, training_targets
+from diffusers_rec.testing.negatives import COUNTS as COUNTS_OF_TRAINING
+from diffusers_rec.testing.negatives import fitted as fit
 
-ITEMS = 6
-COUNTS = torch.tensor([40, 20, 10, 5, 1, 0])
+COUNTS = torch.tensor(COUNTS_OF_TRAINING)
+ITEMS = len(COUNTS)
 SAMPLED = [name for name in Negatives.names() if name != "all"]
 
 
 def fitted(name, **settings):
-    negatives = Negatives.build_with(settings, name)
-    negatives.fit(COUNTS)
-    return negatives
+    return fit(Negatives.build_with(settings, name))
 
 
-def targets_of_training(count, seed=0):
-    return torch.multinomial(COUNTS.double(), count, replacement=True, generator=seeded(seed))
-
-
-@pytest.mark.parametrize("name", SAMPLED)
-def test_each_item_comes_as_often_as_expected(name):
-    negatives, seen, expected = fitted(name, count=50), torch.zeros(ITEMS), {}
-    for seed in range(400):
-        sample = negatives.draw(targets_of_training(50, seed), ITEMS, seeded(seed))
-        seen += torch.bincount(sample.items, minlength=ITEMS)
-        expected |= dict(zip(sample.items.tolist(), sample.log_expected.tolist(), strict=True))
-    for item, log_expected in expected.items():
-        assert seen[item].item() / 400 == pytest.approx(math.exp(log_expected), rel=0.15)
+@pytest.mark.parametrize("name", Negatives.names())
+@over(CLAUSES)
+def test_negatives_keep_their_contract(clause, name):
+    clause(fitted(name, count=50))
 
 
 @pytest.mark.parametrize("name", ["uniform", "popularity"])
@@ -53,7 +45,7 @@ def test_the_normaliser_over_the_others_is_unbiased(name):
     scores, negatives = gaussian(ITEMS, seed=1), fitted(name, count=200)
     sums = []
     for seed in range(400):
-        sample = negatives.draw(targets_of_training(200, seed), ITEMS, seeded(seed))
+        sample = negatives.draw(training_targets(200, seed), ITEMS, seeded(seed))
         positive = scores[:1]
         loss = sampled_cross_entropy(positive, scores[sample.items][None], torch.tensor([0]), sample)
         sums.append((loss + positive[0]).exp() - positive[0].exp())
@@ -65,7 +57,7 @@ def test_among_the_targets_of_a_batch_the_normaliser_is_unbiased_for_each_of_the
     scores, negatives = gaussian(ITEMS, seed=1), fitted("in-batch")
     sums, rows = torch.zeros(2, ITEMS, dtype=torch.float64)
     for seed in range(4000):
-        targets = targets_of_training(count, seed)
+        targets = training_targets(count, seed)
         sample = negatives.draw(targets, ITEMS, seeded(seed))
         for target in targets:
             one = target[None]
@@ -105,37 +97,58 @@ def test_a_drawn_target_is_not_its_own_negative(seed, targets):
     )
 
 
-@pytest.mark.parametrize("name", SAMPLED)
-@settings(max_examples=20)
-@given(seed=seeds)
-def test_the_same_generator_gives_the_same_sample_and_the_global_state_is_left(name, seed):
-    before, targets = torch.get_rng_state(), targets_of_training(9)
-    first, second = (fitted(name).draw(targets, ITEMS, seeded(seed)) for _ in range(2))
-    assert torch.equal(first.items, second.items)
-    assert torch.equal(first.log_expected, second.log_expected)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
 def test_all_items_draws_nothing():
-    assert AllItems().draw(targets_of_training(3), ITEMS, seeded(0)) is None
+    assert AllItems().draw(training_targets(3), ITEMS, seeded(0)) is None
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0])
 def test_power_goes_from_uniform_to_popularity(power):
-    sample = fitted("popularity", count=4, power=power).draw(targets_of_training(1), ITEMS, seeded(0))
+    sample = fitted("popularity", count=4, power=power).draw(training_targets(1), ITEMS, seeded(0))
     share = (COUNTS + 1) / (COUNTS + 1).sum() if power else torch.full((ITEMS,), 1 / ITEMS)
     torch.testing.assert_close(sample.log_expected, (4 * share[sample.items]).log())
 
 
 @pytest.mark.parametrize("negatives", [InBatchNegatives(), PopularityNegatives()], ids=repr)
 def test_refuses_to_draw_without_counts_or_with_those_of_another_catalogue(negatives):
-    with pytest.raises(ValueError, match="call fit"):
-        negatives.draw(targets_of_training(3), ITEMS, seeded(0))
-    with pytest.raises(ValueError, match=r"counts must hold how often each item is a target, \(V,\)"):
-        negatives.fit(torch.tensor([1, -1]))
+    with pytest.raises(ValueError, match=r"which no checkpoint holds: .* call model\.negatives\.fit"):
+        negatives.draw(training_targets(3), ITEMS, seeded(0))
+    for wrong in ([1, -1], [[1, 2]], [1, math.nan], [math.inf, 1], 3):
+        for counts in (wrong, torch.tensor(wrong)):
+            with pytest.raises(ValueError, match=r"counts must hold how often each item is a target, \(V,\)"):
+                negatives.fit(counts)
+    for wrong in (None, "many", {1: 2}):
+        with pytest.raises(TypeError, match="counts must be a tensor or an array of V numbers, got"):
+            negatives.fit(wrong)
     negatives.fit(COUNTS)
     with pytest.raises(ValueError, match="fitted to 6 items, but the model has 7"):
-        negatives.draw(targets_of_training(3), 7, seeded(0))
+        negatives.draw(training_targets(3), 7, seeded(0))
+
+
+@pytest.mark.parametrize("name", ["in-batch", "popularity"])
+def test_counts_may_come_in_any_form(name):
+    tensor, *others = (Negatives.build(name) for _ in range(3))
+    tensor.fit(COUNTS)
+    for negatives, counts in zip(others, (COUNTS.tolist(), COUNTS.numpy()), strict=True):
+        negatives.fit(counts)
+        drawn, expected = (each.draw(training_targets(9), ITEMS, seeded(0)) for each in (negatives, tensor))
+        assert torch.equal(drawn.items, expected.items)
+        assert torch.equal(drawn.log_expected, expected.log_expected)
+
+
+@pytest.mark.parametrize("name", ["in-batch", "popularity"])
+def test_a_loaded_model_serves_without_counts_and_says_how_to_train_it(name, tmp_path):
+    split = SyntheticWorld(num_items=20).sample(num_users=30, seed=2).sequences().leave_one_out()
+    batches = TrainingBatches(split.train, max_length=5)
+    model = DiffRec(split.train.vocabulary, dim=8, max_length=5, negatives=name)
+    model.negatives.fit(batches.target_counts())
+    model.save_pretrained(tmp_path)
+    loaded = DiffRec.from_pretrained(tmp_path).train()
+    assert loaded.recommend([split.train.vocabulary.ids[:2]], k=3).scores.isfinite().all()
+    batch = next(batches.epoch(0))
+    with pytest.raises(ValueError, match=r"call model\.negatives\.fit\(TrainingBatches"):
+        loaded.loss(batch, seeded(0))
+    loaded.negatives.fit(batches.target_counts())
+    assert torch.equal(loaded.loss(batch, seeded(0)).total, model.loss(batch, seeded(0)).total)
 
 
 @pytest.mark.parametrize("count", [0, -1])

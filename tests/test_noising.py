@@ -4,11 +4,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import gaussian, schedules, seeded
+from strategies import gaussian, over, schedules, seeded
 
 from diffusers_rec.noising import LastK, NoisingStrategy, TargetOnly, WholeSequence
-
-LONGEST = 7
+from diffusers_rec.testing.noising import CLAUSES, LONGEST, asked, each
 
 
 @st.composite
@@ -23,56 +22,10 @@ targets = st.lists(st.lists(st.integers(-1, LONGEST - 1), min_size=3, max_size=3
 )
 
 
-def asked(strategy, targets):
-    return strategy.questions(targets, strategy.max_noised(LONGEST))
-
-
-def each(questions, *others):
-    """Visible, real positions and answer of every question, row by row."""
-    for index in torch.cartesian_prod(*(torch.arange(size) for size in questions.visible.shape)).tolist():
-        at = tuple(index)
-        yield (
-            questions.visible[at].item(),
-            questions.positions[at][questions.mask[at]].tolist(),
-            questions.answer[at].item(),
-            *(other[at].item() for other in others),
-        )
-
-
+@over(CLAUSES)
 @given(strategy=strategies(), targets=targets)
-def test_seen_and_noised_positions_tile_the_sequence_up_to_the_target(strategy, targets):
-    questions = asked(strategy, targets)
-    assert questions.mask.sum(-1).equal(questions.count)
-    for visible, noised, _, target in each(questions, targets):
-        assert [*range(visible), *noised] == list(range(target + 1))
-
-
-@given(strategy=strategies(), targets=targets)
-def test_the_answer_is_the_target(strategy, targets):
-    for _, noised, answer, target in each(asked(strategy, targets), targets):
-        if target >= 0:
-            assert noised[answer] == target
-        else:
-            assert noised == []
-
-
-@given(strategy=strategies(), targets=targets, more=st.integers(0, 3))
-def test_width_is_padding_alone(strategy, targets, more):
-    width = strategy.max_noised(LONGEST)
-    narrow, wide = strategy.questions(targets, width), strategy.questions(targets, width + more)
-    assert wide.positions.shape[-1] == width + more
-    if not isinstance(strategy, WholeSequence):
-        assert narrow.count.equal(wide.count)
-    assert list(each(narrow)) == list(each(wide))
-
-
-@given(strategy=strategies(), lengths=st.lists(st.integers(1, LONGEST - 1), min_size=1, max_size=4).map(torch.tensor))
-def test_serving_asks_for_the_item_behind_the_history(strategy, lengths):
-    questions = strategy.serving(lengths, strategy.max_noised(LONGEST))
-    assert questions.visible.shape == (len(lengths), 1)
-    for row, (visible, noised, answer) in enumerate(each(questions)):
-        assert visible <= lengths[row]
-        assert noised[answer] == lengths[row]
+def test_every_strategy_keeps_its_contract(clause, strategy, targets):
+    clause(strategy, targets)
 
 
 @given(targets=targets, k=st.integers(1, LONGEST + 1))
@@ -119,13 +72,6 @@ def test_only_the_question_is_noised(strategy, schedule, row):
     for sequence, visible, target in zip(moved, questions.visible[:, 0], targets[:, 0], strict=True):
         first = target if isinstance(strategy, TargetOnly) else visible
         assert sequence.nonzero()[:, 0].tolist() == list(range(first, target + 1))
-
-
-@given(strategy=strategies(), targets=targets)
-def test_a_step_a_question_or_a_step_a_position(strategy, targets):
-    questions = asked(strategy, targets)
-    expected = questions.positions.shape if strategy.independent_steps else questions.visible.shape
-    assert strategy.timestep_shape(questions) == expected
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import gaussian, seeded, seeds
+from strategies import over, seeds
 
-from diffusers_rec.heads import LinearHead
-from diffusers_rec.objectives import Objective, SimplifiedObjective
+from diffusers_rec.objectives import ContrastiveObjective, Objective, SimplifiedObjective
+from diffusers_rec.testing.contract import SIZES
+from diffusers_rec.testing.objectives import CLAUSES, batch_of
 
-ITEMS, WIDTH = 7, 8
+WIDTH = SIZES["dim"]
 SETTINGS = [
     {"name": name, "distance": distance, "reduction": reduction}
     for name in Objective.names()
@@ -23,15 +24,7 @@ every_objective = pytest.mark.parametrize("spec", SETTINGS, ids=lambda spec: "-"
 
 
 def case(seed=0, latents=5):
-    x0, predicted, from_start = (gaussian(latents, WIDTH, seed=seed + i, dtype=torch.float32) for i in range(3))
-    return {
-        "x0": x0,
-        "predicted": predicted,
-        "weights": torch.rand(latents, generator=seeded(seed)) + 0.5,
-        "from_start": from_start,
-        "items": torch.randint(ITEMS, (latents,), generator=seeded(seed)),
-        "head": LinearHead(ITEMS, WIDTH, seed=seed),
-    }
+    return batch_of(SimplifiedObjective(recommend_from="start"), latents, seed)
 
 
 def built(spec, **settings):
@@ -40,10 +33,20 @@ def built(spec, **settings):
 
 
 @every_objective
+@over(CLAUSES)
+@few
+@given(seed=seeds, latents=st.integers(1, 6))
+def test_every_objective_keeps_its_contract(clause, spec, seed, latents):
+    objective = built(spec)
+    clause(objective, batch_of(objective, latents, seed))
+
+
+@every_objective
 @few
 @given(seed=seeds, left=st.floats(0, 5), right=st.floats(0, 5))
 def test_the_total_is_the_weighted_sum_of_its_terms(spec, seed, left, right):
-    terms = built(spec, reconstruction_weight=left, recommendation_weight=right)(**case(seed))
+    weights = {"reconstruction_weight": left, "recommendation_weight": right, "contrastive_weight": 0.0}
+    terms = built(spec, **weights)(**case(seed))
     expected = left * terms.named["reconstruction"] + right * terms.named["recommendation"]
     torch.testing.assert_close(terms.total, expected)
     plain = built(spec)(**case(seed))
@@ -82,46 +85,14 @@ def test_recommendation_is_the_cross_entropy_of_the_prediction_it_judges(spec, s
 
 
 @every_objective
-def test_a_perfect_prediction_has_nothing_to_reconstruct(spec):
-    given_case = case()
-    given_case["predicted"] = given_case["x0"].clone()
-    assert built(spec)(**given_case).named["reconstruction"].item() == pytest.approx(0, abs=1e-6)
-
-
-@every_objective
-def test_the_gradient_reaches_all_that_learns(spec):
-    given_case = case()
-    for name in ("x0", "predicted", "from_start"):
-        given_case[name].requires_grad_()
-    terms = built(spec)(**given_case)
-    terms.total.backward()
-    taught = [given_case["x0"], given_case["predicted"], given_case["from_start"], *given_case["head"].parameters()]
-    assert all(part.grad is not None and part.grad.any() for part in taught)
-    assert not terms.per_latent.requires_grad
-    assert not any(term.requires_grad for term in terms.named.values())
-
-
-@every_objective
 def test_a_weight_of_zero_silences_its_term(spec):
     for silenced, name in (("reconstruction_weight", "predicted"), ("recommendation_weight", "from_start")):
         given_case = case()
         given_case["predicted"].requires_grad_()
         given_case["from_start"].requires_grad_()
-        built(spec, **{silenced: 0.0})(**given_case).total.backward()
+        built(spec, **{silenced: 0.0, "contrastive_weight": 0.0})(**given_case).total.backward()
         gradients = {key: given_case[key].grad for key in ("predicted", "from_start")}
         assert [key for key, grad in gradients.items() if grad is None or not grad.any()] == [name]
-
-
-@every_objective
-def test_half_precision_predictions_are_judged_in_full(spec):
-    given_case = case()
-    given_case["predicted"] = given_case["predicted"].bfloat16()
-    terms = built(spec)(**given_case)
-    given_case["predicted"] = given_case["predicted"].float()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        again = built(spec)(**given_case)
-    assert terms.per_latent.dtype == again.per_latent.dtype == torch.float32
-    assert torch.equal(terms.per_latent, again.per_latent)
 
 
 @pytest.mark.parametrize(
@@ -137,3 +108,25 @@ def test_half_precision_predictions_are_judged_in_full(spec):
 def test_refuses_bad_settings(settings, message):
     with pytest.raises(ValueError, match=message):
         SimplifiedObjective(**settings)
+
+
+@few
+@given(seed=seeds, latents=st.integers(1, 6), temperature=st.sampled_from([0.05, 0.5]))
+def test_the_contrastive_term_is_info_nce_without_the_same_item(seed, latents, temperature):
+    given_case = case(seed, latents)
+    terms = ContrastiveObjective(contrastive_weight=0.3, temperature=temperature)(**given_case)
+    plain = SimplifiedObjective(recommend_from="start")(**given_case)
+    items = given_case["items"].tolist()
+    cosine = torch.cosine_similarity(given_case["predicted"][:, None], given_case["from_start"][None], dim=-1).double()
+    expected = 0.0
+    for i in range(latents):
+        kept = [j for j in range(latents) if j == i or items[j] != items[i]]
+        for side in (cosine[i, kept], cosine[kept, i]):
+            expected += float((side / temperature).logsumexp(0) - cosine[i, i] / temperature) / (2 * latents)
+    assert terms.named["contrastive"].item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    torch.testing.assert_close(terms.total, plain.total + 0.3 * terms.named["contrastive"])
+
+
+def test_the_contrastive_term_needs_its_second_view():
+    with pytest.raises(ValueError, match="recommend_from must be one of 'start', got 'sampled'"):
+        ContrastiveObjective(recommend_from="sampled")

@@ -338,6 +338,24 @@ def test_probabilities_average_the_seeds_and_spread_is_their_deviation(denoiser,
     assert not model.recommend(rows, 5, seeds=1, sampler=sampler).spread.any()
 
 
+@pytest.mark.parametrize("method", ["sample", "predict_proba", "recommend"])
+def test_a_call_takes_a_sampler_in_every_form_that_the_constructor_takes(method):
+    model = serving()
+    component, config, name = (
+        getattr(model, method)([ITEMS[:3]], sampler=sampler)
+        for sampler in (DDPMSampler(), {"name": "ddpm", "num_steps": N}, "ddpm")
+    )
+    own = getattr(model, method)([ITEMS[:3]])
+    tensors = [found if isinstance(found, torch.Tensor) else found.scores for found in (component, config, name, own)]
+    assert torch.equal(tensors[0], tensors[1])
+    assert torch.equal(tensors[0], tensors[2])
+    assert not torch.equal(tensors[0], tensors[3])
+    with pytest.raises(ValueError, match=r"Unknown sampler name: 'dpmm'.*Did you mean 'ddpm'"):
+        getattr(model, method)([ITEMS[:3]], sampler="dpmm")
+    with pytest.raises(ValueError, match="num_steps=13 is more than the schedule has: num_timesteps=12"):
+        getattr(model, method)([ITEMS[:3]], sampler={"name": "ddim", "num_steps": N + 1})
+
+
 class ForgetfulDenoiser(torch.nn.Module):
     """Keeps nothing: encodes each history again, by itself, at every call of every draw."""
 
@@ -565,6 +583,8 @@ def test_bad_requests_are_told_apart(arguments, error, message):
         ({"max_length": 1}, "max_length must be an integer >= 2, got 1"),
         ({"max_length": 3, "noising": {"name": "last-k", "k": 3, "ahead": True}}, "max_length=3 leaves no room"),
         ({"negatives": "in-batch", "noising": "whole"}, "in-batch negatives are corrected by the data"),
+        ({"sampler": DDPMSampler(num_steps=N + 1)}, "num_steps=13, but the schedule has num_timesteps=12"),
+        ({"sampler": {"name": "ddim", "num_steps": 50}}, "sampler takes num_steps=50"),
         ({"items": []}, "at least one id"),
         ({"items": ["a", "b", "a"]}, "every id must occur once.*'a'"),
     ],

@@ -10,6 +10,7 @@ from strategies import built, gaussian, learned, seeds
 
 from diffusers_rec.embeddings import ItemEmbedding
 from diffusers_rec.heads import ItemHead, LinearHead
+from diffusers_rec.memory import Recalled
 from diffusers_rec.ranking import count_ranks, mean_over_draws, score_chunks, target_ranks, top_k
 
 WIDTH = 4
@@ -24,6 +25,21 @@ def rankings(draw):
     name = draw(st.sampled_from(ItemHead.names()))
     head = learned(built(ItemHead, name, num_items=num_items, dim=WIDTH, embedding=embedding).double(), seed)
     return head, gaussian(users, draws, WIDTH, seed=seed), draw(st.integers(1, 150))
+
+
+@st.composite
+def recollections(draw, users, num_items):
+    """Some mass on some items of each user, or none at all."""
+    if draw(st.booleans()):
+        return None
+    items = draw(item_lists(users, num_items)).clamp(min=0)
+    return Recalled(items, gaussian(users, 3, seed=draw(seeds)).softmax(-1) * draw(st.sampled_from([0.0, 0.4])))
+
+
+def mixed(probabilities, recalled):
+    """``(B, S, V)`` to the mixture, ``(B, V)``."""
+    mean = probabilities.mean(1)
+    return mean if recalled is None else mean * (1 - recalled.share) + recalled.within(slice(0, mean.shape[1]))
 
 
 def item_lists(users, num_items):
@@ -62,14 +78,17 @@ def test_top_k_is_the_dense_ranking(ranking, data):
     k = data.draw(st.integers(1, num_items))
     excluded = data.draw(st.none() | item_lists(len(latents), num_items))
     candidates = data.draw(st.none() | st.lists(st.integers(0, num_items - 1), min_size=1))
-    found = top_k(head, latents, k, excluded=excluded, chunk_scores=chunk_scores,
+    recalled = data.draw(recollections(len(latents), num_items))
+    found = top_k(head, latents, k, recalled=recalled, excluded=excluded, chunk_scores=chunk_scores,
                   candidates=None if candidates is None else torch.tensor(candidates))  # fmt: skip
     probabilities = head.logits(latents).softmax(-1)
     assert found.items.shape == found.scores.shape == found.spread.shape == (len(latents), k)
+    means = mixed(probabilities, recalled)
+    ours = 1 - recalled.share if recalled is not None else torch.ones(len(latents), 1)
     for row, draws in enumerate(probabilities):
         barred = set() if excluded is None else set(excluded[row].tolist())
         allowed = [v for v in (range(num_items) if candidates is None else sorted(set(candidates))) if v not in barred]
-        mean, spread = draws.mean(0), draws.std(0, correction=0)
+        mean, spread = means[row], draws.std(0, correction=0) * ours[row]
         best = sorted(allowed, key=lambda v: -mean[v].item())[:k]
         rest = k - len(best)
         assert found.items[row].tolist() == best + [-1] * rest
@@ -83,8 +102,11 @@ def test_target_ranks_are_places_in_the_dense_ranking(ranking, data):
     num_items = len(head.keys())
     targets = data.draw(st.lists(st.integers(0, num_items - 1), min_size=len(latents), max_size=len(latents)))
     excluded = data.draw(item_lists(len(latents), num_items))
-    ranks, masked = target_ranks(head, latents, torch.tensor(targets), excluded=excluded, chunk_scores=chunk_scores)
-    for row, mean in enumerate(head.logits(latents).softmax(-1).mean(1)):
+    recalled = data.draw(recollections(len(latents), num_items))
+    ranks, masked = target_ranks(
+        head, latents, torch.tensor(targets), excluded=excluded, recalled=recalled, chunk_scores=chunk_scores
+    )
+    for row, mean in enumerate(mixed(head.logits(latents).softmax(-1), recalled)):
         barred = set(excluded[row].tolist())
         order = mean.argsort(descending=True).tolist()
         assert ranks[row] == order.index(targets[row]) + 1

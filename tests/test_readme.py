@@ -9,18 +9,40 @@ import pytest
 
 from diffusers_rec.pipeline import PARTS
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+README = Path(__file__).parents[1] / "README.md"
+
+_BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```\n(?:\n```text\n(?P<error>\w+Error: .*?)\n```$)?", re.DOTALL | re.M)
 
 
-@pytest.mark.parametrize("code", BLOCKS, ids=range(len(BLOCKS)))
-def test_code_blocks_run(code, tmp_path, monkeypatch):
+def python_blocks(text: str) -> list[tuple[str, str | None]]:
+    """The Python of a Markdown text; with the error that it raises, where a block of text right behind shows one."""
+    return [(found["code"], found["error"]) for found in _BLOCK.finditer(text)]
+
+
+def run_block(code: str, error: str | None, namespace: dict[str, object], name: str) -> None:
+    """Run a block, and see that it raises exactly the error that is shown, if one is; lines may break anywhere."""
+    compiled = compile(code, name, "exec")
+    if error is None:
+        exec(compiled, namespace)
+        return
+    with pytest.raises(Exception, match=r".") as raised:
+        exec(compiled, namespace)
+    said = f"{type(raised.value).__name__}: {raised.value}"
+    assert said.split() == error.split()
+
+
+BLOCKS = python_blocks(README.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(("code", "error"), BLOCKS, ids=range(len(BLOCKS)))
+def test_code_blocks_run(code, error, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    run_block(code, error, {"__name__": "readme"}, "README.md")
 
 
 def test_the_table_names_every_registered_component():
+    readme = README.read_text(encoding="utf-8")
     for family in PARTS.values():
         for name in family.names():
             if family.named(name).__module__.startswith("diffusers_rec."):
-                assert f"`{name}`" in README, f"README does not name the {family.kind} {name}"
+                assert f"`{name}`" in readme, f"README does not name the {family.kind} {name}"

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import json
 from abc import ABC
 from types import SimpleNamespace
 
 import pytest
-import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from strategies import EVERY_COMPONENT, FAMILIES, built, settings_of
@@ -15,12 +13,8 @@ from diffusers_rec.denoisers import Denoiser, TransformerDenoiser
 from diffusers_rec.heads import ItemHead, TiedHead
 from diffusers_rec.registry import Component
 from diffusers_rec.schedules import NoiseSchedule, SqrtSchedule
-
-
-@pytest.fixture
-def fresh_registry(monkeypatch):
-    """What a test signs in is forgotten when it ends."""
-    monkeypatch.setattr(registry, "_FAMILIES", {kind: dict(family) for kind, family in registry._FAMILIES.items()})
+from diffusers_rec.testing.component import SUITES
+from diffusers_rec.testing.every_kind import config_builds_its_equal
 
 
 def entry_point(monkeypatch, name, load, kind="schedule"):
@@ -42,17 +36,7 @@ def test_a_config_goes_to_json_and_back_to_an_equal_component(family, name, data
         component = built(family, given_config)
     except ValueError:
         assume(False)
-    config = json.loads(json.dumps(component.config()))
-    assert config.items() >= given_config.items()
-    again = family.build(config, **{key: getattr(component, key) for key in component.context})
-    assert type(again) is type(component) is family.named(name)
-    assert again.config() == component.config()
-    assert repr(again) == repr(component)
-    for part in ("state_dict", "alpha_bar"):
-        if hasattr(component, part):
-            ours, theirs = getattr(component, part), getattr(again, part)
-            torch.testing.assert_close(ours() if callable(ours) else ours, theirs() if callable(theirs) else theirs,
-                                       rtol=0, atol=0)  # fmt: skip
+    config_builds_its_equal(SUITES[family.kind], component, given_config)
 
 
 @pytest.mark.parametrize(("family", "name"), EVERY_COMPONENT)

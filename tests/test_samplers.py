@@ -1,23 +1,30 @@
 from __future__ import annotations
 
+from inspect import signature
 from itertools import pairwise
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import DTYPES, gaussian, schedules, seeded, seeds
+from strategies import gaussian, over, schedules, seeded, seeds
 
-from diffusers_rec.randomness import generators_from
 from diffusers_rec.samplers import DDIMSampler, DDPMSampler, OneStepSampler, Sampler
 from diffusers_rec.schedules import NoiseSchedule
+from diffusers_rec.testing.samplers import (
+    CLAUSES,
+    a_chain_over_every_step_lands_on_gaussian_data,
+    finite_in_every_dtype,
+    halved,
+    step_of,
+)
 
 VARIANTS = {"ddpm": [{"variance": "posterior"}, {"num_steps": 1}], "ddim": [{"eta": 1.0}]}
 SPECS = [{"name": name, **extra} for name in Sampler.names() for extra in [{}, *VARIANTS.get(name, [])]]
 CHAINS = [spec for spec in SPECS if spec["name"] != "one-step" and "num_steps" not in spec]
 
 
-def over(specs):
+def over_specs(specs):
     return pytest.mark.parametrize("spec", specs, ids=lambda spec: "-".join(map(str, spec.values())))
 
 
@@ -25,72 +32,32 @@ def schedule_of(name, num_timesteps):
     return NoiseSchedule.build_with({"num_timesteps": num_timesteps, "rescale": num_timesteps > 20}, name)
 
 
-def halved(xn, timesteps):
-    return 0.5 * xn
+@over_specs(SPECS)
+@over(CLAUSES)
+@settings(max_examples=15)
+@given(schedule=schedules(num_timesteps=st.integers(1, 25)))
+def test_every_sampler_keeps_its_contract(clause, spec, schedule):
+    clause(Sampler.build(spec), schedule)
 
 
-def only(timesteps):
-    (n,) = set(timesteps.flatten().tolist())
-    return n
+@over_specs(SPECS)
+@over([clause for clause in CLAUSES if "seed" in signature(clause).parameters])
+@settings(max_examples=15)
+@given(schedule=schedules(num_timesteps=st.integers(1, 10)), seed=seeds)
+def test_every_seed_is_good(clause, spec, schedule, seed):
+    clause(Sampler.build(spec), schedule, seed)
 
 
-@over(SPECS)
-@settings(max_examples=25)
-@given(schedule=schedules(num_timesteps=st.integers(1, 25)), seed=seeds)
-def test_the_same_generator_gives_the_same_bits(spec, schedule, seed):
-    sampler, noise, before = Sampler.build(spec), gaussian(2, 3, 1, 4), torch.get_rng_state()
-    first, second = (sampler.sample(halved, schedule, noise, seeded(seed)) for _ in range(2))
-    assert torch.equal(first, second)
-    assert torch.equal(noise, gaussian(2, 3, 1, 4))
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-@over(SPECS)
-@settings(max_examples=25)
-@given(
-    schedule=schedules(num_timesteps=st.integers(1, 25)),
-    values=st.lists(seeds, min_size=1, max_size=4, unique=True),
-    rows=st.integers(1, 4),
-)
-def test_with_a_generator_a_draw_neither_batch_nor_other_draws_matter(spec, schedule, values, rows):
-    sampler, noise = Sampler.build(spec), gaussian(rows, len(values), 2, 3)
-    whole = sampler.sample(halved, schedule, noise, generators_from(values))
-    for row in range(rows):
-        for draw, seed in enumerate(values):
-            alone = sampler.sample(halved, schedule, noise[row : row + 1, draw : draw + 1], generators_from([seed]))
-            assert torch.equal(alone[0, 0], whole[row, draw])
-
-
-@over(SPECS)
+@over_specs(SPECS)
 @pytest.mark.parametrize("name", NoiseSchedule.names())
-@pytest.mark.parametrize("num_timesteps", [1, 2, 60])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_finite_for_every_schedule_and_dtype(spec, name, num_timesteps, dtype):
-    asked = []
-
-    def denoise(xn, timesteps):
-        assert xn.dtype == dtype
-        assert timesteps.shape == xn.shape[:2]
-        asked.append(only(timesteps))
-        return xn.clamp(-1, 1)
-
-    sampler, noise = Sampler.build(spec), gaussian(2, 3, 1, 4, dtype=dtype)
-    sample = sampler.sample(denoise, schedule_of(name, num_timesteps), noise, seeded(0))
-    assert sample.shape == noise.shape
-    assert sample.dtype == dtype
-    assert torch.isfinite(sample).all()
-    assert asked[0] == num_timesteps
-    assert sorted(asked, reverse=True) == asked
-    assert asked[-1] >= 1
+def test_finite_over_every_schedule(spec, name):
+    finite_in_every_dtype(Sampler.build(spec), schedule_of(name, 60))
 
 
-@over(SPECS)
-@settings(max_examples=25)
-@given(schedule=schedules(num_timesteps=st.integers(1, 25)), seed=seeds)
-def test_a_denoiser_that_knows_the_answer_is_believed(spec, schedule, seed):
-    answer = gaussian(2, 3, 1, 4, seed=seed)
-    sample = Sampler.build(spec).sample(lambda *_: answer, schedule, gaussian(2, 3, 1, 4), seeded(seed))
-    torch.testing.assert_close(sample, answer)
+@over_specs(CHAINS)
+@pytest.mark.parametrize("name", NoiseSchedule.names())
+def test_a_chain_lands_on_gaussian_data_over_every_schedule(spec, name):
+    a_chain_over_every_step_lands_on_gaussian_data(Sampler.build(spec), schedule_of(name, 200))
 
 
 @given(schedule=schedules())
@@ -98,7 +65,7 @@ def test_one_step_asks_once_from_pure_noise(schedule):
     asked, noise = [], gaussian(2, 3, 1, 4)
 
     def denoise(xn, timesteps):
-        asked.append((xn, only(timesteps)))
+        asked.append((xn, step_of(timesteps)))
         return xn + 1
 
     sample = OneStepSampler().sample(denoise, schedule, noise, seeded(0))
@@ -116,7 +83,7 @@ def test_ddpm_is_algorithm_2(schedule, variance, seed):
     asked = []
 
     def denoise(xn, timesteps):
-        asked.append((only(timesteps), xn))
+        asked.append((step_of(timesteps), xn))
         return xn.sin()
 
     noise, generator = gaussian(1, 2, 1, 3), seeded(seed)
@@ -138,7 +105,7 @@ def test_a_shorter_chain_visits_evenly_spread_steps_from_n_to_1(schedule, data):
     num_steps = data.draw(st.integers(1, schedule.num_timesteps))
     for sampler in (DDPMSampler(num_steps=num_steps), DDIMSampler(num_steps=num_steps)):
         asked = []
-        sampler.sample(lambda x, n: asked.append(only(n)) or x, schedule, gaussian(1, 1, 2), seeded(0))  # noqa: B023
+        sampler.sample(lambda x, n: asked.append(step_of(n)) or x, schedule, gaussian(1, 1, 2), seeded(0))  # noqa: B023
         gaps = [n - m for n, m in pairwise(asked)]
         assert len(asked) == num_steps
         assert asked[0] == schedule.num_timesteps
@@ -221,7 +188,7 @@ def gaussian_denoiser(schedule, mean, deviation):
         return signal.sqrt() * deviation**2 / (signal * deviation**2 + 1 - signal)
 
     def denoise(xn, timesteps):
-        n = only(timesteps)
+        n = step_of(timesteps)
         return mean + gain(n) * (xn - schedule.alpha_bar[n].sqrt() * mean)
 
     return denoise, gain
@@ -246,19 +213,6 @@ def test_ddpm_with_variance_beta_is_exact_on_unit_gaussians(name, num_timesteps)
     assert sample.std().item() == pytest.approx(schedule.alpha_bar[1].sqrt().item(), rel=0.02)
 
 
-@over(CHAINS)
-@pytest.mark.parametrize("name", NoiseSchedule.names())
-@pytest.mark.parametrize("deviation", [0.5, 1.0, 2.0])
-def test_a_chain_lands_on_gaussian_data(spec, name, deviation):
-    schedule = schedule_of(name, 200)
-    denoise, gain = gaussian_denoiser(schedule, 2.0, deviation)
-    sample = Sampler.build(spec).sample(denoise, schedule, gaussian(1, 1, 20_000, seed=3), seeded(4))
-    x1 = before_the_last_step(sample, schedule, gain, 2.0)
-    signal = schedule.alpha_bar[1]
-    assert sample.mean().item() == pytest.approx(2, abs=0.03 + 4 * deviation / 20_000**0.5)
-    assert x1.std().item() == pytest.approx((signal * deviation**2 + 1 - signal).sqrt().item(), rel=0.05)
-
-
 @pytest.mark.parametrize("name", NoiseSchedule.names())
 def test_the_two_ddpm_variances_bracket_gaussian_data(name):
     """Below unit variance, the true reverse variance lies between the posterior's and beta."""
@@ -273,7 +227,7 @@ def test_the_two_ddpm_variances_bracket_gaussian_data(name):
     assert low < (schedule.alpha_bar[1] * 0.25 + 1 - schedule.alpha_bar[1]).sqrt() < high
 
 
-@over(CHAINS)
+@over_specs(CHAINS)
 @pytest.mark.parametrize("name", NoiseSchedule.names())
 def test_a_chain_lands_on_discrete_items(spec, name):
     """With the exact posterior over 12 items as denoiser, items come as often as their probability."""
@@ -284,7 +238,7 @@ def test_a_chain_lands_on_discrete_items(spec, name):
     probability = torch.arange(1, 13, dtype=torch.float64) / 78
 
     def denoise(xn, timesteps):
-        signal = schedule.alpha_bar[only(timesteps)]
+        signal = schedule.alpha_bar[step_of(timesteps)]
         evidence = (signal.sqrt() * xn @ items.T - signal / 2 * items.square().sum(-1)) / (1 - signal)
         return (probability.log() + evidence).softmax(-1) @ items
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import seeded, seeds, timestep_samplers
+from strategies import over, seeded, timestep_samplers
 
+from diffusers_rec.testing.timesteps import CLAUSES
 from diffusers_rec.timesteps import ImportanceTimestepSampler, TimestepSampler, UniformTimestepSampler
 
 losses = st.floats(0, 10, allow_subnormal=False)
@@ -21,35 +22,11 @@ def warm(values, **settings):
     return sampler
 
 
+@over(CLAUSES)
+@settings(max_examples=40)
 @given(sampler=timestep_samplers())
-def test_probabilities_are_probabilities(sampler):
-    probabilities = sampler.probabilities()
-    assert probabilities.shape == (sampler.num_timesteps,)
-    assert probabilities.dtype == torch.float64
-    assert (probabilities > 0).all()
-    assert float(probabilities.sum()) == pytest.approx(1, abs=1e-12)
-
-
-@settings(max_examples=50)
-@given(sampler=timestep_samplers(), seed=seeds, data=st.data())
-def test_weighted_losses_are_unbiased(sampler, seed, data):
-    """sum_n p_n w_n L_n is the mean of L_n over n, or the sum: exactly, from the weights that were drawn."""
-    every = range(1, sampler.num_timesteps + 1)
-    timesteps, weights = sampler.sample((20_000,), seeded(seed))
-    weight = dict(zip(timesteps.tolist(), weights.tolist(), strict=True))
-    assert sorted(weight) == list(every)
-    loss = data.draw(st.lists(st.floats(0, 5), min_size=len(every), max_size=len(every)))
-    estimate = sum(p * weight[n] * loss[n - 1] for n, p in zip(every, sampler.probabilities().tolist(), strict=True))
-    expected = sum(loss) / len(every) if sampler.estimate == "mean" else sum(loss)
-    assert estimate == pytest.approx(expected, rel=1e-6, abs=1e-12)  # weights are float32
-
-
-@given(sampler=timestep_samplers())
-def test_weights_undo_the_probabilities(sampler):
-    timesteps, weights = sampler.sample((50,), seeded(0))
-    scale = sampler.num_timesteps if sampler.estimate == "mean" else 1
-    product = scale * sampler.probabilities()[timesteps - 1] * weights
-    torch.testing.assert_close(product, torch.ones_like(product), rtol=1e-6, atol=0)
+def test_every_sampler_keeps_its_contract(clause, sampler):
+    clause(sampler)
 
 
 @pytest.mark.parametrize("name", TimestepSampler.names())
@@ -66,20 +43,6 @@ def test_a_sample_average_meets_the_mean(name, start_share, warmed):
     assert abs(weighted.mean() - loss.mean()) < 4 * error
 
 
-@pytest.mark.parametrize("name", TimestepSampler.names())
-@pytest.mark.parametrize("start_share", [0.0, 0.3])
-@pytest.mark.parametrize("warmed", [False, True])
-def test_steps_come_as_often_as_their_probability_says(name, start_share, warmed):
-    from scipy import stats
-
-    sampler = TimestepSampler.build_with({"num_timesteps": 20, "history": 1, "start_share": start_share}, name)
-    if warmed:
-        sampler.update(torch.arange(1, 21), torch.linspace(0.2, 3, 20))
-    timesteps, _ = sampler.sample((200, 100), seeded(2))
-    counts = torch.bincount(timesteps.flatten(), minlength=21)[1:]
-    assert stats.chisquare(counts, 20_000 * sampler.probabilities()).pvalue > 0.01
-
-
 def test_uniform_is_uniform():
     from scipy import stats
 
@@ -87,27 +50,6 @@ def test_uniform_is_uniform():
     assert stats.chisquare(torch.bincount(timesteps, minlength=101)[1:]).pvalue > 0.01
     assert (weights == 1).all()
     assert (UniformTimestepSampler(100, estimate="sum").sample((9,), seeded(0))[1] == 100).all()
-
-
-@given(sampler=timestep_samplers(), seed=seeds, shape=st.lists(st.integers(1, 4), min_size=1, max_size=3))
-def test_the_same_generator_gives_the_same_bits_in_the_shape_asked(sampler, seed, shape):
-    before = torch.get_rng_state()
-    first, second = sampler.sample(shape, seeded(seed)), sampler.sample(shape, seeded(seed))
-    for one, other, dtype in zip(first, second, (torch.int64, torch.float32), strict=True):
-        assert torch.equal(one, other)
-        assert one.shape == tuple(shape)
-        assert one.dtype == dtype
-    assert ((first[0] >= 1) & (first[0] <= sampler.num_timesteps)).all()
-    assert torch.equal(torch.get_rng_state(), before)
-    assert all(part.device.type == "meta" for part in sampler.sample(shape, seeded(seed), torch.device("meta")))
-
-
-@given(share=st.floats(0, 0.99), steps=st.integers(2, 20))
-def test_start_share_goes_to_the_last_step(share, steps):
-    plain = UniformTimestepSampler(steps).probabilities()
-    shared = UniformTimestepSampler(steps, start_share=share).probabilities()
-    torch.testing.assert_close(shared[:-1], (1 - share) * plain[:-1])
-    assert float(shared[-1]) == pytest.approx(share + (1 - share) / steps)
 
 
 @given(
@@ -158,17 +100,6 @@ def test_uniform_share_bounds_the_weights(share, values):
     assert (1 / (len(values) * warm(values, uniform_share=share).probabilities()) <= 1 / share + 1e-9).all()
 
 
-@given(sampler=timestep_samplers(), seed=seeds)
-def test_state_goes_out_and_in(sampler, seed):
-    again = TimestepSampler.build(sampler.config())
-    again.load_state_dict(sampler.state_dict())
-    for one, other in zip(sampler.sample((40,), seeded(seed)), again.sample((40,), seeded(seed)), strict=True):
-        assert torch.equal(one, other)
-    before = again.probabilities()
-    sampler.update(torch.arange(1, sampler.num_timesteps + 1).repeat(2), torch.arange(2.0 * sampler.num_timesteps))
-    assert torch.equal(again.probabilities(), before)
-
-
 def test_state_is_a_copy():
     sampler = warm([1.0, 2.0])
     state = sampler.state_dict()
@@ -176,13 +107,6 @@ def test_state_is_a_copy():
     fresh = ImportanceTimestepSampler(2, history=1)
     fresh.load_state_dict(state)
     assert torch.equal(fresh.probabilities(), warm([1.0, 2.0]).probabilities())
-
-
-def test_losses_are_taken_without_their_graph():
-    loss = torch.ones(1, requires_grad=True) * 2
-    sampler = ImportanceTimestepSampler(1, history=1)
-    sampler.update(torch.tensor([1]), loss.bfloat16())
-    assert not sampler.state_dict()["losses"].requires_grad
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diffusers_rec import DiffRec, Holdout, Interactions, Sequences, SqrtSchedule, SyntheticWorld, Vocabulary
+from diffusers_rec import (
+    DDIMSampler,
+    DiffRec,
+    Holdout,
+    Interactions,
+    Sequences,
+    SqrtSchedule,
+    SyntheticWorld,
+    Vocabulary,
+)
 from diffusers_rec.checkpoint import CONFIG_FILE
 from diffusers_rec.evaluation import evaluate
 from diffusers_rec.training import TrainingConfig, loop, train
@@ -306,6 +315,23 @@ def test_other_items_are_refused(tmp_path):
     assert not files(tmp_path)
 
 
+def test_a_swapped_part_that_does_not_fit_is_told_before_the_folder_is_made(tmp_path):
+    model = build()
+    model.sampler = DDIMSampler(num_steps=6)
+    with pytest.raises(ValueError, match="sampler takes num_steps=6, but the schedule has num_timesteps=5"):
+        fit(tmp_path / "run", model=model)
+    assert not files(tmp_path)
+
+
+def test_a_folder_that_holds_anothers_model_is_left_as_it_is(tmp_path):
+    (tmp_path / CONFIG_FILE).write_text("{}")
+    (tmp_path / ".config.json.abcdefgh").touch()
+    before = files(tmp_path)
+    with pytest.raises(ValueError, match="holds a model that no run here has made"):
+        fit(tmp_path)
+    assert files(tmp_path) == before
+
+
 @pytest.mark.parametrize("place", ["under a file", "a file", "read-only"])
 def test_an_unwritable_directory_is_told_before_training(place, tmp_path):
     (tmp_path / "file").touch()
@@ -328,13 +354,13 @@ def test_the_best_epoch_by_ndcg_is_kept(tmp_path):
     _, result = fit(
         tmp_path,
         model=model,
-        epochs=6,
+        epochs=8,
         learning_rate=0.05,
         on_epoch=lambda _: weights.append({name: tensor.clone() for name, tensor in model.state_dict().items()}),
     )
     scores = validations(result)
     assert result.best_score == max(scores)
-    assert result.best_epoch == 1 + int(np.argmax(scores)) < 6, "the best is last: this test sees nothing"
+    assert result.best_epoch == 1 + int(np.argmax(scores)) < 8, "the best is last: this test sees nothing"
     best = weights[result.best_epoch - 1]
     assert all(torch.equal(tensor, best[name]) for name, tensor in model.state_dict().items())
     assert evaluate(DiffRec.from_pretrained(tmp_path), SPLIT.validation, seeds=1).masked["ndcg@10"] == max(scores)

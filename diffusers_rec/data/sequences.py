@@ -80,8 +80,13 @@ class Sequences:
 
         Args:
             users: distinct user indices, ``(W,)`` with W >= 1.
+
+        Raises:
+            ValueError: no users, or one twice.
         """
         rows = np.asarray(users)
+        if not rows.size:
+            raise ValueError("Sequences: take expected at least one user index, got none.")
         kept = Vocabulary(self.users.decode(rows))
         lengths = self.lengths[rows]
         places = np.repeat(self.offsets[rows], lengths) + places_within(lengths)

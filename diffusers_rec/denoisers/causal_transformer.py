@@ -1,7 +1,9 @@
-r"""A causal Transformer whose noised target is one more token: history keys and values are computed once and kept.
+r"""A causal Transformer whose noised target is one more token of its last layer.
 
-The history never sees the target or the step, so every prefix of a window shares one encoding, S noise draws share it,
-and a reverse step costs K tokens a question instead of a sequence. The step embedding enters the queries alone.
+The history passes all layers; it never sees the target or the step, so every prefix of a window shares one encoding, S
+noise draws share it, and a reverse step costs one layer for K tokens a question instead of a sequence. A token starts
+where the last visible item stands before the last layer, with the noised latent and the step added: at initialisation
+it hardly differs from the state of a plain next-item model, and learns as fast.
 """
 
 from __future__ import annotations
@@ -24,31 +26,35 @@ from diffusers_rec.denoisers.blocks import (
 from diffusers_rec.denoisers.dropout import dropout
 from diffusers_rec.randomness import isolated_rng
 
-Bias = tuple[Tensor, Tensor]
-
 
 @dataclass
 class _Context:
     """What the encoder keeps of the history, and what the questions asked last need of it.
 
     Attributes:
-        keys_values: of each layer, ``(B, H, L, D/H)``.
+        last_input: of the encoder's last layer, ``(B, L, D)``.
+        key: of the last layer, ``(B, H, L, D/H)``.
+        value: of the last layer.
         asked: ``visible`` and ``count`` of the questions asked last.
-        biases: of each layer, what they add to their scores over the history and among their own positions.
+        start: of their tokens, without noise and step, ``(B, Q, 1, D)``.
+        bias: what is added to their scores over the history and among their own positions.
     """
 
-    keys_values: list[tuple[Tensor, Tensor]]
+    last_input: Tensor
+    key: Tensor
+    value: Tensor
     asked: tuple[Tensor | None, Tensor | None] = (None, None)
-    biases: list[Bias] = field(default_factory=list)
+    start: Tensor = field(default_factory=lambda: torch.empty(0))
+    bias: tuple[Tensor, Tensor] = field(default_factory=lambda: (torch.empty(0), torch.empty(0)))
 
 
 class CausalTransformerDenoiser(Denoiser, name="causal-transformer"):
-    """Noised query tokens over a cached causal history.
+    """Noised tokens over a cached causal history.
 
     Args:
         dim: D.
         max_length: positions in a sequence, the noised ones included.
-        num_layers: Transformer blocks, which history and query tokens share.
+        num_layers: Transformer blocks of the history, the last of which the noised tokens pass as well.
         num_heads: attention heads.
         dropout: on the input, the attention, and every residual.
         seed: of the initial weights.
@@ -69,61 +75,62 @@ class CausalTransformerDenoiser(Denoiser, name="causal-transformer"):
         with isolated_rng(self.seed):
             self.encoder = CausalEncoder(dim, max_length, num_layers, num_heads, self.dropout)
             self.step = StepEmbedding(dim)
-            self.unknown = nn.Parameter(torch.randn(dim))
+            self.unknown = nn.Parameter(torch.randn(dim) * 0.02)
             self.take = nn.Linear(dim, dim, bias=False)
             nn.init.normal_(self.take.weight, std=0.1 / dim**0.5)
+        for parameter in self.step.layers[-1].parameters():
+            nn.init.zeros_(parameter)
         # Among noised positions the past and the future differ, so their distances are signed.
-        self.among_bias = nn.Parameter(torch.zeros(num_layers, num_heads, 2 * max_length - 1))
+        self.among_bias = nn.Parameter(torch.zeros(num_heads, 2 * max_length - 1))
 
     def encode(self, history: Tensor, mask: Tensor) -> _Context:  # padding lies behind all that is visible
+        last_input, keys_values = self.encoder.cache(history)
+        key, value = keys_values[-1]
         # Contiguous, or every reverse step's matrix products would copy them.
-        return _Context([(key.contiguous(), value.contiguous()) for key, value in self.encoder.cache(history)[1]])
+        return _Context(last_input, key.contiguous(), value.contiguous())
 
     def forward(
         self, xn: Tensor, timesteps: Tensor, visible: Tensor, context: _Context, count: Tensor | None = None
     ) -> Tensor:
-        _, questions, noised, _ = xn.shape
+        questions, noised = xn.shape[1:3]
         if timesteps.ndim == 2:
             timesteps = timesteps[..., None]
-        x = rearrange(self.unknown + self.take(xn) + self.step(timesteps), "b q k d -> b (q k) d")
         if context.asked[0] is not visible or context.asked[1] is not count:  # a chain asks the same at every step
-            context.biases, context.asked = self._biases(visible, noised, count, context), (visible, count)
-        for block, (key, value), bias in zip(self.encoder.layers, context.keys_values, context.biases, strict=True):
-            x = self._block(block, x, key, value, bias, questions)
+            context.start = self._start(visible, context)
+            context.bias = self._bias(visible, noised, count, context)
+            context.asked = visible, count
+        x = rearrange(context.start + self.take(xn) + self.step(timesteps), "b q k d -> b (q k) d")
+        x = self._block(self.encoder.layers[-1], x, context, questions)
         return rearrange(self.encoder.norm(x), "b (q k) d -> b q k d", q=questions)
 
-    def _biases(self, visible: Tensor, noised: int, count: Tensor | None, context: _Context) -> list[Bias]:
-        place = torch.arange(context.keys_values[0][0].shape[2], device=visible.device)
+    def _start(self, visible: Tensor, context: _Context) -> Tensor:
+        """The last visible item before the last layer; nothing where none is visible."""
+        if not context.last_input.shape[1]:
+            return self.unknown.expand(*visible.shape, 1, -1)
+        last = (visible - 1).clamp(min=0)[..., None].expand(-1, -1, self.dim)
+        start = context.last_input.gather(1, last).masked_fill(visible[..., None] == 0, 0)
+        return (start + self.unknown)[:, :, None]
+
+    def _bias(self, visible: Tensor, noised: int, count: Tensor | None, context: _Context) -> tuple[Tensor, Tensor]:
+        place = torch.arange(context.key.shape[2], device=visible.device)
         offset = torch.arange(noised, device=visible.device)
         distance = visible[..., None, None] + offset[:, None] - place
         distance = torch.where(place < visible[..., None, None], distance, -1)
-        among = offset[:, None] - offset + self.max_length - 1
+        over_history = rearrange(self.encoder.bias(self.num_layers - 1, distance), "h b q k s -> b h q k s")
+        among = self.among_bias[:, offset[:, None] - offset + self.max_length - 1].unsqueeze(1)
         real = real_positions(noised, visible, count)
-        return [
-            (
-                rearrange(self.encoder.bias(layer, distance), "h b q k s -> b h q k s").contiguous(),
-                self.among_bias[layer][:, among].unsqueeze(1).masked_fill(~real[:, None, :, None], -math.inf),
-            )
-            for layer in range(self.num_layers)
-        ]
+        return over_history.contiguous(), among.masked_fill(~real[:, None, :, None], -math.inf)
 
-    def _block(
-        self,
-        block: TransformerBlock,
-        x: Tensor,
-        key: Tensor,
-        value: Tensor,
-        bias: Bias,
-        questions: int,
-    ) -> Tensor:
+    def _block(self, block: TransformerBlock, x: Tensor, context: _Context, questions: int) -> Tensor:
         """One softmax over the history's keys, shared by all questions, and the question's own tokens."""
         attention = block.attention
+        key, value = context.key, context.value
         source = block.attention_input(x)
         query = attention.project_query(source) * (self.dim // self.num_heads) ** -0.5
         own_key, own_value = (
             rearrange(part, "b h (q k) d -> b h q k d", q=questions) for part in attention.project_key_value(source)
         )
-        over_history, among = bias
+        over_history, among = context.bias
         scores = rearrange(query @ key.mT, "b h (q k) s -> b h q k s", q=questions) + over_history
         query = rearrange(query, "b h (q k) d -> b h q k d", q=questions)
         joint = torch.cat([scores, query @ own_key.mT + among], dim=-1).softmax(-1).to(value.dtype)

@@ -11,6 +11,7 @@ A diffusion recommender can score well while its noise does nothing. Three table
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,9 @@ Row = dict[str, Any]
 
 USERS_AT_ONCE = 128
 
+SCORES_AT_ONCE = 2**24
+"""The most scores (users x items, or latents x items) held at once, 64 MiB in float32; one row at the least."""
+
 
 @dataclass(frozen=True)
 class Audit:
@@ -41,7 +45,7 @@ class Audit:
     Attributes:
         ranking: ``xn``, ``steps``, ``seeds``, ``hr@10`` and ``ndcg@10`` (history masked).
         timesteps: ``timestep``, ``xn``, ``reconstruction`` (one minus the cosine of predicted and true latent),
-            ``cross_entropy`` of the true item, means over the users.
+            ``cross_entropy`` of the true item, means over the users; "another user's" where there are two at least.
         chains: ``sampler``, ``probability`` (predicted, of the items landed on, mean), ``distinct`` (different items
             among a user's chains, mean).
         num_users: U.
@@ -59,7 +63,7 @@ def audit(
     *,
     users: int = 1024,
     seeds: int = 10,
-    steps: Sequence[int] = (10, 50),
+    steps: Sequence[int] | None = None,
     levels: int = 5,
     seed: int = 0,
     progress: bool = False,
@@ -71,16 +75,20 @@ def audit(
         holdout: histories and the items that came next.
         users: how many of them to look at, at most, chosen by ``seed``.
         seeds: noise draws to average in the ranking, and chains a user.
-        steps: lengths of the chains, each at most N.
+        steps: lengths of the chains, each at most N; 10 and 50 when None, as far as N allows, or N below 10.
         levels: timesteps to look at, evenly spread up to N.
         seed: of the choice of users and of the noise.
         progress: show bars (needs the ``train`` extra).
 
     Raises:
-        ValueError: settings out of range, or the holdout was made with other items than the model knows.
+        ValueError: settings out of range, a step twice or above N, or the holdout was made with other items than the
+            model knows.
+        TypeError: settings that are not integers, or ``steps`` not a sequence of them.
     """
-    check_int("levels", levels, minimum=1)
-    some = holdout.sample(check_int("users", users, minimum=1), seed)
+    for name, value, minimum in (("users", users, 1), ("seeds", seeds, 1), ("levels", levels, 1), ("seed", seed, 0)):
+        check_int(name, value, minimum=minimum)
+    steps = chain_lengths(steps, model.schedule.num_timesteps)
+    some = holdout.sample(users, seed)
     chains: dict[str, Sampler] = {f"ddpm, {n} steps": DDPMSampler(num_steps=n) for n in steps}
     ranking = [
         {"xn": xn, "steps": n, "seeds": draws, **_accuracy(model, some, sampler, draws, progress)}
@@ -92,10 +100,36 @@ def audit(
         )
     ]
     with model.serving():
-        questions = [_Question(model, some, rows) for rows in user_chunks(some, USERS_AT_ONCE)]
+        at_once = min(USERS_AT_ONCE, max(1, SCORES_AT_ONCE // len(model.vocabulary)))
+        questions = [_Question(model, some, rows) for rows in user_chunks(some, at_once)]
         timesteps = _timesteps(model, questions, levels, seed)
         bar = progress_bar(questions, show=progress, total=len(questions), text="chains")
         return Audit(ranking, timesteps, _landings(model, bar, chains, seeds, seed), len(some))
+
+
+def chain_lengths(steps: Sequence[int] | None, num_timesteps: int, *, name: str = "steps") -> list[int]:
+    """The lengths of chains that :func:`audit` runs.
+
+    Args:
+        steps: as asked for; see there.
+        num_timesteps: N.
+        name: of the setting, for errors.
+
+    Raises:
+        ValueError: a length below 1, above N, or given twice.
+        TypeError: not a sequence of integers.
+    """
+    if steps is None:
+        return [n for n in (10, 50) if n <= num_timesteps] or [num_timesteps]
+    if isinstance(steps, str) or not isinstance(steps, Iterable):
+        raise TypeError(f"{name} must be a sequence of chain lengths, got {steps!r}. One alone is [{steps}].")
+    lengths = [check_int(f"each of {name}", n, minimum=1) for n in steps]
+    twice = sorted({n for n in lengths if lengths.count(n) > 1})
+    if twice:
+        raise ValueError(f"{name} must differ, but {twice} came more than once. Drop the repeats.")
+    if lengths and max(lengths) > num_timesteps:
+        raise ValueError(f"{name} must be at most num_timesteps={num_timesteps}, the model's N, got {max(lengths)}.")
+    return lengths
 
 
 class _SilentSampler(OneStepSampler):
@@ -121,6 +155,13 @@ class _Question:
         visible = self.lengths[:, None].expand(xn.shape[:2])
         return self.model.denoiser(xn, timesteps, visible, self.context).to(xn.dtype)
 
+    def losses(self, xn: Tensor, n: int) -> Tensor:
+        """Reconstruction and cross-entropy of the prediction from ``(B, 1, 1, D)``, sums over the users: ``(2,)``."""
+        predicted = self.predict(xn, torch.full(xn.shape[:2], n, device=xn.device))
+        reconstruction = (1 - torch.cosine_similarity(predicted, self.x0, dim=-1)).double().sum()
+        cross_entropy = self.model.head.loss(predicted[:, 0, 0], self.targets).double() * len(self.targets)
+        return torch.stack([reconstruction, cross_entropy])
+
     def noise(self, draws: int, generator: Generator) -> Tensor:
         """Independent for every user and draw, ``(B, S, 1, D)``."""
         shape = (len(self.targets), draws, *self.x0.shape[2:])
@@ -141,23 +182,20 @@ def _timesteps(model: DiffRec, questions: list[_Question], levels: int, seed: in
     """The losses by step and kind of x_n, averaged over users."""
     final = model.schedule.num_timesteps
     chosen = sorted({max(1, round(final * level / levels)) for level in range(1, levels + 1)})
+    x0 = torch.cat([question.x0 for question in questions])
+    sizes = [len(question.targets) for question in questions]
     rows = []
     for n in chosen:
-        generator = Generator().manual_seed(seed)
-        sums: dict[str, list[float]] = {kind: [0.0, 0.0] for kind in ("drawn", "zeroed", "another user's")}
-        for question in questions:
-            timesteps = torch.full((len(question.targets), 1), n, device=question.x0.device)
-            drawn = model.schedule.add_noise(question.x0, question.noise(1, generator), timesteps)
-            kinds = (drawn, torch.zeros_like(drawn), drawn.roll(1, dims=0))
-            for total, xn in zip(sums.values(), kinds, strict=True):
-                predicted = question.predict(xn, timesteps)
-                total[0] += float((1 - torch.cosine_similarity(predicted, question.x0, dim=-1)).sum())
-                loss = model.head.loss(predicted[:, 0, 0], question.targets)
-                total[1] += float(loss) * len(question.targets)
-        users = sum(len(question.targets) for question in questions)
-        for kind, (reconstruction, cross_entropy) in sums.items():
-            means = {"reconstruction": reconstruction / users, "cross_entropy": cross_entropy / users}
-            rows.append({"timestep": n, "xn": kind, **means})
+        noise = randn(x0.shape, Generator().manual_seed(seed), device=x0.device, dtype=x0.dtype)
+        drawn = model.schedule.add_noise(x0, noise, torch.full(x0.shape[:2], n, device=x0.device))
+        kinds = {"drawn": drawn, "zeroed": torch.zeros_like(drawn)}
+        if len(x0) > 1:
+            kinds["another user's"] = drawn.roll(1, dims=0)
+        for kind, xn in kinds.items():
+            parts = zip(questions, torch.split(xn, sizes), strict=True)
+            sums = torch.stack([question.losses(part, n) for question, part in parts]).sum(0)
+            means = zip(("reconstruction", "cross_entropy"), (sums / len(x0)).tolist(), strict=True)
+            rows.append({"timestep": n, "xn": kind, **dict(means)})
     return rows
 
 
@@ -166,7 +204,7 @@ def _landings(
 ) -> list[Row]:
     """Where chains land beside exact draws, averaged over users."""
     table = model.embedding.table()
-    found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in ("exact draws", *chains)}
+    found: dict[str, list[Tensor]] = {name: [] for name in ("exact draws", *chains)}
     generators = {name: Generator().manual_seed(seed) for name in found}
     for question in questions:
         probabilities = question.probabilities()
@@ -177,19 +215,37 @@ def _landings(
                 items = nearest(ends, table)
             else:
                 items = torch.multinomial(probabilities.cpu(), draws, replacement=True, generator=generator)
-            found[name].append((items.to(probabilities.device), probabilities))
-    return [{"sampler": name, **landing(parts)} for name, parts in found.items()]
+            found[name].append(_landed(items.to(probabilities.device), probabilities))
+    return [{"sampler": name, **_mean_landing(parts)} for name, parts in found.items()]
 
 
-def landing(drawn: Sequence[tuple[Tensor, Tensor]]) -> dict[str, float]:
+def landing(drawn: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
     """Of items ``(B, S)`` and predicted probabilities ``(B, V)``, chunk by chunk: what an audit says of chains."""
-    probability = torch.cat([probabilities.gather(1, items) for items, probabilities in drawn])
-    ordered = torch.cat([items for items, _ in drawn]).sort(-1).values
+    return _mean_landing([_landed(items, probabilities) for items, probabilities in drawn])
+
+
+def _landed(items: Tensor, probabilities: Tensor) -> Tensor:
+    """Each user's mean probability of the items, and how many of them differ: ``(B, 2)``."""
+    ordered = items.sort(-1).values
     distinct = 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(-1)
-    return {"probability": float(probability.double().mean()), "distinct": float(distinct.double().mean())}
+    return torch.stack([probabilities.gather(1, items).double().mean(-1), distinct.double()], dim=-1)
+
+
+def _mean_landing(landed: list[Tensor]) -> dict[str, float]:
+    probability, distinct = torch.cat(landed).mean(0).tolist()
+    return {"probability": probability, "distinct": distinct}
 
 
 def nearest(latents: Tensor, table: Tensor) -> Tensor:
-    """The item whose clean latent is nearest: ``(..., D)`` and ``(V, D)`` to ``(...)``."""
-    # The latent's own square is the same for all items.
-    return (table.square().sum(-1) - 2 * latents @ table.T).argmin(-1)
+    """The item whose clean latent is nearest: ``(..., D)`` and ``(V, D)`` to ``(...)``, some items at a time."""
+    flat = latents.reshape(-1, latents.shape[-1])
+    best = flat.new_full((len(flat),), math.inf)
+    items = torch.zeros_like(best, dtype=torch.int64)
+    size = max(1, SCORES_AT_ONCE // max(1, len(flat)))
+    for start in range(0, len(table), size):
+        chunk = table[start : start + size]
+        # The latent's own square is the same for all items.
+        distance, item = torch.addmm(chunk.square().sum(-1), flat, chunk.T, alpha=-2).min(-1)
+        items = torch.where(distance < best, start + item, items)
+        best = torch.minimum(distance, best)
+    return items.view(latents.shape[:-1])

@@ -12,6 +12,7 @@ from diffusers_rec.data.batching import pad
 from diffusers_rec.data.sequences import Holdout, Sequences
 from diffusers_rec.evaluation.full_ranking import Report, user_chunks
 from diffusers_rec.evaluation.metrics import ranking_metrics
+from diffusers_rec.memory import Memory
 from diffusers_rec.ranking import count_ranks
 
 USERS_AT_ONCE = 256
@@ -43,6 +44,17 @@ def evaluate_item_to_item(train: Sequences, holdout: Holdout, *, ks: Iterable[in
         # A repeated item counts once, whatever the order in which the marks are written.
         marks = torch.zeros(len(items), num_items).scatter_reduce_(1, items, real, "amax")
         return torch.sparse.mm(owned.t(), torch.sparse.mm(owned, marks.T)).T
+
+    return _evaluate(scores, holdout, ks)
+
+
+def evaluate_memory(memory: Memory, holdout: Holdout, *, ks: Iterable[int] = (5, 10, 20)) -> Report:
+    """Items ranked by what a fitted memory recalls, without a network; ties count against an item."""
+    num_items = len(holdout.histories.vocabulary)
+
+    def scores(histories: Sequences) -> Tensor:
+        recalled = memory.recall(*pad(histories))
+        return torch.zeros(len(histories), num_items) if recalled is None else recalled.within(slice(0, num_items))
 
     return _evaluate(scores, holdout, ks)
 

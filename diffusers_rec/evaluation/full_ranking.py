@@ -13,11 +13,9 @@ from diffusers_rec.data.sequences import Holdout
 from diffusers_rec.data.vocabulary import IndexArray
 from diffusers_rec.errors import check_int
 from diffusers_rec.evaluation.metrics import ranking_metrics
-from diffusers_rec.pipeline import DiffRec, Seeds
+from diffusers_rec.pipeline import DiffRec, SamplerChoice, Seeds
 from diffusers_rec.progress import progress_bar
-from diffusers_rec.randomness import generators_from
-from diffusers_rec.ranking import CHUNK_SCORES, target_ranks
-from diffusers_rec.samplers import Sampler
+from diffusers_rec.ranking import target_ranks
 
 
 @dataclass(frozen=True)
@@ -41,8 +39,8 @@ def evaluate(
     *,
     ks: Iterable[int] = (5, 10, 20),
     seeds: Seeds | None = None,
-    sampler: Sampler | None = None,
-    batch_size: int | None = None,
+    sampler: SamplerChoice | None = None,
+    batch_size: int = 256,
     progress: bool = False,
 ) -> Report:
     """HR and NDCG of the held-out items among all items.
@@ -52,9 +50,8 @@ def evaluate(
         holdout: histories and the items that came next.
         ks: cut-offs.
         seeds: noise draws to average; the model's own when None.
-        sampler: the model's own when None.
-        batch_size: users at once; as many as keep the scores within one chunk of
-            :data:`diffusers_rec.ranking.CHUNK_SCORES` when None.
+        sampler: a component, a name, or a config; the model's own when None.
+        batch_size: users at once.
         progress: show a bar (needs the ``train`` extra).
 
     Raises:
@@ -65,21 +62,19 @@ def evaluate(
             f"The holdout and the model have different items ({len(holdout.histories.vocabulary)} and "
             f"{len(model.vocabulary)}). Evaluate on the data that the model was trained on."
         )
-    num_draws = len(generators_from(model.seeds if seeds is None else seeds))
-    if batch_size is None:
-        batch_size = min(256, max(1, CHUNK_SCORES // (len(model.vocabulary) * num_draws)))
     ranks, masked = [], []
     batches = user_chunks(holdout, check_int("batch_size", batch_size, minimum=1))
     for rows in progress_bar(batches, show=progress, total=len(batches), text="evaluate"):
         histories = holdout.histories.take(rows)
         items, lengths = pad(histories, model.history_length)
-        latents = model.next_item_latents(
-            items.to(model.device), lengths.to(model.device), seeds=seeds, sampler=sampler
-        )
+        items, lengths = items.to(model.device), lengths.to(model.device)
+        latents = model.next_item_latents(items, lengths, seeds=seeds, sampler=sampler)
         targets = torch.from_numpy(holdout.targets[rows]).to(model.device)
         seen = pad(histories, fill=-1)[0].to(model.device)
         with torch.no_grad():
-            found = target_ranks(model.head, latents, targets, excluded=seen)
+            found = target_ranks(
+                model.head, latents, targets, excluded=seen, recalled=model.memory.recall(items, lengths)
+            )
         ranks.append(found[0].cpu())
         masked.append(found[1].cpu())
     ks = list(ks)

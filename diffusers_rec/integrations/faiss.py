@@ -17,17 +17,24 @@ exactly, the other items from a fixed uniform sample T of the catalogue,
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from diffusers_rec import ranking
-from diffusers_rec.errors import check_choice, check_int, require_extra
+from diffusers_rec.checkpoint import write_atomically
+from diffusers_rec.errors import check_bool, check_choice, check_int, require_extra
 from diffusers_rec.heads import ItemHead
 from diffusers_rec.ranking import TopK, mean_over_draws
 
@@ -51,7 +58,8 @@ class ItemIndex:
     Which kind and which settings a catalogue needs, :meth:`recall` tells.
 
     Args:
-        head: scores items. Its keys are read now: an index of a head that is trained further must be built anew.
+        head: scores items. Its keys are read now: an index of a head that is trained further must be built anew, which
+            :meth:`top_k` tells.
         kind: ``"hnsw"`` is a graph, the fastest at high recall; ``"ivf"`` is inverted lists, built several times
             faster; ``"flat"`` searches exhaustively, for comparison.
         num_tail: the size of the sample T behind the normalisers; they are exact from V on.
@@ -77,17 +85,10 @@ class ItemIndex:
         **settings: int,
     ) -> None:
         faiss = require_extra("faiss", "faiss")
-        self.head = head
-        self.kind = check_choice("kind", kind, SETTINGS)
+        check_choice("kind", kind, SETTINGS)
         if unknown := sorted(set(settings) - set(SETTINGS[kind])):
             raise ValueError(f"kind={kind!r} has no setting {unknown}. It has: {sorted(SETTINGS[kind])}.")
-        self._keys, self._bias = _on_cpu(head)
-        self.num_items = len(self._keys)
-        seed = check_int("seed", seed, minimum=0)
-        num_tail = min(check_int("num_tail", num_tail, minimum=1), self.num_items)
-        self._tail = torch.from_numpy(np.random.default_rng(seed).permutation(self.num_items)[:num_tail])
-        self._tail_keys, self._tail_bias = self._keys[self._tail], self._bias[self._tail]
-        self._place_in_tail = torch.full((self.num_items,), -1).index_copy_(0, self._tail, torch.arange(num_tail))
+        self._read(head, kind, num_tail, seed)
         vectors = torch.cat([self._keys, self._bias[:, None]], dim=1)
         vectors = (vectors - vectors.mean(0)).float()
         if not bool(vectors.isfinite().all()):
@@ -95,18 +96,87 @@ class ItemIndex:
         with _threads(faiss, check_int("num_threads", num_threads, minimum=1)):
             self._index = _build(faiss, vectors.numpy(), kind, {**SETTINGS[kind], **settings}, seed)
 
-    def top_k(self, latents: Tensor, k: int, *, excluded: Tensor | None = None, oversample: int = 4) -> TopK:
+    def _read(self, head: ItemHead, kind: str, num_tail: int, seed: int) -> None:
+        """Everything but the search itself."""
+        self.head, self.kind = head, kind
+        self.seed = check_int("seed", seed, minimum=0)
+        self._keys, self._bias = _on_cpu(head)
+        self.num_items = len(self._keys)
+        self.num_tail = min(check_int("num_tail", num_tail, minimum=1), self.num_items)
+        tail = torch.from_numpy(np.random.default_rng(self.seed).permutation(self.num_items)[: self.num_tail])
+        self._tail_keys, self._tail_bias = self._keys[tail], self._bias[tail]
+        self._place_in_tail = torch.full((self.num_items,), -1).index_copy_(0, tail, torch.arange(self.num_tail))
+        self._marks = _marks(head)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the index to one file; what was there before stays whole until all is written.
+
+        The head is not in it: it is saved with its model.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        data = require_extra("faiss", "faiss").serialize_index(self._index)
+        tensors = {"index": torch.from_numpy(data), "marks": self._marks}
+        metadata = {"kind": self.kind, "num_tail": str(self.num_tail), "seed": str(self.seed)}
+        write_atomically(Path(path), save(tensors, {**metadata, "sha256": _digest(metadata, tensors)}))
+
+    @classmethod
+    def load(cls, path: str | PathLike[str], head: ItemHead) -> ItemIndex:
+        """Read what :meth:`save` wrote. It answers as the saved one did, bit for bit.
+
+        Damage is told by a digest, but whoever made the file made the digest: faiss is not written to withstand
+        files of bad intent, so read only those that you trust.
+
+        Args:
+            path: of the file.
+            head: that the index was built from, or an equal one.
+
+        Raises:
+            ImportError: faiss is not installed.
+            FileNotFoundError: there is no such file.
+            ValueError: it is damaged, no saved index, or of a head with other keys.
+        """
+        faiss = require_extra("faiss", "faiss")
+        try:
+            with safe_open(path, "pt") as file:
+                metadata: dict[str, str] = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(f"{path} is no saved index, or is damaged ({error}).") from error
+        if metadata.pop("sha256", None) != _digest(metadata, tensors):
+            raise ValueError(f"{path} is no saved index, or is damaged (it does not match its sha256).")
+        index = cls.__new__(cls)
+        index._read(head, metadata["kind"], int(metadata["num_tail"]), int(metadata["seed"]))
+        index._index = faiss.deserialize_index(tensors["index"].numpy())
+        shapes = (index._index.ntotal, index._index.d - 1), tuple(index._keys.shape)
+        if shapes[0] != shapes[1] or not _alike(tensors["marks"], index._marks):
+            raise ValueError(
+                f"{path} is the index of another head: it has keys {shapes[0]}, this one {shapes[1]}"
+                f"{', but other ones' if shapes[0] == shapes[1] else ''}. Build a new one: ItemIndex(head, ...)."
+            )
+        return index
+
+    def top_k(
+        self, latents: Tensor, k: int, *, excluded: Tensor | None = None, oversample: int = 4, verify: bool = True
+    ) -> TopK:
         """The k items of highest mean probability among those found; cf. :func:`diffusers_rec.ranking.top_k`.
 
         With one draw the order of what is found is exact. With several, each counts by the reciprocal of its estimated
         normaliser, so that items of nearly equal mean may change places: a larger ``num_tail`` mends this. An item that
         no draw has among its neighbours is missed, even if it is fair in all: a larger ``oversample`` mends that.
 
+        A head that has changed is refused. To notice it, one fixed linear combination of every item's key and bias is
+        compared with what it was: a change beyond the fifth digit in that of any item is noticed, whichever item it
+        is; one that leaves all the combinations as they were is not. This reads the head's table once, a small share of
+        the search for some hundred users, but the larger part of that for one.
+
         Args:
             latents: ``(B, S, D)``, S noise draws a user.
             k: how many, from 1 to V.
             excluded: item indices never to return, ``(B, E)``, padded with -1.
             oversample: each draw looks for ``oversample * k`` neighbours, and for one more per excluded item.
+            verify: whether to look if the head has changed; False where users come one by one and it is known not to.
 
         Returns:
             Items, scores and spread, on the device of the latents; index -1 where fewer than k items were found.
@@ -122,11 +192,12 @@ class ItemIndex:
                 f"latents must be (users, noise draws, width), got {tuple(latents.shape)}. One draw alone is "
                 "latents[:, None]."
             )
-        # The sample alone is compared, which costs little, and closely: another device may round otherwise.
-        now = zip((self._tail_keys, self._tail_bias), _on_cpu(self.head, self._tail.to(latents.device)), strict=True)
-        if not all(torch.allclose(old, new.to(old.dtype)) for old, new in now):
-            raise ValueError("The head has changed since this index was built. Build a new one: ItemIndex(head, ...).")
+        check_bool("verify", verify)
         with torch.no_grad(), torch.autocast(latents.device.type, enabled=False):
+            if verify and not _alike(self._marks, _marks(self.head)):
+                raise ValueError(
+                    "The head has changed since this index was built. Build a new one: ItemIndex(head, ...)."
+                )
             queries = self.head.queries(latents.to(self._keys.dtype)).cpu()
         items = torch.full((len(queries), k), -1)
         scores, spread = self._keys.new_zeros(2, len(queries), k)
@@ -194,11 +265,37 @@ def _build(faiss: Any, vectors: np.ndarray[Any, Any], kind: str, settings: dict[
     return index
 
 
-def _on_cpu(head: ItemHead, items: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Keys and bias of the items, or of all; a head without a bias has zeros."""
+def _on_cpu(head: ItemHead) -> tuple[Tensor, Tensor]:
+    """Keys and bias of all items; a head without a bias has zeros."""
     with torch.no_grad():
-        keys, bias = head.scoring_keys(items)
+        keys, bias = head.scoring_keys()
     return keys.detach().cpu(), keys.new_zeros(len(keys), device="cpu") if bias is None else bias.detach().cpu()
+
+
+def _marks(head: ItemHead) -> Tensor:
+    """What tells one head from another: a fixed combination of each item's key and bias, ``(V,)``."""
+    with torch.no_grad():
+        keys, bias = head.scoring_keys()
+        *along, last = torch.arange(1, keys.shape[1] + 2, dtype=torch.float64).sin().tolist()
+        marks = torch.mv(keys, keys.new_tensor(along))
+        return (marks if bias is None else marks.add_(bias, alpha=last)).cpu()
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Whether marks are those of equal heads; another device may round otherwise."""
+    if one.shape != other.shape:
+        return False
+    size = other.abs()
+    tolerance = size.add_(size.mean()).mul_(1e-5)
+    return bool(((one - other).abs_() <= tolerance).all())
+
+
+def _digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} {tuple(tensors[name].shape)}".encode())
+        digest.update(tensors[name].numpy().data)
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -78,7 +78,8 @@ def train(
 
     Raises:
         ImportError: accelerate is missing (extra ``train``).
-        ValueError: the data has other items than the model, the directory holds another run, or training diverged.
+        ValueError: the data has other items than the model, parts of the model do not fit, the directory holds another
+            run, all told before anything is written; or training diverged.
         OSError: the directory cannot be written; told before training.
     """
     config = config or TrainingConfig()
@@ -87,6 +88,7 @@ def train(
     for name, data in (("training", sequences), ("validation", validation.histories)):
         if data.vocabulary != model.vocabulary:
             raise ValueError(f"The model and the {name} sequences have different items. Build the model on theirs.")
+    model.check_fit()  # a part may have been swapped since the model was composed
     # accelerate joins the processes of a CPU machine only when told that it is one.
     accelerator = accelerate.Accelerator(cpu=device == "cpu" or not torch.cuda.is_available())
     if int(os.environ.get("WORLD_SIZE", "1")) != accelerator.num_processes:
@@ -126,6 +128,7 @@ class _Run:
             seed=config.seed,
         )
         model.negatives.fit(self.batches.target_counts())
+        model.memory.fit(sequences)
         model.to(accelerator.device)
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
@@ -139,12 +142,12 @@ class _Run:
             self.name = fingerprint(model.config(), config.config(), sequences, validation, accelerator.num_processes)
             if directory.exists() and not directory.is_dir():
                 raise NotADirectoryError(f"{directory} is a file; a run needs a folder of its own.")
-            directory.mkdir(parents=True, exist_ok=True)
-            if accelerator.is_main_process:
-                remove_temporaries(directory)
             started = (directory / STATE_FILE).exists()
             if not started and (directory / CONFIG_FILE).exists():
                 raise ValueError(f"{directory} holds a model that no run here has made. Choose another folder.")
+            directory.mkdir(parents=True, exist_ok=True)
+            if accelerator.is_main_process:
+                remove_temporaries(directory)
             if started:
                 self.state = load_state(directory / STATE_FILE, self.name, model, optimizer, self.average)
         self.best = copy.deepcopy(model.state_dict()) if directory is None else None

@@ -1,0 +1,177 @@
+"""What components of every kind keep: a name, a config that tells all, and randomness from seeds alone."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from diffusers_rec.registry import Component
+from diffusers_rec.testing.contract import SIZES, Case, Maker, Suite, expect, expect_equal, run
+from diffusers_rec.testing.inputs import global_state_from, global_states, learned, moved_states
+
+
+def check(
+    suite: Suite, make: Callable[..., Any], waive: Collection[str] = (), settings: Mapping[str, Any] | None = None
+) -> None:
+    """Run the clauses of every kind and those of the suite, but for those waived.
+
+    Raises:
+        ContractError: the first clause that is broken.
+        ValueError: a waived name that is no clause.
+    """
+    every, own = ([clause for clause in part if clause.__name__ not in waive] for part in (CLAUSES, suite.clauses))
+    known = {clause.__name__ for clause in (*CLAUSES, *suite.clauses)}
+    if unknown := sorted({waive} if isinstance(waive, str) else set(waive) - known):
+        raise ValueError(f"waive must hold names of clauses, got {unknown}. Known: {', '.join(sorted(known))}.")
+    maker = Maker(suite.family, make, settings or {}, suite.usual)
+    run(every, Case("", (suite, maker)), maker)
+    for case in suite.cases(maker):
+        run(own, case, maker)
+
+
+def can_be_made(suite: Suite, maker: Maker) -> None:
+    """Of what the pipeline supplies and the settings that were given."""
+    maker()
+
+
+def has_a_registered_name(suite: Suite, maker: Maker) -> None:
+    """The family finds the class by its name."""
+    cls = type(maker())
+    declare = f"class {cls.__name__}({suite.family.__name__}, name=...)"
+    expect(cls.registered_name is not None, f"a registered name, as in `{declare}`", "none")
+    found = suite.family.named(str(cls.registered_name))
+    expect(found is cls, f"{cls} under the name {cls.registered_name!r}", found)
+
+
+def survives_its_config(suite: Suite, maker: Maker) -> None:
+    """To JSON and back, with the settings that were given and with every plain one changed."""
+    if type(maker()).registered_name is not None:
+        for given in _variants(maker):
+            config_builds_its_equal(suite, maker(**given), {**maker.settings, **given})
+
+
+def keeps_its_settings(suite: Suite, maker: Maker) -> None:
+    """The law of the registry: each constructor parameter is an attribute of the same name."""
+    component = maker()
+    for key in [*component.settings(), *component.context]:
+        expect(hasattr(component, key), f"an attribute {key!r} that holds the constructor's parameter", "none")
+
+
+def leaves_the_global_random_state_alone(suite: Suite, maker: Maker) -> None:
+    """Neither making it nor asking it moves Python's, NumPy's or torch's."""
+    with global_state_from(1):
+        before = global_states()
+        component = maker()
+        moved = moved_states(before)
+        expect(not moved, "a constructor that draws from its seed alone", f"one that moves the state of {moved}")
+        suite.answers(component)
+        moved = moved_states(before)
+        expect(not moved, "answers from the given generator alone", f"some that move the state of {moved}")
+
+
+def the_same_seed_gives_the_same_bits(suite: Suite, maker: Maker) -> None:
+    """Made twice and asked twice with the same seeds, whatever the global random state is."""
+    found = []
+    for state in (1, 2):
+        with global_state_from(state):
+            component = maker()
+            found += [suite.answers(component), suite.answers(component)]
+    for again in found[1:]:
+        _expect_the_same("an answer to the same question, from the same seed", again, found[0])
+
+
+def another_seed_gives_other_weights(suite: Suite, maker: Maker) -> None:
+    """Where a constructor takes a seed."""
+    if maker.leaves_open("seed"):
+        ours, theirs = ([p.detach() for p in _weights(maker(seed=seed))] for seed in (3, 4))
+        same = all(bool((one == other).all()) for one, other in zip(ours, theirs, strict=True))
+        expect(not ours or not same, "initial weights that depend on the seed", "the same from two seeds")
+
+
+def its_state_goes_out_and_in(suite: Suite, maker: Maker) -> None:
+    """Loaded into a fresh one, its state dict answers as it does, bit for bit."""
+    component = maker()
+    if isinstance(component, nn.Module):
+        state = learned(component).state_dict()
+        fresh = maker()
+        fresh.load_state_dict(state)
+        _expect_the_same("an answer after loading the state", suite.answers(fresh), suite.answers(component))
+
+
+CLAUSES = (
+    can_be_made,
+    has_a_registered_name,
+    leaves_the_global_random_state_alone,
+    the_same_seed_gives_the_same_bits,
+    keeps_its_settings,
+    survives_its_config,
+    another_seed_gives_other_weights,
+    its_state_goes_out_and_in,
+)
+
+
+def config_builds_its_equal(suite: Suite, component: Component, given: Mapping[str, Any]) -> None:
+    """The config of a component that was built with ``given`` holds it, goes to JSON and back, and builds its equal."""
+    config = json.loads(json.dumps(component.config()))
+    plain = json.loads(json.dumps({key: value for key, value in given.items() if _is_plain(value)}))
+    for key in set(component.settings()) & set(plain):
+        if isinstance(getattr(component, key), Component):
+            continue  # given by its name
+        expect(config.get(key) == plain[key], f"{key} = {plain[key]!r} in the config", config.get(key))
+    again = suite.family.build(config, **{key: getattr(component, key) for key in component.context})
+    expect(type(again) is type(component), f"a {type(component)} from its config", type(again))
+    expect(again.config() == component.config(), f"the config {component.config()} again", again.config())
+    for each in (component, again):
+        if isinstance(each, nn.Module):
+            each.eval()
+    _expect_the_same(
+        "an answer of the component that the config builds", suite.answers(again), suite.answers(component)
+    )
+
+
+def changed_settings(make: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
+    """The default and another value of each setting that can be changed without knowing what it means."""
+    defaults = {name: each.default for name, each in inspect.signature(make).parameters.items()}
+    return {
+        name: (default, changed)
+        for name, default in defaults.items()
+        if name not in SIZES and (changed := _changed(default)) is not None
+    }
+
+
+def _changed(default: object) -> Any:
+    if isinstance(default, bool):
+        return not default
+    if isinstance(default, int):
+        return default + 2 if default <= 10 else 24
+    if isinstance(default, float):
+        return default / 2 or 0.25
+    return None
+
+
+def _variants(maker: Maker) -> Iterator[dict[str, Any]]:
+    yield {}
+    for name, (_, changed) in changed_settings(maker.make).items():
+        if maker.leaves_open(name):
+            try:
+                maker(**{name: changed})
+            except ValueError:
+                continue  # changed alone it may not fit the others
+            yield {name: changed}
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _weights(component: Any) -> list[Tensor]:
+    return list(component.parameters()) if isinstance(component, nn.Module) else []
+
+
+def _expect_the_same(what: str, got: list[Tensor], expected: list[Tensor]) -> None:
+    for one, other in zip(got, expected, strict=True):
+        expect_equal(what, one, other)

@@ -1,0 +1,136 @@
+"""The contract of a memory: a share of the probability, on items it was shown, from the history alone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusers_rec.data.sequences import Sequences
+from diffusers_rec.data.vocabulary import Vocabulary
+from diffusers_rec.memory import Memory
+from diffusers_rec.testing.contract import SIZES, Case, Maker, Suite, expect, expect_close, expect_equal, expect_finite
+from diffusers_rec.testing.every_kind import check
+from diffusers_rec.testing.inputs import strided
+
+HISTORIES = [[3, 1, 4], [0], [2, 2, 6, 5, 1, 0], [5, 4]]
+
+
+def check_memory(make: Callable[..., Memory], /, *, waive: Collection[str] = (), **settings: Any) -> None:
+    """Check that a memory keeps its contract, fitted and not yet.
+
+    Args:
+        make: the class, or a factory.
+        waive: names of clauses (functions of this module) that need not hold.
+        settings: constructor parameters.
+
+    Raises:
+        ContractError: the first clause that is broken.
+    """
+    check(SUITE, make, waive, settings)
+
+
+def mass_is_a_share_on_known_items(memory: Memory) -> None:
+    """Items and mass ``(B, E)``; no mass is negative, and a row has one at the most."""
+    recalled = memory.recall(*padded(HISTORIES))
+    if recalled is None:
+        return  # no part in the ranking
+    items, mass, known = recalled.items, recalled.mass, items_of(memory)
+    expect(items.shape == mass.shape and items.ndim == 2, "items and mass (B, E)", (items.shape, mass.shape))
+    expect(items.dtype == torch.int64, "items in int64", items.dtype)
+    expect(bool(((items >= 0) & (items < known)).all()), f"items in 0..{known - 1}", items.tolist())
+    expect_finite("the mass", mass)
+    expect((mass >= 0).all(), "no negative mass", mass.min())
+    whole = mass.sum(1)
+    expect((whole <= 1 + 1e-5).all(), "a mass of one at the most in a row", whole.max())
+
+
+def an_answer_depends_on_its_history_alone(memory: Memory) -> None:
+    """Neither on its company, nor on padding, nor on the memory layout."""
+    items, lengths = padded(HISTORIES)
+    whole = recalled_by(memory, items, lengths)
+    for row, history in enumerate(HISTORIES):
+        alone = recalled_by(memory, *padded([history]))
+        expect_close(f"the mass for history {row} alone", alone[0], whole[row], rtol=1e-5, atol=1e-6)
+    behind = torch.arange(items.shape[1]) >= lengths[:, None]
+    other = torch.cat([items.masked_fill(behind, items_of(memory) - 1), torch.ones_like(items)], dim=1)
+    expect_close("the mass with other padding", recalled_by(memory, other, lengths), whole, rtol=1e-5, atol=1e-6)
+    apart = recalled_by(memory, strided(items), strided(lengths))
+    expect_close("the mass for strided histories", apart, whole, rtol=1e-5, atol=1e-6)
+
+
+def fitting_again_forgets(memory: Memory) -> None:
+    """As if the sequences were the first it saw."""
+    again, fresh = copy.deepcopy(memory), copy.deepcopy(memory)
+    again.fit(sequences(memory, seed=2))
+    again.fit(sequences(memory, seed=1))
+    fresh.fit(sequences(memory, seed=1))
+    expect_equal("the mass after fitting again", *(recalled_by(each, *padded(HISTORIES)) for each in (again, fresh)))
+
+
+def what_it_holds_is_in_its_state(memory: Memory) -> None:
+    """A checkpoint keeps it: one that was filled otherwise answers alike once it has loaded the state."""
+    other = copy.deepcopy(memory)
+    other.fit(sequences(memory, seed=2))
+    other.load_state_dict(memory.state_dict())
+    expect_equal(
+        "the mass after loading the state", *(recalled_by(each, *padded(HISTORIES)) for each in (other, memory))
+    )
+
+
+CLAUSES = (
+    mass_is_a_share_on_known_items,
+    an_answer_depends_on_its_history_alone,
+    fitting_again_forgets,
+    what_it_holds_is_in_its_state,
+)
+
+
+def items_of(memory: Memory) -> int:
+    """V."""
+    return int(getattr(memory, "num_items", SIZES["num_items"]))
+
+
+def padded(histories: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """Item indices ``(B, L)`` and lengths ``(B,)``."""
+    longest = max(map(len, histories))
+    items = torch.tensor([history + [0] * (longest - len(history)) for history in histories])
+    return items, torch.tensor([len(history) for history in histories])
+
+
+def sequences(memory: Memory, seed: int) -> Sequences:
+    """Of twenty users, three to nine items long."""
+    generator, items = np.random.default_rng(seed), items_of(memory)
+    lengths = generator.integers(3, 10, 20)
+    offsets = np.concatenate([[0], lengths.cumsum()]).astype(np.int64)
+    return Sequences(
+        generator.integers(0, items, offsets[-1]), offsets, Vocabulary(range(len(lengths))), Vocabulary(range(items))
+    )
+
+
+def recalled_by(memory: Memory, items: Tensor, lengths: Tensor) -> Tensor:
+    """The mass of every item, ``(B, V)``."""
+    recalled, known = memory.recall(items, lengths), items_of(memory)
+    return torch.zeros(len(items), known) if recalled is None else recalled.within(slice(0, known))
+
+
+def _fitted(memory: Memory) -> Memory:
+    fitted = copy.deepcopy(memory)
+    fitted.fit(sequences(memory, seed=1))
+    return fitted
+
+
+def _cases(maker: Maker) -> Iterator[Case]:
+    yield Case("not yet fitted", (maker(),))
+    yield Case("fitted", (_fitted(maker()),))
+
+
+def _answers(memory: Memory) -> list[Tensor]:
+    return [recalled_by(each, *padded(HISTORIES)) for each in (memory, _fitted(memory))]
+
+
+SUITE = Suite(Memory, _cases, CLAUSES, _answers, usual=("num_items",))

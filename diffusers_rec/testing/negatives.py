@@ -1,0 +1,111 @@
+"""The contract of negatives: items drawn as often beside a target as the sample says that it expects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusers_rec.negatives import Negatives, NegativeSample
+from diffusers_rec.testing.contract import Case, Maker, Suite, expect, expect_equal, expect_finite
+from diffusers_rec.testing.every_kind import check
+from diffusers_rec.testing.inputs import global_state_from, seeded
+
+COUNTS = [40, 20, 10, 5, 1, 0]
+"""How often each item is a target in training."""
+DRAWS = 400
+
+
+def check_negatives(make: Callable[..., Negatives], /, *, waive: Collection[str] = (), **settings: Any) -> None:
+    """Check that a strategy of negatives keeps its contract, once fitted.
+
+    Args:
+        make: the class, or a factory.
+        waive: names of clauses (functions of this module) that need not hold.
+        settings: constructor parameters.
+
+    Raises:
+        ContractError: the first clause that is broken.
+    """
+    check(SUITE, make, waive, settings)
+
+
+def a_sample_holds_items_and_how_often_they_are_expected(negatives: Negatives) -> None:
+    """Indices in int64 and their log counts in float32, ``(N,)`` each; for a lone target as well."""
+    for count in (1, 2, 9):
+        sample = drawn(negatives, count)
+        if sample is None:
+            return  # all items
+        items, log_expected = sample.items, sample.log_expected
+        expect(items.ndim == 1 and items.dtype == torch.int64, "items (N,) in int64", f"{items.shape}, {items.dtype}")
+        expect(log_expected.shape == items.shape, f"log_expected {tuple(items.shape)}", tuple(log_expected.shape))
+        expect(log_expected.dtype == torch.float32, "log_expected in float32", log_expected.dtype)
+        expect_finite("log_expected", log_expected)
+        expect(bool(((items >= 0) & (items < len(COUNTS))).all()), f"items in 0..{len(COUNTS) - 1}", items.tolist())
+
+
+def the_same_generator_gives_the_same_sample(negatives: Negatives) -> None:
+    """Whatever the global random state is."""
+    samples = []
+    for state in (1, 2):
+        with global_state_from(state):
+            samples.append(_tensors(drawn(negatives, 9, seed=3)))
+    for one, other in zip(*samples, strict=True):
+        expect_equal("a sample from the same generator", other, one)
+
+
+def each_item_comes_as_often_as_expected(negatives: Negatives) -> None:
+    """Beside targets that come as in training, on the mean of many draws: within 3% and five standard deviations."""
+    seen, expected = torch.zeros(2, len(COUNTS), dtype=torch.float64)
+    for seed in range(DRAWS):
+        sample = drawn(negatives, 50, seed)
+        if sample is None:
+            return
+        seen += torch.bincount(sample.items, minlength=len(COUNTS))
+        expected[sample.items] = sample.log_expected.double().exp() * DRAWS
+    # Among the targets of a batch, each meets the 49 others.
+    room = 0.03 * expected + 5 * expected.sqrt()
+    for item in ((seen - expected).abs() > room).nonzero()[:, 0].tolist():
+        expect(False, f"item {item} about {expected[item]:.0f} times in {DRAWS} draws", int(seen[item]))
+
+
+CLAUSES = (
+    a_sample_holds_items_and_how_often_they_are_expected,
+    the_same_generator_gives_the_same_sample,
+    each_item_comes_as_often_as_expected,
+)
+
+
+def training_targets(count: int, seed: int = 0) -> Tensor:
+    """Targets that come as often as ``COUNTS`` says."""
+    return torch.multinomial(torch.tensor(COUNTS).double(), count, replacement=True, generator=seeded(seed))
+
+
+def fitted(negatives: Negatives) -> Negatives:
+    """To ``COUNTS``."""
+    negatives.fit(torch.tensor(COUNTS))
+    return negatives
+
+
+def drawn(negatives: Negatives, targets: int, seed: int = 0) -> NegativeSample | None:
+    """A sample for some training targets."""
+    return negatives.draw(training_targets(targets, seed), len(COUNTS), seeded(seed))
+
+
+def _tensors(sample: NegativeSample | None) -> list[Tensor]:
+    return [] if sample is None else [sample.items, sample.log_expected]
+
+
+def _cases(maker: Maker) -> Iterator[Case]:
+    yield Case("", (fitted(maker()),))
+    if maker.leaves_open("count"):
+        yield Case("count=50", (fitted(maker(count=50)),))
+
+
+def _answers(negatives: Negatives) -> list[Tensor]:
+    return _tensors(drawn(fitted(negatives), 9))
+
+
+SUITE = Suite(Negatives, _cases, CLAUSES, _answers)

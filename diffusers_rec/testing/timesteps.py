@@ -1,0 +1,176 @@
+"""The contract of a timestep sampler: it draws 1..N as often as it says, and its weights keep the expectation."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusers_rec.testing.contract import (
+    Case,
+    Maker,
+    Suite,
+    copy_of,
+    expect,
+    expect_close,
+    expect_equal,
+    expect_finite,
+)
+from diffusers_rec.testing.every_kind import check
+from diffusers_rec.testing.inputs import seeded
+from diffusers_rec.timesteps import TimestepSampler
+
+LENGTHS = [1, 2, 6, 20]
+DRAWS = 20_000
+
+
+def check_timesteps(make: Callable[..., TimestepSampler], /, *, waive: Collection[str] = (), **settings: Any) -> None:
+    """Check that a timestep sampler keeps its contract, at several N, before and after it has seen losses.
+
+    Args:
+        make: the class, or a factory.
+        waive: names of clauses (functions of this module) that need not hold.
+        settings: constructor parameters.
+
+    Raises:
+        ContractError: the first clause that is broken.
+    """
+    check(SUITE, make, waive, settings)
+
+
+def probabilities_are_probabilities(sampler: TimestepSampler) -> None:
+    """One for each of n = 1..N, positive, float64, that sum to one."""
+    p = sampler.probabilities()
+    expect(p.shape == (sampler.num_timesteps,), f"probabilities ({sampler.num_timesteps},)", tuple(p.shape))
+    expect(p.dtype == torch.float64, "probabilities in float64", p.dtype)
+    expect((p > 0).all(), "positive probabilities", p.min().item())
+    expect_close("their sum", p.sum(), torch.ones((), dtype=torch.float64))
+
+
+def steps_are_drawn_from_1_to_n(sampler: TimestepSampler) -> None:
+    """Not from 0 to N - 1: step 0 is the clean latent, and the last step is where serving starts."""
+    steps, _ = sampler.sample((200, 20), seeded(0))
+    low, high, last = int(steps.min()), int(steps.max()), sampler.num_timesteps
+    expect(low >= 1 and high <= last, f"steps in 1..{last}", f"steps in {low}..{high}")
+
+
+def steps_come_as_often_as_their_probability_says(sampler: TimestepSampler) -> None:
+    """Each count within five of its standard deviations."""
+    steps, _ = sampler.sample((DRAWS // 100, 100), seeded(2))
+    p = sampler.probabilities()
+    counts = torch.bincount(steps.flatten(), minlength=sampler.num_timesteps + 1)[1:]
+    room = 5 * (DRAWS * p * (1 - p)).sqrt() + 1e-6
+    for n in ((counts - DRAWS * p).abs() > room).nonzero()[:1, 0].tolist():
+        expect(False, f"n = {n + 1} about {DRAWS * p[n]:.0f} times in {DRAWS} draws", int(counts[n]))
+
+
+def weights_undo_the_probabilities(sampler: TimestepSampler) -> None:
+    """w_n = 1 / (N p_n) where the mean over n is estimated, 1 / p_n for the sum: losses average without bias."""
+    steps, weights = sampler.sample((500,), seeded(0))
+    scale = {"mean": sampler.num_timesteps, "sum": 1}[sampler.estimate]
+    product = scale * sampler.probabilities()[steps - 1] * weights
+    expect_close(f"w_n p_n times {scale}", product, torch.ones_like(product), rtol=1e-6)
+
+
+def the_same_generator_gives_the_same_bits_in_the_shape_asked(sampler: TimestepSampler) -> None:
+    """Timesteps in int64 and weights in float32, and another generator gives others."""
+    for shape in ((3,), (2, 4), (2, 3, 1)):
+        answers = [sampler.sample(shape, seeded(7)) for _ in range(2)]
+        for what, one, other, dtype in zip(("steps", "weights"), *answers, (torch.int64, torch.float32), strict=True):
+            expect_equal(f"{what} from the same generator", one, other)
+            expect(one.shape == shape, f"{what} of shape {shape}", tuple(one.shape))
+            expect(one.dtype == dtype, f"{what} in {dtype}", one.dtype)
+    if sampler.probabilities().max() < 0.9:
+        others = [sampler.sample((500,), seeded(seed))[0] for seed in (1, 2)]
+        expect(not torch.equal(*others), "steps that depend on the generator", "the same from two generators")
+
+
+def a_device_is_obeyed(sampler: TimestepSampler) -> None:
+    """Both answers lie on it."""
+    for answer in sampler.sample((2, 3), seeded(0), torch.device("meta")):
+        expect(answer.device.type == "meta", "an answer on the device asked", answer.device)
+
+
+def start_share_goes_to_the_last_step(sampler: TimestepSampler) -> None:
+    """p_N = s + (1 - s) p_N without it, and the others shrink."""
+    if "start_share" in sampler.settings():
+        plain, shared = (copy_of(sampler, start_share=share).probabilities() for share in (0.0, 0.3))
+        expected = 0.7 * plain
+        expected[-1] += 0.3
+        expect_close("p_n with start_share = 0.3", shared, expected)
+
+
+def update_learns_without_a_graph(sampler: TimestepSampler) -> None:
+    """Losses of any shape and precision, of every step, leave finite tensors without gradient and draws in range."""
+    taught = copy.deepcopy(sampler)
+    teach(taught, dtype=torch.bfloat16, graph=True)
+    taught.update(torch.zeros(0, 1, dtype=torch.int64), torch.zeros(0, 1))
+    for name, value in taught.state_dict().items():
+        expect(not value.requires_grad, f"{name} without gradient", "one that holds a graph")
+        if value.is_floating_point():
+            expect_finite(name, value)
+    probabilities_are_probabilities(taught)
+
+
+def its_learned_state_goes_out_and_in(sampler: TimestepSampler) -> None:
+    """A fresh one that loads it draws alike, and what is learned later stays out of the state that was given."""
+    ours, fresh = copy.deepcopy(sampler), copy_of(sampler)
+    state = ours.state_dict()
+    teach(ours)
+    fresh.load_state_dict(state)
+    expect_equal("p_n after loading", fresh.probabilities(), sampler.probabilities())
+    for one, other in zip(fresh.sample((40,), seeded(3)), sampler.sample((40,), seeded(3)), strict=True):
+        expect_equal("a draw after loading", one, other)
+
+
+CLAUSES = (
+    probabilities_are_probabilities,
+    steps_are_drawn_from_1_to_n,
+    steps_come_as_often_as_their_probability_says,
+    weights_undo_the_probabilities,
+    the_same_generator_gives_the_same_bits_in_the_shape_asked,
+    a_device_is_obeyed,
+    start_share_goes_to_the_last_step,
+    update_learns_without_a_graph,
+    its_learned_state_goes_out_and_in,
+)
+
+
+def teach(
+    sampler: TimestepSampler, times: int = 12, *, dtype: torch.dtype = torch.float32, graph: bool = False
+) -> TimestepSampler:
+    """The sampler after it has seen each step some times, with a loss that rises with n."""
+    steps = torch.arange(1, sampler.num_timesteps + 1).repeat(times, 1)
+    losses = (0.2 + steps / sampler.num_timesteps).to(dtype).requires_grad_(graph)
+    sampler.update(steps, losses * 1)
+    return sampler
+
+
+def _cases(maker: Maker) -> Iterator[Case]:
+    lengths = LENGTHS if maker.leaves_open("num_timesteps") else [None]
+    for steps in lengths:
+        for settings in _settings(maker, steps):
+            yield Case(_label(settings), (maker(**settings),))
+            yield Case(f"{_label(settings)}, taught", (teach(maker(**settings)),))
+
+
+def _settings(maker: Maker, steps: int | None) -> Iterator[dict[str, Any]]:
+    size = {} if steps is None else {"num_timesteps": steps}
+    yield size
+    for name, value in (("estimate", "sum"), ("start_share", 0.2)):
+        if maker.leaves_open(name):
+            yield {**size, name: value}
+
+
+def _label(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in settings.items()) or "as given"
+
+
+def _answers(sampler: TimestepSampler) -> list[Tensor]:
+    return [*sampler.sample((6, 5), seeded(3)), sampler.probabilities(), *sampler.state_dict().values()]
+
+
+SUITE = Suite(TimestepSampler, _cases, CLAUSES, _answers, usual=("num_timesteps",))
