@@ -29,7 +29,7 @@ Row = dict[str, Any]
 def argument_parser(description: str) -> argparse.ArgumentParser:
     """The options that every program takes; ``description`` is its docstring."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="smaller settings, for a look within a minute")
+    parser.add_argument("--quick", action="store_true", help="smaller settings, a minute's look, files of their own")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
     parser.add_argument("--seed", type=int, default=0)

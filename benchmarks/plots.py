@@ -1,4 +1,4 @@
-"""Pictures of a program's CSV: lines over a number, or bars over names."""
+"""Pictures of a program's CSV: lines over a number, bars over names, or scores by setting and data set."""
 
 from __future__ import annotations
 
@@ -48,11 +48,80 @@ def bars(path: Path, rows: Rows, *, names: list[str], panels: dict[str, str]) ->
     figure.savefig(path, dpi=110)
 
 
+METRICS = {"ndcg@10": "NDCG@10", "hr@10": "HR@10"}
+
+
+def score_figure(path: Path, rows: Rows, *, xlabel: str, lines: bool = False, by: str | None = None) -> None:
+    """Draw :func:`scores` as a picture of its own."""
+    figure = canvas(max(6.5, 4.5 * len({row["dataset"] for row in rows})), 7)
+    scores(figure, rows, xlabel=xlabel, lines=lines, by=by)
+    figure.savefig(path, dpi=110)
+
+
+def scores(figure: Any, rows: Rows, *, xlabel: str, lines: bool = False, by: str | None = None) -> None:
+    """Draw NDCG@10 and HR@10, history masked, by setting: a panel for each metric and data set.
+
+    Rows of the same setting are seeds: their mean is drawn, and whiskers from the least to the most. Rows that name a
+    ``source`` are published scores, drawn as stars.
+
+    Args:
+        figure: a figure or a part of one.
+        rows: of the CSV, with the columns ``dataset``, ``setting``, ``history``, ``source`` and the metrics.
+        xlabel: what the settings are.
+        lines: points along lines, instead of bars from zero.
+        by: column that tells several lines or groups of bars apart.
+    """
+    ours = [row for row in rows if row["history"] == "masked" and not row["source"]]
+    datasets = list(dict.fromkeys(row["dataset"] for row in rows))
+    axes = figure.subplots(len(METRICS), len(datasets), squeeze=False)
+    for line, (metric, words) in zip(axes, METRICS.items(), strict=True):
+        for axis, dataset in zip(line, datasets, strict=True):
+            here = [row for row in ours if row["dataset"] == dataset]
+            settings = list(dict.fromkeys(row["setting"] for row in here))
+            names = list(dict.fromkeys(row[by] for row in here)) if by else [""]
+            for place, name in enumerate(names):
+                group = [row for row in here if not by or row[by] == name]
+                values = [[float(row[metric]) for row in group if row["setting"] == each] for each in settings]
+                _series(axis, values, place, len(names), name or "this library", lines)
+            for row in rows:
+                if row["dataset"] == dataset and row["source"] and row["setting"] in settings:
+                    words_of_source = f"{row['model']} in the paper"
+                    place = settings.index(row["setting"])
+                    axis.plot(place, float(row[metric]), "*", ms=13, mfc="gold", mec="black", label=words_of_source)
+            axis.set_xticks(range(len(settings)), settings, fontsize="small")
+            axis.set(title=dataset, xlabel=xlabel, ylabel=words)
+            axis.margins(y=0.12)
+            axis.grid(alpha=0.3, axis="y")
+            axis.set_axisbelow(True)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize="small")
+
+
+def _series(axis: Any, values: list[list[float]], place: int, count: int, label: str, lines: bool) -> None:
+    """One line, or one group's bars, of the means of ``values``."""
+    present = [index for index, each in enumerate(values) if each]
+    means = [sum(values[index]) / len(values[index]) for index in present]
+    whiskers = [
+        [mean - min(values[index]) for index, mean in zip(present, means, strict=True)],
+        [max(values[index]) - mean for index, mean in zip(present, means, strict=True)],
+    ]
+    several = any(len(each) > 1 for each in values)
+    error = {"yerr": whiskers if several else None, "capsize": 3, "label": label, "color": f"C{place}"}
+    if lines:
+        axis.errorbar(present, means, fmt="o-", ms=4, **error)
+        return
+    width = 0.7 / count
+    drawn = axis.bar([index + (place - (count - 1) / 2) * width for index in present], means, width, **error)
+    axis.bar_label(drawn, fmt="%.4f", fontsize="x-small", padding=2)
+
+
+def canvas(width: float, height: float) -> Any:
+    """An empty figure, in inches, for files alone."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - only who draws needs it
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
 def _panels(count: int) -> tuple[Any, Any]:
-    import matplotlib as mpl  # noqa: PLC0415 - only who draws needs it
-
-    mpl.use("agg")
-    import matplotlib.pyplot as plt  # noqa: PLC0415
-
-    figure, axes = plt.subplots(1, count, figsize=(6.5 * count, 5), layout="constrained", squeeze=False)
-    return figure, axes[0]
+    figure = canvas(6.5 * count, 5)
+    return figure, figure.subplots(1, count, squeeze=False)[0]

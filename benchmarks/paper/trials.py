@@ -1,24 +1,42 @@
 """A trial: one model trained on one data set and evaluated once on its test split.
 
-Every trial has a folder of its own, in which a run that was killed goes on and a finished one is not repeated. What is
-chosen, the epoch, is chosen on validation.
+Every trial has a folder of its own, in which a run that was killed goes on and a finished one is neither trained nor
+evaluated again: programs that need the same trial share it. What is chosen, the epoch, is chosen on validation.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import diffusers_rec
 from benchmarks.data import add_data_option
-from benchmarks.harness import Row
-from diffusers_rec import DiffRec, Split, TrainingBatches, Vocabulary
+from benchmarks.harness import Row, parse, read_csv
+from diffusers_rec import DiffRec, Sequences, Split, TrainingBatches, Vocabulary, read_interactions
+from diffusers_rec.checkpoint import write_atomically
 from diffusers_rec.evaluation import Report, evaluate
-from diffusers_rec.training import TrainingConfig, train
+from diffusers_rec.pipeline import PARTS
+from diffusers_rec.presets import best, paper
+from diffusers_rec.training import RECIPES, TrainingConfig, train
 
 DATASETS = ("beauty", "toys", "ml-1m")
+PUBLISHED = Path(__file__).with_name("published.csv")
+REPORT_FILE = "report.json"
+ALONE = "best-without-memory"
+"""The network of ``best`` alone: what its memory adds to every ranking hides part of what the network's parts do."""
+
+# Sec. 5.1.4 tunes dropout by data set; long sequences want batches of more targets and, under `best`, longer windows.
+DROPOUT = {"beauty": 0.3, "toys": 0.3, "ml-1m": 0.2}
+BEST: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "beauty": ({}, {}),
+    "toys": ({}, {}),
+    "ml-1m": ({"dropout": 0.2, "max_length": 200}, {"batch_targets": 2000, "epochs": 24}),
+}
 
 
 @dataclass(frozen=True)
@@ -26,7 +44,7 @@ class Trial:
     """What is trained, and how.
 
     Attributes:
-        model: its name in the tables.
+        model: its name in the tables, and that of its folder.
         build: from the items and a seed.
         training: settings.
     """
@@ -35,18 +53,82 @@ class Trial:
     build: Callable[[Vocabulary, int], DiffRec]
     training: TrainingConfig
 
+    def varied(self, label: str, **parts: Mapping[str, Any]) -> Trial:
+        """The same training of a model whose ``parts`` are changed, see :func:`with_parts`."""
+        return Trial(
+            f"{self.model}-{label}", lambda items, seed: with_parts(self.build(items, seed), parts), self.training
+        )
 
-def add_trial_options(parser: argparse.ArgumentParser) -> None:
-    """``--data-dir``, ``--runs``, ``--datasets``, ``--seeds`` and ``--budget``."""
+
+def base(preset: str, dataset: str) -> Trial:
+    """A preset, or :data:`ALONE`, as it is trained on a data set."""
+    if preset == ALONE:
+        return base("best", dataset).varied("without-memory", memory={"name": "none"})
+    if preset == "paper":
+        # The paper's precision is not said; bf16 matrix products make its size affordable.
+        recipe = replace(RECIPES["paper"], precision="bf16")
+        return Trial("paper", lambda items, seed: paper(items, dropout=DROPOUT[dataset], seed=seed), recipe)
+    settings, training = BEST[dataset]
+    return Trial("best", lambda items, seed: best(items, seed=seed, **settings), replace(RECIPES["best"], **training))
+
+
+def short_windows(preset: str, dataset: str) -> Trial:
+    """As :func:`base`, in the paper's windows of 50: for variants whose cost grows with the square of the window."""
+    trial = base(preset, dataset)
+    if preset != "paper" and BEST[dataset][0].get("max_length", 50) > 50:
+        return trial.varied("length-50", denoiser={"max_length": 50})
+    return trial
+
+
+def with_parts(model: DiffRec, parts: Mapping[str, Mapping[str, Any]]) -> DiffRec:
+    """A model like ``model``, untrained, with parts changed.
+
+    Args:
+        model: whose config is the start.
+        parts: kind to settings. With a ``"name"`` among them another component takes the place, and keeps of the old
+            one's settings those that it has too.
+    """
+    config = model.config()
+    for part, change in parts.items():
+        name = change.get("name", config[part]["name"])
+        known = PARTS[part].named(name).settings()
+        kept = {key: value for key, value in config[part].items() if key in known}
+        config[part] = {"name": name, **kept, **change}
+    return DiffRec.from_config(model.vocabulary, config)
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """``--data-dir``, ``--runs`` and ``--budget``."""
     add_data_option(parser)
     parser.add_argument("--runs", type=Path, default=Path("runs/paper"), help="folder of the trials, to go on from")
-    parser.add_argument("--datasets", nargs="+", default=DATASETS, choices=DATASETS)
+    parser.add_argument("--budget", type=int, help="epochs at most; --quick alone is --budget 1")
+
+
+def add_trial_options(parser: argparse.ArgumentParser) -> None:
+    """Those of :func:`add_run_options`, ``--datasets`` and ``--seeds``."""
+    add_run_options(parser)
+    parser.add_argument("--datasets", "--dataset", nargs="+", default=DATASETS, choices=DATASETS)
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each model, seeded from --seed on")
-    parser.add_argument("--budget", type=int, help="epochs at most, for a short version")
 
 
-def run(trial: Trial, dataset: str, split: Split, seed: int, options: argparse.Namespace) -> list[Row]:
-    """Train, or go on, and evaluate: one row with the history masked and one without."""
+def parse_trials(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """As the harness parses; a run with a budget is a quick one, whose results have names of their own."""
+    options = parse(parser, argv)
+    if options.quick and options.budget is None:
+        options.budget = 1
+    options.quick = options.budget is not None
+    return options
+
+
+def sequences_of(dataset: str, options: argparse.Namespace) -> Sequences:
+    """The data set's sequences, from the data folder."""
+    return read_interactions(options.data_dir / f"{dataset}.txt").sequences()
+
+
+def trained(
+    trial: Trial, dataset: str, split: Split, seed: int, options: argparse.Namespace
+) -> tuple[DiffRec, Path, Row]:
+    """Train, go on, or read what is finished: the model with its best weights, its folder, and how it was trained."""
     training = replace(trial.training, seed=seed)
     if options.budget is not None:
         training = replace(training, epochs=min(options.budget, training.epochs))
@@ -56,16 +138,26 @@ def run(trial: Trial, dataset: str, split: Split, seed: int, options: argparse.N
     result = train(model, split.train, split.validation, training, directory=folder, progress=True)
     # Of the training alone: the log knows how fast each epoch went.
     targets = TrainingBatches(split.train, examples=training.examples).num_targets
-    seconds = sum(targets / record["targets_per_second"] for record in result.history)
-    settings = json.dumps({"model": model.config(), "training": training.config()}, sort_keys=True)
-    about = {
+    return model, folder, {
+        "trained_seed": seed,
         "best_epoch": result.best_epoch,
         "epochs": training.epochs,
         "validation_ndcg@10": result.best_score,
-        "training_seconds": seconds,
-        "settings": settings,
-    }
-    return [row | {"trained_seed": seed} | about for row in rows_of(evaluate(model, split.test), dataset, trial.model)]
+        "training_seconds": sum(targets / record["targets_per_second"] for record in result.history),
+        "settings": json.dumps({"model": model.config(), "training": training.config()}, sort_keys=True),
+    }  # fmt: skip
+
+
+def run(trial: Trial, dataset: str, split: Split, seed: int, options: argparse.Namespace) -> list[Row]:
+    """Train and evaluate, or read what is finished: one row with the history masked and one without."""
+    model, folder, about = trained(trial, dataset, split, seed, options)
+    kept = folder / REPORT_FILE
+    if not kept.is_file():
+        about["evaluated_with"] = diffusers_rec.__version__
+        found = [row | about for row in rows_of(evaluate(model, split.test), dataset, trial.model)]
+        write_atomically(kept, json.dumps(found, indent=1).encode())
+    rows: list[Row] = json.loads(kept.read_bytes())
+    return rows
 
 
 def rows_of(report: Report, dataset: str, model: str) -> list[Row]:
@@ -74,3 +166,16 @@ def rows_of(report: Report, dataset: str, model: str) -> list[Row]:
         {"dataset": dataset, "model": model, "history": history, **metrics}
         for history, metrics in (("masked", report.masked), ("unmasked", report.unmasked))
     ]
+
+
+def published(dataset: str, model: str | None = None) -> list[Row]:
+    """The published rows of a data set, or those of one model."""
+    rows = (row for row in read_csv(PUBLISHED) if row["dataset"] == dataset and model in (None, row["model"]))
+    return [{key: value for key, value in row.items() if value != ""} for row in rows]
+
+
+def mean_score(rows: Sequence[Row], metric: str = "ndcg@10", **where: str) -> float:
+    """A metric with the history masked, averaged over the rows whose columns have the values of ``where``."""
+    wanted = where | {"history": "masked"}
+    found = [row[metric] for row in rows if all(row.get(key) == value for key, value in wanted.items())]
+    return math.fsum(found) / len(found)

@@ -1,0 +1,62 @@
+r"""Figure 2: the three noise schedules, and NDCG@10 and HR@10 of training with each, N = 1000.
+
+The curves are the paper's :math:`\bar\alpha_n`, and signal :math:`\sqrt{\bar\alpha_n}` and noise
+:math:`\sqrt{1 - \bar\alpha_n}` of the schedules as they are trained with: the preset's ``log_snr_shift`` included.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import plots
+from benchmarks.paper.trials import Trial, base
+from benchmarks.paper.variants import compare_variants
+from diffusers_rec import NoiseSchedule
+
+SCHEDULES = ("sqrt", "cosine", "linear")
+DEFAULT = "sqrt"
+
+
+def variants(preset: str, dataset: str) -> dict[str, Trial]:
+    default = base(preset, dataset)
+    return {name: default if name == DEFAULT else default.varied(name, schedule={"name": name}) for name in SCHEDULES}
+
+
+def draw(path: Path, rows: list[dict[str, str]]) -> None:
+    """Curves above, scores below."""
+    columns = len({row["dataset"] for row in rows})
+    figure = plots.canvas(max(10.0, 4.5 * columns), 11)
+    above, below = figure.subfigures(2, 1, height_ratios=[2, 3])
+    trained = {row["setting"]: json.loads(row["settings"])["model"]["schedule"] for row in rows if row["settings"]}
+    curves(above, trained)
+    plots.scores(below, rows, xlabel="noise schedule")
+    figure.savefig(path, dpi=110)
+
+
+def curves(figure: Any, trained: dict[str, dict[str, Any]]) -> None:
+    """As printed on the left, as trained with on the right."""
+    printed, shifted = figure.subplots(1, 2)
+    for place, (name, config) in enumerate(trained.items()):
+        schedule = NoiseSchedule.build(config)
+        alpha_bar = NoiseSchedule.build(name, num_timesteps=schedule.num_timesteps).alpha_bar
+        printed.plot(alpha_bar, color=f"C{place}", label=name)
+        shifted.plot(schedule.alpha_bar.sqrt(), color=f"C{place}", label=f"{name}, signal")
+        shifted.plot((1 - schedule.alpha_bar).sqrt(), "--", color=f"C{place}", label=f"{name}, noise")
+    printed.set(xlabel="timestep n", ylabel=r"$\bar\alpha_n$", title="as in the paper")
+    shift = sorted({f"{config['log_snr_shift']:.3g}" for config in trained.values()})
+    words = f"as trained with: log-SNR shifted by {', '.join(shift)}"
+    shifted.set(xlabel="timestep n", ylabel=r"$\sqrt{\bar\alpha_n}$, $\sqrt{1-\bar\alpha_n}$", title=words)
+    for axis in (printed, shifted):
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize="small")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    compare_variants("figure2", __doc__, variants, DEFAULT, draw, argv)
+
+
+if __name__ == "__main__":
+    main()

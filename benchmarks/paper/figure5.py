@@ -1,0 +1,31 @@
+"""Figure 5: noising the target alone, the last 2, 3 or 4 items, or the whole sequence.
+
+As in the paper, the known items among the noised ones are noised at serving time too. Each noised item is one more
+latent to predict, so the whole sequence costs as many times more as a window is long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from benchmarks import plots
+from benchmarks.paper.trials import Trial, short_windows
+from benchmarks.paper.variants import compare_variants
+
+DEFAULT = "target"
+
+
+def variants(preset: str, dataset: str) -> dict[str, Trial]:
+    default = short_windows(preset, dataset)
+    last = {f"last {k}": default.varied(f"last-{k}", noising={"name": "last-k", "k": k}) for k in (2, 3, 4)}
+    return {DEFAULT: default, **last, "whole": default.varied("whole", noising={"name": "whole"})}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    draw = partial(plots.score_figure, xlabel="noised items")
+    compare_variants("figure5", __doc__, variants, DEFAULT, draw, argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Figure 6: what user 5200 of ML-1M has watched, and the five movies that each of three seeds recommends, with genres.
+
+Each list is that of one noise draw; the last one averages the three. Below the lists of one step, which hardly differ
+where a model has learned to rank, stand those of reverse chains.
+"""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import plots
+from benchmarks.harness import Results, Row, argument_parser, read_csv
+from benchmarks.paper.serving import add_model_options, served, ways
+from benchmarks.paper.trials import add_run_options, parse_trials, sequences_of
+from benchmarks.paper.variants import add_figure_options, figure_results, ratio_name, redraw
+from diffusers_rec import Split
+
+DATASET = "ml-1m"
+WATCHED, NEXT = "watched", "watched next"
+SHOWN = 10  # last movies of the history in the picture
+
+Movies = dict[Hashable, dict[str, str]]
+"""Item to its title and genres."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argument_parser(__doc__)
+    add_run_options(parser)
+    add_figure_options(parser)
+    add_model_options(parser)
+    parser.add_argument("--user", type=int, default=5200)
+    parser.add_argument("--draws", type=int, default=3, help="lists of one noise draw each")
+    parser.add_argument("--k", type=int, default=5, help="movies a list")
+    options = parse_trials(parser, argv)
+    results = figure_results("figure6", options)
+    if options.plot:
+        return redraw(results, draw)
+    movies: Movies = {int(row["item"]): row for row in read_csv(options.data_dir / f"{DATASET}_items.csv")}
+    measure(results, sequences_of(DATASET, options).leave_one_out(), movies, options)
+    return results.write(draw)
+
+
+def measure(results: Results, split: Split, movies: Movies, options: argparse.Namespace) -> None:
+    """The history, what came next, and the lists."""
+    model, about = served(DATASET, split, options)
+    user = int(split.test.histories.users.encode([options.user])[0])
+    watched = model.vocabulary.decode(split.test.histories[user])
+    (target,) = model.vocabulary.decode(split.test.targets[user : user + 1])
+    about = {"user": options.user, **about}
+
+    def add(serving: str, shown: str, items: Sequence[Any], probabilities: Sequence[float] = ()) -> None:
+        for place, item in enumerate(items):
+            movie = {"title": movies[item]["title"], "genres": movies[item]["genres"], "hit": item == target}
+            row: Row = {"serving": serving, "list": shown, "place": place + 1, "item": item, **movie}
+            row["probability"] = probabilities[place] if len(probabilities) else ""
+            results.add(row | about)
+
+    add("", WATCHED, watched)
+    add("", NEXT, [target])
+    favourites = favourite_genres([movies[item]["genres"] for item in watched])
+    seeds = range(options.seed, options.seed + options.draws)
+    for serving, (served_model, sampler) in ways(model, options).items():
+        found = []
+        for shown, draws in [*((f"seed {seed}", [seed]) for seed in seeds), ("average", list(seeds))]:
+            lists = served_model.recommend([watched], options.k, seeds=draws, sampler=sampler)
+            add(serving, shown, lists.items[0], lists.scores[0].tolist())
+            found += lists.items[0] if len(draws) == 1 else []
+        results.ratio(ratio_name(f"{serving} different movies"), len(set(found)))
+        liked = [bool(favourites & set(movies[item]["genres"].split("|"))) for item in found]
+        results.ratio(ratio_name(f"{serving} share of favourite genres"), float(np.mean(liked)))
+
+
+def favourite_genres(genres: Sequence[str], count: int = 3) -> set[str]:
+    """The commonest of genres that are separated by bars."""
+    return {name for name, _ in Counter(name for each in genres for name in each.split("|")).most_common(count)}
+
+
+def draw(path: Path, rows: list[dict[str, str]]) -> None:
+    """A column a list; what was in fact watched next is framed in red wherever it stands."""
+    figure = plots.canvas(15, 10)
+    axis = figure.subplots()
+    axis.set_axis_off()
+    watched = [row for row in rows if row["list"] == WATCHED][-SHOWN:] + [row for row in rows if row["list"] == NEXT]
+    column(axis, 0, 0, f"user {watched[0]['user']}: last {len(watched) - 1}, then next", watched)
+    servings = list(dict.fromkeys(row["serving"] for row in rows if row["serving"]))
+    lists = list(dict.fromkeys(row["list"] for row in rows if row["serving"]))
+    longest = max(int(row["place"]) for row in rows if row["serving"])
+    for block, serving in enumerate(servings):
+        for place, name in enumerate(lists):
+            cells = [row for row in rows if (row["serving"], row["list"]) == (serving, name)]
+            column(axis, place + 1.15, block * (longest + 1), f"{serving}, {name}", cells)
+    axis.set(xlim=(-0.05, len(lists) + 1.2), ylim=(max(len(watched), len(servings) * (longest + 1) - 1), -0.5))
+    figure.savefig(path, dpi=110)
+
+
+def column(axis: Any, left: float, top: float, title: str, rows: list[dict[str, str]]) -> None:
+    """Movies below one another, each with title and genres."""
+    from matplotlib.patches import Rectangle  # noqa: PLC0415 - only who draws needs it
+
+    axis.text(left + 0.47, top - 0.12, title, ha="center", va="bottom", fontsize=9, weight="bold")
+    for place, row in enumerate(rows):
+        hit = row["hit"] == "True"
+        colour, width = ("red", 2.5) if hit else ("lightgrey", 1)
+        axis.add_patch(
+            Rectangle((left, top + place), 0.94, 0.86, fc="white", ec=colour, lw=width, zorder=3 if hit else 2)
+        )
+        title_lines = textwrap.wrap(row["title"], 29, max_lines=2, placeholder=" …")
+        genre_lines = textwrap.wrap(row["genres"].replace("|", ", "), 34, max_lines=2, placeholder=" …")
+        text = {"ha": "left", "va": "top", "zorder": 4}
+        axis.text(left + 0.03, top + place + 0.1, "\n".join(title_lines), fontsize=8, **text)
+        below = top + place + 0.14 + 0.23 * len(title_lines)
+        axis.text(left + 0.03, below, "\n".join(genre_lines), fontsize=7, color="dimgrey", **text)
+
+
+if __name__ == "__main__":
+    main()

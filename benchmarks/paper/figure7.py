@@ -1,0 +1,104 @@
+"""Figure 7: NDCG@10 and HR@10 by the number of seeds that are averaged, 1 to 20, of one trained model a data set.
+
+Beside the paper's one step stand reverse chains, in which the draws differ: the probabilities of where each ends are
+averaged in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from benchmarks import plots
+from benchmarks.harness import argument_parser
+from benchmarks.paper.serving import add_model_options, served, ways
+from benchmarks.paper.trials import DATASETS, add_run_options, parse_trials, published, rows_of, sequences_of
+from benchmarks.paper.variants import add_figure_options, figure_results, ratio_name, redraw
+from diffusers_rec import DiffRec, Holdout, ItemHead, Sampler
+from diffusers_rec.data import pad
+from diffusers_rec.evaluation import Report, ranking_metrics
+from diffusers_rec.evaluation.full_ranking import user_chunks
+from diffusers_rec.memory import Recalled
+from diffusers_rec.ranking import count_ranks, score_chunks
+
+DEFAULT = 10
+"""Seeds in the paper, Sec. 4.5.2."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argument_parser(__doc__)
+    add_run_options(parser)
+    add_figure_options(parser)
+    add_model_options(parser)
+    parser.add_argument("--datasets", "--dataset", nargs="+", default=DATASETS, choices=DATASETS)
+    parser.add_argument("--most", type=int, default=20, help="seeds")
+    parser.add_argument("--users", type=int, help="of the test, at most; all when absent")
+    options = parse_trials(parser, argv)
+    results = figure_results("figure7", options)
+    draw = partial(plots.score_figure, xlabel="seeds averaged", lines=True, by="model")
+    if options.plot:
+        return redraw(results, draw)
+    if options.model is not None and len(options.datasets) > 1:
+        raise SystemExit("--model is one model: name the data set that it was trained on with --dataset.")
+    for dataset in options.datasets:
+        split = sequences_of(dataset, options).leave_one_out()
+        model, about = served(dataset, split, options)
+        test = split.test if options.users is None else split.test.sample(options.users, options.seed)
+        for row in published(dataset, "DiffRec"):
+            results.add({"setting": DEFAULT, **row})
+        for name, (served_model, sampler) in ways(model, options).items():
+            found = reports(served_model, test, options.most, sampler)
+            for seeds, report in enumerate(found, start=1):
+                for row in rows_of(report, dataset, name):
+                    results.add({"setting": seeds, "users": len(test), **row, **about})
+            first, last = (report.masked["ndcg@10"] for report in (found[0], found[-1]))
+            if first:
+                results.ratio(ratio_name(f"{dataset} {name} {options.most} seeds vs 1 ndcg10"), last / first)
+            results.write(draw)  # after each: what is done is kept
+    return None
+
+
+def reports(model: DiffRec, holdout: Holdout, most: int, sampler: Sampler, *, batch_size: int = 256) -> list[Report]:
+    """What ``evaluate`` finds with 1, 2, ..., ``most`` seeds, from one pass over the draws."""
+    ranks, masked = [], []
+    for rows in user_chunks(holdout, batch_size):
+        histories = holdout.histories.take(rows)
+        items, lengths = (each.to(model.device) for each in pad(histories, model.history_length))
+        latents = model.next_item_latents(items, lengths, seeds=most, sampler=sampler)
+        targets = torch.from_numpy(holdout.targets[rows]).to(model.device)
+        seen = pad(histories, fill=-1)[0].to(model.device)
+        with torch.no_grad():
+            recalled = model.memory.recall(items, lengths)
+            of_all, of_unseen = ranks_by_draws(model.head, latents, recalled, targets, seen)
+        ranks.append(of_all)
+        masked.append(of_unseen)
+    return [
+        Report(ranking_metrics(unseen), ranking_metrics(every), len(holdout))
+        for every, unseen in zip(torch.cat(ranks, dim=1), torch.cat(masked, dim=1), strict=True)
+    ]
+
+
+def ranks_by_draws(
+    head: ItemHead, latents: Tensor, recalled: Recalled | None, targets: Tensor, seen: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The targets' ranks among all items and among the unseen, after each of S more draws, ``(S, B)`` both."""
+    total = torch.zeros(len(latents), len(head.keys()), device=latents.device)
+    every = slice(0, total.shape[1])
+    found = []
+    for count, draw in enumerate(latents.unbind(1), start=1):
+        for chunk, log_probabilities in score_chunks(head, draw[:, None]):
+            total[:, chunk] += log_probabilities[:, 0].exp()
+        mean = total / count
+        if recalled is not None:
+            mean = mean * (1 - recalled.share) + recalled.within(every)
+        chunks = [(every, mean)]
+        found.append(count_ranks(lambda: chunks, targets, seen, every.stop))  # noqa: B023 - called at once
+    ranks, masked = zip(*found, strict=True)
+    return torch.stack(ranks).cpu(), torch.stack(masked).cpu()
+
+
+if __name__ == "__main__":
+    main()

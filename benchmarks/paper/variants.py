@@ -1,0 +1,100 @@
+"""What the figures share that compare trainings: variants of one model, each a trial, as CSV and picture.
+
+A figure says which variants there are; everything else is here. The paper prints no numbers in these figures, but its
+default is DiffRec's row of Table 2, which stands beside the variant that has the same setting.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmarks.harness import Results, argument_parser, read_csv
+from benchmarks.paper.trials import (
+    ALONE,
+    Trial,
+    add_trial_options,
+    mean_score,
+    parse_trials,
+    published,
+    run,
+    sequences_of,
+)
+from diffusers_rec.presets import PRESETS
+
+Variants = Callable[[str, str], dict[str, Trial]]
+"""A preset and a data set to trials by label."""
+
+Draw = Callable[[Path, list[dict[str, str]]], None]
+
+
+def add_figure_options(parser: argparse.ArgumentParser) -> None:
+    """``--preset`` and ``--plot``."""
+    presets = [*PRESETS, ALONE]
+    parser.add_argument("--preset", default="best", choices=presets, help="whose choices stay but for one")
+    parser.add_argument("--plot", action="store_true", help="only draw the CSV again")
+
+
+def figure_results(name: str, options: argparse.Namespace) -> Results:
+    """Of a figure: the best preset's are called as the figure, another's have its name behind."""
+    return Results(name if options.preset == "best" else f"{name}-{options.preset}", options)
+
+
+def redraw(results: Results, draw: Draw) -> None:
+    """Draw what an earlier run has written.
+
+    Raises:
+        SystemExit: there is no CSV.
+    """
+    table = results.stem.with_name(f"{results.stem.name}.csv")
+    if not table.is_file():
+        raise SystemExit(f"{table} is not there: run once without --plot, with the same --preset and --budget.")
+    draw(results.stem.with_name(f"{results.stem.name}.png"), read_csv(table))
+
+
+def ratio_name(words: str) -> str:
+    """Words as one of a program's last lines is called."""
+    return words.replace("-", "_").replace(" ", "_")
+
+
+def compare_variants(
+    name: str, description: str, variants: Variants, default: str, draw: Draw, argv: Sequence[str] | None
+) -> None:
+    """Train and evaluate every variant on every data set, and write the figure after each.
+
+    Args:
+        name: of the figure's files.
+        description: the program's docstring.
+        variants: in the order of the picture.
+        default: label of the paper's own setting.
+        draw: the figure, from the rows of its CSV.
+        argv: options; those of the command line when None.
+    """
+    parser = argument_parser(description)
+    add_trial_options(parser)
+    add_figure_options(parser)
+    labels = list(variants("best", "beauty"))
+    parser.add_argument("--variants", nargs="+", default=labels, choices=labels)
+    options = parse_trials(parser, argv)
+    results = figure_results(name, options)
+    if options.plot:
+        return redraw(results, draw)
+    for dataset in options.datasets:
+        split = sequences_of(dataset, options).leave_one_out()
+        for row in published(dataset, "DiffRec"):
+            results.add({"setting": default, **row})
+        for label, trial in variants(options.preset, dataset).items():
+            if label in options.variants:
+                for seed in range(options.seed, options.seed + options.seeds):
+                    for row in run(trial, dataset, split, seed, options):
+                        results.add({"setting": label, **row})
+                results.write(draw)  # after each variant: what is done is kept
+    if default in options.variants:
+        for dataset in options.datasets:
+            scores = {label: mean_score(results.rows, dataset=dataset, setting=label) for label in options.variants}
+            reference = scores.pop(default)
+            for label, score in scores.items():
+                if reference:  # a model that hits nothing is no reference
+                    results.ratio(ratio_name(f"{dataset} {label} vs {default} ndcg10"), score / reference)
+    return results.write(draw)
