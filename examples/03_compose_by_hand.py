@@ -1,0 +1,89 @@
+"""Compose by hand: every part built as an object, then swapped one at a time.
+
+You learn which parts there are, how they share what they must, that a config is the same composition as data, and which
+swaps matter: each row of the table at the end is the first model with one part changed, trained alike.
+"""
+
+import json
+import math
+
+from _options import parse
+
+from diffusers_rec import (
+    ConditionalMLPDenoiser,
+    DiffRec,
+    ImportanceTimestepSampler,
+    ItemEmbedding,
+    OneStepSampler,
+    SimplifiedObjective,
+    SqrtSchedule,
+    SyntheticWorld,
+    TargetOnly,
+    TiedHead,
+    TransitionMemory,
+)
+from diffusers_rec.evaluation import evaluate, evaluate_popularity
+from diffusers_rec.training import TrainingConfig, train
+
+options = parse(__doc__)
+dim, max_length, num_timesteps = 32, 20, 1000
+
+world = SyntheticWorld(num_items=200)
+split = world.sample(num_users=300 if options.quick else 2000).sequences().leave_one_out()
+items = split.train.vocabulary
+
+embedding = ItemEmbedding(len(items), dim, scale="unit", init_std=0.02)
+model = DiffRec(
+    items,
+    embedding=embedding,
+    head=TiedHead(embedding),  # scores by the same vectors; the pipeline refuses a head tied to another embedding
+    schedule=SqrtSchedule(num_timesteps, log_snr_shift=-math.log(10)),  # a tenth of the signal-to-noise ratio
+    noising=TargetOnly(),
+    timesteps=ImportanceTimestepSampler(num_timesteps),
+    denoiser=ConditionalMLPDenoiser(dim, max_length, dropout=0.2),
+    # The ranking is learned at n = N, where serving starts, and the denoiser beside it.
+    objective=SimplifiedObjective(distance="cosine", reconstruction_weight=0.1, recommend_from="start"),
+    memory=TransitionMemory(len(items), share=0.4),  # what followed what in training, mixed into the ranking
+    sampler=OneStepSampler(),
+    seeds=10,
+)
+
+# Parts that do not fit are told apart when they are composed, not when a tensor has the wrong shape.
+try:
+    DiffRec(items, embedding=embedding, denoiser=ConditionalMLPDenoiser(2 * dim, max_length))
+except ValueError as error:
+    print(f"refused: {error}\n")
+
+# The same composition as data: what save_pretrained writes, what --set changes on the command line.
+config = model.config()
+print(json.dumps({name: config[name] for name in ("schedule", "head", "denoiser")}, indent=1), "\n")
+
+# A swap is another name, or another config, at one key. What it leaves open (sizes, seeds) comes from the others; only
+# the embedding must say its width, from which the others have theirs.
+swaps = {
+    "as above": {},
+    "schedule": {"schedule": {"name": "cosine"}},
+    "timesteps": {"timesteps": "uniform"},
+    "noising": {"noising": {"name": "last-k", "k": 2}},
+    "embedding": {"embedding": {"name": "table", "dim": dim, "scale": "learned", "init_std": 1.0}},
+    "denoiser": {"denoiser": {"name": "causal-transformer", "dropout": 0.2}},
+    "head": {"head": "linear"},
+    "objective": {"objective": "simplified"},
+    "memory": {"memory": "none"},
+}
+recipe = TrainingConfig(
+    epochs=1 if options.quick else 5, examples="all-positions", batch_targets=400, learning_rate=2e-3, decay="cosine"
+)
+print(f"{'swapped':<16}{'for':<28}{'HR@10':>8}{'NDCG@10':>10}")
+for part, swap in swaps.items():
+    model = DiffRec.from_config(items, {**config, **swap})
+    train(model, split.train, split.validation, recipe)
+    metrics = evaluate(model, split.test).masked
+    other = str(getattr(model, part, "")).partition("(")[0] if swap else ""
+    print(f"{part:<16}{other:<28}{metrics['hr@10']:>8.3f}{metrics['ndcg@10']:>10.3f}", flush=True)
+limits = {
+    "popularity": evaluate_popularity(split.test.histories, split.test).masked,
+    "best possible": world.best_metrics(split.test),
+}
+for name, metrics in limits.items():
+    print(f"{name:<44}{metrics['hr@10']:>8.3f}{metrics['ndcg@10']:>10.3f}")

@@ -1,0 +1,119 @@
+"""The full reverse process: a plain loop of ten lines, then the sampler that does the same.
+
+You learn what stands behind `sampler="ddpm"`: encode the history once, start from pure noise, and let the posterior of
+the forward process lead from step to step (Algorithm 2). The table asks what the chain brings beside one step
+(Algorithm 3): its ranking, its price, and whether different noise ends on different items. The picture follows a chain.
+"""
+
+import time
+
+import matplotlib.pyplot as plt
+import torch
+from _options import parse
+
+from diffusers_rec import DDPMSampler, DiffRec, OneStepSampler, SyntheticWorld
+from diffusers_rec.evaluation import evaluate
+from diffusers_rec.presets import best
+from diffusers_rec.training import TrainingConfig, train
+
+options = parse(__doc__)
+num_timesteps, dim = 100, 32
+world = SyntheticWorld(num_items=200)
+split = world.sample(num_users=300 if options.quick else 2000).sequences().leave_one_out()
+items = split.train.vocabulary
+
+# The preset with a tenth of its steps, and without the memory that it mixes into the ranking: this is about the
+# network. The timestep sampler has as many steps as the schedule, so it is named anew.
+schedule = {"name": "sqrt", "num_timesteps": num_timesteps, "log_snr_shift": -2.3}
+config = best(items, dim=dim, dropout=0.2).config()
+model = DiffRec.from_config(items, {**config, "schedule": schedule, "timesteps": "importance", "memory": "none"})
+recipe = TrainingConfig(
+    epochs=1 if options.quick else 6, examples="all-positions", batch_targets=400, learning_rate=2e-3, decay="cosine"
+)
+train(model, split.train, split.validation, recipe)
+
+# What both need: the history, encoded once, and a rule for what each of the five draws may see of it (all).
+history, draws = items.decode(split.test.histories[0]), 5
+indices, lengths = model.encode_histories([history])
+visible = lengths[:, None].expand(1, draws)
+with model.serving():  # no dropout, no gradients
+    context = model.denoiser.encode(model.embedding(indices), torch.ones_like(indices, dtype=torch.bool))
+
+
+def denoise(xn, timesteps):
+    """Predict the clean latents, (histories, draws, noised positions, D) like xn."""
+    return model.denoiser(xn, timesteps, visible, context)
+
+
+# The loop.
+path, predictions = [], []
+generator = torch.Generator().manual_seed(4)
+x = torch.randn(1, draws, 1, dim, generator=generator)
+with model.serving():
+    for n in range(num_timesteps, 0, -1):
+        timesteps = torch.full((1, draws), n)
+        x0 = denoise(x, timesteps)
+        path.append(x)
+        predictions.append(x0)
+        if n > 1:  # the last prediction is the answer; no noise is added to it
+            mean, variance = model.schedule.posterior(x0, x, timesteps)
+            x = mean + variance.sqrt() * torch.randn(x.shape, generator=generator)
+
+# The sampler, from the same noise.
+generator = torch.Generator().manual_seed(4)
+noise = torch.randn(1, draws, 1, dim, generator=generator)
+with model.serving():
+    sampled = DDPMSampler(variance="posterior").sample(denoise, model.schedule, noise, generator)
+print(f"loop and sampler differ by {float((sampled - x0).abs().max()):.0e} at most\n")
+
+# The picture. Left: the chains among the items, in the plane that shows most of the items' spread. Right: what the head
+# makes of the predictions on the way of one chain, for the items that are likeliest in truth. The chains end together,
+# and not among the items: this denoiser learned what scores well, not where items lie. 09_uncertainty.py mends that.
+with model.serving():
+    logits = model.head.logits(torch.cat(predictions)[:, 0, 0])
+    table = model.embedding.table()
+logits[:, indices[0]] = -torch.inf  # no item comes twice in this world
+beliefs = logits.softmax(-1)
+truth = world.next_item_probabilities([world.items.encode(history)])[0, world.items.encode(items.ids)]
+_, _, plane = torch.pca_lowrank(table, q=2, niter=10)
+
+figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+left.plot(*(table @ plane).T, ".", color="lightgrey", label="items")
+for chain in torch.cat([*path, x0])[:, :, 0].transpose(0, 1):
+    left.plot(*(chain @ plane).T, lw=0.7)
+    left.plot(*(chain[-1] @ plane), "o", color="black")
+left.plot([], [], "o", color="black", label="where a chain ends")
+left.set(title=f"{draws} chains for one history, each from noise of its own", xticks=[], yticks=[])
+left.legend()
+steps = range(num_timesteps, 0, -1)
+for index in truth.argsort()[:-6:-1]:
+    (line,) = right.plot(steps, beliefs[:, index], label=items.ids[index])
+    right.plot(num_timesteps * 1.03, truth[index], "D", color=line.get_color())
+right.set(title="What one chain believes on its way (diamonds: the truth)", xlabel="step n", ylabel="probability")
+right.set_xlim(num_timesteps * 1.06, 0)  # as the chain goes, from N down
+right.set_ylim(0)
+right.legend()
+options.out.mkdir(parents=True, exist_ok=True)
+picture = options.out / "06_full_reverse.png"
+figure.savefig(picture, dpi=110)
+print(f"the chain is drawn in {picture}\n")
+
+# The table. The items that chains end on are those whose clean latents are nearest.
+some = split.test.sample(100 if options.quick else 500, seed=0)
+histories = [items.decode(history) for history in some.histories]
+print(f"{'':<24}{'NDCG@10':>10}{'seconds':>10}{'distinct items in ten draws':>30}")
+for name, sampler in {
+    "one step": OneStepSampler(),
+    "ten steps": DDPMSampler(variance="posterior", num_steps=10),
+    f"all {num_timesteps} steps": DDPMSampler(variance="posterior"),
+}.items():
+    started = time.perf_counter()
+    metrics = evaluate(model, some, sampler=sampler, seeds=10).masked
+    seconds = time.perf_counter() - started
+    latents = model.sample(histories, sampler=sampler, seeds=10)[:, :, 0]
+    ends = torch.cdist(latents, model.embedding.table().detach()).argmin(-1)
+    distinct = sum(len(set(row)) for row in ends.tolist()) / len(ends)
+    print(f"{name:<24}{metrics['ndcg@10']:>10.3f}{seconds:>10.2f}{distinct:>30.1f}")
+chances = world.next_item_probabilities([world.items.encode(history) for history in histories])
+distinct = (1 - (1 - chances) ** 10).sum(1).mean()  # how many of ten draws from the true distribution differ
+print(f"{'the truth':<24}{world.best_metrics(some)['ndcg@10']:>10.3f}{'':>10}{distinct:>30.1f}")

@@ -1,0 +1,100 @@
+"""A backbone of one's own: a GRU denoiser in one class, registered, trained, saved.
+
+You learn the denoiser's contract. `encode` runs once a history; `forward` runs once a reverse step and answers, for
+each of B histories, Q independent questions about K noised positions that follow the first `visible` items. Everything
+else (noising, schedules, samplers, heads, training, checkpoints, the command line) then works with it, for nothing in
+the library knows its backbones by name.
+"""
+
+import torch
+from _options import parse
+from torch import nn
+
+from diffusers_rec import Denoiser, DiffRec, SyntheticWorld
+from diffusers_rec.denoisers.blocks import StepEmbedding, real_positions
+from diffusers_rec.evaluation import evaluate
+from diffusers_rec.presets import best
+from diffusers_rec.randomness import isolated_rng
+from diffusers_rec.testing import check_denoiser
+from diffusers_rec.training import TrainingConfig, train
+
+
+class GRUDenoiser(Denoiser, name="gru"):  # the name under which configs, checkpoints and the command line know it
+    """A GRU over the history, and a perceptron that reads its state, the noised latents and the step.
+
+    Args:
+        dim: D.
+        max_length: positions in a sequence, the noised ones included.
+        num_layers: of the GRU.
+        seed: of the initial weights.
+    """
+
+    # What the constructor takes, it keeps under the same name: a config is just these attributes.
+    def __init__(self, dim: int = 256, max_length: int = 50, *, num_layers: int = 1, seed: int = 0) -> None:
+        super().__init__(dim, max_length, seed)
+        self.num_layers = num_layers
+        with isolated_rng(seed):  # initialisers draw from torch's global state; this lends them a seeded one
+            self.gru = nn.GRU(dim, dim, num_layers, batch_first=True)
+            self.step = StepEmbedding(dim)
+            self.perceptron = nn.Sequential(nn.Linear(4 * dim, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, dim))
+
+    def encode(self, history, mask):
+        """The state after each prefix, the empty one first: ``(B, L + 1, D)``.
+
+        Padding lies behind the items, so no state of a real prefix has read any; the mask is not needed.
+        """
+        empty = history.new_zeros(len(history), 1, self.dim)
+        return torch.cat([empty, self.gru(history)[0]], dim=1) if history.shape[1] else empty
+
+    def forward(self, xn, timesteps, visible, context, count=None):
+        """The state that each question sees, moved by what the perceptron makes of the noise."""
+        if timesteps.ndim == 2:  # one step a question: the same at all its positions
+            timesteps = timesteps[..., None]
+        state = context.gather(1, visible[..., None].expand(-1, -1, self.dim))[:, :, None].expand_as(xn)
+        # The K positions see one another through their mean; those that are padding do not count.
+        real = real_positions(xn.shape[2], visible, count)[..., None].to(xn.dtype)
+        mean = ((xn * real).sum(2, keepdim=True) / real.sum(2, keepdim=True)).expand_as(xn)
+        step = self.step(timesteps).expand_as(xn)
+        return state + self.perceptron(torch.cat([state, xn, mean, step], dim=-1))
+
+
+options = parse(__doc__)
+world = SyntheticWorld(num_items=200)
+split = world.sample(num_users=300 if options.quick else 2000).sequences().leave_one_out()
+items = split.train.vocabulary
+recipe = TrainingConfig(
+    epochs=1 if options.quick else 6, examples="all-positions", batch_targets=400, learning_rate=2e-3, decay="cosine"
+)
+config = {**best(items, dim=32).config(), "memory": "none"}  # the network alone: no counts beside it
+denoisers = {
+    "gru": {"name": "gru", "dim": 32},
+    "conditional-mlp": {**config["denoiser"], "dropout": 0.2},
+    "causal-transformer": {"name": "causal-transformer", "dropout": 0.2},
+}
+
+# Does it keep the contract? The library's own denoisers pass the same checks: what a question may see, the same answer
+# alone and in any company, seeds, configs. A broken clause is named, with what was expected and what came.
+check_denoiser(GRUDenoiser)
+print("the contract is kept")
+
+# It is saved and loaded: whoever loads the checkpoint must have imported the class, and no more.
+model = DiffRec.from_config(items, {**config, "denoiser": "gru"})
+options.out.mkdir(parents=True, exist_ok=True)
+model.save_pretrained(options.out / "07_own_backbone")
+print(f"loaded again: {DiffRec.from_pretrained(options.out / '07_own_backbone').denoiser.config()}\n")
+
+# And with last-k noising, which asks about several positions at once.
+ahead = DiffRec.from_config(items, {**config, "denoiser": "gru", "noising": {"name": "last-k", "k": 3, "ahead": True}})
+history = items.decode(split.test.histories[0])
+print(f"three items ahead, five draws: latents {tuple(ahead.sample([history], seeds=5).shape)}\n")
+
+print(f"{'denoiser':<24}{'parameters':>12}{'targets/s':>12}{'HR@10':>10}{'NDCG@10':>10}")
+for name, denoiser in denoisers.items():
+    model = DiffRec.from_config(items, {**config, "denoiser": denoiser})
+    result = train(model, split.train, split.validation, recipe)
+    metrics = evaluate(model, split.test).masked
+    size = sum(parameter.numel() for parameter in model.denoiser.parameters())
+    speed = result.history[-1]["targets_per_second"]
+    print(f"{name:<24}{size:>12,}{speed:>12,.0f}{metrics['hr@10']:>10.3f}{metrics['ndcg@10']:>10.3f}", flush=True)
+optimum = world.best_metrics(split.test)
+print(f"{'best possible':<24}{'':>12}{'':>12}{optimum['hr@10']:>10.3f}{optimum['ndcg@10']:>10.3f}")
