@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 BENCHMARKS := training_throughput training_profile one_step_vs_n_step chains seeds top_k negatives history_length components
 
-.PHONY: setup demo test test-slow bench bench-quick lint format types check clean
+.PHONY: setup demo examples docs test test-slow bench bench-quick lint format types check clean
 
 setup: $(STAMP)
 
@@ -15,6 +15,15 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/python examples/demo.py --out demo-output
+
+examples: setup
+	set -e; for script in examples/[0-9]*.py; do \
+		echo "== $$script"; $(BIN)/python $$script --out example-output; \
+	done
+
+docs: setup
+	$(BIN)/python docs/build_gallery.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test: setup
 	$(BIN)/pytest
@@ -41,4 +50,4 @@ types: setup
 check: lint types test
 
 clean:
-	rm -rf .venv demo-output
+	rm -rf .venv demo-output example-output build site
