@@ -53,14 +53,16 @@ def best(
     dim: int = 64,
     max_length: int = 50,
     dropout: float = 0.5,
+    low_pass: float = 0.7,
     seed: int = 0,
 ) -> DiffRec:
     """What learns best so far: the ranking is learned where inference starts, the denoiser beside it.
 
-    A causal history encoder with a small denoising perceptron; the cross-entropy at n = N for every target, a cosine
-    reconstruction at a sampled step with a tenth of the weight; latents of unit variance, and ten times more noise for
-    the signal than the sqrt schedule alone has, for at this width an item stays recognisable under milder noise. A
-    memory of transitions has two fifths of the ranking: what is rare but regular is counted rather than learned.
+    A causal history encoder, its attention beside a low-pass filter, with a small denoising perceptron; the
+    cross-entropy at n = N for every target, a cosine reconstruction at a sampled step with a tenth of the weight;
+    latents of unit variance, and ten times more noise for the signal than the sqrt schedule alone has, for at this width
+    an item stays recognisable under milder noise. A memory of transitions has two fifths of the ranking: what is rare
+    but regular is counted rather than learned.
     ``benchmarks/paper/recipes.py`` compares each of these choices with leaving it out.
 
     Args:
@@ -68,6 +70,7 @@ def best(
         dim: D.
         max_length: positions in a sequence, the noised one included.
         dropout: of the history encoder; sparse data wants more of it.
+        low_pass: share of the filter in the attention.
         seed: of the initial weights.
     """
     return DiffRec(
@@ -78,7 +81,7 @@ def best(
         noising="target",
         timesteps="importance",
         embedding={"name": "table", "scale": "unit", "init_std": 0.02},
-        denoiser={"name": "conditional-mlp", "num_layers": 2, "num_heads": 2, "dropout": dropout},
+        denoiser={"name": "conditional-mlp", "num_layers": 2, "num_heads": 2, "dropout": dropout, "low_pass": low_pass},
         head="tied",
         objective={
             "name": "simplified",

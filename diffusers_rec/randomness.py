@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -28,7 +29,12 @@ def generators_from(seeds: int | Sequence[int]) -> list[Generator]:
     twice = sorted({seed for seed in values if values.count(seed) > 1})
     if twice:
         raise ValueError(f"seeds must differ, but {twice} came more than once. Drop the repeats.")
-    return [Generator().manual_seed(seed) for seed in values]
+    return [Generator().manual_seed(_noise_stream(seed)) for seed in values]
+
+
+def _noise_stream(seed: int) -> int:
+    """Far from the streams of initial weights: a seed as it is would give the numbers of an embedding's own draw."""
+    return int(np.random.SeedSequence([seed, 1]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def randn(shape: Sequence[int], generator: Generators, *, device: torch.device, dtype: torch.dtype) -> Tensor:

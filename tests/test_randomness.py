@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import DTYPES, seeded, seeds
 
+from diffusers_rec.embeddings import ItemEmbedding
 from diffusers_rec.randomness import generators_from, isolated_rng, randn
 
 CPU = torch.device("cpu")
@@ -46,7 +47,9 @@ def test_a_draw_depends_on_its_own_seed_alone(values, batch, data):
 @given(number=st.integers(1, 6))
 def test_a_number_of_seeds_is_the_first_of_them(number):
     first, second = generators_from(number), generators_from(list(range(number)))
-    assert [g.initial_seed() for g in first] == [g.initial_seed() for g in second] == list(range(number))
+    seeds_of_both = [[g.initial_seed() for g in generators] for generators in (first, second)]
+    assert seeds_of_both[0] == seeds_of_both[1]
+    assert len(set(seeds_of_both[0])) == number
 
 
 def test_gaussian_draws_are_gaussian():
@@ -104,3 +107,10 @@ def test_isolation_is_ruled_by_its_source(seed):
     assert not torch.equal(inside(seed), inside(seed + 1))
     one = seeded(seed)
     assert not torch.equal(inside(one), inside(one))
+
+
+def test_noise_is_not_the_stream_of_initial_weights():
+    for seed in range(5):
+        weights = ItemEmbedding(4, 8, seed=seed).weight.detach()
+        for generator in generators_from(range(12)):
+            assert not torch.equal(torch.randn(4, 8, generator=generator), weights)

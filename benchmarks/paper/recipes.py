@@ -24,6 +24,7 @@ def recipes(dataset: str) -> dict[str, Trial]:
         "best": whole,
         "noise off (the control)": control_of(whole),
         "no memory": whole.varied("no-memory", memory={"name": "none"}),
+        "no low-pass filter": whole.varied("no-filter", denoiser={"low_pass": 0.0}),
         "weights not averaged": Trial(
             "best-not-averaged", whole.build, replace(whole.training, average_decay=0.0)
         ),

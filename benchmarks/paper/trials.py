@@ -35,7 +35,7 @@ DROPOUT = {"beauty": 0.3, "toys": 0.3, "ml-1m": 0.2}
 BEST: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "beauty": ({}, {}),
     "toys": ({}, {}),
-    "ml-1m": ({"dropout": 0.2, "max_length": 200}, {"batch_targets": 2000, "epochs": 24}),
+    "ml-1m": ({"dropout": 0.2, "max_length": 200, "low_pass": 0.0}, {"batch_targets": 2000, "epochs": 24}),
 }
 
 

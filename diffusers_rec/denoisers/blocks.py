@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffusers_rec.denoisers.dropout import Dropout, dropout
+from diffusers_rec.denoisers.low_pass import LowPass
 from diffusers_rec.errors import check_float, check_int
 from diffusers_rec.schedules import unexpanded
 
@@ -138,9 +139,12 @@ class CausalEncoder(nn.Module):
         num_layers: blocks.
         num_heads: heads.
         dropout: on the input, the attention, and every residual.
+        low_pass: share of a low-pass filter in each layer's attention; without one at 0.
     """
 
-    def __init__(self, dim: int, max_length: int, num_layers: int, num_heads: int, dropout: float) -> None:
+    def __init__(
+        self, dim: int, max_length: int, num_layers: int, num_heads: int, dropout: float, low_pass: float = 0.0
+    ) -> None:
         super().__init__()
         self.max_length = max_length
         self.dropout = Dropout(dropout)
@@ -150,6 +154,7 @@ class CausalEncoder(nn.Module):
         )
         self.distance_bias = nn.Parameter(torch.zeros(num_layers, num_heads, max_length))
         self.norm = nn.LayerNorm(dim)
+        self.filters = nn.ModuleList(LowPass(dim, low_pass) for _ in range(num_layers)) if low_pass else None
 
     @property
     def layers(self) -> list[TransformerBlock]:
@@ -181,7 +186,10 @@ class CausalEncoder(nn.Module):
             if block is not self.layers[-1]:
                 query = block.attention.project_query(source)
                 mask = self.bias(layer, distance).to(query.dtype)
-                x = block.add_attention(x, block.attention(query, key, value, mask))
+                attended = block.attention(query, key, value, mask)
+                if self.filters is not None:
+                    attended = self.filters[layer](source, source, distance, attended)
+                x = block.add_attention(x, attended)
         return x, keys_values
 
     def states(self, x: Tensor, key: Tensor, value: Tensor, position: Tensor) -> Tensor:
@@ -196,12 +204,17 @@ class CausalEncoder(nn.Module):
         Returns:
             Normed states, ``(B, Q, D)``.
         """
-        block = self.layers[-1]
-        x = x.gather(1, position[..., None].expand(-1, -1, x.shape[-1]))
-        query = block.attention.project_query(block.attention_input(x))
+        block, last = self.layers[-1], len(self.layers) - 1
+        sequence = x
+        x = sequence.gather(1, position[..., None].expand(-1, -1, x.shape[-1]))
+        source = block.attention_input(x)
+        query = block.attention.project_query(source)
         distance = unexpanded(position)[..., None] - torch.arange(key.shape[2], device=x.device)
-        mask = rearrange(self.bias(len(self.layers) - 1, distance), "h b q s -> b h q s").to(query.dtype)
-        return self.norm(block.add_attention(x, block.attention(query, key, value, mask)))
+        mask = rearrange(self.bias(last, distance), "h b q s -> b h q s").to(query.dtype)
+        attended = block.attention(query, key, value, mask)
+        if self.filters is not None:
+            attended = self.filters[last](block.attention_input(sequence), source, distance, attended)
+        return self.norm(block.add_attention(x, attended))
 
 
 def check_architecture(dim: int, num_layers: int, num_heads: int, dropout: float) -> tuple[int, int, float]:

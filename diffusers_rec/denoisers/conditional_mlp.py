@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from diffusers_rec.denoisers.base import Denoiser
 from diffusers_rec.denoisers.blocks import CausalEncoder, StepEmbedding, check_architecture, real_positions
-from diffusers_rec.errors import check_int
+from diffusers_rec.errors import check_float, check_int
 from diffusers_rec.randomness import isolated_rng
 from diffusers_rec.schedules import unexpanded
 
@@ -51,6 +51,8 @@ class ConditionalMLPDenoiser(Denoiser, name="conditional-mlp"):
         num_heads: attention heads of the history encoder.
         mlp_layers: residual layers of the perceptron.
         dropout: of the history encoder.
+        low_pass: share of a causal low-pass filter in the encoder's attention, see
+            :class:`~diffusers_rec.denoisers.low_pass.LowPass`.
         seed: of the initial weights.
     """
 
@@ -63,13 +65,15 @@ class ConditionalMLPDenoiser(Denoiser, name="conditional-mlp"):
         num_heads: int = 2,
         mlp_layers: int = 2,
         dropout: float = 0.3,
+        low_pass: float = 0.0,
         seed: int = 0,
     ) -> None:
         super().__init__(dim, max_length, seed)
         self.num_layers, self.num_heads, self.dropout = check_architecture(dim, num_layers, num_heads, dropout)
         self.mlp_layers = check_int("mlp_layers", mlp_layers, minimum=1)
+        self.low_pass = check_float("low_pass", low_pass, minimum=0, maximum=1)
         with isolated_rng(self.seed):
-            self.encoder = CausalEncoder(dim, max_length, num_layers, num_heads, self.dropout)
+            self.encoder = CausalEncoder(dim, max_length, num_layers, num_heads, self.dropout, self.low_pass)
             self.empty = nn.Parameter(torch.randn(dim) * 0.02)
             self.step = StepEmbedding(dim)
             self.offset = nn.Embedding(max_length, dim)

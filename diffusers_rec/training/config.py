@@ -80,7 +80,7 @@ class TrainingConfig:
 RECIPES = {
     "paper": TrainingConfig(),
     "best": TrainingConfig(
-        epochs=20, examples="all-positions", batch_targets=400, decay="cosine", average_decay=0.999, precision="bf16"
+        epochs=30, examples="all-positions", batch_targets=400, decay="cosine", average_decay=0.999, precision="bf16"
     ),
 }
 """The training settings that go with each of :data:`diffusers_rec.presets.PRESETS`."""
