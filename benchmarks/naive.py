@@ -18,6 +18,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from diffusers_rec import DiffRec, ImportanceTimestepSampler, Sequences, TransformerDenoiser
+from diffusers_rec.randomness import generators_from
 
 
 class NaiveDSR(nn.Module):
@@ -88,7 +89,7 @@ class NaiveDSR(nn.Module):
 
         The seed is set anew for each user, so all share the noise.
         """
-        generator = torch.Generator().manual_seed(seed)
+        (generator,) = generators_from([seed])
         x = self._noise(generator, len(items))
         if num_steps == 1:
             return self(items, real, x, torch.full((len(items),), self.num_timesteps))

@@ -60,9 +60,9 @@ def best(
 
     A causal history encoder, its attention beside a low-pass filter, with a small denoising perceptron; the
     cross-entropy at n = N for every target, a cosine reconstruction at a sampled step with a tenth of the weight;
-    latents of unit variance, and ten times more noise for the signal than the sqrt schedule alone has, for at this width
-    an item stays recognisable under milder noise. A memory of transitions has two fifths of the ranking: what is rare
-    but regular is counted rather than learned.
+    latents of unit variance, and ten times more noise for the signal than the sqrt schedule alone has, for at this
+    width an item stays recognisable under milder noise. A memory of transitions has two fifths of the ranking: what is
+    rare but regular is counted rather than learned.
     ``benchmarks/paper/recipes.py`` compares each of these choices with leaving it out.
 
     Args:
