@@ -28,7 +28,7 @@ from diffusers_rec.evaluation import Report, audit, evaluate, evaluate_popularit
 from diffusers_rec.evaluation.audit import chain_lengths
 from diffusers_rec.pipeline import PARTS, DiffRec
 from diffusers_rec.presets import PRESETS, control
-from diffusers_rec.registry import Config, _unknown
+from diffusers_rec.registry import Config, unknown_name
 from diffusers_rec.samplers import Sampler
 from diffusers_rec.training import RECIPES, TrainingConfig, train
 from diffusers_rec.training.state import STATE_FILE
@@ -429,7 +429,7 @@ def _changes(texts: list[str], shorthands: list[str]) -> dict[str, str]:
         part, dot, _ = key.partition(".")
         if equals and part not in known:
             of_training = key in TrainingConfig.names()
-            mend = f"Did you mean --set training.{text}?" if of_training else _unknown("part", part, known)
+            mend = f"Did you mean --set training.{text}?" if of_training else unknown_name("part", part, known)
             raise ValueError(f"--set {text}: {mend}")
         wanted = {"training": True, "seeds": False}.get(part, bool(dot))  # a dot or none
         if not equals or bool(dot) != wanted:
@@ -449,7 +449,7 @@ def _changed(pipeline: Config, training: Config, changes: dict[str, str]) -> tup
         part, dot, setting = key.partition(".")
         if part == "training":
             if setting not in training:
-                raise ValueError(f"--set {key}={text}: {_unknown('training setting', setting, training)}")
+                raise ValueError(f"--set {key}={text}: {unknown_name('training setting', setting, training)}")
             training = {**training, setting: _value(text)}
         elif not dot and part in PARTS:
             settings = PARTS[part].named(text).settings()

@@ -59,10 +59,15 @@ def chunked_cross_entropy(
             "Expected queries (M, D) and one target for each, (M,), "
             f"got {tuple(queries.shape)} and {tuple(target.shape)}."
         )
-    if keys.ndim != 2 or keys.shape[1] != queries.shape[1] or (bias is not None and bias.shape != keys.shape[:1]):
+    if (
+        keys.ndim != 2
+        or not len(keys)
+        or keys.shape[1] != queries.shape[1]
+        or (bias is not None and bias.shape != keys.shape[:1])
+    ):
         raise ValueError(
-            f"Expected keys (V, D) with D = {queries.shape[1]} as of the queries, and bias (V,) or None, "
-            f"got {tuple(keys.shape)} and {None if bias is None else tuple(bias.shape)}."
+            f"Expected keys (V, D), V at least 1, with D = {queries.shape[1]} as of the queries, and bias (V,) or "
+            f"None, got {tuple(keys.shape)} and {None if bias is None else tuple(bias.shape)}."
         )
     rows = max(1, check_int("chunk_scores", chunk_scores, minimum=1) // len(keys))
     dtype = reduce(

@@ -32,20 +32,31 @@ class Recalled:
 
     Attributes:
         items: indices, ``(B, E)``; repetitions add up.
-        mass: :math:`\lambda q`, ``(B, E)``, from 0; a row sums to lambda, or to 0 where nothing is known.
+        mass: :math:`\lambda q`, ``(B, E)``, from 0.
+        share: what a row of ``mass`` sums to, ``(B, 1)``: lambda, below 1, or 0 where nothing is known. Told rather
+            than summed, so that a history has the same one in any company.
     """
 
     items: Tensor
     mass: Tensor
-
-    @property
-    def share(self) -> Tensor:
-        """Of the memory in the mixture, ``(B, 1)``."""
-        return self.mass.sum(1, keepdim=True).clamp(max=1)  # which a sum may exceed by its rounding
+    share: Tensor
 
     def take(self, rows: slice) -> Recalled:
         """Those of some histories."""
-        return Recalled(self.items[rows], self.mass[rows])
+        return Recalled(self.items[rows], self.mass[rows], self.share[rows])
+
+    def mix(self, network: Tensor, chunk: slice, *, logarithms: bool = False) -> Tensor:
+        """The mixture for a chunk of items.
+
+        Args:
+            network: its mean probabilities, or their logarithms, ``(B, chunk)``.
+            chunk: which items.
+            logarithms: take and give logarithms.
+        """
+        mass = self.within(chunk).to(network.dtype)
+        if logarithms:
+            return torch.logaddexp(network + torch.log1p(-self.share).to(network.dtype), mass.log())
+        return network * (1 - self.share) + mass
 
     def within(self, chunk: slice) -> Tensor:
         """The mass of a chunk of items, dense, ``(B, chunk)``."""
@@ -92,13 +103,13 @@ class TransitionMemory(Memory, name="transitions"):
               \big( [x_i = x, x_j = v] + b\, [x_i = v, x_j = x] \big),
               \qquad q(v) \propto \sum_{d=0}^{w-1} \gamma^d\, c_{x_{L-d}, v}
 
-    over all positions i, j of all training sequences, with :math:`n_x` occurrences of x: items that say more about what
-    follows, because it is always the same, weigh more than popular ones. Of every x the largest M counts are kept.
-    Unfitted, the memory knows nothing and leaves the ranking to the network.
+    over all positions i, j of all training sequences, with :math:`n_x` occurrences of x, so that a popular item's word
+    grows with the root of them alone. Of every x the largest M counts are kept, 8 M bytes an item. Unfitted, the memory
+    knows nothing and leaves the ranking to the network.
 
     Args:
         num_items: V.
-        share: lambda, the memory's share of the mixture.
+        share: lambda, the memory's share of the mixture, below 1.
         window: w.
         decay: gamma, from one item of the history to the one before it.
         backward: b, what a transition counts for its reverse.
@@ -120,7 +131,7 @@ class TransitionMemory(Memory, name="transitions"):
     ) -> None:
         super().__init__()
         self.num_items = check_int("num_items", num_items, minimum=1)
-        self.share = check_float("share", share, minimum=0, maximum=1)
+        self.share = check_float("share", share, minimum=0, below=1)
         self.window = check_int("window", window, minimum=1)
         self.decay = check_float("decay", decay, minimum=0, maximum=1)
         self.backward = check_float("backward", backward, minimum=0)
@@ -173,5 +184,7 @@ class TransitionMemory(Memory, name="transitions"):
         mass = self.counts[asked] * (self.decay**back * (place >= 0))[..., None]
         mass = mass.flatten(1)
         total = mass.sum(1, keepdim=True)
-        mass = mass * torch.where(total > 0, self.share / total, 0)
-        return Recalled(self.items[asked].flatten(1).long(), mass)
+        share = torch.where(total > 0, self.share, 0.0)
+        return Recalled(
+            self.items[asked].flatten(1).long(), mass * (share / total.clamp(min=torch.finfo(total.dtype).tiny)), share
+        )

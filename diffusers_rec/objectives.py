@@ -183,7 +183,8 @@ class ContrastiveObjective(SimplifiedObjective, name="contrastive"):
 
     def _contrast(self, one: Tensor, other: Tensor, items: Tensor) -> Tensor:
         with torch.autocast(one.device.type, enabled=False):
-            one, other = (F.normalize(view.float(), dim=-1) for view in (one, other))
+            dtype = torch.promote_types(one.dtype, torch.float32)
+            one, other = (F.normalize(view.to(dtype), dim=-1) for view in (one, other))
             own = torch.arange(len(items), device=items.device)
             same_item = (items[:, None] == items) & (own[:, None] != own)
             scores = (one @ other.T / self.temperature).masked_fill(same_item, -torch.inf)

@@ -116,7 +116,7 @@ def mean_chunks(
     for chunk, log_probabilities in score_chunks(head, latents, chunk_scores):
         scores = mean_over_draws(log_probabilities)
         if recalled is not None:
-            scores = _mixed(scores, recalled, chunk, logarithms=True)
+            scores = recalled.mix(scores, chunk, logarithms=True)
         yield chunk, scores
 
 
@@ -193,7 +193,7 @@ def _top_k(
     for chunk, log_probabilities in score_chunks(head, latents, chunk_scores):
         scores = mean_over_draws(log_probabilities) if logarithms else log_probabilities.exp().mean(1)
         if recalled is not None:
-            scores = _mixed(scores, recalled, chunk, logarithms)
+            scores = recalled.mix(scores, chunk, logarithms=logarithms)
         if allowed is not None:
             scores.masked_fill_(~allowed[chunk], -math.inf)
         if excluded.shape[1]:
@@ -275,14 +275,6 @@ def count_ranks(
         masked += (not_below & ~_among(scores, excluded, chunk)).sum(1)
     barred = (excluded == targets[:, None]).any(1)
     return ranks, torch.where(barred, num_items, masked)
-
-
-def _mixed(scores: Tensor, recalled: Recalled, chunk: slice, logarithms: bool) -> Tensor:
-    """The network's mean probabilities ``(B, chunk)`` with the memory's."""
-    mass = recalled.within(chunk).to(scores.dtype)
-    if logarithms:
-        return torch.logaddexp(scores + torch.log1p(-recalled.share), mass.log())
-    return scores * (1 - recalled.share) + mass
 
 
 def _among(scores: Tensor, items: Tensor, chunk: slice) -> Tensor:

@@ -73,8 +73,8 @@ class Component:
                 point.load()
         if name not in family:
             raise ValueError(
-                f"{_unknown(f'{cls.kind} name', name, cls.names())} A component of your own is known once the module "
-                "that defines it is imported, or by an entry point."
+                f"{unknown_name(f'{cls.kind} name', name, cls.names())} A component of your own is known once the "
+                "module that defines it is imported, or by an entry point."
             )
         found = family[name]
         if not issubclass(found, cls):
@@ -105,7 +105,7 @@ class Component:
         for key in settings:
             if key not in _parameters(type(built)):
                 raise ValueError(
-                    _unknown(f"setting of {cls.kind} {built.registered_name!r}", key, _parameters(type(built)))
+                    unknown_name(f"setting of {cls.kind} {built.registered_name!r}", key, _parameters(type(built)))
                 )
         return built
 
@@ -136,7 +136,9 @@ class Component:
         given = {key: value for key, value in config.items() if key != "name"}
         for key in given:
             if key not in found.settings():
-                raise ValueError(_unknown(f"key in the config of {cls.kind} {config['name']!r}", key, found.settings()))
+                raise ValueError(
+                    unknown_name(f"key in the config of {cls.kind} {config['name']!r}", key, found.settings())
+                )
         arguments = {key: value for key, value in defaults.items() if key in parameters} | given
         missing = [
             key
@@ -193,7 +195,8 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _unknown(what: str, got: object, known: Iterable[str]) -> str:
+def unknown_name(what: str, got: object, known: Iterable[str]) -> str:
+    """The words for a name that there is not: those that there are, and the nearest."""
     known = sorted(known)
     close = difflib.get_close_matches(str(got), known, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""

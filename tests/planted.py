@@ -491,7 +491,7 @@ def a_memory_of_too_much_mass():
     class Planted(TransitionMemory, name="planted"):
         def recall(self, items, lengths):
             found = super().recall(items, lengths)
-            return Recalled(found.items, 4 * found.mass)
+            return Recalled(found.items, 4 * found.mass, found.share)
 
     return Planted
 

@@ -174,9 +174,13 @@ def test_refuses_targets_that_are_not_one_a_query(targets):
 
 
 @pytest.mark.parametrize(
-    ("keys", "bias"), [((4, 3), None), ((4,), None), ((4, 5), (1,)), ((4, 5), (5,)), ((4, 5), (4, 1))], ids=str
+    ("keys", "bias"),
+    [((4, 3), None), ((4,), None), ((0, 5), None), ((4, 5), (1,)), ((4, 5), (5,)), ((4, 5), (4, 1))],
+    ids=str,
 )
 def test_refuses_keys_and_a_bias_that_do_not_belong_to_the_queries(keys, bias):
     queries, *_, target = case(6, 4)
-    with pytest.raises(ValueError, match=r"Expected keys \(V, D\) with D = 5 .* bias \(V,\) or None, got"):
+    with pytest.raises(
+        ValueError, match=r"Expected keys \(V, D\), V at least 1, with D = 5 .* bias \(V,\) or None, got"
+    ):
         chunked_cross_entropy(queries, torch.zeros(keys), None if bias is None else torch.zeros(bias), target)

@@ -121,3 +121,31 @@ def test_the_control_is_its_base_asked_about_nothing(shape, seed):
     assert torch.equal(other.of(control), answer)
     nothing = replace(asked, xn=torch.zeros_like(asked.xn), timesteps=torch.full_like(asked.visible, steps))
     assert torch.equal(nothing.of(control.base), answer)
+
+
+@pytest.mark.parametrize("name", ["causal-transformer", "conditional-mlp"])
+def test_what_is_kept_for_a_question_serves_no_other(name):
+    """Other positions, gradients wanted only now, or the same tensor changed in place."""
+    denoiser = made({"name": name})
+    width = denoiser.dim
+    history, mask = gaussian(2, 5, width), torch.ones(2, 5, dtype=torch.bool)
+    visible, steps = torch.tensor([[5], [3]]), torch.ones(2, 1, dtype=torch.int64)
+    context = denoiser.encode(history, mask)
+    one, three = (gaussian(2, 1, k, width, seed=k) for k in (1, 3))
+
+    def fresh(xn):
+        return denoiser(xn, steps, visible.clone(), denoiser.encode(history, mask))
+
+    denoiser(one, steps, visible, context)
+    torch.testing.assert_close(denoiser(three, steps, visible, context), fresh(three))
+    visible.fill_(1)
+    torch.testing.assert_close(denoiser(three, steps, visible, context), fresh(three))
+    context = denoiser.encode(history, mask)
+    with torch.no_grad():
+        denoiser(one, steps, visible, context)
+    taught = []
+    for answer in (denoiser(one, steps, visible, context), fresh(one)):
+        answer.sum().backward()
+        taught.append({key for key, parameter in denoiser.named_parameters() if parameter.grad is not None})
+        denoiser.zero_grad()
+    assert taught[0] == taught[1]

@@ -44,7 +44,7 @@ def expected(rows, history, num_items, memory):
     window=st.integers(1, 4),
     decay=st.sampled_from([0.0, 0.5, 1.0]),
     backward=st.sampled_from([0.0, 0.5, 1.0]),
-    share=st.sampled_from([0.0, 0.3, 1.0]),
+    share=st.sampled_from([0.0, 0.3, 0.99]),
 )
 def test_what_is_recalled_is_what_the_formula_counts(rows, asked, window, decay, backward, share):
     data = sequences([*rows, list(range(6))])  # the last user makes every item known
@@ -60,11 +60,11 @@ def test_what_is_recalled_is_what_the_formula_counts(rows, asked, window, decay,
 
 def test_the_largest_counts_of_an_item_are_kept():
     data = sequences([[0, 1], [0, 1], [0, 2], [0, 3], [0, 3], [0, 3]])
-    memory = TransitionMemory(4, neighbours=2, backward=0, share=1)
+    memory = TransitionMemory(4, neighbours=2, backward=0, share=0.5)
     memory.fit(data)
     code = {raw: index for index, raw in enumerate(data.vocabulary.ids)}
     mass = memory.recall(torch.tensor([[code[0]]]), torch.tensor([1])).within(slice(0, 4))[0]
-    assert mass[[code[1], code[2], code[3]]].tolist() == pytest.approx([0.4, 0.0, 0.6])
+    assert mass[[code[1], code[2], code[3]]].tolist() == pytest.approx([0.2, 0.0, 0.3])
 
 
 def test_an_answer_does_not_depend_on_company_or_padding():
@@ -74,6 +74,8 @@ def test_an_answer_does_not_depend_on_company_or_padding():
     together = memory.recall(*pad(rows)).within(slice(0, 40))
     alone = torch.cat([memory.recall(*pad([row])).within(slice(0, 40)) for row in rows])
     torch.testing.assert_close(together, alone)
+    shares = [memory.recall(*pad([row])).share for row in rows]
+    assert torch.equal(memory.recall(*pad(rows)).share, torch.cat(shares))
 
 
 def test_a_memory_that_knows_nothing_leaves_the_ranking_alone():
@@ -85,7 +87,7 @@ def test_a_memory_that_knows_nothing_leaves_the_ranking_alone():
 
 
 def test_fitting_again_forgets():
-    memory = TransitionMemory(2, share=1, backward=0)
+    memory = TransitionMemory(2, backward=0)
     memory.fit(sequences([[0, 1], [1, 0]]))
     once = memory.counts.clone()
     memory.fit(sequences([[0, 1], [1, 0]]))
@@ -119,14 +121,19 @@ def test_training_fills_it_a_folder_keeps_it_and_everything_that_ranks_uses_it(n
 
 
 def test_the_mass_of_an_item_adds_up_within_its_chunk():
-    recalled = Recalled(torch.tensor([[2, 0, 2]]), torch.tensor([[0.1, 0.2, 0.3]]))
+    recalled = Recalled(torch.tensor([[2, 0, 2]]), torch.tensor([[0.1, 0.2, 0.3]]), torch.tensor([[0.6]]))
     torch.testing.assert_close(recalled.within(slice(0, 3)), torch.tensor([[0.2, 0.0, 0.4]]))
     torch.testing.assert_close(recalled.within(slice(1, 2)), torch.tensor([[0.0]]))
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
-    [({"share": 1.5}, "share"), ({"window": 0}, "window"), ({"decay": -1}, "decay"), ({"neighbours": 0}, "neighbours")],
+    [
+        ({"share": 1.0}, "share must be a finite number at least 0 and below 1"),
+        ({"window": 0}, "window"),
+        ({"decay": -1}, "decay"),
+        ({"neighbours": 0}, "neighbours"),
+    ],
 )
 def test_settings_out_of_range_are_refused(settings, words):
     with pytest.raises(ValueError, match=words):

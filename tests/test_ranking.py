@@ -33,7 +33,8 @@ def recollections(draw, users, num_items):
     if draw(st.booleans()):
         return None
     items = draw(item_lists(users, num_items)).clamp(min=0)
-    return Recalled(items, gaussian(users, 3, seed=draw(seeds)).softmax(-1) * draw(st.sampled_from([0.0, 0.4])))
+    share = torch.full((users, 1), draw(st.sampled_from([0.0, 0.4])), dtype=torch.float64)
+    return Recalled(items, gaussian(users, 3, seed=draw(seeds)).softmax(-1) * share, share)
 
 
 def mixed(probabilities, recalled):

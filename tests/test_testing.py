@@ -49,7 +49,7 @@ def test_every_registered_component_keeps_its_contract(family, name):
         (TiedHead, {"use_bias": False}),
         (SimplifiedObjective, {"distance": "cosine", "recommend_from": "start"}),
         (DDPMSampler, {"variance": "posterior", "num_steps": 7}),
-        (TransitionMemory, {"share": 1.0, "window": 2, "num_items": 20}),
+        (TransitionMemory, {"share": 0.9, "window": 2, "num_items": 20}),
     ],
 )
 def test_settings_go_to_the_constructor(cls, settings):

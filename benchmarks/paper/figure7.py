@@ -93,7 +93,7 @@ def ranks_by_draws(
             total[:, chunk] += log_probabilities[:, 0].exp()
         mean = total / count
         if recalled is not None:
-            mean = mean * (1 - recalled.share) + recalled.within(every)
+            mean = recalled.mix(mean, every)
         chunks = [(every, mean)]
         found.append(count_ranks(lambda: chunks, targets, seen, every.stop))  # noqa: B023 - called at once
     ranks, masked = zip(*found, strict=True)

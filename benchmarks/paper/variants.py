@@ -32,13 +32,13 @@ Draw = Callable[[Path, list[dict[str, str]]], None]
 def add_figure_options(parser: argparse.ArgumentParser) -> None:
     """``--preset`` and ``--plot``."""
     presets = [*PRESETS, ALONE]
-    parser.add_argument("--preset", default="best", choices=presets, help="whose choices stay but for one")
+    parser.add_argument("--preset", default=ALONE, choices=presets, help="whose choices stay but for one")
     parser.add_argument("--plot", action="store_true", help="only draw the CSV again")
 
 
 def figure_results(name: str, options: argparse.Namespace) -> Results:
-    """Of a figure: the best preset's are called as the figure, another's have its name behind."""
-    return Results(name if options.preset == "best" else f"{name}-{options.preset}", options)
+    """Of a figure: the network's alone are called as the figure, another preset's have its name behind."""
+    return Results(name if options.preset == ALONE else f"{name}-{options.preset}", options)
 
 
 def redraw(results: Results, draw: Draw) -> None:

@@ -45,6 +45,20 @@ def real_positions(noised: int, visible: Tensor, count: Tensor | None) -> Tensor
     return torch.arange(noised, device=visible.device) < count[..., None]
 
 
+def question_key(visible: Tensor, count: Tensor | None, noised: int) -> tuple[Tensor | int | None, ...]:
+    """What tells whether the same is asked again: tensors, unchanged, how many positions, gradients wanted or not."""
+    versions = (None if x is None or x.is_inference() else x._version for x in (visible, count))
+    return visible, count, *versions, noised, int(torch.is_grad_enabled())
+
+
+def same_questions(one: tuple[Tensor | int | None, ...], other: tuple[Tensor | int | None, ...]) -> bool:
+    """Whether two of :func:`question_key` are equal; tensors are by identity."""
+    return len(one) == len(other) and all(
+        x is y if isinstance(x, Tensor) else not isinstance(y, Tensor) and x == y
+        for x, y in zip(one, other, strict=True)
+    )
+
+
 class StepEmbedding(nn.Module):
     """The sinusoids of Eq. 15 through a two-layer perceptron, for backbones that modulate by the step."""
 

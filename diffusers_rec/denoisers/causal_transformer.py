@@ -1,9 +1,9 @@
 r"""A causal Transformer whose noised target is one more token of its last layer.
 
-The history passes all layers; it never sees the target or the step, so every prefix of a window shares one encoding, S
-noise draws share it, and a reverse step costs one layer for K tokens a question instead of a sequence. A token starts
-where the last visible item stands before the last layer, with the noised latent and the step added: at initialisation
-it hardly differs from the state of a plain next-item model, and learns as fast.
+The history passes all layers but the last, to which it gives keys and values. It never sees the target or the step, so
+every prefix of a window shares one encoding, S noise draws share it, and a reverse step costs one layer for K tokens a
+question instead of a sequence. A token starts where the last visible item stands before the last layer, with the noised
+latent and the step added: at initialisation it hardly differs from the state of a plain next-item model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from diffusers_rec.denoisers.blocks import (
     StepEmbedding,
     TransformerBlock,
     check_architecture,
+    question_key,
     real_positions,
+    same_questions,
 )
 from diffusers_rec.denoisers.dropout import dropout
 from diffusers_rec.randomness import isolated_rng
@@ -35,7 +37,7 @@ class _Context:
         last_input: of the encoder's last layer, ``(B, L, D)``.
         key: of the last layer, ``(B, H, L, D/H)``.
         value: of the last layer.
-        asked: ``visible`` and ``count`` of the questions asked last.
+        asked: key of the questions asked last.
         start: of their tokens, without noise and step, ``(B, Q, 1, D)``.
         bias: what is added to their scores over the history and among their own positions.
     """
@@ -43,7 +45,7 @@ class _Context:
     last_input: Tensor
     key: Tensor
     value: Tensor
-    asked: tuple[Tensor | None, Tensor | None] = (None, None)
+    asked: tuple[Tensor | int | None, ...] = ()
     start: Tensor = field(default_factory=lambda: torch.empty(0))
     bias: tuple[Tensor, Tensor] = field(default_factory=lambda: (torch.empty(0), torch.empty(0)))
 
@@ -54,7 +56,7 @@ class CausalTransformerDenoiser(Denoiser, name="causal-transformer"):
     Args:
         dim: D.
         max_length: positions in a sequence, the noised ones included.
-        num_layers: Transformer blocks of the history, the last of which the noised tokens pass as well.
+        num_layers: Transformer blocks. The history passes all but the last, the noised tokens the last alone.
         num_heads: attention heads.
         dropout: on the input, the attention, and every residual.
         seed: of the initial weights.
@@ -95,10 +97,11 @@ class CausalTransformerDenoiser(Denoiser, name="causal-transformer"):
         questions, noised = xn.shape[1:3]
         if timesteps.ndim == 2:
             timesteps = timesteps[..., None]
-        if context.asked[0] is not visible or context.asked[1] is not count:  # a chain asks the same at every step
+        asked = question_key(visible, count, noised)
+        if not same_questions(asked, context.asked):  # a chain asks the same at every step
             context.start = self._start(visible, context)
             context.bias = self._bias(visible, noised, count, context)
-            context.asked = visible, count
+            context.asked = asked
         x = rearrange(context.start + self.take(xn) + self.step(timesteps), "b q k d -> b (q k) d")
         x = self._block(self.encoder.layers[-1], x, context, questions)
         return rearrange(self.encoder.norm(x), "b (q k) d -> b q k d", q=questions)

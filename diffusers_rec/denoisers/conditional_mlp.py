@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffusers_rec.denoisers.base import Denoiser
-from diffusers_rec.denoisers.blocks import CausalEncoder, StepEmbedding, check_architecture, real_positions
+from diffusers_rec.denoisers.blocks import (
+    CausalEncoder,
+    StepEmbedding,
+    check_architecture,
+    question_key,
+    real_positions,
+    same_questions,
+)
 from diffusers_rec.errors import check_float, check_int
 from diffusers_rec.randomness import isolated_rng
 from diffusers_rec.schedules import unexpanded
@@ -28,14 +35,14 @@ class _Context:
         last_input: of the encoder's last layer, ``(B, L, D)``.
         key: of the last layer.
         value: of the last layer.
-        visible: of the questions asked last.
+        asked: key of the questions asked last.
         state: what they see, and its share in the join, ``(B, Q, 1, D)`` each; one question where all are equal.
     """
 
     last_input: Tensor
     key: Tensor
     value: Tensor
-    visible: Tensor | None = None
+    asked: tuple[Tensor | int | None, ...] = ()
     state: tuple[Tensor, Tensor] | None = None
 
 
@@ -93,8 +100,9 @@ class ConditionalMLPDenoiser(Denoiser, name="conditional-mlp"):
     ) -> Tensor:
         if timesteps.ndim == 2:
             timesteps = timesteps[..., None]
-        if context.state is None or context.visible is not visible:  # a chain asks the same questions at every step
-            context.state, context.visible = self._state(visible, context), visible
+        asked = question_key(visible, count, xn.shape[2])
+        if context.state is None or not same_questions(asked, context.asked):  # a chain asks the same at every step
+            context.state, context.asked = self._state(visible, context), asked
         state, joined = context.state
         x = self._join_noised(xn, visible, count) + joined + self.offset.weight[: xn.shape[2]]
         step = F.silu(self.step(timesteps))

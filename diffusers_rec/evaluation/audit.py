@@ -2,7 +2,8 @@ r"""The noise audit: does the noise do anything, and are the samples samples?
 
 A diffusion recommender can score well while its noise does nothing. Three tables tell:
 
-- **ranking**: accuracy with x_N as drawn and zeroed, of one draw and of several, in one step and in chains;
+- **ranking**: the network's accuracy, without the model's memory, with x_N as drawn and zeroed, of one draw and of
+  several, in one step and in chains;
 - **timesteps**: loss at each step with the target's own x_n, with x_n zeroed, and with that of another user. A denoiser
   that uses x_n loses by the second and more by the third, the earlier the step the more;
 - **chains**: where reverse chains land, against the distribution that the model predicts. A faithful chain lands on
@@ -26,7 +27,7 @@ from diffusers_rec.errors import check_int
 from diffusers_rec.evaluation.full_ranking import evaluate, user_chunks
 from diffusers_rec.pipeline import DiffRec
 from diffusers_rec.progress import progress_bar
-from diffusers_rec.randomness import Generators, randn
+from diffusers_rec.randomness import Generators, generators_from, randn
 from diffusers_rec.samplers import DDPMSampler, Denoise, OneStepSampler, Sampler
 from diffusers_rec.schedules import NoiseSchedule
 
@@ -174,7 +175,7 @@ class _Question:
 
 
 def _accuracy(model: DiffRec, holdout: Holdout, sampler: Sampler, seeds: int, progress: bool) -> Row:
-    metrics = evaluate(model, holdout, ks=[10], seeds=seeds, sampler=sampler, progress=progress).masked
+    metrics = evaluate(model, holdout, ks=[10], seeds=seeds, sampler=sampler, memory=False, progress=progress).masked
     return {name: metrics[name] for name in ("hr@10", "ndcg@10")}
 
 
@@ -186,7 +187,7 @@ def _timesteps(model: DiffRec, questions: list[_Question], levels: int, seed: in
     sizes = [len(question.targets) for question in questions]
     rows = []
     for n in chosen:
-        noise = randn(x0.shape, Generator().manual_seed(seed), device=x0.device, dtype=x0.dtype)
+        noise = randn(x0.shape, generators_from([seed])[0], device=x0.device, dtype=x0.dtype)
         drawn = model.schedule.add_noise(x0, noise, torch.full(x0.shape[:2], n, device=x0.device))
         kinds = {"drawn": drawn, "zeroed": torch.zeros_like(drawn)}
         if len(x0) > 1:
@@ -205,7 +206,7 @@ def _landings(
     """Where chains land beside exact draws, averaged over users."""
     table = model.embedding.table()
     found: dict[str, list[Tensor]] = {name: [] for name in ("exact draws", *chains)}
-    generators = {name: Generator().manual_seed(seed) for name in found}
+    generators = {name: generators_from([seed])[0] for name in found}
     for question in questions:
         probabilities = question.probabilities()
         for name, generator in generators.items():

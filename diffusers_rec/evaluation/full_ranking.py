@@ -40,6 +40,7 @@ def evaluate(
     ks: Iterable[int] = (5, 10, 20),
     seeds: Seeds | None = None,
     sampler: SamplerChoice | None = None,
+    memory: bool = True,
     batch_size: int = 256,
     progress: bool = False,
 ) -> Report:
@@ -51,6 +52,7 @@ def evaluate(
         ks: cut-offs.
         seeds: noise draws to average; the model's own when None.
         sampler: a component, a name, or a config; the model's own when None.
+        memory: mix in what the model's memory recalls; False ranks by the network alone.
         batch_size: users at once.
         progress: show a bar (needs the ``train`` extra).
 
@@ -73,7 +75,11 @@ def evaluate(
         seen = pad(histories, fill=-1)[0].to(model.device)
         with torch.no_grad():
             found = target_ranks(
-                model.head, latents, targets, excluded=seen, recalled=model.memory.recall(items, lengths)
+                model.head,
+                latents,
+                targets,
+                excluded=seen,
+                recalled=model.memory.recall(items, lengths) if memory else None,
             )
         ranks.append(found[0].cpu())
         masked.append(found[1].cpu())

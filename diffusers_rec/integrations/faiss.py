@@ -55,6 +55,8 @@ class ItemIndex:
         latents = model.next_item_latents(*model.encode_histories(histories))
         items = [model.vocabulary.decode(row[row >= 0].tolist()) for row in index.top_k(latents, k=10).items.cpu()]
 
+    It searches by the network alone: what a model's memory recalls is not mixed in.
+
     Which kind and which settings a catalogue needs, :meth:`recall` tells.
 
     Args:

@@ -35,8 +35,8 @@ def check_memory(make: Callable[..., Memory], /, *, waive: Collection[str] = (),
 
 
 def mass_is_a_share_on_known_items(memory: Memory) -> None:
-    """Items and mass ``(B, E)``; no mass is negative, and a row has one at the most."""
-    recalled = memory.recall(*padded(HISTORIES))
+    """Items and mass ``(B, E)``; no mass is negative, and a row sums to its share, which is below one."""
+    recalled = memory.recall(*padded(histories_of(memory)))
     if recalled is None:
         return  # no part in the ranking
     items, mass, known = recalled.items, recalled.mass, items_of(memory)
@@ -45,15 +45,17 @@ def mass_is_a_share_on_known_items(memory: Memory) -> None:
     expect(bool(((items >= 0) & (items < known)).all()), f"items in 0..{known - 1}", items.tolist())
     expect_finite("the mass", mass)
     expect((mass >= 0).all(), "no negative mass", mass.min())
-    whole = mass.sum(1)
-    expect((whole <= 1 + 1e-5).all(), "a mass of one at the most in a row", whole.max())
+    whole, share = mass.sum(1, keepdim=True), recalled.share
+    expect(share.shape == whole.shape, "a share (B, 1)", tuple(share.shape))
+    expect((share < 1).all(), "a share below one, which leaves the network a part", share.max())
+    expect_close("what the mass of a row sums to", whole, share, rtol=1e-5, atol=1e-6)
 
 
 def an_answer_depends_on_its_history_alone(memory: Memory) -> None:
     """Neither on its company, nor on padding, nor on the memory layout."""
-    items, lengths = padded(HISTORIES)
+    items, lengths = padded(histories_of(memory))
     whole = recalled_by(memory, items, lengths)
-    for row, history in enumerate(HISTORIES):
+    for row, history in enumerate(histories_of(memory)):
         alone = recalled_by(memory, *padded([history]))
         expect_close(f"the mass for history {row} alone", alone[0], whole[row], rtol=1e-5, atol=1e-6)
     behind = torch.arange(items.shape[1]) >= lengths[:, None]
@@ -69,7 +71,9 @@ def fitting_again_forgets(memory: Memory) -> None:
     again.fit(sequences(memory, seed=2))
     again.fit(sequences(memory, seed=1))
     fresh.fit(sequences(memory, seed=1))
-    expect_equal("the mass after fitting again", *(recalled_by(each, *padded(HISTORIES)) for each in (again, fresh)))
+    expect_equal(
+        "the mass after fitting again", *(recalled_by(each, *padded(histories_of(memory))) for each in (again, fresh))
+    )
 
 
 def what_it_holds_is_in_its_state(memory: Memory) -> None:
@@ -78,7 +82,8 @@ def what_it_holds_is_in_its_state(memory: Memory) -> None:
     other.fit(sequences(memory, seed=2))
     other.load_state_dict(memory.state_dict())
     expect_equal(
-        "the mass after loading the state", *(recalled_by(each, *padded(HISTORIES)) for each in (other, memory))
+        "the mass after loading the state",
+        *(recalled_by(each, *padded(histories_of(memory))) for each in (other, memory)),
     )
 
 
@@ -93,6 +98,11 @@ CLAUSES = (
 def items_of(memory: Memory) -> int:
     """V."""
     return int(getattr(memory, "num_items", SIZES["num_items"]))
+
+
+def histories_of(memory: Memory) -> list[list[int]]:
+    """What it is asked about, in items that it knows."""
+    return [[item % items_of(memory) for item in history] for history in HISTORIES]
 
 
 def padded(histories: list[list[int]]) -> tuple[Tensor, Tensor]:
@@ -130,7 +140,7 @@ def _cases(maker: Maker) -> Iterator[Case]:
 
 
 def _answers(memory: Memory) -> list[Tensor]:
-    return [recalled_by(each, *padded(HISTORIES)) for each in (memory, _fitted(memory))]
+    return [recalled_by(each, *padded(histories_of(memory))) for each in (memory, _fitted(memory))]
 
 
 SUITE = Suite(Memory, _cases, CLAUSES, _answers, usual=("num_items",))
