@@ -27,6 +27,7 @@ from diffusers_rec.training import RECIPES, TrainingConfig, train
 DATASETS = ("beauty", "toys", "ml-1m")
 PUBLISHED = Path(__file__).with_name("published.csv")
 REPORT_FILE = "report.json"
+NETWORK_ALONE = ", network alone"
 ALONE = "best-without-memory"
 """The network of ``best`` alone: what its memory adds to every ranking hides part of what the network's parts do."""
 
@@ -149,12 +150,18 @@ def trained(
 
 
 def run(trial: Trial, dataset: str, split: Split, seed: int, options: argparse.Namespace) -> list[Row]:
-    """Train and evaluate, or read what is finished: one row with the history masked and one without."""
+    """Train and evaluate, or read what is finished: one row with the history masked and one without.
+
+    A model with a memory has the network's own rows besides.
+    """
     model, folder, about = trained(trial, dataset, split, seed, options)
     kept = folder / REPORT_FILE
     if not kept.is_file():
         about["evaluated_with"] = diffusers_rec.__version__
-        found = [row | about for row in rows_of(evaluate(model, split.test), dataset, trial.model)]
+        found = rows_of(evaluate(model, split.test), dataset, trial.model)
+        if model.memory.registered_name != "none":
+            found += rows_of(evaluate(model, split.test, memory=False), dataset, f"{trial.model}{NETWORK_ALONE}")
+        found = [row | about for row in found]
         write_atomically(kept, json.dumps(found, indent=1).encode())
     rows: list[Row] = json.loads(kept.read_bytes())
     return rows
