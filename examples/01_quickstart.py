@@ -41,7 +41,8 @@ result = train(
 print(f"kept epoch {result.best_epoch}\n")
 
 # 4. Recommendations for any history of raw item ids. The score is the probability of the item to come next, averaged
-#    over ten draws of noise; the spread is how much it varies among them. Beside it, what is true in this world.
+#    over ten draws of noise; the spread is how much it varies among them, no error bar.
+#    Beside it, what is true in this world.
 history = model.vocabulary.decode(split.test.histories[0])
 truth = world.next_item_probabilities([world.items.encode(history)])[0]
 print(f"after ..., {', '.join(history[-3:])}\n")

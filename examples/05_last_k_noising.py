@@ -10,7 +10,7 @@ import torch
 from _options import parse
 
 from diffusers_rec import DiffRec, LastK, SyntheticWorld, TargetOnly, WholeSequence
-from diffusers_rec.evaluation import evaluate, ranking_metrics
+from diffusers_rec.evaluation import evaluate, evaluate_popularity, ranking_metrics
 from diffusers_rec.presets import best
 from diffusers_rec.training import TrainingConfig, train
 
@@ -31,7 +31,7 @@ def trained(noising):
     return model
 
 
-# The next item. In this world the last two items say nearly everything: whoever noises them gives that away.
+# The next item. Serving starts from pure noise at every noised position, so those items cannot be read.
 strategies = {
     "the target": TargetOnly(),
     "the last 2": LastK(2),
@@ -40,10 +40,14 @@ strategies = {
     "2 items ahead": LastK(2, ahead=True),
 }
 models = {}
+print("In this world the last two items say nearly everything: whoever noises them gives that away. Whoever noises")
+print("all has no history left, and ranks much as popularity does.\n")
 print(f"{'noised':<16}{'NDCG@10':>10}")
 for name, noising in strategies.items():
     models[name] = trained(noising)
     print(f"{name:<16}{evaluate(models[name], split.test).masked['ndcg@10']:>10.3f}", flush=True)
+popularity = evaluate_popularity(split.test.histories, split.test).masked["ndcg@10"]
+print(f"{'popularity':<16}{popularity:>10.3f}")
 print(f"{'best possible':<16}{world.best_metrics(split.test)['ndcg@10']:>10.3f}\n")
 
 # The item after the next. One model draws the latents of both, (histories, draws, 2, width); the second is scored by

@@ -67,8 +67,7 @@ with model.serving():
 print(f"loop and sampler differ by {float((sampled - x0).abs().max()):.0e} at most\n")
 
 # The picture. Left: the chains among the items, in the plane that shows most of the items' spread. Right: what the head
-# makes of the predictions on the way of one chain, for the items that are likeliest in truth. The chains end together,
-# and not among the items: this denoiser learned what scores well, not where items lie. 09_uncertainty.py mends that.
+# makes of the predictions on the way of one chain, for the items that are likeliest in truth.
 with model.serving():
     logits = model.head.logits(torch.cat(predictions)[:, 0, 0])
     table = model.embedding.table()
@@ -96,11 +95,13 @@ right.legend()
 options.out.mkdir(parents=True, exist_ok=True)
 picture = options.out / "06_full_reverse.png"
 figure.savefig(picture, dpi=110)
-print(f"the chain is drawn in {picture}\n")
+print(f"The chains are drawn in {picture}: they end together, and not among the items. This")
+print("denoiser has learned what scores well, not where items lie; 09_uncertainty.py mends that.\n")
 
 # The table. The items that chains end on are those whose clean latents are nearest.
 some = split.test.sample(100 if options.quick else 500, seed=0)
 histories = [items.decode(history) for history in some.histories]
+print(f"{len(some)} test users, the truth among them; its ten draws are from the true next-item distribution\n")
 print(f"{'':<24}{'NDCG@10':>10}{'seconds':>10}{'distinct items in ten draws':>30}")
 for name, sampler in {
     "one step": OneStepSampler(),

@@ -39,12 +39,14 @@ result = train(model, split.train, split.validation, recipe, device="cpu")
 
 if is_main:  # all processes end with the same weights; one is enough to tell
     if processes == 1:
+        print("Two processes on two busy cores are slower than one for so small a model: what each saves in reckoning")
+        print("goes into agreeing. Speeds vary with whatever else the machine does.\n")
         print(f"{'processes':<16}{'batch of each':>16}{'targets/s':>12}{'test NDCG@10':>16}", flush=True)
     speed, score = result.history[-1]["targets_per_second"], evaluate(model, split.test).masked["ndcg@10"]
     print(f"{processes:<16}{recipe.batch_targets:>16}{speed:>12,.0f}{score:>16.3f}", flush=True)
 
 if processes == 1:
-    # Now the same in two. A model this small may gain nothing: what each saves in reckoning goes into agreeing.
+    # Now the same in two.
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     subprocess.run([*launch, *sys.argv], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     print(f"{'best possible':<16}{'':>16}{'':>12}{world.best_metrics(split.test)['ndcg@10']:>16.3f}")

@@ -40,6 +40,7 @@ def main() -> None:
     torch.set_num_threads(1)  # tensors this small lose more to threads than they gain
     recipe = replace(RECIPES["best"], epochs=options.epochs, learning_rate=2e-3, precision="fp32", seed=options.seed)
     result = train(model, split.train, split.validation, recipe, progress=sys.stderr.isatty(), on_epoch=tell)
+    print(f"kept epoch {result.best_epoch}, the best on validation\n")
 
     show_metrics(model, world, split)
     users = [0, 1, 2]
@@ -48,6 +49,8 @@ def main() -> None:
     truth = world.next_item_probabilities([world.items.encode(history) for history in histories])
     probabilities = [dict(zip(world.items.ids, row.tolist(), strict=True)) for row in truth]
     show_recommendations(histories, found, probabilities)
+    print("\nThe spread is over ten noise draws: how much a score depends on the noise, no error bar. How open the")
+    print("future is, the probabilities say.")
     options.out.mkdir(parents=True, exist_ok=True)
     picture = options.out / "demo.png"
     limits = {
@@ -125,7 +128,7 @@ def draw(
         rows = found[number][::-1]
         items = [str(item) for item, _, _ in rows]
         bars = axes[number]
-        bars.barh(items, [s for _, s, _ in rows], xerr=[d for _, _, d in rows], color="tab:blue", label="model")
+        bars.barh(items, [s for _, s, _ in rows], color="tab:blue", label="model")
         bars.plot([probabilities[number][item] for item, _, _ in rows], items, "D", color="black", label="truth")
         bars.set(title=f"after {', '.join(history[-2:])}", xlabel="probability")
     axes[0].legend(loc="lower right")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def run_block(code: str, error: str | None, namespace: dict[str, object], name: 
 BLOCKS = python_blocks(README.read_text(encoding="utf-8"))
 
 
+@pytest.mark.usefixtures("fresh_registry")
 @pytest.mark.parametrize(("code", "error"), BLOCKS, ids=range(len(BLOCKS)))
 def test_code_blocks_run(code, error, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -46,3 +48,11 @@ def test_the_table_names_every_registered_component():
         for name in family.names():
             if family.named(name).__module__.startswith("diffusers_rec."):
                 assert f"`{name}`" in readme, f"README does not name the {family.kind} {name}"
+
+
+def test_long_chains_meet_the_targets_that_the_readme_says_they_meet():
+    with (README.parent / "benchmarks/results/one_step_vs_n_step-ratios.csv").open(newline="") as file:
+        ratios = {row["name"]: row for row in csv.DictReader(file)}
+    for denoiser in ("causal_transformer", "conditional_mlp"):
+        row = ratios[f"{denoiser}_1000_steps_vs_one_step"]
+        assert float(row["value"]) <= float(row["target"].removeprefix("<= "))
