@@ -12,6 +12,9 @@ import os
 import shlex
 import sys
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,10 +25,12 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from diffusers_rec.data import Holdout, Interactions, Vocabulary, read_interactions
+from diffusers_rec.data import Holdout, Interactions, Sequences, Split, Vocabulary, read_interactions
+from diffusers_rec.denoisers import NoiselessDenoiser
 from diffusers_rec.errors import check_int
-from diffusers_rec.evaluation import Report, audit, evaluate, evaluate_popularity
+from diffusers_rec.evaluation import Report, audit, evaluate, evaluate_memory, evaluate_popularity
 from diffusers_rec.evaluation.audit import chain_lengths
+from diffusers_rec.memory import NoMemory
 from diffusers_rec.pipeline import PARTS, DiffRec
 from diffusers_rec.presets import PRESETS, control
 from diffusers_rec.registry import Config, unknown_name
@@ -104,6 +109,22 @@ SHORTHANDS = {
 }
 """What an option of ``train`` stands for, in the words of ``--set``."""
 
+AUDITED = {
+    "ranking": (
+        "accuracy of the network alone, without its memory, history masked",
+        "Drawn and zeroed alike: the ranking does not use the noise.",
+    ),
+    "timesteps": (
+        "losses with the target's own x_n, without, and with another user's",
+        "A denoiser that uses x_n loses when it is zeroed and more by another user's, at early steps the most.",
+    ),
+    "chains": (
+        "where chains land, beside exact draws of the prediction",
+        "A faithful chain has the probability and the number of distinct items of exact draws.",
+    ),
+}
+"""The tables of an audit: what each holds, and what to read in it."""
+
 
 @app.command("train")
 def train_command(
@@ -153,8 +174,11 @@ def train_command(
     size = _given(dim=dim, max_length=max_length, dropout=dropout)
     schooling = _given(epochs=epochs, batch_targets=batch_targets, learning_rate=learning_rate)
     changes = _changes(change or [], [*size, *schooling])
+    if threads is not None:
+        torch.set_num_threads(check_int("--threads", threads, minimum=1))
+    _check_folder(to)
     sequences = _read(data, format, user, item, time, separator, k_core).sequences()
-    split = sequences.leave_one_out(short)
+    split = _split(sequences, short)
     model = PRESETS[preset](sequences.vocabulary, seed=seed, **size)
     training = {**RECIPES[preset].config(), "seed": seed, **schooling}
     pipeline, training = _changed(model.config(), training, changes)
@@ -165,19 +189,20 @@ def train_command(
     config = TrainingConfig(**training)
     if not quiet:
         say.print(f"{sequences.statistics()}\n")
-        told = f"{preset}, its control without noise" if as_control else preset
-        say.print(f"{told}: {_count(model):,} parameters\n{_parts(model)}")
-        if (to / STATE_FILE).is_file():
-            say.print(f"{to} holds a run already: going on where it stopped.")
-    if threads is not None:
-        torch.set_num_threads(check_int("--threads", threads, minimum=1))
+        name = f"{preset}, its control without noise" if as_control else preset
+        say.print(f"{name}: {_count(model):,} parameters\n{_parts(model)}")
+    told, progress = _Told(to), not quiet and sys.stderr.isatty()
     result = train(
         model, split.train, split.validation, config,
-        directory=to, device="cpu" if cpu else None, progress=not quiet and sys.stderr.isatty(),
-        on_epoch=None if quiet else _print_epoch,
+        directory=to, device="cpu" if cpu else None, progress=progress, on_epoch=None if quiet else told.epoch,
     )  # fmt: skip
     if not leads:
         return
+    if not quiet:
+        told.end()
+    reports: dict[str, Report] = {}
+    if not isinstance(model.memory, NoMemory):
+        reports = _reports(model, split.validation, seeds=config.validation_seeds, progress=progress)
     record = result.history[result.best_epoch - 1]
     chosen = {
         name.removeprefix("validation_"): value for name, value in record.items() if name.startswith("validation_")
@@ -185,6 +210,7 @@ def train_command(
     if as_json:
         _print_json(
             {"out": str(to), "best_epoch": result.best_epoch, "epochs": len(result.history), "validation": chosen}
+            | _plain_reports(reports)
         )
         return
     scores = ", ".join(f"{name} {value:.4f}" for name, value in chosen.items())
@@ -194,6 +220,8 @@ def train_command(
         f"Best epoch {result.best_epoch} of {len(result.history)}{stopped} on validation (history masked): {scores}",
         soft_wrap=True,
     )
+    if reports:
+        out.print(_report_table(reports, "validation"))
     reading = {"format": (format, "auto"), "user": (user, "user"), "item": (item, "item"), "time": (time, "time"),
                "separator": (separator, None), "k-core": (k_core, None), "short": (short, "error")}  # fmt: skip
     options = [f"--{name}={value}" for name, (value, default) in reading.items() if value != default]
@@ -223,16 +251,14 @@ def evaluate_command(
     trained = _load(model)
     interactions = _read(data, format, user, item, time, separator, k_core)
     holdout = _holdout(interactions, split, short)
-    report = evaluate(
+    reports = _reports(
         trained, holdout, seeds=seeds, sampler=_sampler(trained, sampler, steps),
         progress=not quiet and sys.stderr.isatty(),
     )  # fmt: skip
-    # Popularity may know all that the model may: everything before the held-out item.
-    popularity = evaluate_popularity(holdout.histories, holdout)
     if as_json:
-        _print_json({"split": split, "model": asdict(report), "popularity": asdict(popularity)})
+        _print_json({"split": split} | _plain_reports(reports))
     else:
-        out.print(_report_table({"model": report, "popularity": popularity}, split))
+        out.print(_report_table(reports, split))
 
 
 @app.command("audit")
@@ -258,6 +284,11 @@ def audit_command(
     """Does the noise do anything? Accuracy without it, losses by timestep, and where reverse chains land."""
     trained = _load(model)
     lengths = chain_lengths(steps or None, trained.schedule.num_timesteps, name="--steps")
+    if isinstance(trained.denoiser, NoiselessDenoiser) and not as_json:
+        out.print(
+            f"{model} is a control: its denoiser never sees noise, so there is no noise to audit.", soft_wrap=True
+        )
+        return
     interactions = _read(data, format, user, item, time, separator, k_core)
     found = audit(
         trained, _holdout(interactions, split, short),
@@ -266,14 +297,10 @@ def audit_command(
     if as_json:
         _print_json({"split": split, **asdict(found)})
         return
-    titles = {
-        "ranking": "accuracy, history masked",
-        "timesteps": "losses with the target's own x_n, without, and with another user's",
-        "chains": "where chains land, beside exact draws of the prediction",
-    }
-    for name, title in titles.items():
+    for name, (title, legend) in AUDITED.items():
         out.print(f"{title} ({split}, {found.num_users} user{'s' * (found.num_users > 1)})", soft_wrap=True)
         out.print(_row_table(getattr(found, name)))
+        out.print(f"{legend}\n", soft_wrap=True)
 
 
 @app.command("recommend")
@@ -290,14 +317,18 @@ def recommend_command(
 ) -> None:
     """Recommend what comes after a history, with each item's probability and its spread over the noise draws."""
     trained = _load(model)
-    histories = [_ids(text, trained.vocabulary) for text in history]
+    histories = [_ids("--history", text, trained.vocabulary) for text in history]
     found = trained.recommend(
         histories, k,
         exclude_seen=not include_seen,
-        candidates=None if candidates is None else _ids(candidates, trained.vocabulary),
+        candidates=None if candidates is None else _ids("--candidates", candidates, trained.vocabulary),
         seeds=seeds,
         sampler=_sampler(trained, sampler, steps),
     )  # fmt: skip
+    for text, names in zip(history, found.items, strict=True):
+        if len(names) < k:
+            why = "for the others are in the history. --include-seen keeps them."
+            say.print(f"after {text}: {len(names)} of {k} items, {why}")
     if as_json:
         rows = [
             [dict(zip(("item", "score", "spread"), row, strict=True)) for row in found[i]] for i in range(len(found))
@@ -361,7 +392,7 @@ def run() -> int:
     except (KeyboardInterrupt, typer.Abort):
         say.print("Interrupted. A training run goes on when the same command is started again.")
         return 130
-    except (ValueError, TypeError, FileNotFoundError, NotADirectoryError, ImportError) as error:
+    except (ValueError, TypeError, FileNotFoundError, IsADirectoryError, NotADirectoryError, ImportError) as error:
         return _fail(error, 2)
     except OSError as error:
         return _fail(error, 1)
@@ -387,30 +418,64 @@ def _given(**values: Any) -> dict[str, Any]:
 def _read(
     path: Path, format: Format, user: str, item: str, time: str, separator: str | None, k_core: int | None
 ) -> Interactions:
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
-    try:
+    with _as_options("--user, --item, --time, --format, --separator"):
         interactions = read_interactions(
             path, format=format, user=user, item=item, time=time or None, separator=separator
         )
+    with _as_options("--k-core"):
+        return interactions if k_core is None else interactions.k_core(k_core)
+
+
+@contextmanager
+def _as_options(names: str) -> Iterator[None]:
+    """Adds to an error, which speaks of Python, what the shell has for it."""
+    try:
+        yield
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{path}: {error} (As options: --user, --item, --time, --format, --separator.)") from error
-    return interactions if k_core is None else interactions.k_core(k_core)
+        raise type(error)(f"{error} (As options: {names}.)") from error
+
+
+def _check_folder(path: Path) -> None:
+    """Refuses a place for a run where a file is, or above which one is."""
+    nearest = next((place for place in (path, *path.parents) if place.exists()), None)
+    if nearest is not None and not nearest.is_dir():
+        raise NotADirectoryError(f"--out {path}: {nearest} is a file; a run needs a folder of its own.")
+
+
+def _split(sequences: Sequences, short: Short) -> Split:
+    with _as_options("--k-core 3, --short drop, --short train"):
+        return sequences.leave_one_out(short)
 
 
 def _holdout(interactions: Interactions, split: Held, short: Short) -> Holdout:
-    parts = interactions.sequences().leave_one_out(short)
+    parts = _split(interactions.sequences(), short)
     return parts.test if split == "test" else parts.validation
+
+
+def _reports(model: DiffRec, holdout: Holdout, **settings: Any) -> dict[str, Report]:
+    """The model beside its parts, where a memory has a share in it, and beside popularity."""
+    reports = {"model": evaluate(model, holdout, **settings)}
+    if not isinstance(model.memory, NoMemory):
+        reports["network alone"] = evaluate(model, holdout, memory=False, **settings)
+        reports["memory alone"] = evaluate_memory(deepcopy(model.memory).cpu(), holdout)  # where the histories are
+    # Popularity may know all that the model may: everything before the held-out item.
+    return {**reports, "popularity": evaluate_popularity(holdout.histories, holdout)}
+
+
+def _plain_reports(reports: dict[str, Report]) -> dict[str, Any]:
+    return {name.replace(" ", "_"): asdict(report) for name, report in reports.items()}
 
 
 def _load(folder: Path) -> DiffRec:
     return DiffRec.from_pretrained(folder).to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _ids(text: str, vocabulary: Vocabulary) -> list[int | str]:
+def _ids(option: str, text: str, vocabulary: Vocabulary) -> list[int | str]:
     """Ids as the vocabulary has them: as they stand, else as whole numbers."""
     ids: list[int | str] = []
     for token in (part.strip() for part in text.split(",")):
+        if not token and token not in vocabulary:
+            raise ValueError(f"{option} {text!r} holds an empty item id. Give one id or more, a comma between two.")
         number = int(token) if token.removeprefix("-").isdecimal() else None
         ids.append(number if number is not None and token not in vocabulary and number in vocabulary else token)
     return ids
@@ -450,15 +515,16 @@ def _changed(pipeline: Config, training: Config, changes: dict[str, str]) -> tup
         if part == "training":
             if setting not in training:
                 raise ValueError(f"--set {key}={text}: {unknown_name('training setting', setting, training)}")
-            training = {**training, setting: _value(text)}
+            training = {**training, setting: _value("--set", text)}
         elif not dot and part in PARTS:
             settings = PARTS[part].named(text).settings()
             kept = {name: value for name, value in pipeline[part].items() if name in settings}
             pipeline = {**pipeline, part: {"name": text, **kept}}
         else:
-            pipeline = {**pipeline, part: {**pipeline[part], setting: _value(text)} if dot else _value(text)}
+            value = _value("--set", text)
+            pipeline = {**pipeline, part: {**pipeline[part], setting: value} if dot else value}
             if (part, setting) == ("schedule", "num_timesteps") and setting in pipeline["timesteps"]:
-                pipeline = {**pipeline, "timesteps": {**pipeline["timesteps"], setting: _value(text)}}
+                pipeline = {**pipeline, "timesteps": {**pipeline["timesteps"], setting: value}}
     return pipeline, training
 
 
@@ -466,7 +532,7 @@ def _sampler(model: DiffRec, choice: str | None, steps: int | None) -> Sampler |
     """What ``--sampler`` and ``--steps`` ask for; None where they ask for nothing."""
     if choice is None and steps is None:
         return None
-    asked = None if choice is None else _value(choice)
+    asked = None if choice is None else _value("--sampler", choice)
     sampler = model.sampler if asked is None else Sampler.build(asked)
     if steps is None:
         return sampler
@@ -483,10 +549,15 @@ def _sampler(model: DiffRec, choice: str | None, steps: int | None) -> Sampler |
     return Sampler.build({**sampler.config(), "num_steps": steps})
 
 
-def _value(text: str) -> Any:
+def _value(option: str, text: str) -> Any:
+    """What a text is in JSON, or the text itself where it does not look like any."""
     try:
         return json.loads(text)
-    except ValueError:
+    except ValueError as error:
+        if text.lstrip().startswith(("{", "[", '"')):
+            raise ValueError(
+                f'{option}: {text} is not JSON ({error}). Mend it, for instance to {{"name": "ddim"}}.'
+            ) from None
         return text
 
 
@@ -510,6 +581,23 @@ def _told(value: Any) -> str:
         return f"{value:,}" if isinstance(value, int) else str(value)
     settings = ", ".join(f"{name}={setting}" for name, setting in value.items() if name != "name")
     return f"{value['name']}({settings})"
+
+
+class _Told:
+    """Tells a run's epochs, and what was in its folder before: known as the same run only once it has passed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.begun, self.trained = folder, (folder / STATE_FILE).is_file(), False
+
+    def epoch(self, record: dict[str, float]) -> None:
+        if self.begun and not self.trained:
+            say.print(f"{self.folder} holds a run already: going on where it stopped.")
+        self.trained = True
+        _print_epoch(record)
+
+    def end(self) -> None:
+        if self.begun and not self.trained:
+            say.print(f"{self.folder} holds this run already, and it is finished: nothing was left to train.")
 
 
 def _print_epoch(record: dict[str, float]) -> None:

@@ -19,10 +19,11 @@ import torch
 import typer
 
 from diffusers_rec import DDIMSampler, DDPMSampler, DiffRec, SyntheticWorld, __version__, read_interactions
-from diffusers_rec.cli import app, run
-from diffusers_rec.evaluation import audit, evaluate, evaluate_popularity
+from diffusers_rec.cli import AUDITED, app, run
+from diffusers_rec.evaluation import audit, evaluate, evaluate_memory, evaluate_popularity
 from diffusers_rec.pipeline import PARTS
 from diffusers_rec.presets import best, control
+from diffusers_rec.training import RECIPES
 
 SMALL = ("--dim", 16, "--max-length", 8, "--epochs", 2, "--cpu")
 
@@ -88,13 +89,14 @@ def test_train_evaluate_recommend_info(kind, history, logs, tmp_path):
     code, told, progress = diffrec("train", logs / f"log.{kind}", "--out", out, *SMALL)
     assert code == 0
     assert re.match(r"Best epoch [12] of 2 on validation \(history masked\): hr@5 0\.\d{4}, ", told)
-    assert told.count("\n") == 1
     assert [line.split()[1] for line in progress.splitlines() if line.startswith("epoch ")] == ["1", "2"]
     assert f"diffrec evaluate {out} {logs}/log.{kind}" in progress
     table = good("evaluate", out, logs / f"log.{kind}")
-    for row in ("model", "popularity"):
+    for row in ("model", "network alone", "memory alone", "popularity"):
         for masking in ("masked", "unmasked"):
-            assert re.search(rf"{row} +{masking}( +[01]\.\d{{4}}){{6}}", table), "a row cut short"
+            for where in (told, table):
+                assert re.search(rf"{row} +{masking}( +[01]\.\d{{4}}){{6}}", where), "a row cut short"
+    assert all(len(line) <= 80 for line in table.splitlines())
     found = good("recommend", out, "--history", history, "-k", 3)
     assert f"after {history}" in found
     assert [int(rank) for rank in re.findall(r"^ +(\d+) +", found, re.MULTILINE)] == [1, 2, 3]
@@ -111,11 +113,33 @@ def test_evaluate_says_what_the_library_says(kind, split, logs, models):
     model = DiffRec.from_pretrained(models / kind)
     assert answer["split"] == split
     assert answer["model"] == asdict(evaluate(model, holdout))
+    assert answer["network_alone"] == asdict(evaluate(model, holdout, memory=False))
+    assert answer["memory_alone"] == asdict(evaluate_memory(model.memory, holdout))
+    assert answer["network_alone"] != answer["model"] != answer["memory_alone"]
     assert answer["popularity"] == asdict(evaluate_popularity(holdout.histories, holdout))
     other = as_json(
         "evaluate", models / kind, logs / f"log.{kind}", "--split", split, "--seeds", 1, "--sampler", "ddpm"
     )
     assert other["model"] == asdict(evaluate(model, holdout, seeds=1, sampler=DDPMSampler()))
+
+
+def test_a_model_without_a_memory_has_no_rows_for_one(logs, tmp_path):
+    command = ("train", logs / "log.csv", "--out", tmp_path, *SMALL, "--set", "memory=none")
+    assert set(as_json(*command)) == {"out", "best_epoch", "epochs", "validation"}
+    assert good(*command).count("\n") == 1
+    assert set(as_json("evaluate", tmp_path, logs / "log.csv")) == {"split", "model", "popularity"}
+
+
+def test_training_tells_the_share_of_the_memory(logs, tmp_path):
+    answer = as_json("train", logs / "log.csv", "--out", tmp_path, *SMALL)
+    holdout = read_interactions(logs / "log.csv").sequences().leave_one_out().validation
+    model = DiffRec.from_pretrained(tmp_path)
+    assert answer["model"]["masked"] == answer["validation"]
+    assert answer["network_alone"]["masked"] == pytest.approx(
+        evaluate(model, holdout, seeds=RECIPES["best"].validation_seeds, memory=False).masked
+    )
+    assert answer["memory_alone"] == asdict(evaluate_memory(model.memory, holdout))
+    assert answer["popularity"] == asdict(evaluate_popularity(holdout.histories, holdout))
 
 
 @pytest.mark.parametrize(
@@ -154,7 +178,17 @@ def test_audit_says_what_the_library_says(logs, models):
     assert as_json(*request) == {"split": "test", **asdict(expected)}
     tables = good(*request)
     assert all(heading in tables for heading in ("accuracy", "cross_entropy", "ddpm, 3 steps", "60 users"))
+    assert all(legend in tables for _, legend in AUDITED.values())
+    assert "network alone" in tables
     assert "(test, 1 user)\n" in good(*request, "--users", 1)
+
+
+def test_audit_of_a_control_says_that_there_is_no_noise(logs, tmp_path):
+    good("train", logs / "log.csv", "--out", tmp_path, *SMALL, "--control", "--quiet")
+    told = good("audit", tmp_path, logs / "log.csv")
+    assert "there is no noise to audit" in told
+    assert told.count("\n") == 1
+    assert set(as_json("audit", tmp_path, logs / "log.csv", "--seeds", 2)) > {"ranking", "timesteps", "chains"}
 
 
 def test_audit_of_a_short_schedule(logs, tmp_path):
@@ -194,6 +228,11 @@ def test_recommend_among_candidates_and_seen_items(models):
     some = ("--candidates", "item-009,item-002,item-005")
     assert items(as_json(*history, "-k", 3, *some)) == [i for i in all_but_seen if i in ("item-005", "item-009")]
     assert len(items(as_json(*history, "-k", 3, *some, "--include-seen"))) == 3
+    assert diffrec(*history, "-k", 2, *some)[2] == ""
+    told = diffrec(*history, "-k", 3, *some)[2]
+    assert told == (
+        "after item-001,item-002: 2 of 3 items, for the others are in the history. --include-seen keeps them.\n"
+    )
 
 
 def items(answer):
@@ -237,6 +276,8 @@ def test_train_answers_in_json_and_again_when_started_again(logs, tmp_path):
     code, told, progress = diffrec(*command)
     assert code == 0
     assert f"ndcg@10 {answer['validation']['ndcg@10']:.4f}" in told
+    assert "it is finished" in progress
+    assert "going on" not in progress
     assert "epoch " not in progress.replace("Best epoch", ""), "it trained again"
 
 
@@ -311,19 +352,21 @@ def test_columns_cores_and_short_users(logs, tmp_path):
 
 TRAIN = {
     "no such file": ("nowhere.csv", [], "There is no file .*nowhere.csv"),
-    "a folder": (".", [], "no file"),
+    "a folder": (".", [], "' is a folder"),
     "empty table": ("empty.csv", [], "empty.csv: expected a csv file with at least one row"),
     "empty sequences": ("empty.txt", [], "the file is empty"),
     "unknown suffix": ("log.xyz", [], "cannot tell the format of log.xyz"),
     "no such column": ("untimed.csv", [], r"\['time'\] are missing"),
     "other column": ("log.csv", ["--item", "book"], r"\['book'\] are missing"),
     "ragged": ("ragged.csv", [], "rows of equal width"),
-    "an id missing": ("gap.csv", [], "item in row 1 is missing"),
+    "an id missing": ("gap.csv", [], "item in row 2, counted from 1, is missing"),
     "a user without items": ("broken.txt", [], "line 2: user '4' has no items"),
-    "one-item users": ("short.csv", [], r"1 of 61 have fewer \(first: 'one'\)"),
+    "one-item users": ("short.csv", [], r"1 of 61 have fewer \(first: 'one'\).*--k-core 3, --short drop, "),
     "one-item users alone": ("single.txt", ["--short", "drop"], "every user needs at least 3 items"),
     "wrong format": ("log.csv", ["--format", "movielens"], "line 1: expected user::item::rating::time"),
-    "core too large": ("log.csv", ["--k-core", "1000"], "Use a smaller k"),
+    "core too large": ("log.csv", ["--k-core", "1000"], r"Use a smaller k.*--k-core\."),
+    "broken JSON": ("log.csv", ["--set", "training.epochs=[1,"], r"--set: \[1, is not JSON \("),
+    "no threads": ("nowhere.csv", ["--threads", "0"], "--threads must be an integer >= 1, got 0"),
     "no part of that name": ("log.csv", ["--set", "denoiser=diffusion"], "Unknown denoiser name: 'diffusion'. Known"),
     "no such part": (
         "log.csv", ["--set", "decoder=linear"], "--set decoder=linear: Unknown part: .* Did you mean 'denoiser'"
@@ -390,7 +433,14 @@ OTHERS = {
     "digits for text": (["recommend", "{models}/csv", "--history", "5"], "unknown id .*'5'"),
     "text for digits": (["recommend", "{models}/txt", "--history", "item-001"], "unknown id .*'item-001'"),
     "no digits": (["recommend", "{models}/txt", "--history", "²,--5"], "2 unknown ids .*'²', '--5'"),
-    "empty history": (["recommend", "{models}/csv", "--history", ""], "unknown id .*''"),
+    "empty history": (["recommend", "{models}/csv", "--history", ""], "--history '' holds an empty item id"),
+    "an id between commas": (
+        ["recommend", "{models}/csv", "--history", "item-001,,item-002"], "holds an empty item id"
+    ),
+    "broken JSON": (
+        ["recommend", "{models}/csv", "--history", "item-001", "--sampler", '{{"name": "ddpm"'],
+        r'--sampler: \{"name": "ddpm" is not JSON \(',
+    ),
     "k too large": (["recommend", "{models}/csv", "--history", "item-001", "-k", "41"], r"k must lie in 1\.\.40"),
     "k of none": (["recommend", "{models}/csv", "--history", "item-001", "-k", "0"], "k must be|k must lie in"),
     "k above the candidates": (
@@ -401,7 +451,9 @@ OTHERS = {
         ["recommend", "{models}/csv", "--history", "item-001", "--candidates", "x"],
         "candidates: .*'x'",
     ),
-    "empty candidates": (["recommend", "{models}/csv", "--history", "item-001", "--candidates", ""], "candidates: "),
+    "empty candidates": (
+        ["recommend", "{models}/csv", "--history", "item-001", "--candidates", ""], "--candidates '' holds an empty",
+    ),
     "no seeds": (["recommend", "{models}/csv", "--history", "item-001", "--seeds", "0"], "seeds"),
     "unknown sampler": (["evaluate", "{models}/csv", "{logs}/log.csv", "--sampler", "x"], "Unknown sampler name"),
     "steps of a sampler without": (
@@ -478,19 +530,20 @@ def test_wrong_options_are_told_by_the_parser(arguments, message, tmp_path, monk
 
 def test_another_run_in_the_folder_is_wrong_input(logs, models):
     before = {path.name: path.read_bytes() for path in (models / "csv").iterdir()}
-    code, _, err = diffrec("train", logs / "log.txt", "--out", models / "csv", *SMALL, "-q")
+    code, _, err = diffrec("train", logs / "log.txt", "--out", models / "csv", *SMALL)
     assert code == 2
-    assert_one_clear_line(err, "holds a run with other settings, other data")
+    assert "going on" not in err
+    assert_one_clear_line(err.splitlines()[-1], "holds a run with other settings, other data")
     assert {path.name: path.read_bytes() for path in (models / "csv").iterdir()} == before
 
 
 @pytest.mark.parametrize("place", ["file", "file/run"])
 def test_a_folder_that_cannot_be_is_told_in_one_line(place, logs, tmp_path):
     (tmp_path / "file").touch()
-    code, out, err = diffrec("train", logs / "log.csv", "--out", tmp_path / place, *SMALL, "-q")
+    code, out, err = diffrec("train", logs / "nowhere.csv", "--out", tmp_path / place, *SMALL, "-q")
     assert code == 2
     assert out == ""
-    assert_one_clear_line(err, {"file": "is a file; a run needs a folder", "file/run": r"\[Errno \d+\] .*file"}[place])
+    assert_one_clear_line(err, f"{tmp_path / 'file'} is a file; a run needs a folder")
 
 
 def test_a_full_disk_is_the_machines_failure(logs, tmp_path):
@@ -596,6 +649,7 @@ def test_interrupted_while_training_it_goes_on(logs, tmp_path):
     answer, progress = diffrec(*command, "--json")[1:]
     epochs = [int(line.split()[1]) for line in progress.splitlines() if line.startswith("epoch")]
     assert 3 <= epochs[0] < 30
+    assert progress.count("going on where it stopped") == 1
     assert epochs[-1] == 30
     assert json.loads(answer) | {"out": ""} == as_json(*command[:3], tmp_path / "other", *command[4:]) | {"out": ""}
 

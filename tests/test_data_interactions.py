@@ -108,17 +108,21 @@ def test_times_of_any_notation(times, expected):
 @pytest.mark.parametrize(
     ("times", "error", "message"),
     [
-        ([1.0, float("nan")], ValueError, "time in row 1 is missing or infinite"),
-        ([1.0, float("inf")], ValueError, "time in row 1 is missing or infinite"),
-        ([1, None], ValueError, "time in row 1 is missing"),
-        (["2020-01-01", ""], ValueError, "time in row 1 is missing"),
-        (np.array(["2020", "NaT"], dtype="datetime64[D]"), ValueError, "time in row 1 is missing"),
-        ([pd.Timestamp(0), pd.NaT], ValueError, "time in row 1 is missing"),
-        (pd.array([1, pd.NA]), ValueError, "time in row 1 is missing"),
-        (["2020-01-01", "soon"], ValueError, "time in row 1 is neither a number nor an ISO date"),
-        (np.array(["2020", "9999"], dtype="datetime64[Y]"), ValueError, "row 1 lies outside the years"),
-        (np.array([1, 2**63], dtype=np.uint64), ValueError, "row 1 does not fit into int64"),
-        ([0, 10**30], ValueError, "row 1 does not fit into int64"),
+        ([1.0, float("nan")], ValueError, "time in row 2, counted from 1, is missing or infinite"),
+        ([1.0, float("inf")], ValueError, "time in row 2, counted from 1, is missing or infinite"),
+        ([1, None], ValueError, "time in row 2, counted from 1, is missing"),
+        (["2020-01-01", ""], ValueError, "time in row 2, counted from 1, is missing"),
+        (np.array(["2020", "NaT"], dtype="datetime64[D]"), ValueError, "time in row 2, counted from 1, is missing"),
+        ([pd.Timestamp(0), pd.NaT], ValueError, "time in row 2, counted from 1, is missing"),
+        (pd.array([1, pd.NA]), ValueError, "time in row 2, counted from 1, is missing"),
+        (["2020-01-01", "soon"], ValueError, "time in row 2, counted from 1, is neither a number nor an ISO date"),
+        (
+            np.array(["2020", "9999"], dtype="datetime64[Y]"),
+            ValueError,
+            "row 2, counted from 1, lies outside the years",
+        ),
+        (np.array([1, 2**63], dtype=np.uint64), ValueError, "row 2, counted from 1, does not fit into int64"),
+        ([0, 10**30], ValueError, "row 2, counted from 1, does not fit into int64"),
         ([True, False], TypeError, "times as numbers, datetimes or text, all of one kind, got bool"),
         ([timedelta(1), timedelta(2)], TypeError, "got object of timedelta"),
         ([date(2020, 1, 1), 5], TypeError, "of date, int"),
@@ -132,12 +136,26 @@ def test_refuses_bad_times(times, error, message):
 
 
 @pytest.mark.parametrize(
+    ("times", "shown"),
+    [
+        (["1", "soon"], "'soon'"),
+        (np.array([1.0, np.nan]), "nan"),
+        (np.array(["2020", "9999"], dtype="datetime64[Y]"), "9999"),
+        (np.array(["2020", "NaT"], dtype="datetime64[ns]"), "NaT"),
+    ],
+)
+def test_a_bad_time_is_shown_as_it_stands(times, shown):
+    with pytest.raises(ValueError, match=rf"\({shown}; 1 of 2 rows\)"):
+        Interactions.from_arrays([0, 1], [0, 1], times)
+
+
+@pytest.mark.parametrize(
     ("users", "items", "error", "message"),
     [
-        ([1, None], [1, 2], ValueError, "the user in row 1 is missing"),
-        ([1, 2, 3], [1, float("nan"), float("nan")], ValueError, "the item in row 1 is missing"),
-        ([1, 2], [1, pd.NA], ValueError, "the item in row 1 is missing"),
-        ([1, 2], [1, {}], TypeError, "Every item must be hashable, but row 1 holds a dict"),
+        ([1, None], [1, 2], ValueError, "the user in row 2, counted from 1, is missing"),
+        ([1, 2, 3], [1, float("nan"), float("nan")], ValueError, "the item in row 2, counted from 1, is missing"),
+        ([1, 2], [1, pd.NA], ValueError, "the item in row 2, counted from 1, is missing"),
+        ([1, 2], [1, {}], TypeError, "Every item must be hashable, but row 2, counted from 1, holds a dict"),
         ([1, 2], [1], ValueError, "equally long, got 2, 1 and 2"),
         ([], [], ValueError, "at least one interaction, but users is empty"),
         ("ab", [1, 2], TypeError, "users as a sequence of ids, got 'ab'"),

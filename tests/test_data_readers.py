@@ -87,8 +87,8 @@ def test_sequences(tmp_path):
         ("log.csv", "", "expected a csv file with at least one row.* pass format= and separator="),
         ("log.csv", "user,item,time\n", "at least one interaction"),
         ("log.csv", "user,item,time\n1,2,3\n1,2,3,4\n", "expected a csv file"),
-        ("log.csv", "user,item,time\n1,2,3\n1,,3\n", "the item in row 1 is missing"),
-        ("log.csv", "user,item,time\n1,2,3\n1,2\n", "the time in row 1 is missing"),
+        ("log.csv", "user,item,time\n1,2,3\n1,,3\n", "the item in row 2, counted from 1, is missing"),
+        ("log.csv", "user,item,time\n1,2,3\n1,2\n", "the time in row 2, counted from 1, is missing"),
         (
             "log.csv",
             "user_id,item,time\n1,2,3\n",
@@ -103,6 +103,24 @@ def test_broken_files(tmp_path, name, text, message):
         read_interactions(write(tmp_path / name, text))
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("log.csv", ""),
+        ("log.csv", "user,item\n"),
+        ("log.csv", "user,item,time\na,b,\n"),
+        ("log.dat", "1\n"),
+        ("log.txt", ""),
+    ],
+)
+def test_a_broken_file_is_named_once(tmp_path, name, text):
+    path = write(tmp_path / name, text)
+    with pytest.raises(ValueError, match=name) as raised:
+        read_interactions(path)
+    assert str(raised.value).startswith(str(path))
+    assert str(raised.value).count(name) == 1
+
+
 def test_not_utf8(tmp_path):
     path = tmp_path / "log.txt"
     path.write_bytes(b"\xff\xfe1 2\n")
@@ -111,9 +129,9 @@ def test_not_utf8(tmp_path):
 
 
 def test_wrong_calls(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no file at"):
+    with pytest.raises(FileNotFoundError, match=r"There is no file '.*none\.csv' \(looked from"):
         read_interactions(tmp_path / "none.csv")
-    with pytest.raises(FileNotFoundError, match="no file at"):
+    with pytest.raises(IsADirectoryError, match=f"'{tmp_path}' is a folder"):
         read_interactions(tmp_path)
     with pytest.raises(ValueError, match="unknown format 'xlsx'"):
         read_interactions(write(tmp_path / "log", "1 2"), format="xlsx")
@@ -162,11 +180,11 @@ def test_frame_times(make, times, expected):
 
 
 def test_broken_frames():
-    with pytest.raises(ValueError, match="the time in row 1 is missing"):
+    with pytest.raises(ValueError, match="the time in row 2, counted from 1, is missing"):
         from_frame(pl.DataFrame({"user": [1, 2], "item": [1, 2], "time": [datetime(2020, 1, 1), None]}))
-    with pytest.raises(ValueError, match="the time in row 0 is missing"):
+    with pytest.raises(ValueError, match="the time in row 1, counted from 1, is missing"):
         from_frame(pd.DataFrame({"user": [1], "item": [1], "time": [pd.NaT]}))
-    with pytest.raises(ValueError, match="the user in row 1 is missing"):
+    with pytest.raises(ValueError, match="the user in row 2, counted from 1, is missing"):
         from_frame(pd.DataFrame({"user": [1, None], "item": [1, 2]}), time=None)
     with pytest.raises(ValueError, match=r"\['time'\] are missing"):
         from_frame(pl.DataFrame({"user": [1], "item": [1]}))

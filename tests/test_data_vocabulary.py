@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusers_rec.data import Vocabulary
+from diffusers_rec.data.vocabulary import factorize
 
 raw_ids = st.one_of(st.lists(st.integers(), min_size=1, unique=True), st.lists(st.text(), min_size=1, unique=True))
 
@@ -53,9 +54,9 @@ def test_looks_like_a_container():
     [
         ([], ValueError, "at least one id, got none"),
         ([1, 2, 1, 2], ValueError, "2 of 4 are repeats, the first 1"),
-        ([1.0, float("nan")], ValueError, "the id in row 1 is missing"),
-        (["a", None], ValueError, "the id in row 1 is missing"),
-        (["a", ["b"]], TypeError, "must be hashable, but row 1 holds a list"),
+        ([1.0, float("nan")], ValueError, "the id in row 2, counted from 1, is missing"),
+        (["a", None], ValueError, "the id in row 2, counted from 1, is missing"),
+        (["a", ["b"]], TypeError, "must be hashable, but row 2, counted from 1, holds a list"),
         ("abc", TypeError, "sequence of ids, got 'abc'"),
         (5, TypeError, "sequence of ids, got 5"),
         (np.eye(2), ValueError, r"shape \(n,\), got \(2, 2\)"),
@@ -76,8 +77,16 @@ def test_unknown_ids_are_named():
         Vocabulary(["5"]).encode([5])
 
 
+def test_numpy_ids_are_shown_plain():
+    with pytest.raises(ValueError, match=r"is missing \(nan\)"):
+        factorize([1.0, np.float64("nan")], "item")
+    with pytest.raises(ValueError, match=r"known: 'b'\. Drop"):
+        Vocabulary(["a"]).encode([np.str_("b")])
+
+
 @pytest.mark.parametrize(
-    ("ids", "error", "message"), [("5", TypeError, "got '5'. Wrap"), ([[1]], TypeError, "row 0 holds a list")]
+    ("ids", "error", "message"),
+    [("5", TypeError, "got '5'. Wrap"), ([[1]], TypeError, "row 1, counted from 1, holds a list")],
 )
 def test_encode_refuses(ids, error, message):
     with pytest.raises(error, match=message):

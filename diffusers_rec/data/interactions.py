@@ -56,7 +56,7 @@ class Interactions:
             The log, with vocabularies in order of first appearance. Dates become int64 nanoseconds.
 
         Raises:
-            ValueError: no rows, unequal lengths, or a missing value, with its row (from 0).
+            ValueError: no rows, unequal lengths, or a missing value, with its row (from 1).
             TypeError: ids that are not hashable, or times that are none.
         """
         user_codes, user_vocabulary = factorize(_some(users, "users"), "user")

@@ -57,12 +57,15 @@ def read_interactions(
 
     Raises:
         FileNotFoundError: no such file.
+        IsADirectoryError: a folder.
         ImportError: csv, tsv or parquet without the ``data`` extra.
         ValueError: an unknown format, an empty file, a missing column or value, or a broken line, with its number.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"'{path}' is a folder. Name the file in it.")
     if not path.is_file():
-        raise FileNotFoundError(f"read_interactions: no file at {path} (looked from {Path.cwd()}).")
+        raise FileNotFoundError(f"There is no file '{path}' (looked from {Path.cwd()}).")
     kind = _by_suffix(path) if format == "auto" else format
     if kind == "movielens":
         return _read_movielens(path, separator or _SEPARATORS[kind])
@@ -129,6 +132,8 @@ def _read_table(path: Path, kind: Format, separator: str | None, columns: dict[s
             f"{path}: expected a {kind} file with at least one row and rows of equal width, "
             f"but {str(error).splitlines()[0]}. Check the file, or pass format= and separator=."
         ) from None
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{path}: {error}") from error
 
 
 def _by_suffix(path: Path) -> Format:

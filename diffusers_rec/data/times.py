@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diffusers_rec.data.vocabulary import is_missing
+from diffusers_rec.data.vocabulary import is_missing, plain
 
 TimeArray = npt.NDArray[np.int64] | npt.NDArray[np.float64]
 
@@ -29,7 +29,7 @@ def as_times(times: npt.ArrayLike) -> TimeArray:
         int64 ``(n,)``, or float64 where the times are fractions.
 
     Raises:
-        ValueError: a missing, infinite or unreadable time, with its row (from 0).
+        ValueError: a missing, infinite or unreadable time, with its row (from 1).
         TypeError: anything that is no time, such as bool or timedelta.
     """
     values = np.asarray(times)
@@ -108,9 +108,14 @@ def _refuse(bad: npt.NDArray[np.bool_], values: npt.NDArray[Any], complaint: str
     if bad.any():
         row = int(np.argmax(bad))
         raise ValueError(
-            f"Expected a finite time in every row, but the time in row {row} {complaint} ({values[row]!r}; "
-            f"{bad.sum()} of {len(bad)} rows). Drop or mend these rows, or pass no times to keep the order given."
+            f"Expected a finite time in every row, but the time in row {row + 1}, counted from 1, {complaint} "
+            f"({_shown(values[row])}; {bad.sum()} of {len(bad)} rows). "
+            "Drop or mend these rows, or pass no times to keep the order given."
         )
+
+
+def _shown(value: Any) -> str:
+    return str(value) if isinstance(value, np.datetime64) else repr(plain(value))
 
 
 def _no_times(values: npt.NDArray[Any]) -> TypeError:

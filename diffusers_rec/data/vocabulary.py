@@ -27,7 +27,7 @@ class Vocabulary:
     """
 
     def __init__(self, ids: Iterable[Hashable]) -> None:
-        raw = [i.item() if isinstance(i, np.generic) else i for i in listed(ids, "ids")]
+        raw = [plain(i) for i in listed(ids, "ids")]
         codes, self._index = number(raw, "id")
         if not raw:
             raise ValueError("Vocabulary: expected at least one id, got none.")
@@ -79,7 +79,7 @@ class Vocabulary:
         except TypeError:
             raise _unhashable(raw, "id") from None
         if (indices < 0).any():
-            raise self._unknown(list(dict.fromkeys(raw[row] for row in np.flatnonzero(indices < 0))))
+            raise self._unknown(list(dict.fromkeys(plain(raw[row]) for row in np.flatnonzero(indices < 0))))
         return indices
 
     def decode(self, indices: npt.ArrayLike) -> list[Hashable]:
@@ -173,7 +173,8 @@ def number(ids: list[Hashable], name: str) -> tuple[IndexArray, FirstSeen]:
     if missing is not None:
         row = int(np.argmax(codes == missing))
         raise ValueError(
-            f"Expected an id in every row, but the {name} in row {row} is missing ({ids[row]!r}). Drop it."
+            f"Expected an id in every row, but the {name} in row {row + 1}, counted from 1, is missing "
+            f"({plain(ids[row])!r}). Drop it."
         )
     return codes, index
 
@@ -188,6 +189,11 @@ def listed(ids: Iterable[Hashable], name: str) -> list[Hashable]:
         if hasattr(ids, method):
             return list(getattr(ids, method)())
     return list(ids)
+
+
+def plain(value: Any) -> Any:
+    """A NumPy scalar as the Python scalar that it stands for; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def is_missing(value: Any) -> bool:
@@ -212,6 +218,6 @@ def _json_id(raw_id: object) -> str | int:
 def _unhashable(ids: list[Hashable], name: str) -> TypeError:
     row, raw_id = next(((row, i) for row, i in enumerate(ids) if not isinstance(i, Hashable)), (0, ids[0]))
     return TypeError(
-        f"Every {name} must be hashable, but row {row} holds a {type(raw_id).__name__}: {raw_id!r}. "
-        f"Use str, int or tuple ids."
+        f"Every {name} must be hashable, but row {row + 1}, counted from 1, holds a {type(raw_id).__name__}: "
+        f"{raw_id!r}. Use str, int or tuple ids."
     )

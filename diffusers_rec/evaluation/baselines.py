@@ -51,10 +51,13 @@ def evaluate_item_to_item(train: Sequences, holdout: Holdout, *, ks: Iterable[in
 def evaluate_memory(memory: Memory, holdout: Holdout, *, ks: Iterable[int] = (5, 10, 20)) -> Report:
     """Items ranked by what a fitted memory recalls, without a network; ties count against an item."""
     num_items = len(holdout.histories.vocabulary)
+    device = next((held.device for held in memory.buffers()), torch.device("cpu"))
 
     def scores(histories: Sequences) -> Tensor:
-        recalled = memory.recall(*pad(histories))
-        return torch.zeros(len(histories), num_items) if recalled is None else recalled.within(slice(0, num_items))
+        recalled = memory.recall(*(part.to(device) for part in pad(histories)))
+        return (
+            torch.zeros(len(histories), num_items) if recalled is None else recalled.within(slice(0, num_items)).cpu()
+        )
 
     return _evaluate(scores, holdout, ks)
 
