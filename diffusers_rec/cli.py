@@ -14,7 +14,6 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -457,7 +456,7 @@ def _reports(model: DiffRec, holdout: Holdout, **settings: Any) -> dict[str, Rep
     reports = {"model": evaluate(model, holdout, **settings)}
     if not isinstance(model.memory, NoMemory):
         reports["network alone"] = evaluate(model, holdout, memory=False, **settings)
-        reports["memory alone"] = evaluate_memory(deepcopy(model.memory).cpu(), holdout)  # where the histories are
+        reports["memory alone"] = evaluate_memory(model.memory, holdout)
     # Popularity may know all that the model may: everything before the held-out item.
     return {**reports, "popularity": evaluate_popularity(holdout.histories, holdout)}
 
