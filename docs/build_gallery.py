@@ -14,6 +14,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ REPOSITORY = Path(__file__).parents[1]
 EXAMPLES = REPOSITORY / "examples"
 BUILD = REPOSITORY / "build" / "gallery"
 PAGE = "gallery.md"
+WIDTH = 88  # of what is printed, in characters: more would be cut off beside the navigation
+_TEMPORARY = re.compile(rf"{re.escape(tempfile.gettempdir())}[/\\]tmp\w+[/\\]")  # a folder that is gone by now
 OPENING = """# Gallery
 
 Each example is one script in `examples/`, runs in under two minutes without any download, and is shown here with what
@@ -83,11 +87,19 @@ def show(source: str, name: str, printed: str, pictures: Sequence[str]) -> str:
     parts += [text.strip()] if text.strip() else []
     parts += [f"![{heading.rstrip('.')}: {Path(picture).stem}]({picture}){{ loading=lazy }}" for picture in pictures]
     if printed.strip():
-        shown = printed.strip("\n").rstrip()  # a table's head may start with blanks
+        lines = _TEMPORARY.sub("", printed).strip("\n").rstrip().splitlines()  # a table's head may start with blanks
+        shown = "\n".join(map(_fold, lines))
         parts.append(f"```text\n{shown}\n```")
     indented = re.sub(r"^(?=.)", "    ", code, flags=re.MULTILINE)
     parts.append(f'??? example "The code"\n\n    ```python\n{indented}\n    ```')
     return "\n\n".join(parts) + "\n"
+
+
+def _fold(line: str) -> str:
+    """A long line as several, the later ones indented; a short one as it is, for its blanks may align a table."""
+    if len(line) <= WIDTH:
+        return line
+    return textwrap.fill(line, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
 
 
 def _run(script: Path, out: Path, quick: bool) -> str:

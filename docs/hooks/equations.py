@@ -14,6 +14,7 @@ _EQUATION = re.compile(r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<latex>
 _LETTER = re.compile(
     r'<(?P<tag>m[in]) mathvariant="(?P<variant>script|double-struck)">(?P<letter>\w)</(?P=tag)>', re.ASCII
 )
+_FUNCTION = re.compile("<mi>(?P<name>exp|ln|log)</mi>")
 
 
 def on_page_content(content: str, *, page: Any, **_: Any) -> str:
@@ -27,7 +28,7 @@ def _mathml(found: re.Match[str], page: str) -> str:
     if "\\" in mathml:
         raise PluginError(f"{page}: the equation {latex} holds a command that latex2mathml does not know.")
     mathml = _LETTER.sub(_letter, mathml)
-    mathml = mathml.replace("<mover>", '<mover accent="true">')  # bars and tildes are all that stands over anything
+    mathml = _FUNCTION.sub(r'<mo lspace="0.17em" rspace="0.17em">\g<name></mo>', mathml)
     mathml = mathml.replace("<mi>&#x0007E;</mi>", "<mo>&#x0223C;</mo>")  # "is distributed as", not a keyboard's tilde
     mathml = mathml.replace("<math ", f'<math alttext="{html.escape(latex)}" ', 1)
     return f'<{found["tag"]} class="arithmatex">{mathml}</{found["tag"]}>'
