@@ -27,6 +27,7 @@ UNSHOWN = {
     "__main__",
     "cli",
     "progress",
+    "sealed",
     "version",
     "data.times",
     "denoisers.blocks",

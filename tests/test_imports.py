@@ -20,6 +20,7 @@ FLOORS = [
     {"data"},
     {"schedules", "noising", "timesteps", "embeddings", "cross_entropy", "negatives", "memory", "heads", "denoisers"},
     {"samplers", "objectives", "ranking", "checkpoint"},
+    {"sealed"},
     {"pipeline"},
     {"presets", "evaluation"},
     {"training"},

@@ -17,10 +17,8 @@ exactly, the other items from a fixed uniform sample T of the catalogue,
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -28,15 +26,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from diffusers_rec import ranking
-from diffusers_rec.checkpoint import write_atomically
 from diffusers_rec.errors import check_bool, check_choice, check_int, require_extra
 from diffusers_rec.heads import ItemHead
 from diffusers_rec.ranking import TopK, mean_over_draws
+from diffusers_rec.sealed import read_sealed, write_sealed
 
 SETTINGS: dict[str, dict[str, int]] = {
     "hnsw": {"num_links": 32, "ef_construction": 100, "ef_search": 128},
@@ -121,7 +117,7 @@ class ItemIndex:
         data = require_extra("faiss", "faiss").serialize_index(self._index)
         tensors = {"index": torch.from_numpy(data), "marks": self._marks}
         metadata = {"kind": self.kind, "num_tail": str(self.num_tail), "seed": str(self.seed)}
-        write_atomically(Path(path), save(tensors, {**metadata, "sha256": _digest(metadata, tensors)}))
+        write_sealed(Path(path), metadata, tensors)
 
     @classmethod
     def load(cls, path: str | PathLike[str], head: ItemHead) -> ItemIndex:
@@ -141,13 +137,9 @@ class ItemIndex:
         """
         faiss = require_extra("faiss", "faiss")
         try:
-            with safe_open(path, "pt") as file:
-                metadata: dict[str, str] = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
+            metadata, tensors = read_sealed(Path(path))
+        except ValueError as error:
             raise ValueError(f"{path} is no saved index, or is damaged ({error}).") from error
-        if metadata.pop("sha256", None) != _digest(metadata, tensors):
-            raise ValueError(f"{path} is no saved index, or is damaged (it does not match its sha256).")
         index = cls.__new__(cls)
         index._read(head, metadata["kind"], int(metadata["num_tail"]), int(metadata["seed"]))
         index._index = faiss.deserialize_index(tensors["index"].numpy())
@@ -290,14 +282,6 @@ def _alike(one: Tensor, other: Tensor) -> bool:
     size = other.abs()
     tolerance = size.add_(size.mean()).mul_(1e-5)
     return bool(((one - other).abs_() <= tolerance).all())
-
-
-def _digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
-    for name in sorted(tensors):
-        digest.update(f"{name} {tuple(tensors[name].shape)}".encode())
-        digest.update(tensors[name].numpy().data)
-    return digest.hexdigest()
 
 
 @contextmanager

@@ -89,9 +89,9 @@ def train(
         if data.vocabulary != model.vocabulary:
             raise ValueError(f"The model and the {name} sequences have different items. Build the model on theirs.")
     model.check_fit()  # a part may have been swapped since the model was composed
-    # accelerate joins the processes of a CPU machine only when told that it is one.
     # Buffers are equal in all processes; sent at every step, a memory's would cost more than the step.
     alike = accelerate.DistributedDataParallelKwargs(broadcast_buffers=False)
+    # accelerate joins the processes of a CPU machine only when told that it is one.
     accelerator = accelerate.Accelerator(cpu=device == "cpu" or not torch.cuda.is_available(), kwargs_handlers=[alike])
     if int(os.environ.get("WORLD_SIZE", "1")) != accelerator.num_processes:
         raise ValueError(

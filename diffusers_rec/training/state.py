@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from diffusers_rec.checkpoint import write_atomically
 from diffusers_rec.data.sequences import Holdout, Sequences
 from diffusers_rec.pipeline import DiffRec
+from diffusers_rec.sealed import read_sealed, write_sealed
 
 STATE_FILE = "training-state.safetensors"
 
@@ -70,7 +68,7 @@ def save_state(
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"run": run, "progress": json.dumps(asdict(progress))}
-    write_atomically(path, save(tensors, {**metadata, "sha256": _digest(metadata, tensors)}))
+    write_sealed(path, metadata, tensors)
 
 
 def load_state(
@@ -82,13 +80,9 @@ def load_state(
         ValueError: the file is damaged, or belongs to another run.
     """
     try:
-        with safe_open(path, "pt") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+        metadata, tensors = read_sealed(path)
+    except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}). Delete it to train from the start.") from error
-    if metadata.pop("sha256", None) != _digest(metadata, tensors):
-        raise ValueError(f"{path} is damaged (it does not match its sha256). Delete it to train from the start.")
     if metadata["run"] != run:
         raise ValueError(
             f"{path.parent} holds a run with other settings, other data or another number of processes. "
@@ -122,14 +116,6 @@ def fingerprint(
         digest.update(part.items.tobytes())
         digest.update(part.offsets.tobytes())
     digest.update(validation.targets.tobytes())
-    return digest.hexdigest()
-
-
-def _digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
-    for name in sorted(tensors):
-        digest.update(f"{name} {tuple(tensors[name].shape)}".encode())
-        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -1,0 +1,46 @@
+"""One safetensors file that is replaced as a whole and tells damage from content, by a digest of all it holds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from diffusers_rec.checkpoint import write_atomically
+
+
+def write_sealed(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors, contiguous and on the CPU, with their metadata and the digest of both."""
+    write_atomically(path, save(dict(tensors), {**metadata, "sha256": _digest(metadata, tensors)}))
+
+
+def read_sealed(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors that :func:`write_sealed` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged; the message is the reason alone, without the file.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+    if metadata.pop("sha256", None) != _digest(metadata, tensors):
+        raise ValueError("it does not match its sha256")
+    return metadata, tensors
+
+
+def _digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} {tuple(tensors[name].shape)}".encode())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
