@@ -23,6 +23,7 @@ from diffusers_rec.denoisers import (
     TransformerDenoiser,
 )
 from diffusers_rec.embeddings import ItemEmbedding
+from diffusers_rec.ensemble import Ensemble
 from diffusers_rec.heads import CosineHead, ItemHead, LinearHead, TiedHead
 from diffusers_rec.memory import Memory, NoMemory, TransitionMemory
 from diffusers_rec.negatives import (
@@ -34,7 +35,8 @@ from diffusers_rec.negatives import (
 )
 from diffusers_rec.noising import LastK, NoisingStrategy, Questions, TargetOnly, WholeSequence
 from diffusers_rec.objectives import ContrastiveObjective, Objective, SimplifiedObjective
-from diffusers_rec.pipeline import DiffRec, Loss, Recommendations
+from diffusers_rec.pipeline import DiffRec, Loss
+from diffusers_rec.recommender import Recommendations, Recommender
 from diffusers_rec.registry import Component
 from diffusers_rec.samplers import DDIMSampler, DDPMSampler, OneStepSampler, Sampler
 from diffusers_rec.schedules import CosineSchedule, LinearSchedule, NoiseSchedule, SqrtSchedule
@@ -54,6 +56,7 @@ __all__ = [
     "DDPMSampler",
     "Denoiser",
     "DiffRec",
+    "Ensemble",
     "Holdout",
     "ImportanceTimestepSampler",
     "InBatchNegatives",
@@ -76,6 +79,7 @@ __all__ = [
     "PosteriorDenoiser",
     "Questions",
     "Recommendations",
+    "Recommender",
     "Sampler",
     "Sequences",
     "SimplifiedObjective",

@@ -26,12 +26,14 @@ from rich.table import Table
 
 from diffusers_rec.data import Holdout, Interactions, Sequences, Split, Vocabulary, read_interactions
 from diffusers_rec.denoisers import NoiselessDenoiser
+from diffusers_rec.ensemble import Ensemble
 from diffusers_rec.errors import check_int
 from diffusers_rec.evaluation import Report, audit, evaluate, evaluate_memory, evaluate_popularity
 from diffusers_rec.evaluation.audit import chain_lengths
 from diffusers_rec.memory import NoMemory
 from diffusers_rec.pipeline import PARTS, DiffRec
 from diffusers_rec.presets import PRESETS, control
+from diffusers_rec.recommender import Recommender
 from diffusers_rec.registry import Config, unknown_name
 from diffusers_rec.samplers import Sampler
 from diffusers_rec.training import RECIPES, TrainingConfig, train
@@ -94,6 +96,12 @@ SamplerOption = Annotated[
     typer.Option(
         help="one-step, ddpm or another registered name, or a config as JSON, "
         """such as '{"name": "ddim", "eta": 0.5}'; the model's own by default."""
+    ),
+]
+WithOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--with", help="Folder of one more model, trained on the same data: their mean ranks. May be repeated."
     ),
 ]
 StepsOption = Annotated[int | None, typer.Option(help="Length of the sampler's chain; its own number by default.")]
@@ -232,6 +240,7 @@ def train_command(
 def evaluate_command(
     model: Annotated[Path, typer.Argument(help="Folder of a trained model.")],
     data: DataPath,
+    others: WithOption = None,
     split: Annotated[Held, typer.Option(help="Which held-out item.")] = "test",
     seeds: SeedsOption = None,
     sampler: SamplerOption = None,
@@ -251,7 +260,7 @@ def evaluate_command(
     interactions = _read(data, format, user, item, time, separator, k_core)
     holdout = _holdout(interactions, split, short)
     reports = _reports(
-        trained, holdout, seeds=seeds, sampler=_sampler(trained, sampler, steps),
+        _joined(trained, others), holdout, seeds=seeds, sampler=_sampler(trained, sampler, steps),
         progress=not quiet and sys.stderr.isatty(),
     )  # fmt: skip
     if as_json:
@@ -308,6 +317,7 @@ def recommend_command(
     history: Annotated[list[str], typer.Option(help="Item ids, oldest first, separated by commas. May be repeated.")],
     k: Annotated[int, typer.Option("-k", "--k", help="How many items.")] = 10,
     include_seen: Annotated[bool, typer.Option(help="Recommend items of the history, too.")] = False,
+    others: WithOption = None,
     candidates: Annotated[str | None, typer.Option(help="Only these item ids, separated by commas.")] = None,
     seeds: SeedsOption = None,
     sampler: SamplerOption = None,
@@ -317,7 +327,7 @@ def recommend_command(
     """Recommend what comes after a history, with each item's probability and its spread over the noise draws."""
     trained = _load(model)
     histories = [_ids("--history", text, trained.vocabulary) for text in history]
-    found = trained.recommend(
+    found = _joined(trained, others).recommend(
         histories, k,
         exclude_seen=not include_seen,
         candidates=None if candidates is None else _ids("--candidates", candidates, trained.vocabulary),
@@ -451,7 +461,7 @@ def _holdout(interactions: Interactions, split: Held, short: Short) -> Holdout:
     return parts.test if split == "test" else parts.validation
 
 
-def _reports(model: DiffRec, holdout: Holdout, **settings: Any) -> dict[str, Report]:
+def _reports(model: Recommender, holdout: Holdout, **settings: Any) -> dict[str, Report]:
     """The model beside its parts, where a memory has a share in it, and beside popularity."""
     reports = {"model": evaluate(model, holdout, **settings)}
     if not isinstance(model.memory, NoMemory):
@@ -467,6 +477,11 @@ def _plain_reports(reports: dict[str, Report]) -> dict[str, Any]:
 
 def _load(folder: Path) -> DiffRec:
     return DiffRec.from_pretrained(folder).to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _joined(model: DiffRec, others: list[Path] | None) -> Recommender:
+    """A model with what ``--with`` names."""
+    return Ensemble([model, *map(_load, others)]) if others else model
 
 
 def _ids(option: str, text: str, vocabulary: Vocabulary) -> list[int | str]:

@@ -8,36 +8,31 @@ swapped alone, and every part works without it.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from diffusers_rec.checkpoint import read_checkpoint, write_checkpoint
-from diffusers_rec.data.batching import Batch, pad
+from diffusers_rec.data.batching import Batch
 from diffusers_rec.data.vocabulary import Vocabulary
 from diffusers_rec.denoisers import Denoiser
 from diffusers_rec.embeddings import ItemEmbedding
-from diffusers_rec.errors import check_bool, check_int
+from diffusers_rec.errors import check_int
 from diffusers_rec.heads import ItemHead
 from diffusers_rec.memory import Memory
 from diffusers_rec.negatives import InBatchNegatives, Negatives
 from diffusers_rec.noising import NoisingStrategy, Questions
 from diffusers_rec.objectives import Objective
 from diffusers_rec.randomness import generators_from, isolated_rng, randn
-from diffusers_rec.ranking import mean_chunks, top_k
+from diffusers_rec.recommender import Recommender, SamplerChoice, Seeds
 from diffusers_rec.registry import Component, Config
 from diffusers_rec.samplers import Sampler
 from diffusers_rec.schedules import NoiseSchedule
 from diffusers_rec.timesteps import TimestepSampler
-
-Seeds = int | Sequence[int]
-SamplerChoice = Sampler | str | Mapping[str, Any]
 
 MAX_LAST_ALPHA_BAR = 0.05
 """Above it, x_N tells the target, which serving has not: the pipeline warns."""
@@ -60,30 +55,7 @@ class Loss:
     per_latent: Tensor
 
 
-@dataclass(frozen=True)
-class Recommendations:
-    """What :meth:`DiffRec.recommend` gives, best first, for B histories.
-
-    Attributes:
-        items: raw item ids, up to k for each history; fewer where exclusions leave fewer.
-        scores: probability of each item, averaged over the seeds, ``(B, k)``; 0 where there is no item.
-        spread: standard deviation of that probability over the seeds, ``(B, k)``.
-    """
-
-    items: list[list[Hashable]]
-    scores: Tensor
-    spread: Tensor
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, row: int) -> list[tuple[Hashable, float, float]]:
-        """Item, score and spread of each recommendation for history ``row``."""
-        items = self.items[row]
-        return list(zip(items, self.scores[row].tolist(), self.spread[row].tolist(), strict=False))
-
-
-class DiffRec(nn.Module):
+class DiffRec(Recommender):
     """Sequential recommendation with diffusion models (Du et al. 2023). The defaults are the paper's choices.
 
     Every part is given as a component, a registered name, or a config (see :mod:`diffusers_rec.registry`).
@@ -263,109 +235,6 @@ class DiffRec(nn.Module):
             index = answer[..., None, None].expand(-1, latents.shape[1], 1, latents.shape[-1])
             return latents.gather(2, index)[:, :, 0]
 
-    def predict_proba(
-        self,
-        histories: Iterable[Iterable[Hashable]],
-        *,
-        seeds: Seeds | None = None,
-        sampler: SamplerChoice | None = None,
-    ) -> Tensor:
-        """The probability of every item to come next, averaged over the seeds: ``(B, V)``, in the vocabulary's order.
-
-        Raises:
-            ValueError: as :meth:`recommend`.
-        """
-        history = self.encode_histories(histories)
-        latents = self.next_item_latents(*history, seeds=seeds, sampler=sampler)
-        with self.serving():
-            chunks = [scores for _, scores in mean_chunks(self.head, latents, self.memory.recall(*history))]
-        return torch.cat(chunks, dim=1).exp()
-
-    def recommend(
-        self,
-        histories: Iterable[Iterable[Hashable]],
-        k: int = 10,
-        *,
-        exclude_seen: bool = True,
-        candidates: Iterable[Hashable] | None = None,
-        seeds: Seeds | None = None,
-        sampler: SamplerChoice | None = None,
-        batch_size: int = 256,
-    ) -> Recommendations:
-        """The k likeliest next items for each history.
-
-        Args:
-            histories: raw item ids, oldest first, one item at least. The users need not have been in training.
-            k: how many, at most as many as there are candidates.
-            exclude_seen: leave out the items of the history.
-            candidates: recommend among these ids alone; all when None.
-            seeds: noise draws to average (Algorithm 3): seeds, or their number; the model's own when None.
-            sampler: a component, a name, or a config; the model's own when None.
-            batch_size: histories at once.
-
-        Returns:
-            Items, scores, and the spread of each score over the seeds.
-
-        Raises:
-            ValueError: an empty history, an unknown item id, k below 1 or above the number of candidates, seeds that
-                repeat, a sampler that does not exist or has more steps than the schedule.
-            TypeError: a history is a string or not iterable.
-        """
-        check_bool("exclude_seen", exclude_seen)
-        check_int("batch_size", batch_size, minimum=1)
-        rows = self._indices(histories)
-        allowed = None if candidates is None else torch.from_numpy(np.unique(self._encoded(candidates, "candidates")))
-        most = len(self.vocabulary) if allowed is None else len(allowed)
-        if not 1 <= check_int("k", k) <= most:
-            raise ValueError(f"k must lie in 1..{most}, the number of items to choose from, got {k}.")
-        found = []
-        for start in range(0, len(rows), batch_size):
-            some = rows[start : start + batch_size]
-            history = self._padded(some)
-            latents = self.next_item_latents(*history, seeds=seeds, sampler=sampler)
-            recalled = self.memory.recall(*history)
-            excluded = pad(some, fill=-1)[0].to(self.device) if exclude_seen else None
-            with self.serving():
-                found.append(top_k(self.head, latents, k, recalled=recalled, excluded=excluded, candidates=allowed))
-        indices = torch.cat([part.items for part in found]).cpu()
-        return Recommendations(
-            [self.vocabulary.decode(row[row >= 0].tolist()) for row in indices],
-            torch.cat([part.scores for part in found]).cpu(),
-            torch.cat([part.spread for part in found]).cpu(),
-        )
-
-    def encode_histories(self, histories: Iterable[Iterable[Hashable]]) -> tuple[Tensor, Tensor]:
-        """Raw ids to item indices ``(B, L)``, the last :attr:`history_length` of each, and lengths ``(B,)``."""
-        return self._padded(self._indices(histories))
-
-    def _padded(self, rows: list[np.ndarray[Any, Any]]) -> tuple[Tensor, Tensor]:
-        items, lengths = pad(rows, self.history_length)
-        return items.to(self.device), lengths.to(self.device)
-
-    def _indices(self, histories: Iterable[Iterable[Hashable]]) -> list[np.ndarray[Any, Any]]:
-        if isinstance(histories, (str, bytes, Mapping)) or not isinstance(histories, Iterable):
-            raise TypeError(f"histories must be a list of histories, each a list of item ids, got {histories!r}.")
-        rows = []
-        for number, history in enumerate(histories):
-            if isinstance(history, (str, bytes, Mapping)) or not isinstance(history, Iterable):
-                raise TypeError(
-                    f"histories[{number}] must be a list of item ids, got {history!r}. One history alone is [[...]]."
-                )
-            rows.append(self._encoded(history, f"histories[{number}]"))
-        if not rows:
-            raise ValueError("histories is empty; give one history at least.")
-        return rows
-
-    def _encoded(self, ids: Iterable[Hashable], name: str) -> np.ndarray[Any, Any]:
-        """Item indices of raw ids, one at least; errors say which argument they are about."""
-        try:
-            indices = self.vocabulary.encode(ids)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{name}: {error}") from error
-        if not len(indices):
-            raise ValueError(f"{name} is empty; it needs one item at least.")
-        return indices
-
     def _sample(
         self, items: Tensor, lengths: Tensor, seeds: Seeds | None, sampler: SamplerChoice | None
     ) -> tuple[Tensor, Tensor]:
@@ -393,19 +262,6 @@ class DiffRec(nn.Module):
     def _encode(self, items: Tensor, lengths: Tensor) -> Any:
         mask = torch.arange(items.shape[1], device=items.device) < lengths[:, None]
         return self.denoiser.encode(self.embedding(items), mask)
-
-    @contextmanager
-    def serving(self) -> Iterator[None]:
-        """A context with dropout off and no gradients; afterwards every part is as it was."""
-        training = [module for module in self.modules() if module.training]
-        for module in training:
-            module.training = False
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            for module in training:
-                module.training = True
 
     # What it is
 

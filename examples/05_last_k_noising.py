@@ -40,8 +40,8 @@ strategies = {
     "2 items ahead": LastK(2, ahead=True),
 }
 models = {}
-print("In this world the last two items say nearly everything: whoever noises them gives that away. Whoever noises")
-print("all has no history left, and ranks much as popularity does.\n")
+print("In this world the last two items say nearly everything: whoever noises them gives that")
+print("away. Whoever noises all has no history left, and ranks much as popularity does.\n")
 print(f"{'noised':<16}{'NDCG@10':>10}")
 for name, noising in strategies.items():
     models[name] = trained(noising)

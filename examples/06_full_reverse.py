@@ -101,7 +101,7 @@ print("denoiser has learned what scores well, not where items lie; 09_uncertaint
 # The table. The items that chains end on are those whose clean latents are nearest.
 some = split.test.sample(100 if options.quick else 500, seed=0)
 histories = [items.decode(history) for history in some.histories]
-print(f"{len(some)} test users, the truth among them; its ten draws are from the true next-item distribution\n")
+print(f"{len(some)} test users, beside the truth, whose ten draws are from the true distribution\n")
 print(f"{'':<24}{'NDCG@10':>10}{'seconds':>10}{'distinct items in ten draws':>30}")
 for name, sampler in {
     "one step": OneStepSampler(),

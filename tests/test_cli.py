@@ -18,7 +18,7 @@ import pytest
 import torch
 import typer
 
-from diffusers_rec import DDIMSampler, DDPMSampler, DiffRec, SyntheticWorld, __version__, read_interactions
+from diffusers_rec import DDIMSampler, DDPMSampler, DiffRec, Ensemble, SyntheticWorld, __version__, read_interactions
 from diffusers_rec.cli import AUDITED, app, run
 from diffusers_rec.evaluation import audit, evaluate, evaluate_memory, evaluate_popularity
 from diffusers_rec.pipeline import PARTS
@@ -207,6 +207,17 @@ def test_recommend_says_what_the_library_says(kind, history, ids, models):
     assert answer["history"] == ids
     assert [tuple(row.values()) for row in answer["recommendations"]] == expected
     assert list(answer["recommendations"][0]) == ["item", "score", "spread"]
+
+
+def test_models_are_averaged_with_others(logs, models, tmp_path):
+    good("train", logs / "log.csv", "--out", tmp_path, *SMALL, "--seed", 5)
+    folders = [models / "csv", tmp_path]
+    (answer,) = as_json("recommend", models / "csv", "--with", tmp_path, "--history", "item-001", "-k", 4)
+    expected = Ensemble.from_pretrained(folders).recommend([["item-001"]], 4)[0]
+    assert [tuple(row.values()) for row in answer["recommendations"]] == expected
+    holdout = read_interactions(logs / "log.csv").sequences().leave_one_out().test
+    found = as_json("evaluate", models / "csv", logs / "log.csv", "--with", tmp_path)
+    assert found["model"] == asdict(evaluate(Ensemble.from_pretrained(folders), holdout))
 
 
 def test_recommend_for_several_histories(models):

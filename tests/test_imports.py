@@ -20,9 +20,9 @@ FLOORS = [
     {"data"},
     {"schedules", "noising", "timesteps", "embeddings", "cross_entropy", "negatives", "memory", "heads", "denoisers"},
     {"samplers", "objectives", "ranking", "checkpoint"},
-    {"sealed"},
+    {"sealed", "recommender"},
     {"pipeline"},
-    {"presets", "evaluation"},
+    {"presets", "evaluation", "ensemble"},
     {"training"},
     {""},  # the public face
     {"integrations", "testing"},

@@ -1,7 +1,8 @@
 """Table 2: HR and NDCG at 5, 10 and 20, beside the paper's row, the strongest published plain models, and the control.
 
 Each model is trained beside its control, the same parts with the noise switched off. Popularity and item-to-item rank
-without a model, from all that comes before the held-out item, the memory of `best` from the training items.
+without a model, from all that comes before the held-out item, the memory of `best` from the training items. With
+several seeds, the mean of the trainings' predictions has a row besides.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from benchmarks.paper.trials import (
     published,
     rows_of,
     run,
+    run_together,
     sequences_of,
 )
 from diffusers_rec import TransitionMemory
@@ -57,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name in options.models:
             for seed in range(options.seed, options.seed + options.seeds):
                 rows += run(trials(dataset)[name], dataset, split, seed, options)
+            if options.seeds > 1:
+                rows += run_together(trials(dataset)[name], dataset, split, options)
         for row in rows:
             results.add(row)
         results.write()  # after each data set: what is done is kept

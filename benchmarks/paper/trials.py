@@ -17,7 +17,17 @@ from typing import Any
 import diffusers_rec
 from benchmarks.data import add_data_option
 from benchmarks.harness import Row, parse, read_csv
-from diffusers_rec import DiffRec, Sequences, Split, TrainingBatches, Vocabulary, read_interactions
+from diffusers_rec import (
+    DiffRec,
+    Ensemble,
+    NoMemory,
+    Recommender,
+    Sequences,
+    Split,
+    TrainingBatches,
+    Vocabulary,
+    read_interactions,
+)
 from diffusers_rec.checkpoint import write_atomically
 from diffusers_rec.evaluation import Report, evaluate
 from diffusers_rec.pipeline import PARTS
@@ -155,14 +165,32 @@ def run(trial: Trial, dataset: str, split: Split, seed: int, options: argparse.N
     A model with a memory has the network's own rows besides.
     """
     model, folder, about = trained(trial, dataset, split, seed, options)
-    kept = folder / REPORT_FILE
+    return reported(folder / REPORT_FILE, model, trial.model, dataset, split, about)
+
+
+def run_together(trial: Trial, dataset: str, split: Split, options: argparse.Namespace) -> list[Row]:
+    """As :func:`run`, of the mean of a trial's seeds."""
+    seeds = range(options.seed, options.seed + options.seeds)
+    members, folders, about = zip(*(trained(trial, dataset, split, seed, options) for seed in seeds), strict=True)
+    name = f"{trial.model}, {len(seeds)} trainings together"
+    together = {
+        "trained_seed": f"{seeds[0]} to {seeds[-1]}",
+        "epochs": about[0]["epochs"],
+        "training_seconds": math.fsum(each["training_seconds"] for each in about),
+        "settings": about[0]["settings"],
+    }
+    kept = folders[-1] / f"together-{len(seeds)}.json"
+    return reported(kept, Ensemble(members), name, dataset, split, together)
+
+
+def reported(kept: Path, model: Recommender, name: str, dataset: str, split: Split, about: Row) -> list[Row]:
+    """The model's rows of the test split, read from ``kept`` where they are there."""
     if not kept.is_file():
-        about["evaluated_with"] = diffusers_rec.__version__
-        found = rows_of(evaluate(model, split.test), dataset, trial.model)
-        if model.memory.registered_name != "none":
-            found += rows_of(evaluate(model, split.test, memory=False), dataset, f"{trial.model}{NETWORK_ALONE}")
-        found = [row | about for row in found]
-        write_atomically(kept, json.dumps(found, indent=1).encode())
+        about = {**about, "evaluated_with": diffusers_rec.__version__}
+        found = rows_of(evaluate(model, split.test), dataset, name)
+        if not isinstance(model.memory, NoMemory):
+            found += rows_of(evaluate(model, split.test, memory=False), dataset, f"{name}{NETWORK_ALONE}")
+        write_atomically(kept, json.dumps([row | about for row in found], indent=1).encode())
     rows: list[Row] = json.loads(kept.read_bytes())
     return rows
 

@@ -13,9 +13,9 @@ from diffusers_rec.data.sequences import Holdout
 from diffusers_rec.data.vocabulary import IndexArray
 from diffusers_rec.errors import check_int
 from diffusers_rec.evaluation.metrics import ranking_metrics
-from diffusers_rec.pipeline import DiffRec, SamplerChoice, Seeds
 from diffusers_rec.progress import progress_bar
 from diffusers_rec.ranking import target_ranks
+from diffusers_rec.recommender import Recommender, SamplerChoice, Seeds
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Report:
 
 
 def evaluate(
-    model: DiffRec,
+    model: Recommender,
     holdout: Holdout,
     *,
     ks: Iterable[int] = (5, 10, 20),
