@@ -10,8 +10,8 @@ import ast
 import csv
 import re
 from collections.abc import Callable
-from math import fsum
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from mkdocs.exceptions import PluginError
@@ -71,7 +71,7 @@ def table(file: str, *, columns: dict[str, str], where: dict[str, Any] | None = 
 
 
 def pivot(file: str, *, rows: str, across: str, value: str, unit: str = "", where: dict[str, Any] | None = None) -> str:
-    """One column by two others; several measurements of one cell are averaged."""
+    """One column by two others; of several measurements of one cell, the mean and the standard deviation."""
     found = _rows(file, where)
     if not found:
         return _not_run(file)
@@ -84,13 +84,18 @@ def pivot(file: str, *, rows: str, across: str, value: str, unit: str = "", wher
         [
             _shown(name, rows),
             *(
-                _shown(str(fsum(cell) / len(cell)), value, f", {unit}") if (cell := cells.get((name, column))) else ""
+                _mean_and_spread(cells[name, column], value, unit) if (name, column) in cells else ""
                 for column in right
             ),
         ]
         for name in down
     ]
     return _markdown([rows.replace("_", " "), *(_shown(column, across) for column in right)], body)
+
+
+def _mean_and_spread(cell: list[float], column: str, unit: str) -> str:
+    found = [fmean(cell), *([stdev(cell)] if len(cell) > 1 else [])]
+    return " ± ".join(_shown(str(number), column, f", {unit}") for number in found)
 
 
 def ratios(file: str) -> str:
@@ -202,7 +207,7 @@ _MEETS: dict[str, Callable[[float, float], bool]] = {
 
 
 def _markdown(header: list[str], rows: list[list[str]]) -> str:
-    numeric = [all(re.fullmatch(r"[-\d.,e+]*", row[column]) for row in rows) for column in range(len(header))]
+    numeric = [all(re.fullmatch(r"[-\d.,e+ ±]*", row[column]) for row in rows) for column in range(len(header))]
     rule = "|".join("---:" if right else ":---" for right in numeric)
     lines = [" | ".join(cells) for cells in [header, *rows]]
     return "\n".join([f"| {lines[0]} |", f"|{rule}|", *(f"| {line} |" for line in lines[1:])])
