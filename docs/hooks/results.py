@@ -23,7 +23,19 @@ RESULTS = REPOSITORY / "benchmarks" / "results"
 _CALL = re.compile(r"\{\{\s*(\w+)(\(.*?\))\s*\}\}", re.DOTALL)
 _REPEATED = re.compile(r"(Not run yet: .+\n)(?:\n\1)+")
 _SCALES = {"ms": 1e3, "µs": 1e6, "%": 100.0}
-_COUNTS = ("users", "items", "actions", "steps", "seeds", "setting", "draws", "batch", "place", "targets_per_second")
+_COUNTS = (
+    "timestep",
+    "users",
+    "items",
+    "actions",
+    "steps",
+    "seeds",
+    "setting",
+    "draws",
+    "batch",
+    "place",
+    "targets_per_second",
+)
 
 Row = dict[str, str]
 

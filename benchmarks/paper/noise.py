@@ -1,0 +1,40 @@
+"""What the noise does in a trained model: the audit of the preset, and of the exact posterior on top of it.
+
+No figure of the paper's, but what its claims rest on. On the validation split, so that nothing is chosen by the test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from benchmarks.harness import Results, argument_parser
+from benchmarks.paper.serving import add_model_options, served, with_exact_posterior
+from benchmarks.paper.trials import DATASETS, add_run_options, parse_trials, sequences_of
+from diffusers_rec.evaluation import audit
+from diffusers_rec.presets import PRESETS
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argument_parser(__doc__)
+    add_run_options(parser)
+    add_model_options(parser)
+    parser.add_argument("--preset", default="best", choices=list(PRESETS))
+    parser.add_argument("--datasets", "--dataset", nargs="+", default=DATASETS, choices=DATASETS)
+    parser.add_argument("--users", type=int, default=2048, help="to look at, at most")
+    options = parse_trials(parser, argv)
+    results = Results("noise", options)
+    for dataset in options.datasets:
+        split = sequences_of(dataset, options).leave_one_out()
+        model, about = served(dataset, split, options)
+        for name, audited in {"as trained": model, "exact posterior": with_exact_posterior(model)}.items():
+            found = asdict(audit(audited, split.validation, users=options.users, steps=[options.steps], progress=True))
+            users = found.pop("num_users")
+            for table, rows in found.items():
+                for row in rows:
+                    results.add({"dataset": dataset, "denoiser": name, "table": table, **row, "users": users, **about})
+        results.write()  # after each data set: what is done is kept
+
+
+if __name__ == "__main__":
+    main()
