@@ -214,20 +214,7 @@ class DiffRec(Recommender):
     def next_item_latents(
         self, items: Tensor, lengths: Tensor, *, seeds: Seeds | None = None, sampler: SamplerChoice | None = None
     ) -> Tensor:
-        """Draw the latent of the next item from item indices, without gradient.
-
-        Args:
-            items: padded behind, ``(B, L)``, at most :attr:`history_length` of them.
-            lengths: ``(B,)``.
-            seeds: noise draws; the model's own when None.
-            sampler: a component, a name, or a config; the model's own when None.
-
-        Returns:
-            ``(B, S, D)``.
-
-        Raises:
-            ValueError: more items than the model reads, or a sampler of more steps than the schedule has.
-        """
+        """As :meth:`~diffusers_rec.Recommender.next_item_latents` says, ``(B, S, D)`` with the embedding's D."""
         if items.shape[1] > self.history_length:
             raise ValueError(f"The model reads {self.history_length} items at most, got {items.shape[1]}.")
         with self.serving():
