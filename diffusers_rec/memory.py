@@ -54,9 +54,13 @@ class Recalled:
             logarithms: take and give logarithms.
         """
         mass = self.within(chunk).to(network.dtype)
-        if logarithms:
-            return torch.logaddexp(network + torch.log1p(-self.share).to(network.dtype), mass.log())
-        return network * (1 - self.share) + mass
+        if not logarithms:
+            return network * (1 - self.share) + mass
+        mixed = network + torch.log1p(-self.share).to(network.dtype)
+        # At the recalled items alone, for the logarithm of no mass at all is slow; what lies in other chunks asks
+        # for an item of this one, whose own mass is right all the same.
+        place = (self.items - chunk.start).clamp(0, mass.shape[1] - 1)
+        return mixed.scatter(1, place, torch.logaddexp(mixed.gather(1, place), mass.gather(1, place).log()))
 
     def within(self, chunk: slice) -> Tensor:
         """The mass of a chunk of items, dense, ``(B, chunk)``."""

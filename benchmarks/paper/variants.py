@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.harness import Results, argument_parser, read_csv
@@ -25,6 +26,9 @@ from diffusers_rec.presets import PRESETS
 
 Variants = Callable[[str, str], dict[str, Trial]]
 """A preset and a data set to trials by label."""
+
+EPOCHS = 10
+"""Of a training whose rate decays over so few: enough to tell settings apart, in a tenth to half of the time."""
 
 Draw = Callable[[Path, list[dict[str, str]]], None]
 
@@ -76,6 +80,7 @@ def compare_variants(
     add_figure_options(parser)
     labels = list(variants("best", "beauty"))
     parser.add_argument("--variants", nargs="+", default=labels, choices=labels)
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of each training; 0 for as many as the preset's")
     options = parse_trials(parser, argv)
     results = figure_results(name, options)
     if options.plot:
@@ -86,8 +91,10 @@ def compare_variants(
             results.add({"setting": default, **row})
         for label, trial in variants(options.preset, dataset).items():
             if label in options.variants:
+                epochs = options.epochs or trial.training.epochs
+                short = replace(trial, training=replace(trial.training, epochs=epochs))
                 for seed in range(options.seed, options.seed + options.seeds):
-                    for row in run(trial, dataset, split, seed, options):
+                    for row in run(short, dataset, split, seed, options):
                         results.add({"setting": label, **row})
                 results.write(draw)  # after each variant: what is done is kept
     if default in options.variants:
