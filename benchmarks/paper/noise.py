@@ -1,6 +1,7 @@
-"""What the noise does in a trained model: the audit of the preset, and of the exact posterior on top of it.
+"""What the noise does in a trained model: the audit of the preset.
 
 No figure of the paper's, but what its claims rest on. On the validation split, so that nothing is chosen by the test.
+Chains of the exact posterior have a program of their own, ``benchmarks.chains``.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from benchmarks.harness import Results, argument_parser
-from benchmarks.paper.serving import add_model_options, served, with_exact_posterior
+from benchmarks.paper.serving import add_model_options, served
 from benchmarks.paper.trials import DATASETS, add_run_options, parse_trials, sequences_of
 from diffusers_rec.evaluation import audit
 from diffusers_rec.presets import PRESETS
@@ -27,12 +28,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     for dataset in options.datasets:
         split = sequences_of(dataset, options).leave_one_out()
         model, about = served(dataset, split, options)
-        for name, audited in {"as trained": model, "exact posterior": with_exact_posterior(model)}.items():
-            found = asdict(audit(audited, split.validation, users=options.users, steps=[options.steps], progress=True))
-            users = found.pop("num_users")
-            for table, rows in found.items():
-                for row in rows:
-                    results.add({"dataset": dataset, "denoiser": name, "table": table, **row, "users": users, **about})
+        found = asdict(audit(model, split.validation, users=options.users, steps=[options.steps], progress=True))
+        users = found.pop("num_users")
+        for table, rows in found.items():
+            for row in rows:
+                results.add({"dataset": dataset, "table": table, **row, "users": users, **about})
         results.write()  # after each data set: what is done is kept
 
 
