@@ -101,7 +101,9 @@ SamplerOption = Annotated[
 WithOption = Annotated[
     list[Path] | None,
     typer.Option(
-        "--with", help="Folder of one more model, trained on the same data: their mean ranks. May be repeated."
+        "--with",
+        help="Folder of one more model, trained on the same data: their mean ranks. The seeds are the first model's, "
+        "and with --steps its sampler. May be repeated.",
     ),
 ]
 StepsOption = Annotated[int | None, typer.Option(help="Length of the sampler's chain; its own number by default.")]
@@ -257,10 +259,11 @@ def evaluate_command(
 ) -> None:
     """Rank every item for every user's held-out item: HR and NDCG, history masked and not."""
     trained = _load(model)
+    joined = _joined(trained, model, others)
     interactions = _read(data, format, user, item, time, separator, k_core)
     holdout = _holdout(interactions, split, short)
     reports = _reports(
-        _joined(trained, others), holdout, seeds=seeds, sampler=_sampler(trained, sampler, steps),
+        joined, holdout, seeds=seeds, sampler=_sampler(trained, sampler, steps),
         progress=not quiet and sys.stderr.isatty(),
     )  # fmt: skip
     if as_json:
@@ -324,10 +327,13 @@ def recommend_command(
     steps: StepsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Recommend what comes after a history, with each item's probability and its spread over the noise draws."""
+    """Recommend what comes after a history, with each item's probability and its spread over the noise draws.
+
+    With several models the spread is over their draws together: how far they disagree.
+    """
     trained = _load(model)
     histories = [_ids("--history", text, trained.vocabulary) for text in history]
-    found = _joined(trained, others).recommend(
+    found = _joined(trained, model, others).recommend(
         histories, k,
         exclude_seen=not include_seen,
         candidates=None if candidates is None else _ids("--candidates", candidates, trained.vocabulary),
@@ -346,7 +352,7 @@ def recommend_command(
         return
     for number, text in enumerate(history):
         table = Table(title=f"after {text}", title_justify="left", box=SIMPLE)
-        for heading in ("rank", "item", "probability", "spread over seeds"):
+        for heading in ("rank", "item", "probability", "spread over draws"):
             table.add_column(heading, overflow="fold")  # an id is never cut short
         for rank, (name, score, spread) in enumerate(found[number], start=1):
             table.add_row(str(rank), str(name), f"{score:.4f}", f"{spread:.1e}")
@@ -479,9 +485,17 @@ def _load(folder: Path) -> DiffRec:
     return DiffRec.from_pretrained(folder).to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _joined(model: DiffRec, others: list[Path] | None) -> Recommender:
+def _joined(model: DiffRec, folder: Path, others: list[Path] | None) -> Recommender:
     """A model with what ``--with`` names."""
-    return Ensemble([model, *map(_load, others)]) if others else model
+    if not others:
+        return model
+    folders = [folder, *others]
+    if len({path.resolve() for path in folders}) < len(folders):
+        raise ValueError(f"--with: {', '.join(map(str, folders))} names a model twice. Give each folder once.")
+    try:
+        return Ensemble([model, *map(_load, others)])
+    except ValueError as error:
+        raise ValueError(f"--with, where {folder} is member 0: {error}") from error
 
 
 def _ids(option: str, text: str, vocabulary: Vocabulary) -> list[int | str]:

@@ -1,16 +1,17 @@
 r"""Several trainings as one recommender, whose probabilities are averaged.
 
-.. math:: \bar p(v \mid \text{history}) = \frac1M \sum_m p_{\theta_m}(v \mid \text{history})
+.. math:: \bar p_\theta(v \mid \text{history}) = \frac1M \sum_m p_{\theta_m}(v \mid \text{history})
 
 Trainings that differ in their seed alone agree on what the data says and disagree on the rest (deep ensembles,
-Lakshminarayanan et al. 2017): the mean ranks better than its members, and the spread of a score, next to nothing
-between the noise draws of one trained model, here tells how far the trainings disagree.
+Lakshminarayanan et al. 2017). The mean usually ranks better than its members, and the spread of a score, next to
+nothing between the noise draws of one trained model, here tells how far the networks disagree.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import accumulate
+from collections.abc import Iterable, Iterator, Sequence
+from functools import reduce
+from itertools import accumulate, chain
 from os import PathLike
 from typing import cast
 
@@ -27,42 +28,44 @@ from diffusers_rec.recommender import Recommender, SamplerChoice, Seeds
 class Ensemble(Recommender):
     """Recommends, and is evaluated, as one :class:`~diffusers_rec.DiffRec` is.
 
-    Its draws are those of all members, each of which makes as many. The members may be of any make and width. The
-    networks are averaged, the memories are, and then the two are mixed: the mean of the members where their memories
-    have equal shares.
+    Its draws are those of all members, each of which makes as many, from the same seeds. The members may be of any make
+    and width. The networks are averaged, the memories are, and then the two are mixed: the mean of the members where
+    every memory has the same share of a history. The memories' disagreement is not in the spread.
 
     Args:
-        members: trained on the same items, with histories of one length.
+        members: trained on the same items, with histories of one length, on one device.
 
     Raises:
         ValueError: no member, or members that differ in items or in the length of their histories.
-        TypeError: a member that is no :class:`~diffusers_rec.DiffRec`.
+        TypeError: a member that is no :class:`~diffusers_rec.DiffRec`, or one alone that is in no list.
     """
 
     def __init__(self, members: Iterable[DiffRec]) -> None:
         super().__init__()
-        found = list(members)
-        if not found:
+        if isinstance(members, DiffRec):
+            raise TypeError("Ensemble: expected a list of models, got one alone. Write Ensemble([model]).")
+        listed = list(members)
+        if not listed:
             raise ValueError("Ensemble: expected one member at least, got none.")
-        for number, member in enumerate(found):
+        for number, member in enumerate(listed):
             if not isinstance(member, DiffRec):
                 raise TypeError(f"Ensemble: member {number} must be a DiffRec, got {type(member).__name__}.")
-            if member.vocabulary != found[0].vocabulary:
+            if member.vocabulary != listed[0].vocabulary:
                 raise ValueError(
-                    f"Ensemble: members 0 and {number} have different items ({len(found[0].vocabulary)} and "
-                    f"{len(member.vocabulary)}). Train them on the same data."
+                    f"Ensemble: members 0 and {number} have different items ({len(listed[0].vocabulary)} and "
+                    f"{len(member.vocabulary)}), or the same in another order. Train them on the same data."
                 )
-            if member.history_length != found[0].history_length:
+            if member.history_length != listed[0].history_length:
                 raise ValueError(
-                    f"Ensemble: member 0 reads {found[0].history_length} items of a history, member {number} "
-                    f"{member.history_length}. Train them with the same max_length."
+                    f"Ensemble: member 0 reads {listed[0].history_length} items of a history, member {number} "
+                    f"{member.history_length}. Train them with the same max_length and noising."
                 )
-        self.vocabulary = found[0].vocabulary
-        self.members = nn.ModuleList(found)
-        self._places = _places([member.embedding.dim + 1 for member in found])
-        self.head = _JointHead([member.head for member in found], self._places)
-        memories = [member.memory for member in found]
-        self.memory = _JointMemory(memories) if any(not isinstance(each, NoMemory) for each in memories) else NoMemory()
+        self.vocabulary = listed[0].vocabulary
+        self.members = nn.ModuleList(listed)
+        self._places = _places([member.embedding.dim + 1 for member in listed])
+        self.head = _JointHead(listed, self._places)
+        without = all(isinstance(member.memory, NoMemory) for member in listed)
+        self.memory = NoMemory() if without else _JointMemory(listed)
 
     @classmethod
     def from_pretrained(cls, directories: Iterable[str | PathLike[str]]) -> Ensemble:
@@ -71,7 +74,12 @@ class Ensemble(Recommender):
         Raises:
             FileNotFoundError: there is no checkpoint in one of them.
             ValueError: one is damaged, foreign, of a newer format, or they do not fit one another.
+            TypeError: one folder alone that is in no list.
         """
+        if isinstance(directories, str | PathLike):
+            raise TypeError(
+                f"Ensemble: expected a list of folders, got {directories!r} alone. Write [{directories!r}]."
+            )
         return cls([DiffRec.from_pretrained(directory) for directory in directories]).eval()
 
     @property
@@ -106,7 +114,8 @@ class Ensemble(Recommender):
             for member in self.members
         ]
         draws = drawn[0].shape[1]
-        joint = drawn[0].new_zeros(len(items), len(drawn) * draws, self._places[-1].stop)
+        dtype = reduce(torch.promote_types, (latents.dtype for latents in drawn))
+        joint = drawn[0].new_zeros(len(items), len(drawn) * draws, self._places[-1].stop, dtype=dtype)
         for number, (latents, place) in enumerate(zip(drawn, self._places, strict=True)):
             own = joint[:, number * draws : (number + 1) * draws, place]
             own[..., :-1], own[..., -1] = latents, 1
@@ -121,25 +130,25 @@ def _places(widths: Sequence[int]) -> list[slice]:
 class _JointHead(ItemHead):
     """The members' heads side by side: a draw meets the keys of the member whose place it fills, and no others.
 
-    A member's bias is one more dimension of its keys. The heads are held outside the module tree, as they belong to the
-    members.
+    A member's bias is one more dimension of its keys. The members are held outside the module tree: they are in it as
+    the ensemble's.
     """
 
-    def __init__(self, heads: Sequence[ItemHead], places: Sequence[slice]) -> None:
+    def __init__(self, members: Sequence[DiffRec], places: Sequence[slice]) -> None:
         super().__init__()
-        self._held, self._places = tuple(heads), tuple(places)
+        self._held, self._places = tuple(members), tuple(places)
 
     def queries(self, latent: Tensor) -> Tensor:
         parts = []
-        for head, place in zip(self._held, self._places, strict=True):
+        for member, place in zip(self._held, self._places, strict=True):
             own, mark = latent[..., place].tensor_split([-1], dim=-1)
-            parts += [head.queries(own) * mark, mark]
+            parts += [member.head.queries(own) * mark, mark]
         return torch.cat(parts, dim=-1)
 
     def keys(self, items: Tensor | None = None) -> Tensor:
         parts = []
-        for head in self._held:
-            keys, bias = head.scoring_keys(items)
+        for member in self._held:
+            keys, bias = member.head.scoring_keys(items)
             parts += [keys, keys.new_zeros(len(keys), 1) if bias is None else bias[:, None]]
         return torch.cat(parts, dim=1)
 
@@ -147,19 +156,26 @@ class _JointHead(ItemHead):
 class _JointMemory(Memory):
     """What the members' memories recall, each with its part of the mass."""
 
-    def __init__(self, memories: Sequence[Memory]) -> None:
+    def __init__(self, members: Sequence[DiffRec]) -> None:
         super().__init__()
-        self._held = tuple(memories)
+        self._held = tuple(members)
+
+    def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
+        """Of the members' memories, which are held outside the module tree as the heads are."""
+        return chain.from_iterable(member.memory.buffers(recurse) for member in self._held)
 
     def fit(self, sequences: Sequences) -> None:
-        for memory in self._held:
-            memory.fit(sequences)
+        for member in self._held:
+            member.memory.fit(sequences)
 
-    def recall(self, items: Tensor, lengths: Tensor) -> Recalled:
-        found = [recalled for memory in self._held if (recalled := memory.recall(items, lengths)) is not None]
+    def recall(self, items: Tensor, lengths: Tensor) -> Recalled | None:
+        answers = (member.memory.recall(items, lengths) for member in self._held)
+        recalled = [answer for answer in answers if answer is not None]
+        if not recalled:
+            return None
         part = len(self._held)
         return Recalled(
-            torch.cat([recalled.items for recalled in found], dim=1),
-            torch.cat([recalled.mass / part for recalled in found], dim=1),
-            torch.stack([recalled.share / part for recalled in found]).sum(0),
+            torch.cat([each.items for each in recalled], dim=1),
+            torch.cat([each.mass / part for each in recalled], dim=1),
+            torch.stack([each.share / part for each in recalled]).sum(0),
         )

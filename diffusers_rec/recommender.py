@@ -29,7 +29,7 @@ SamplerChoice = Sampler | str | Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Recommendations:
-    """What :meth:`DiffRec.recommend` gives, best first, for B histories.
+    """What :meth:`Recommender.recommend` gives, best first, for B histories.
 
     Attributes:
         items: raw item ids, up to k for each history; fewer where exclusions leave fewer.

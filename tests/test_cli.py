@@ -217,7 +217,14 @@ def test_models_are_averaged_with_others(logs, models, tmp_path):
     assert [tuple(row.values()) for row in answer["recommendations"]] == expected
     holdout = read_interactions(logs / "log.csv").sequences().leave_one_out().test
     found = as_json("evaluate", models / "csv", logs / "log.csv", "--with", tmp_path)
-    assert found["model"] == asdict(evaluate(Ensemble.from_pretrained(folders), holdout))
+    ensemble = Ensemble.from_pretrained(folders)
+    assert found["model"] == asdict(evaluate(ensemble, holdout))
+    assert found["network_alone"] == asdict(evaluate(ensemble, holdout, memory=False))
+    assert found["memory_alone"] == asdict(evaluate_memory(ensemble.memory, holdout))
+    for other, told in ((models / "csv", "twice"), (models / "txt", f"{models / 'csv'} is member 0")):
+        code, _, error = diffrec("recommend", models / "csv", "--with", other, "--history", "item-001")
+        assert code == 2
+        assert told in error
 
 
 def test_recommend_for_several_histories(models):

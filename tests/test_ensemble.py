@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffusers_rec import DiffRec, Ensemble, SyntheticWorld, TransitionMemory
+from diffusers_rec import DiffRec, Ensemble, NoMemory, SyntheticWorld, TransitionMemory
 from diffusers_rec.evaluation import evaluate
+from diffusers_rec.ranking import target_ranks, top_k
 
 ITEMS = list("abcdefghij")
 HISTORIES = [["a", "b", "c"], ["d"], ["e", "a"]]
@@ -49,12 +50,60 @@ def test_it_recommends_by_the_mean_and_tells_how_far_the_members_disagree():
 
 
 def test_an_ensemble_of_one_is_its_member():
-    (first, *_), split = (
-        mixed(),
-        SyntheticWorld(len(ITEMS), num_groups=4).sample(40, max_length=8).sequences().leave_one_out(),
-    )
-    model = DiffRec.from_config(split.test.histories.vocabulary, first.config())
+    split = SyntheticWorld(len(ITEMS), num_groups=4).sample(40, max_length=8).sequences().leave_one_out()
+    model = DiffRec.from_config(split.test.histories.vocabulary, member(0).config())
     assert evaluate(Ensemble([model]), split.test) == evaluate(model, split.test)
+
+
+@pytest.mark.parametrize("chunk_scores", [1, 70, 10**6])
+def test_every_ranking_is_by_the_mean(chunk_scores):
+    ensemble = Ensemble(mixed(0.3))
+    history = ensemble.encode_histories(HISTORIES)
+    latents, recalled = ensemble.next_item_latents(*history), ensemble.memory.recall(*history)
+    mean = ensemble.predict_proba(HISTORIES)
+    best = top_k(ensemble.head, latents, 3, recalled=recalled, chunk_scores=chunk_scores)
+    assert torch.equal(best.items, mean.topk(3).indices)
+    targets, nobody = torch.tensor([4, 7, 0]), torch.full((3, 1), -1)
+    ranks, _ = target_ranks(
+        ensemble.head, latents, targets, excluded=nobody, recalled=recalled, chunk_scores=chunk_scores
+    )
+    assert torch.equal(ranks, (mean >= mean.gather(1, targets[:, None])).sum(1))
+
+
+def test_memories_of_several_shares_and_makes_stay_a_distribution():
+    remembering, other = mixed(0.5)[:2]
+    other.memory = NoMemory()
+    ensemble = Ensemble([remembering, other])
+    torch.testing.assert_close(ensemble.predict_proba(HISTORIES).sum(1), torch.ones(len(HISTORIES)))
+    remembering.memory = NoMemory()  # a part can be swapped afterwards
+    torch.testing.assert_close(
+        ensemble.predict_proba(HISTORIES), Ensemble([remembering, other]).predict_proba(HISTORIES)
+    )
+
+
+def test_its_memory_is_found_where_the_members_are():
+    ensemble = Ensemble(mixed(0.3)).to("meta")
+    assert {buffer.device.type for buffer in ensemble.memory.buffers()} == {"meta"}
+    assert ensemble.device.type == "meta"
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_no_member_is_rounded_to_the_precision_of_another(order):
+    members = [member(0).double(), member(1)]
+    found = Ensemble([members[number] for number in order])
+    latents = found.next_item_latents(*found.encode_histories(HISTORIES))
+    own = members[0].next_item_latents(*members[0].encode_histories(HISTORIES))
+    assert latents.dtype == torch.float64
+    assert own.flatten(1)[0, 0] in latents
+
+
+def test_it_leaves_its_members_in_their_mode_and_the_global_random_state_alone():
+    members = [member(0).train(), member(1).train()]
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    Ensemble(members).recommend(HISTORIES, k=2)
+    assert all(each.training for each in members)
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_it_is_read_from_the_folders_of_its_members(tmp_path):
@@ -65,6 +114,11 @@ def test_it_is_read_from_the_folders_of_its_members(tmp_path):
     assert torch.equal(loaded.predict_proba(HISTORIES), Ensemble(members).predict_proba(HISTORIES))
 
 
+def test_one_folder_alone_is_refused(tmp_path):
+    with pytest.raises(TypeError, match="list of folders"):
+        Ensemble.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("members", "error", "message"),
     [
@@ -72,6 +126,8 @@ def test_it_is_read_from_the_folders_of_its_members(tmp_path):
         (lambda: [member(0), torch.nn.Linear(1, 1)], TypeError, "member 1"),
         (lambda: [member(0), DiffRec(list("abc"), dim=8, max_length=6)], ValueError, "different items"),
         (lambda: [member(0), member(1, max_length=7)], ValueError, "same max_length"),
+        (lambda: [member(0), DiffRec(ITEMS[::-1], dim=8, max_length=6)], ValueError, "in another order"),
+        (lambda: member(0), TypeError, r"Ensemble\(\[model\]\)"),
     ],
 )
 def test_members_that_do_not_fit_are_refused(members, error, message):

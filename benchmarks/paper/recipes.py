@@ -14,6 +14,7 @@ from benchmarks.harness import Results, argument_parser
 from benchmarks.paper.table2 import control_of
 from benchmarks.paper.trials import BEST, Trial, add_trial_options, base, parse_trials, sequences_of, trained
 from diffusers_rec.presets import best
+from diffusers_rec.training import RECIPES
 
 
 def recipes(dataset: str) -> dict[str, Trial]:
@@ -39,8 +40,7 @@ def recipes(dataset: str) -> dict[str, Trial]:
         ),
     }  # fmt: skip
     if whole.training.examples == "every-prefix":
-        at_once = replace(whole.training, examples="all-positions", batch_targets=400, epochs=30)
-        found["all positions of a window at once"] = Trial("best-all-positions", whole.build, at_once)
+        found["all positions of a window at once"] = Trial("best-all-positions", whole.build, RECIPES["best"])
     return found
 
 

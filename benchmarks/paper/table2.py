@@ -14,6 +14,7 @@ from benchmarks.paper.trials import (
     Trial,
     add_trial_options,
     base,
+    finished,
     mean_score,
     parse_trials,
     published,
@@ -43,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_trial_options(parser)
     names = list(trials("beauty"))
     parser.add_argument("--models", nargs="+", default=names, choices=names)
+    parser.add_argument("--finished", action="store_true", help="show what is finished; train nothing")
     options = parse_trials(parser, argv)
     results = Results("table2", options)
     for dataset in options.datasets:
@@ -57,19 +59,26 @@ def main(argv: Sequence[str] | None = None) -> None:
             *rows_of(evaluate_memory(memory, split.test), dataset, "memory alone"),
         ]
         for name in options.models:
-            for seed in range(options.seed, options.seed + options.seeds):
-                rows += run(trials(dataset)[name], dataset, split, seed, options)
-            if options.seeds > 1:
-                rows += run_together(trials(dataset)[name], dataset, split, options)
+            trial = trials(dataset)[name]
+            seeds = [
+                seed
+                for seed in range(options.seed, options.seed + options.seeds)
+                if not options.finished or finished(trial, dataset, seed, options)
+            ]
+            for seed in seeds:
+                rows += run(trial, dataset, split, seed, options)
+            if len(seeds) > 1:
+                rows += run_together(trial, dataset, split, seeds, options)
         for row in rows:
             results.add(row)
         results.write()  # after each data set: what is done is kept
     for name in options.models:
         for dataset in options.datasets:
-            results.ratio(
-                f"{dataset.replace('-', '')}_{name.replace('-', '_')}_ndcg10",
-                mean_score(results.rows, dataset=dataset, model=name),
-            )
+            if any(row["dataset"] == dataset and row["model"] == name for row in results.rows):
+                results.ratio(
+                    f"{dataset.replace('-', '')}_{name.replace('-', '_')}_ndcg10",
+                    mean_score(results.rows, dataset=dataset, model=name),
+                )
     results.write()
 
 

@@ -127,6 +127,8 @@ def add_trial_options(parser: argparse.ArgumentParser) -> None:
 def parse_trials(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """As the harness parses; a run with a budget is a quick one, whose results have names of their own."""
     options = parse(parser, argv)
+    if options.budget is not None and options.budget < 1:
+        parser.error("--budget takes one epoch at least; leave it out for all")
     if options.quick and options.budget is None:
         options.budget = 1
     options.quick = options.budget is not None
@@ -138,15 +140,25 @@ def sequences_of(dataset: str, options: argparse.Namespace) -> Sequences:
     return read_interactions(options.data_dir / f"{dataset}.txt").sequences()
 
 
+def folder_of(trial: Trial, dataset: str, seed: int, options: argparse.Namespace) -> Path:
+    """Where a trial is, or will be."""
+    epochs = min(options.budget or math.inf, trial.training.epochs)
+    folder: Path = options.runs / dataset / f"{trial.model}-{seed}-{epochs}"
+    return folder
+
+
+def finished(trial: Trial, dataset: str, seed: int, options: argparse.Namespace) -> bool:
+    """Whether a trial is trained and evaluated."""
+    return (folder_of(trial, dataset, seed, options) / REPORT_FILE).is_file()
+
+
 def trained(
     trial: Trial, dataset: str, split: Split, seed: int, options: argparse.Namespace
 ) -> tuple[DiffRec, Path, Row]:
     """Train, go on, or read what is finished: the model with its best weights, its folder, and how it was trained."""
-    training = replace(trial.training, seed=seed)
-    if options.budget is not None:
-        training = replace(training, epochs=min(options.budget, training.epochs))
+    training = replace(trial.training, seed=seed, epochs=min(options.budget or math.inf, trial.training.epochs))
     model = trial.build(split.train.vocabulary, seed)
-    folder = options.runs / dataset / f"{trial.model}-{seed}-{training.epochs}"
+    folder = folder_of(trial, dataset, seed, options)
     print(f"== {dataset}, {trial.model}, seed {seed}: {folder}", flush=True)
     result = train(model, split.train, split.validation, training, directory=folder, progress=True)
     # Of the training alone: the log knows how fast each epoch went.
@@ -170,18 +182,19 @@ def run(trial: Trial, dataset: str, split: Split, seed: int, options: argparse.N
     return reported(folder / REPORT_FILE, model, trial.model, dataset, split, about)
 
 
-def run_together(trial: Trial, dataset: str, split: Split, options: argparse.Namespace) -> list[Row]:
+def run_together(
+    trial: Trial, dataset: str, split: Split, seeds: Sequence[int], options: argparse.Namespace
+) -> list[Row]:
     """As :func:`run`, of the mean of a trial's seeds."""
-    seeds = range(options.seed, options.seed + options.seeds)
     members, folders, about = zip(*(trained(trial, dataset, split, seed, options) for seed in seeds), strict=True)
     name = f"{trial.model}, {len(seeds)} trainings together"
     together = {
-        "trained_seed": f"{seeds[0]} to {seeds[-1]}",
+        "trained_seed": ", ".join(map(str, seeds)),
         "epochs": about[0]["epochs"],
         "training_seconds": math.fsum(each["training_seconds"] for each in about),
         "settings": about[0]["settings"],
     }
-    kept = folders[-1] / f"together-{len(seeds)}.json"
+    kept = folders[-1] / f"together-{'-'.join(map(str, seeds))}.json"
     return reported(kept, Ensemble(members), name, dataset, split, together)
 
 
