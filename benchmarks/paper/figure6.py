@@ -115,7 +115,7 @@ def column(axis: Any, left: float, top: float, title: str, rows: list[dict[str, 
         genre_lines = textwrap.wrap(row["genres"].replace("|", ", "), 34, max_lines=2, placeholder=" …")
         text = {"ha": "left", "va": "top", "zorder": 4}
         axis.text(left + 0.03, top + place + 0.1, "\n".join(title_lines), fontsize=8, **text)
-        below = top + place + 0.14 + 0.23 * len(title_lines)
+        below = top + place + 0.13 + 0.19 * len(title_lines)
         axis.text(left + 0.03, below, "\n".join(genre_lines), fontsize=7, color="dimgrey", **text)
 
 
