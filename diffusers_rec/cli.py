@@ -492,8 +492,14 @@ def _joined(model: DiffRec, folder: Path, others: list[Path] | None) -> Recommen
     folders = [folder, *others]
     if len({path.resolve() for path in folders}) < len(folders):
         raise ValueError(f"--with: {', '.join(map(str, folders))} names a model twice. Give each folder once.")
+    members = [model]
+    for other in others:
+        try:
+            members.append(_load(other))
+        except ValueError as error:
+            raise ValueError(f"--with {other}: {error}") from error
     try:
-        return Ensemble([model, *map(_load, others)])
+        return Ensemble(members)
     except ValueError as error:
         raise ValueError(f"--with, where {folder} is member 0: {error}") from error
 

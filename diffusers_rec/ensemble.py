@@ -60,6 +60,8 @@ class Ensemble(Recommender):
                     f"Ensemble: member 0 reads {listed[0].history_length} items of a history, member {number} "
                     f"{member.history_length}. Train them with the same max_length and noising."
                 )
+        if len(set(map(id, listed))) < len(listed):
+            raise ValueError("Ensemble: a member came twice, and would count twice. Give each once.")
         self.vocabulary = listed[0].vocabulary
         self.members = nn.ModuleList(listed)
         self._places = _places([member.embedding.dim + 1 for member in listed])

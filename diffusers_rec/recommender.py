@@ -27,7 +27,7 @@ Seeds = int | Sequence[int]
 SamplerChoice = Sampler | str | Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors have no one answer to ==
 class Recommendations:
     """What :meth:`Recommender.recommend` gives, best first, for B histories.
 

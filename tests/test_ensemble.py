@@ -127,6 +127,7 @@ def test_one_folder_alone_is_refused(tmp_path):
         (lambda: [member(0), DiffRec(list("abc"), dim=8, max_length=6)], ValueError, "different items"),
         (lambda: [member(0), member(1, max_length=7)], ValueError, "same max_length"),
         (lambda: [member(0), DiffRec(ITEMS[::-1], dim=8, max_length=6)], ValueError, "in another order"),
+        (lambda: [member(0)] * 2, ValueError, "came twice"),
         (lambda: member(0), TypeError, r"Ensemble\(\[model\]\)"),
     ],
 )

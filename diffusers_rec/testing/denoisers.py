@@ -88,7 +88,7 @@ def padding_is_never_seen(denoiser: Denoiser, asked: Asked) -> None:
     for padding, size in ((0, 1e4), (1, 0.0), (2, 1.0), (3, 1e4)):
         padded, real = _padded(asked, padding, size, denoiser.max_length)
         got = padded.of(denoiser)[real]
-        expect_close(f"the answer with other padding (size {size:g}, {padding} more)", got, expected)
+        expect_close(f"the answer with other padding (of size {size:g}, {padding} places more)", got, expected)
 
 
 def no_count_means_that_all_are_real(denoiser: Denoiser, asked: Asked) -> None:

@@ -140,10 +140,8 @@ def surroundings(file: str) -> str:
     if not rows:
         return ""
     row = rows[0]
-    return (
-        f"*{row['date']}, {row['cpu']}, {row['threads']} threads, PyTorch {row['torch']}, "
-        f"diffusers_rec {row['diffusers_rec']}.*"
-    )
+    threads = "1 thread" if row["threads"] == "1" else f"{row['threads']} threads"
+    return f"*{row['date']}, {row['cpu']}, {threads}, PyTorch {row['torch']}, diffusers_rec {row['diffusers_rec']}.*"
 
 
 CALLS: dict[str, Callable[..., str]] = {
