@@ -140,10 +140,14 @@ def sequences_of(dataset: str, options: argparse.Namespace) -> Sequences:
     return read_interactions(options.data_dir / f"{dataset}.txt").sequences()
 
 
+def training_of(trial: Trial, seed: int, options: argparse.Namespace) -> TrainingConfig:
+    """The settings of a trial's run: with its seed, within the budget."""
+    return replace(trial.training, seed=seed, epochs=min(options.budget or math.inf, trial.training.epochs))
+
+
 def folder_of(trial: Trial, dataset: str, seed: int, options: argparse.Namespace) -> Path:
     """Where a trial is, or will be."""
-    epochs = min(options.budget or math.inf, trial.training.epochs)
-    folder: Path = options.runs / dataset / f"{trial.model}-{seed}-{epochs}"
+    folder: Path = options.runs / dataset / f"{trial.model}-{seed}-{training_of(trial, seed, options).epochs}"
     return folder
 
 
@@ -156,7 +160,7 @@ def trained(
     trial: Trial, dataset: str, split: Split, seed: int, options: argparse.Namespace
 ) -> tuple[DiffRec, Path, Row]:
     """Train, go on, or read what is finished: the model with its best weights, its folder, and how it was trained."""
-    training = replace(trial.training, seed=seed, epochs=min(options.budget or math.inf, trial.training.epochs))
+    training = training_of(trial, seed, options)
     model = trial.build(split.train.vocabulary, seed)
     folder = folder_of(trial, dataset, seed, options)
     print(f"== {dataset}, {trial.model}, seed {seed}: {folder}", flush=True)
