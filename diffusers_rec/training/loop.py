@@ -89,10 +89,8 @@ def train(
         if data.vocabulary != model.vocabulary:
             raise ValueError(f"The model and the {name} sequences have different items. Build the model on theirs.")
     model.check_fit()  # a part may have been swapped since the model was composed
-    # Buffers are equal in all processes; sent at every step, a memory's would cost more than the step.
-    alike = accelerate.DistributedDataParallelKwargs(broadcast_buffers=False)
     # accelerate joins the processes of a CPU machine only when told that it is one.
-    accelerator = accelerate.Accelerator(cpu=device == "cpu" or not torch.cuda.is_available(), kwargs_handlers=[alike])
+    accelerator = accelerate.Accelerator(cpu=device == "cpu" or not torch.cuda.is_available())
     if int(os.environ.get("WORLD_SIZE", "1")) != accelerator.num_processes:
         raise ValueError(
             f"{os.environ['WORLD_SIZE']} processes were launched, but accelerate joined {accelerator.num_processes}. "
@@ -154,6 +152,9 @@ class _Run:
                 self.state = load_state(directory / STATE_FILE, self.name, model, optimizer, self.average)
         self.best = copy.deepcopy(model.state_dict()) if directory is None else None
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
+        if accelerator.num_processes > 1:
+            # Buffers are equal in all processes; sent at every step, a memory's would cost more than the step.
+            self.wrapped.broadcast_buffers = False
         if directory is not None and not started:
             self._save()  # a folder that cannot be written is told now, and the run is known as its own from here on
 
