@@ -44,6 +44,7 @@ def bars(path: Path, rows: Rows, *, names: list[str], panels: dict[str, str]) ->
         axis.barh(range(len(rows)), [float(row[column]) for row in rows])
         axis.set_yticks(range(len(rows)), labels, fontsize="small")
         axis.set(xlabel=words)
+        axis.ticklabel_format(axis="x", scilimits=(-3, 5))  # small numbers written out run into one another
         axis.invert_yaxis()
     figure.savefig(path, dpi=110)
 
