@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from benchmarks import plots
 from benchmarks.chains import exact_draws
 from benchmarks.harness import Results, Timing, argument_parser, compare, extrapolated, read_csv, write_csv
 from benchmarks.naive import NaiveDSR, NaiveTraining, every_prefix, pad_in_front
-from benchmarks.paper import figure2, figure3, figure4, figure5, figure6, figure7, table2, trials
+from benchmarks.paper import figure2, figure3, figure4, figure5, figure6, figure7, recipes, table2, trials
 from benchmarks.paper.serving import with_exact_posterior
 from diffusers_rec import (
     Batch,
@@ -242,6 +243,34 @@ def test_figures_share_the_trial_of_the_table():
                 assert (found.model, found.training) == (wanted.model, wanted.training)
                 items = Vocabulary(range(NUM_ITEMS))
                 assert found.build(items, 1).config() == wanted.build(items, 1).config()
+
+
+@pytest.mark.parametrize("preset", recipes.RECIPES_OF)
+@pytest.mark.parametrize("dataset", trials.DATASETS)
+def test_recipes_have_folders_of_their_own_and_start_from_the_preset(preset, dataset):
+    found = recipes.RECIPES_OF[preset](dataset)
+    assert len({trial.model for trial in found.values()}) == len(found)
+    assert found[preset].training == trials.base(preset, dataset).training
+    items = Vocabulary(range(NUM_ITEMS))
+    configs = [json.dumps(trial.build(items, 0).config(), sort_keys=True) for trial in found.values()]
+    trainings = [str(trial.training) for trial in found.values()]
+    assert len(set(zip(configs, trainings, strict=True))) == len(found)
+
+
+def test_the_paper_is_mended_one_thing_on_top_of_another():
+    items = Vocabulary(range(NUM_ITEMS))
+    found = recipes.of_paper("beauty")
+    before = found["paper"].build(items, 0).config()
+    for label, (_, parts) in recipes.MENDED.items():
+        config = found[label].build(items, 0).config()
+        assert {part for part in config if config[part] != before[part]} == set(parts)
+        before = config
+
+
+def test_an_unknown_recipe_is_told_with_those_that_there_are(data_dir, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        recipes.main(options_of(data_dir, tmp_path, "--preset", "paper", "--recipes", "no memory"))
+    assert "no 'no memory'; there are 'paper', 'noise off (the control)'" in capsys.readouterr().err
 
 
 def test_the_network_alone_is_best_but_for_its_memory():

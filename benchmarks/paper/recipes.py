@@ -1,13 +1,16 @@
-"""What each choice of the `best` preset is worth: the preset, and the preset with one choice changed, on validation.
+"""What each choice of a preset is worth, on validation: `best` with one choice changed, or `paper` mended step by step.
 
 The test split is not looked at: presets are chosen by this table.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
+from typing import Any
 
 from benchmarks import plots
 from benchmarks.harness import Results, argument_parser
@@ -17,7 +20,7 @@ from diffusers_rec.presets import best
 from diffusers_rec.training import RECIPES
 
 
-def recipes(dataset: str) -> dict[str, Trial]:
+def of_best(dataset: str) -> dict[str, Trial]:
     """By what is changed."""
     whole = base("best", dataset)
     settings = BEST[dataset][0]
@@ -25,7 +28,6 @@ def recipes(dataset: str) -> dict[str, Trial]:
         "best": whole,
         "noise off (the control)": control_of(whole),
         "no memory": whole.varied("no-memory", memory={"name": "none"}),
-        "no low-pass filter": whole.varied("no-filter", denoiser={"low_pass": 0.0}),
         "weights not averaged": Trial(
             "best-not-averaged", whole.build, replace(whole.training, average_decay=0.0)
         ),
@@ -39,26 +41,54 @@ def recipes(dataset: str) -> dict[str, Trial]:
             "best-wide", lambda items, seed: best(items, seed=seed, **{**settings, "dim": 128}), whole.training
         ),
     }  # fmt: skip
+    if settings.get("low_pass") != 0:
+        found["no low-pass filter"] = whole.varied("no-filter", denoiser={"low_pass": 0.0})
     if whole.training.examples == "every-prefix":
         found["all positions of a window at once"] = Trial("best-all-positions", whole.build, RECIPES["best"])
     return found
 
 
+MENDED: dict[str, tuple[str, dict[str, Any]]] = {  # what is mended: its name in the folder, and the parts it changes
+    "and a fiftieth of the signal": (
+        "less-signal", {"schedule": {"log_snr_shift": -math.log(50)}, "embedding": {"scale": "unit"}}
+    ),
+    "and half of the draws at n = N": ("start-share", {"timesteps": {"start_share": 0.5}}),
+    "and the noise let in by a projection": ("projected", {"denoiser": {"target_token": "projected"}}),
+    "and directions alone in the head": ("cosine", {"head": {"name": "cosine"}}),
+}  # fmt: skip
+
+
+def of_paper(dataset: str) -> dict[str, Trial]:
+    """Its control, and what keeps it from learning mended one thing after another, each on top of those before."""
+    whole = trial = base("paper", dataset)
+    found = {"paper": whole, "noise off (the control)": control_of(whole)}
+    for label, (name, parts) in MENDED.items():
+        found[label] = trial = trial.varied(name, **parts)
+    return found
+
+
+RECIPES_OF = {"best": of_best, "paper": of_paper}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
     add_trial_options(parser)
-    labels = list(recipes("beauty"))
-    parser.add_argument("--recipes", nargs="+", default=labels, choices=labels)
+    parser.add_argument("--preset", default="best", choices=RECIPES_OF)
+    parser.add_argument("--recipes", nargs="+", help="by their labels; all when absent")
+    parser.add_argument("--epochs", type=int, default=0, help="of each training; 0 for as many as the preset's")
     options = parse_trials(parser, argv)
-    results = Results("recipes", options)
+    there = list(dict.fromkeys(chain.from_iterable(map(RECIPES_OF[options.preset], options.datasets))))
+    if unknown := sorted(set(options.recipes or []).difference(there)):
+        parser.error(f"--recipes: no {', '.join(map(repr, unknown))}; there are {', '.join(map(repr, there))}")
+    results = Results("recipes" if options.preset == "best" else f"recipes-{options.preset}", options)
     draw = partial(plots.bars, names=["dataset", "recipe"], panels={"validation_ndcg@10": "validation NDCG@10"})
     for dataset in options.datasets:
         split = sequences_of(dataset, options).leave_one_out()
-        for label, trial in recipes(dataset).items():
-            if label not in options.recipes:
+        for label, trial in RECIPES_OF[options.preset](dataset).items():
+            if options.recipes and label not in options.recipes:
                 continue
             for seed in range(options.seed, options.seed + options.seeds):
-                about = trained(trial, dataset, split, seed, options)[2]
+                about = trained(trial.lasting(options.epochs), dataset, split, seed, options)[2]
                 results.add({"dataset": dataset, "recipe": label, **about})
             results.write(draw)  # after each recipe: what is done is kept
 

@@ -72,14 +72,19 @@ class Trial:
             f"{self.model}-{label}", lambda items, seed: with_parts(self.build(items, seed), parts), self.training
         )
 
+    def lasting(self, epochs: int) -> Trial:
+        """The same trained for so many epochs; for as many as ever when 0."""
+        return replace(self, training=replace(self.training, epochs=epochs or self.training.epochs))
+
 
 def base(preset: str, dataset: str) -> Trial:
     """A preset, or :data:`ALONE`, as it is trained on a data set."""
     if preset == ALONE:
         return base("best", dataset).varied("without-memory", memory={"name": "none"})
     if preset == "paper":
-        # The paper's precision is not said; bf16 matrix products make its size affordable.
-        recipe = replace(RECIPES["paper"], precision="bf16")
+        # The paper's precision is not said; bf16 matrix products make its size affordable. Its 50 epochs are cut short
+        # when the validation score, by which the epoch is chosen, has not risen for ten.
+        recipe = replace(RECIPES["paper"], precision="bf16", patience=10)
         return Trial("paper", lambda items, seed: paper(items, dropout=DROPOUT[dataset], seed=seed), recipe)
     settings, training = BEST[dataset]
     return Trial("best", lambda items, seed: best(items, seed=seed, **settings), replace(RECIPES["best"], **training))

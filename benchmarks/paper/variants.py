@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.harness import Results, argument_parser, read_csv
@@ -91,10 +90,8 @@ def compare_variants(
             results.add({"setting": default, **row})
         for label, trial in variants(options.preset, dataset).items():
             if label in options.variants:
-                epochs = options.epochs or trial.training.epochs
-                short = replace(trial, training=replace(trial.training, epochs=epochs))
                 for seed in range(options.seed, options.seed + options.seeds):
-                    for row in run(short, dataset, split, seed, options):
+                    for row in run(trial.lasting(options.epochs), dataset, split, seed, options):
                         results.add({"setting": label, **row})
                 results.write(draw)  # after each variant: what is done is kept
     if default in options.variants:
