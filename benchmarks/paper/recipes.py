@@ -49,8 +49,8 @@ def of_best(dataset: str) -> dict[str, Trial]:
 
 
 MENDED: dict[str, tuple[str, dict[str, Any]]] = {  # what is mended: its name in the folder, and the parts it changes
-    "and a fiftieth of the signal": (
-        "less-signal", {"schedule": {"log_snr_shift": -math.log(50)}, "embedding": {"scale": "unit"}}
+    "latents kept at unit variance, and a fiftieth of the signal": (
+        "unit", {"schedule": {"log_snr_shift": -math.log(50)}, "embedding": {"scale": "unit"}}
     ),
     "and half of the draws at n = N": ("start-share", {"timesteps": {"start_share": 0.5}}),
     "and the noise let in by a projection": ("projected", {"denoiser": {"target_token": "projected"}}),
@@ -61,7 +61,11 @@ MENDED: dict[str, tuple[str, dict[str, Any]]] = {  # what is mended: its name in
 def of_paper(dataset: str) -> dict[str, Trial]:
     """Its control, and what keeps it from learning mended one thing after another, each on top of those before."""
     whole = trial = base("paper", dataset)
-    found = {"paper": whole, "noise off (the control)": control_of(whole)}
+    found = {
+        "paper": whole,
+        "noise off (the control)": control_of(whole),
+        "items that start at unit variance": whole.varied("wide-start", embedding={"init_std": 1.0}),
+    }
     for label, (name, parts) in MENDED.items():
         found[label] = trial = trial.varied(name, **parts)
     return found
