@@ -1,4 +1,4 @@
-"""What the noise does in a trained model: the audit of `best`, or of ``--model``.
+"""What the noise does in a trained model: the audit of `best`, of another preset, or of ``--model``.
 
 No figure of the paper's, but what its claims rest on. On the validation split, so that nothing is chosen by the test.
 Chains of the exact posterior have a program of their own, ``benchmarks.chains``.
@@ -13,17 +13,19 @@ from benchmarks.harness import Results, argument_parser
 from benchmarks.paper.serving import add_model_options, served
 from benchmarks.paper.trials import DATASETS, add_run_options, parse_trials, sequences_of
 from diffusers_rec.evaluation import audit
+from diffusers_rec.presets import PRESETS
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
     add_run_options(parser)
     add_model_options(parser)
-    parser.set_defaults(preset="best")
+    parser.add_argument("--preset", default="best", choices=PRESETS)
     parser.add_argument("--datasets", "--dataset", nargs="+", default=DATASETS, choices=DATASETS)
     parser.add_argument("--users", type=int, default=2048, help="to look at, at most")
     options = parse_trials(parser, argv)
-    results = Results("noise" if options.model is None else "noise-of-a-model", options)
+    name = options.preset if options.model is None else "of-a-model"
+    results = Results("noise" if name == "best" else f"noise-{name}", options)
     for dataset in options.datasets:
         split = sequences_of(dataset, options).leave_one_out()
         model, about = served(dataset, split, options)
