@@ -137,7 +137,8 @@ class Results:
     def add(self, measured: Row, timing: Timing | None = None) -> None:
         """One measurement: what was measured, and how long it took."""
         row = measured | (timing.columns() if timing else {})
-        print("  ".join(f"{key} {shown(value)}" for key, value in row.items()), flush=True)
+        brief = {key: value for key, value in row.items() if key != "settings"}  # a screenful, for the CSV alone
+        print("  ".join(f"{key} {shown(value)}" for key, value in brief.items()), flush=True)
         self.rows.append(row)
 
     def ratio(self, name: str, value: float, target: str = "") -> None:
