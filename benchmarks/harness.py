@@ -137,7 +137,7 @@ class Results:
     def add(self, measured: Row, timing: Timing | None = None) -> None:
         """One measurement: what was measured, and how long it took."""
         row = measured | (timing.columns() if timing else {})
-        brief = {key: value for key, value in row.items() if key != "settings"}  # a screenful, for the CSV alone
+        brief = {key: value for key, value in row.items() if key != "settings"}  # a screenful: for the CSV alone
         print("  ".join(f"{key} {shown(value)}" for key, value in brief.items()), flush=True)
         self.rows.append(row)
 

@@ -22,8 +22,8 @@ def paper(
     """DiffRec as in Du et al. 2023, Sec. 5.1.4: two layers, two heads, D 256, L 50, sqrt schedule, N 1000, ten seeds.
 
     Where the paper leaves the scale of Eq. 18 open, the losses are means: over the D dimensions, and over n. Where it
-    leaves open how E starts, its vectors have a standard deviation of .1 in each dimension: at 1 nearly every x_n still
-    names its item, and training learns to copy it.
+    leaves open how E starts, its vectors have a standard deviation of .1 in each dimension: at 1 the noised latent
+    names its item at most steps, and training learns to copy.
 
     Args:
         items: that can be recommended.

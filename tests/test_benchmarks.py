@@ -18,7 +18,7 @@ from benchmarks import plots
 from benchmarks.chains import exact_draws
 from benchmarks.harness import Results, Timing, argument_parser, compare, extrapolated, read_csv, write_csv
 from benchmarks.naive import NaiveDSR, NaiveTraining, every_prefix, pad_in_front
-from benchmarks.paper import figure2, figure3, figure4, figure5, figure6, figure7, recipes, table2, trials
+from benchmarks.paper import figure2, figure3, figure4, figure5, figure6, figure7, noise, recipes, table2, trials
 from benchmarks.paper.serving import with_exact_posterior
 from diffusers_rec import (
     Batch,
@@ -247,10 +247,9 @@ def test_figures_share_the_trial_of_the_table():
 
 @pytest.mark.parametrize("preset", recipes.RECIPES_OF)
 @pytest.mark.parametrize("dataset", trials.DATASETS)
-def test_recipes_have_folders_of_their_own_and_start_from_the_preset(preset, dataset):
+def test_recipes_differ_and_have_folders_of_their_own(preset, dataset):
     found = recipes.RECIPES_OF[preset](dataset)
     assert len({trial.model for trial in found.values()}) == len(found)
-    assert found[preset].training == trials.base(preset, dataset).training
     items = Vocabulary(range(NUM_ITEMS))
     configs = [json.dumps(trial.build(items, 0).config(), sort_keys=True) for trial in found.values()]
     trainings = [str(trial.training) for trial in found.values()]
@@ -271,6 +270,14 @@ def test_an_unknown_recipe_is_told_with_those_that_there_are(data_dir, tmp_path,
     with pytest.raises(SystemExit):
         recipes.main(options_of(data_dir, tmp_path, "--preset", "paper", "--recipes", "no memory"))
     assert "no 'no memory'; there are 'paper', 'noise off (the control)'" in capsys.readouterr().err
+
+
+def test_recipes_of_a_preset_last_as_long_as_asked(data_dir, tmp_path):
+    asked = ["--preset", "paper", "--recipes", "paper", "--epochs", "2", "--dataset", "toys"]
+    recipes.main(options_of(data_dir, tmp_path, *asked))
+    (row,) = read_csv(tmp_path / "recipes-paper.csv")
+    assert (row["dataset"], row["recipe"], row["epochs"]) == ("toys", "paper", "2")
+    assert len((tmp_path / "runs" / "toys" / "paper-0-2" / "log.jsonl").read_text().splitlines()) == 2
 
 
 def test_the_network_alone_is_best_but_for_its_memory():
@@ -398,6 +405,14 @@ def test_figure7_looks_at_a_given_model(saved, data_dir, tmp_path):
     ]
     assert (tmp_path / "figure7.png").is_file()
     assert not (tmp_path / "runs").exists()
+
+
+def test_noise_audits_a_given_model(saved, data_dir, tmp_path):
+    asked = ["--model", str(saved), "--dataset", "ml-1m", "--steps", "4", "--users", "20"]
+    noise.main(options_of(data_dir, tmp_path, *asked))
+    rows = read_csv(tmp_path / "noise-of-a-model.csv")
+    assert {row["table"] for row in rows} == {"ranking", "timesteps", "chains"}
+    assert {row["users"] for row in rows} == {"20"}
 
 
 def test_figure6_lists_movies_and_marks_the_one_that_came_next(saved, data_dir, tmp_path):

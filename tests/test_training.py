@@ -616,6 +616,7 @@ def launched(folder, kind):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "FutureWarning" not in done.stderr
     return [json.loads(path.read_text()) for path in sorted(folder.glob("end-*.json"))]
 
 

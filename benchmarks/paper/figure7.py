@@ -15,8 +15,17 @@ from torch import Tensor
 from benchmarks import plots
 from benchmarks.harness import argument_parser
 from benchmarks.paper.serving import add_model_options, served, ways
-from benchmarks.paper.trials import DATASETS, add_run_options, parse_trials, published, rows_of, sequences_of
-from benchmarks.paper.variants import add_figure_options, figure_results, ratio_name, redraw
+from benchmarks.paper.trials import (
+    ALONE,
+    DATASETS,
+    add_run_options,
+    parse_trials,
+    published,
+    results_of,
+    rows_of,
+    sequences_of,
+)
+from benchmarks.paper.variants import add_figure_options, ratio_name, redraw
 from diffusers_rec import DiffRec, Holdout, ItemHead, Sampler
 from diffusers_rec.data import pad
 from diffusers_rec.evaluation import Report, ranking_metrics
@@ -37,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--most", type=int, default=20, help="seeds")
     parser.add_argument("--users", type=int, help="of the test, at most; all when absent")
     options = parse_trials(parser, argv)
-    results = figure_results("figure7", options)
+    results = results_of("figure7", options, ALONE)
     draw = partial(plots.score_figure, xlabel="seeds averaged", lines=True, by="model")
     if options.plot:
         return redraw(results, draw)

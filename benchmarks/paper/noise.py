@@ -11,7 +11,7 @@ from dataclasses import asdict
 
 from benchmarks.harness import Results, argument_parser
 from benchmarks.paper.serving import add_model_options, served
-from benchmarks.paper.trials import DATASETS, add_run_options, parse_trials, sequences_of
+from benchmarks.paper.trials import DATASETS, add_run_options, parse_trials, results_of, sequences_of
 from diffusers_rec.evaluation import audit
 from diffusers_rec.presets import PRESETS
 
@@ -20,12 +20,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
     add_run_options(parser)
     add_model_options(parser)
-    parser.add_argument("--preset", default="best", choices=PRESETS)
+    parser.add_argument("--preset", default="best", choices=PRESETS, help="whose trial is looked at, without --model")
     parser.add_argument("--datasets", "--dataset", nargs="+", default=DATASETS, choices=DATASETS)
     parser.add_argument("--users", type=int, default=2048, help="to look at, at most")
     options = parse_trials(parser, argv)
-    name = options.preset if options.model is None else "of-a-model"
-    results = Results("noise" if name == "best" else f"noise-{name}", options)
+    results = results_of("noise", options, "best") if options.model is None else Results("noise-of-a-model", options)
     for dataset in options.datasets:
         split = sequences_of(dataset, options).leave_one_out()
         model, about = served(dataset, split, options)

@@ -1,6 +1,6 @@
 """What each choice of a preset is worth, on validation: `best` with one choice changed, or `paper` mended step by step.
 
-The test split is not looked at: presets are chosen by this table.
+The test split is not looked at: presets are chosen by such tables.
 """
 
 from __future__ import annotations
@@ -13,9 +13,18 @@ from itertools import chain
 from typing import Any
 
 from benchmarks import plots
-from benchmarks.harness import Results, argument_parser
+from benchmarks.harness import argument_parser
 from benchmarks.paper.table2 import control_of
-from benchmarks.paper.trials import BEST, Trial, add_trial_options, base, parse_trials, sequences_of, trained
+from benchmarks.paper.trials import (
+    BEST,
+    Trial,
+    add_trial_options,
+    base,
+    parse_trials,
+    results_of,
+    sequences_of,
+    trained,
+)
 from diffusers_rec.presets import best
 from diffusers_rec.training import RECIPES
 
@@ -49,9 +58,8 @@ def of_best(dataset: str) -> dict[str, Trial]:
 
 
 MENDED: dict[str, tuple[str, dict[str, Any]]] = {  # what is mended: its name in the folder, and the parts it changes
-    "latents kept at unit variance, and a fiftieth of the signal": (
-        "unit", {"schedule": {"log_snr_shift": -math.log(50)}, "embedding": {"scale": "unit"}}
-    ),
+    "latents kept at unit variance": ("unit-variance", {"embedding": {"scale": "unit"}}),
+    "and a fiftieth of the signal": ("less-signal", {"schedule": {"log_snr_shift": -math.log(50)}}),
     "and half of the draws at n = N": ("start-share", {"timesteps": {"start_share": 0.5}}),
     "and the noise let in by a projection": ("projected", {"denoiser": {"target_token": "projected"}}),
     "and directions alone in the head": ("cosine", {"head": {"name": "cosine"}}),
@@ -59,15 +67,17 @@ MENDED: dict[str, tuple[str, dict[str, Any]]] = {  # what is mended: its name in
 
 
 def of_paper(dataset: str) -> dict[str, Trial]:
-    """Its control, and what keeps it from learning mended one thing after another, each on top of those before."""
+    """One thing changed, and then what keeps it from learning mended, each thing on top of those before."""
     whole = trial = base("paper", dataset)
     found = {
         "paper": whole,
         "noise off (the control)": control_of(whole),
         "items that start at unit variance": whole.varied("wide-start", embedding={"init_std": 1.0}),
+        "no step embedding": whole.varied("no-step", denoiser={"step_embedding": False}),
     }
     for label, (name, parts) in MENDED.items():
         found[label] = trial = trial.varied(name, **parts)
+    found["all of these, noise off"] = control_of(trial)
     return found
 
 
@@ -77,19 +87,20 @@ RECIPES_OF = {"best": of_best, "paper": of_paper}
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
     add_trial_options(parser)
-    parser.add_argument("--preset", default="best", choices=RECIPES_OF)
+    parser.add_argument("--preset", default="best", choices=RECIPES_OF, help="whose choices are looked at")
     parser.add_argument("--recipes", nargs="+", help="by their labels; all when absent")
     parser.add_argument("--epochs", type=int, default=0, help="of each training; 0 for as many as the preset's")
     options = parse_trials(parser, argv)
     there = list(dict.fromkeys(chain.from_iterable(map(RECIPES_OF[options.preset], options.datasets))))
-    if unknown := sorted(set(options.recipes or []).difference(there)):
+    wanted = options.recipes or there
+    if unknown := sorted(set(wanted).difference(there)):
         parser.error(f"--recipes: no {', '.join(map(repr, unknown))}; there are {', '.join(map(repr, there))}")
-    results = Results("recipes" if options.preset == "best" else f"recipes-{options.preset}", options)
+    results = results_of("recipes", options, "best")
     draw = partial(plots.bars, names=["dataset", "recipe"], panels={"validation_ndcg@10": "validation NDCG@10"})
     for dataset in options.datasets:
         split = sequences_of(dataset, options).leave_one_out()
         for label, trial in RECIPES_OF[options.preset](dataset).items():
-            if options.recipes and label not in options.recipes:
+            if label not in wanted:
                 continue
             for seed in range(options.seed, options.seed + options.seeds):
                 about = trained(trial.lasting(options.epochs), dataset, split, seed, options)[2]

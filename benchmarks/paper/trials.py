@@ -16,7 +16,7 @@ from typing import Any
 
 import diffusers_rec
 from benchmarks.data import add_data_option
-from benchmarks.harness import Row, parse, read_csv
+from benchmarks.harness import Results, Row, parse, read_csv
 from diffusers_rec import (
     DiffRec,
     Ensemble,
@@ -140,6 +140,11 @@ def parse_trials(parser: argparse.ArgumentParser, argv: Sequence[str] | None) ->
     return options
 
 
+def results_of(program: str, options: argparse.Namespace, default: str) -> Results:
+    """Called as the program where it looks at its ``default`` preset; another preset's have its name behind."""
+    return Results(program if options.preset == default else f"{program}-{options.preset}", options)
+
+
 def sequences_of(dataset: str, options: argparse.Namespace) -> Sequences:
     """The data set's sequences, from the data folder."""
     return read_interactions(options.data_dir / f"{dataset}.txt").sequences()
@@ -175,7 +180,7 @@ def trained(
     return model, folder, {
         "trained_seed": seed,
         "best_epoch": result.best_epoch,
-        "epochs": training.epochs,
+        "epochs": len(result.history),  # patience may have cut it short
         "validation_ndcg@10": result.best_score,
         "training_seconds": sum(targets / record["targets_per_second"] for record in result.history),
         "settings": json.dumps({"model": model.config(), "training": training.config()}, sort_keys=True),
@@ -210,13 +215,12 @@ def run_together(
 def reported(kept: Path, model: Recommender, name: str, dataset: str, split: Split, about: Row) -> list[Row]:
     """The model's rows of the test split, read from ``kept`` where they are there."""
     if not kept.is_file():
-        about = {**about, "evaluated_with": diffusers_rec.__version__}
         found = rows_of(evaluate(model, split.test), dataset, name)
         if not isinstance(model.memory, NoMemory):
             found += rows_of(evaluate(model, split.test, memory=False), dataset, f"{name}{NETWORK_ALONE}")
-        write_atomically(kept, json.dumps([row | about for row in found], indent=1).encode())
-    rows: list[Row] = json.loads(kept.read_bytes())
-    return rows
+        rows = [row | {"evaluated_with": diffusers_rec.__version__} for row in found]
+        write_atomically(kept, json.dumps(rows, indent=1).encode())
+    return [row | about for row in json.loads(kept.read_bytes())]
 
 
 def rows_of(report: Report, dataset: str, model: str) -> list[Row]:

@@ -18,6 +18,7 @@ from benchmarks.paper.trials import (
     mean_score,
     parse_trials,
     published,
+    results_of,
     run,
     sequences_of,
 )
@@ -37,11 +38,6 @@ def add_figure_options(parser: argparse.ArgumentParser) -> None:
     presets = [*PRESETS, ALONE]
     parser.add_argument("--preset", default=ALONE, choices=presets, help="whose choices stay but for one")
     parser.add_argument("--plot", action="store_true", help="only draw the CSV again")
-
-
-def figure_results(name: str, options: argparse.Namespace) -> Results:
-    """Of a figure: the network's alone are called as the figure, another preset's have its name behind."""
-    return Results(name if options.preset == ALONE else f"{name}-{options.preset}", options)
 
 
 def redraw(results: Results, draw: Draw) -> None:
@@ -81,7 +77,7 @@ def compare_variants(
     parser.add_argument("--variants", nargs="+", default=labels, choices=labels)
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of each training; 0 for as many as the preset's")
     options = parse_trials(parser, argv)
-    results = figure_results(name, options)
+    results = results_of(name, options, ALONE)
     if options.plot:
         return redraw(results, draw)
     for dataset in options.datasets:
