@@ -33,6 +33,11 @@ def of_best(dataset: str) -> dict[str, Trial]:
     """By what is changed."""
     whole = base("best", dataset)
     settings = BEST[dataset][0]
+
+    def resized(name: str, factor: float) -> Trial:
+        dim = int(factor * settings["dim"])
+        return Trial(name, lambda items, seed: best(items, seed=seed, **{**settings, "dim": dim}), whole.training)
+
     found = {
         "best": whole,
         "noise off (the control)": control_of(whole),
@@ -46,9 +51,8 @@ def of_best(dataset: str) -> dict[str, Trial]:
         "cosine head": whole.varied("cosine", head={"name": "cosine"}),
         "contrastive term": whole.varied("contrastive", objective={"name": "contrastive"}),
         "causal-transformer": whole.varied("causal", denoiser={"name": "causal-transformer"}),
-        "twice the width": Trial(
-            "best-wide", lambda items, seed: best(items, seed=seed, **{**settings, "dim": 128}), whole.training
-        ),
+        "half the width": resized("best-narrow", 0.5),
+        "twice the width": resized("best-wide", 2),
     }  # fmt: skip
     if settings.get("low_pass") != 0:
         found["no low-pass filter"] = whole.varied("no-filter", denoiser={"low_pass": 0.0})
@@ -73,6 +77,7 @@ def of_paper(dataset: str) -> dict[str, Trial]:
         "paper": whole,
         "noise off (the control)": control_of(whole),
         "items that start at unit variance": whole.varied("wide-start", embedding={"init_std": 1.0}),
+        "items that start at a deviation of .3": whole.varied("mid-start", embedding={"init_std": 0.3}),
         "no step embedding": whole.varied("no-step", denoiser={"step_embedding": False}),
     }
     for label, (name, parts) in MENDED.items():

@@ -46,9 +46,9 @@ ALONE = "best-without-memory"
 DROPOUT = {"beauty": 0.3, "toys": 0.3, "ml-1m": 0.2}
 SHORT_SEQUENCES = {"examples": "every-prefix", "batch_targets": 256, "epochs": 25}
 BEST: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "beauty": ({}, SHORT_SEQUENCES),
-    "toys": ({}, SHORT_SEQUENCES),
-    "ml-1m": ({"dropout": 0.2, "max_length": 200, "low_pass": 0.0}, {"batch_targets": 2000, "epochs": 24}),
+    "beauty": ({"dim": 64}, SHORT_SEQUENCES),
+    "toys": ({"dim": 64}, SHORT_SEQUENCES),
+    "ml-1m": ({"dim": 64, "dropout": 0.2, "max_length": 200, "low_pass": 0.0}, {"batch_targets": 2000, "epochs": 24}),
 }
 
 
