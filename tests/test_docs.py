@@ -192,6 +192,8 @@ def test_ratios_say_whether_they_meet_what_was_asked(results, tmp_path):
 def test_what_has_not_run_is_said_with_its_command(results):
     for call in ('table("figure3.csv", columns={})', 'ratios("figure3.csv")', 'picture("figure3.png", "words")'):
         assert results.expand(f"{{{{ {call} }}}}", "page") == "Not run yet: `python -m benchmarks.paper.figure3`."
+    another = results.expand('{{ ratios("figure7-paper-ratios.csv") }}', "page")
+    assert another == "Not run yet: `python -m benchmarks.paper.figure7 --preset paper`."
     twice = '{{ picture("figure3.png", "words") }}\n\n{{ ratios("figure3.csv") }}\n'
     assert results.expand(twice, "page").count("Not run yet") == 1
     assert "benchmarks.chains`" in results.expand('{{ value("chains-ratios.csv", "x") }}', "page")

@@ -17,6 +17,8 @@ from typing import Any
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
+from diffusers_rec.presets import PRESETS
+
 REPOSITORY = Path(__file__).parents[2]
 RESULTS = REPOSITORY / "benchmarks" / "results"
 
@@ -170,11 +172,12 @@ def _not_run(file: str) -> str:
 
 
 def _command(file: str) -> str:
-    name = Path(file).stem.partition("-")[0]
+    name, *suffixes = Path(file).stem.split("-")
+    preset = f" --preset {suffixes[0]}" if suffixes and suffixes[0] in PRESETS else ""
     paper = (REPOSITORY / "benchmarks" / "paper" / f"{name}.py").is_file()
     if not paper and not (REPOSITORY / "benchmarks" / f"{name}.py").is_file():
         raise ValueError(f"no program writes {file}")
-    return f"`python -m benchmarks.{'paper.' if paper else ''}{name}`"
+    return f"`python -m benchmarks.{'paper.' if paper else ''}{name}{preset}`"
 
 
 def _shown(text: str, column: str, name: str = "") -> str:
