@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks import plots
 from benchmarks.harness import Results, Row, argument_parser, read_csv
 from benchmarks.paper.serving import add_model_options, served, ways
-from benchmarks.paper.trials import ALONE, add_run_options, parse_trials, results_of, sequences_of
+from benchmarks.paper.trials import add_run_options, parse_trials, results_of, sequences_of
 from benchmarks.paper.variants import add_figure_options, ratio_name, redraw
 from diffusers_rec import Split
 
@@ -33,13 +33,13 @@ Movies = dict[Hashable, dict[str, str]]
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
     add_run_options(parser)
-    add_figure_options(parser)
+    add_figure_options(parser, "best")
     add_model_options(parser)
     parser.add_argument("--user", type=int, default=5200)
     parser.add_argument("--draws", type=int, default=3, help="lists of one noise draw each")
     parser.add_argument("--k", type=int, default=5, help="movies a list")
     options = parse_trials(parser, argv)
-    results = results_of("figure6", options, ALONE)
+    results = results_of("figure6", options, "best")
     if options.plot:
         return redraw(results, draw)
     movies: Movies = {int(row["item"]): row for row in read_csv(options.data_dir / f"{DATASET}_items.csv")}

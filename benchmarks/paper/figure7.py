@@ -16,7 +16,6 @@ from benchmarks import plots
 from benchmarks.harness import argument_parser
 from benchmarks.paper.serving import add_model_options, served, ways
 from benchmarks.paper.trials import (
-    ALONE,
     DATASETS,
     add_run_options,
     parse_trials,
@@ -40,13 +39,13 @@ DEFAULT = 10
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
     add_run_options(parser)
-    add_figure_options(parser)
+    add_figure_options(parser, "best")
     add_model_options(parser)
     parser.add_argument("--datasets", "--dataset", nargs="+", default=DATASETS, choices=DATASETS)
     parser.add_argument("--most", type=int, default=20, help="seeds")
     parser.add_argument("--users", type=int, help="of the test, at most; all when absent")
     options = parse_trials(parser, argv)
-    results = results_of("figure7", options, ALONE)
+    results = results_of("figure7", options, "best")
     draw = partial(plots.score_figure, xlabel="seeds averaged", lines=True, by="model")
     if options.plot:
         return redraw(results, draw)

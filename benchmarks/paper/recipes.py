@@ -34,9 +34,9 @@ def of_best(dataset: str) -> dict[str, Trial]:
     whole = base("best", dataset)
     settings = BEST[dataset][0]
 
-    def resized(name: str, factor: float) -> Trial:
-        dim = int(factor * settings["dim"])
-        return Trial(name, lambda items, seed: best(items, seed=seed, **{**settings, "dim": dim}), whole.training)
+    def as_wide_as(dim: int) -> Trial:
+        changed = settings | {"dim": dim}
+        return Trial(f"best-width-{dim}", lambda items, seed: best(items, seed=seed, **changed), whole.training)
 
     found = {
         "best": whole,
@@ -51,9 +51,8 @@ def of_best(dataset: str) -> dict[str, Trial]:
         "cosine head": whole.varied("cosine", head={"name": "cosine"}),
         "contrastive term": whole.varied("contrastive", objective={"name": "contrastive"}),
         "causal-transformer": whole.varied("causal", denoiser={"name": "causal-transformer"}),
-        "half the width": resized("best-narrow", 0.5),
-        "twice the width": resized("best-wide", 2),
     }  # fmt: skip
+    found |= {f"width {dim}": as_wide_as(dim) for dim in (64, 128) if dim != settings["dim"]}
     if settings.get("low_pass") != 0:
         found["no low-pass filter"] = whole.varied("no-filter", denoiser={"low_pass": 0.0})
     if whole.training.examples == "every-prefix":

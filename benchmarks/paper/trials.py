@@ -48,7 +48,7 @@ SHORT_SEQUENCES = {"examples": "every-prefix", "batch_targets": 256, "epochs": 2
 BEST: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "beauty": ({"dim": 64}, SHORT_SEQUENCES),
     "toys": ({"dim": 64}, SHORT_SEQUENCES),
-    "ml-1m": ({"dim": 64, "dropout": 0.2, "max_length": 200, "low_pass": 0.0}, {"batch_targets": 2000, "epochs": 24}),
+    "ml-1m": ({"dim": 128, "dropout": 0.2, "max_length": 200, "low_pass": 0.0}, {"batch_targets": 2000, "epochs": 24}),
 }
 
 

@@ -33,10 +33,10 @@ EPOCHS = 10
 Draw = Callable[[Path, list[dict[str, str]]], None]
 
 
-def add_figure_options(parser: argparse.ArgumentParser) -> None:
+def add_figure_options(parser: argparse.ArgumentParser, default: str) -> None:
     """``--preset`` and ``--plot``."""
     presets = [*PRESETS, ALONE]
-    parser.add_argument("--preset", default=ALONE, choices=presets, help="whose choices stay but for one")
+    parser.add_argument("--preset", default=default, choices=presets, help="whose choices stay but for one")
     parser.add_argument("--plot", action="store_true", help="only draw the CSV again")
 
 
@@ -72,7 +72,7 @@ def compare_variants(
     """
     parser = argument_parser(description)
     add_trial_options(parser)
-    add_figure_options(parser)
+    add_figure_options(parser, ALONE)
     labels = list(variants("best", "beauty"))
     parser.add_argument("--variants", nargs="+", default=labels, choices=labels)
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of each training; 0 for as many as the preset's")
