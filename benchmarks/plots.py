@@ -69,7 +69,7 @@ def scores(figure: Any, rows: Rows, *, xlabel: str, lines: bool = False, by: str
         figure: a figure or a part of one.
         rows: of the CSV, with the columns ``dataset``, ``setting``, ``history``, ``source`` and the metrics.
         xlabel: what the settings are.
-        lines: points along lines, instead of bars from zero.
+        lines: points along lines, instead of bars.
         by: column that tells several lines or groups of bars apart.
     """
     ours = [row for row in rows if row["history"] == "masked" and not row["source"]]
@@ -91,7 +91,7 @@ def scores(figure: Any, rows: Rows, *, xlabel: str, lines: bool = False, by: str
                     axis.plot(place, float(row[metric]), "*", ms=13, mfc="gold", mec="black", label=words_of_source)
             axis.set_xticks(range(len(settings)), settings, fontsize="small")
             axis.set(title=dataset, xlabel=xlabel, ylabel=words)
-            axis.margins(y=0.12)
+            axis.set_ylim(0, 1.12 * axis.dataLim.y1 or 1)  # lines too: a difference looks as large as it is
             axis.grid(alpha=0.3, axis="y")
             axis.set_axisbelow(True)
     handles, labels = axes[0][0].get_legend_handles_labels()
