@@ -337,6 +337,39 @@ def test_a_figure_goes_on_where_it_was_stopped(name, data_dir, tmp_path, monkeyp
     assert full.read_text() == "a full result"
 
 
+def test_a_table_needs_no_more_of_a_training_than_its_report(data_dir, tmp_path):
+    options = options_of(data_dir, tmp_path, "--dataset", "toys", "--models", "best", "--seeds", "2", "--budget", "1")
+    table2.main(options)
+    rows = read_csv(tmp_path / "table2-quick.csv")
+    trained = [row for row in rows if row["trained_seed"]]
+    assert {row["trained_seed"] for row in trained} == {"0", "1", "0, 1"}
+    assert {row["trained_on"] for row in trained} == {trials.machine_name()}
+    assert all(row["evaluated_with"] for row in trained)
+
+    for path in (tmp_path / "runs").rglob("*.*"):
+        if path.name != trials.REPORT_FILE and not path.name.startswith("together"):
+            path.unlink()
+    table2.main([*options, "--finished"])
+    assert read_csv(tmp_path / "table2-quick.csv") == rows
+    assert not list((tmp_path / "runs").rglob("log.jsonl")), "it was trained again"
+
+
+def test_a_report_of_other_settings_is_refused(data_dir, tmp_path, monkeypatch):
+    options = options_of(data_dir, tmp_path, "--dataset", "toys", "--models", "best", "--budget", "1")
+    table2.main(options)
+    monkeypatch.setitem(trials.BEST, "toys", ({"dim": 32}, trials.SHORT_SEQUENCES))
+    with pytest.raises(ValueError, match=r"report\.json reports a training with other settings.*--runs"):
+        table2.main(options)
+
+
+def test_a_trial_tells_the_machines_that_trained_it(tmp_path, monkeypatch):
+    assert trials.machines_of(tmp_path) == []
+    for name in ("one", "another", "one"):
+        monkeypatch.setattr(trials, "machine_name", lambda name=name: name)
+        trials.note_machine(tmp_path)
+    assert trials.machines_of(tmp_path) == ["one", "another"]
+
+
 def test_a_figure_that_was_never_made_cannot_be_drawn(tmp_path):
     with pytest.raises(SystemExit, match=r"figure3-paper\.csv is not there: run once without --plot"):
         figure3.main(["--plot", "--preset", "paper", "--out", str(tmp_path)])

@@ -1,7 +1,8 @@
 """A trial: one model trained on one data set and evaluated once on its test split.
 
 Every trial has a folder of its own, in which a run that was killed goes on and a finished one is neither trained nor
-evaluated again: programs that need the same trial share it. What is chosen, the epoch, is chosen on validation.
+evaluated again: programs that need the same trial share it. Its report alone says all that a table wants, so that
+trainings of several machines can be gathered. What is chosen, the epoch, is chosen on validation.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import diffusers_rec
 from benchmarks.data import add_data_option
-from benchmarks.harness import Results, Row, parse, read_csv
+from benchmarks.harness import Results, Row, cpu_name, parse, read_csv
 from diffusers_rec import (
     DiffRec,
     Ensemble,
@@ -37,6 +40,7 @@ from diffusers_rec.training import RECIPES, TrainingConfig, train
 DATASETS = ("beauty", "toys", "ml-1m")
 PUBLISHED = Path(__file__).with_name("published.csv")
 REPORT_FILE = "report.json"
+MACHINES_FILE = "machines.json"
 NETWORK_ALONE = ", network alone"
 ALONE = "best-without-memory"
 """The network of ``best`` alone: what its memory adds to every ranking hides part of what the network's parts do."""
@@ -174,7 +178,10 @@ def trained(
     model = trial.build(split.train.vocabulary, seed)
     folder = folder_of(trial, dataset, seed, options)
     print(f"== {dataset}, {trial.model}, seed {seed}: {folder}", flush=True)
-    result = train(model, split.train, split.validation, training, directory=folder, progress=True)
+    result = train(
+        model, split.train, split.validation, training, directory=folder, progress=True,
+        on_epoch=lambda _: note_machine(folder),
+    )  # fmt: skip
     # Of the training alone: the log knows how fast each epoch went.
     targets = TrainingBatches(split.train, examples=training.examples).num_targets
     return model, folder, {
@@ -183,8 +190,31 @@ def trained(
         "epochs": len(result.history),  # patience may have cut it short
         "validation_ndcg@10": result.best_score,
         "training_seconds": sum(targets / record["targets_per_second"] for record in result.history),
-        "settings": json.dumps({"model": model.config(), "training": training.config()}, sort_keys=True),
+        "trained_on": ", ".join(machines_of(folder)),
+        "settings": settings_of(model, training),
     }  # fmt: skip
+
+
+def settings_of(model: DiffRec, training: TrainingConfig) -> str:
+    """All of them, in JSON."""
+    return json.dumps({"model": model.config(), "training": training.config()}, sort_keys=True)
+
+
+def machines_of(folder: Path) -> list[str]:
+    """The processors, or GPUs, on which a trial has been trained, in the order in which they came to it."""
+    file = folder / MACHINES_FILE
+    return [str(name) for name in json.loads(file.read_bytes())] if file.is_file() else []
+
+
+def note_machine(folder: Path) -> None:
+    """Add the one at hand to :func:`machines_of`."""
+    machines = dict.fromkeys([*machines_of(folder), machine_name()])
+    write_atomically(folder / MACHINES_FILE, json.dumps(list(machines)).encode())
+
+
+def machine_name() -> str:
+    """The GPU, where there is one, for it trains there; or the processor."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
 
 
 def run(trial: Trial, dataset: str, split: Split, seed: int, options: argparse.Namespace) -> list[Row]:
@@ -192,35 +222,61 @@ def run(trial: Trial, dataset: str, split: Split, seed: int, options: argparse.N
 
     A model with a memory has the network's own rows besides.
     """
-    model, folder, about = trained(trial, dataset, split, seed, options)
-    return reported(folder / REPORT_FILE, model, trial.model, dataset, split, about)
+
+    def report() -> list[Row]:
+        model, _, about = trained(trial, dataset, split, seed, options)
+        return report_of(model, trial.model, dataset, split, about)
+
+    file = folder_of(trial, dataset, seed, options) / REPORT_FILE
+    return kept(file, report, wanted_settings(trial, split, seed, options))
 
 
 def run_together(
     trial: Trial, dataset: str, split: Split, seeds: Sequence[int], options: argparse.Namespace
 ) -> list[Row]:
     """As :func:`run`, of the mean of a trial's seeds."""
-    members, folders, about = zip(*(trained(trial, dataset, split, seed, options) for seed in seeds), strict=True)
-    name = f"{trial.model}, {len(seeds)} trainings together"
-    together = {
-        "trained_seed": ", ".join(map(str, seeds)),
-        "epochs": about[0]["epochs"],
-        "training_seconds": math.fsum(each["training_seconds"] for each in about),
-        "settings": about[0]["settings"],
-    }
-    kept = folders[-1] / f"together-{'-'.join(map(str, seeds))}.json"
-    return reported(kept, Ensemble(members), name, dataset, split, together)
+
+    def report() -> list[Row]:
+        members, _, about = zip(*(trained(trial, dataset, split, seed, options) for seed in seeds), strict=True)
+        together = {
+            "trained_seed": ", ".join(map(str, seeds)),
+            "epochs": about[0]["epochs"],
+            "training_seconds": math.fsum(each["training_seconds"] for each in about),
+            "trained_on": ", ".join(dict.fromkeys(each["trained_on"] for each in about)),
+            "settings": about[0]["settings"],
+        }
+        name = f"{trial.model}, {len(seeds)} trainings together"
+        return report_of(Ensemble(members), name, dataset, split, together)
+
+    file = folder_of(trial, dataset, seeds[-1], options) / f"together-{'-'.join(map(str, seeds))}.json"
+    return kept(file, report, wanted_settings(trial, split, seeds[0], options))
 
 
-def reported(kept: Path, model: Recommender, name: str, dataset: str, split: Split, about: Row) -> list[Row]:
-    """The model's rows of the test split, read from ``kept`` where they are there."""
-    if not kept.is_file():
-        found = rows_of(evaluate(model, split.test), dataset, name)
-        if not isinstance(model.memory, NoMemory):
-            found += rows_of(evaluate(model, split.test, memory=False), dataset, f"{name}{NETWORK_ALONE}")
-        rows = [row | {"evaluated_with": diffusers_rec.__version__} for row in found]
-        write_atomically(kept, json.dumps(rows, indent=1).encode())
-    return [row | about for row in json.loads(kept.read_bytes())]
+def wanted_settings(trial: Trial, split: Split, seed: int, options: argparse.Namespace) -> str:
+    """:func:`settings_of` a trial that need not be trained."""
+    return settings_of(trial.build(split.train.vocabulary, seed), training_of(trial, seed, options))
+
+
+def kept(file: Path, report: Callable[[], list[Row]], settings: str) -> list[Row]:
+    """The rows in ``file``, which is written first where it is not there.
+
+    Raises:
+        ValueError: it is there, with other settings.
+    """
+    if not file.is_file():
+        write_atomically(file, json.dumps(report(), indent=1).encode())
+    rows: list[Row] = json.loads(file.read_bytes())
+    if {row["settings"] for row in rows} != {settings}:
+        raise ValueError(f"{file} reports a training with other settings. Choose another --runs, or delete its folder.")
+    return rows
+
+
+def report_of(model: Recommender, name: str, dataset: str, split: Split, about: Row) -> list[Row]:
+    """The model's rows of the test split."""
+    rows = rows_of(evaluate(model, split.test), dataset, name)
+    if not isinstance(model.memory, NoMemory):
+        rows += rows_of(evaluate(model, split.test, memory=False), dataset, f"{name}{NETWORK_ALONE}")
+    return [row | {"evaluated_with": diffusers_rec.__version__} | about for row in rows]
 
 
 def rows_of(report: Report, dataset: str, model: str) -> list[Row]:
