@@ -72,12 +72,14 @@ MENDED: dict[str, tuple[str, dict[str, Any]]] = {  # what is mended: its name in
 def of_paper(dataset: str) -> dict[str, Trial]:
     """One thing changed, and then what keeps it from learning mended, each thing on top of those before."""
     whole = trial = base("paper", dataset)
+    no_step = whole.varied("no-step", denoiser={"step_embedding": False})
     found = {
         "paper": whole,
         "noise off (the control)": control_of(whole),
         "items that start at unit variance": whole.varied("wide-start", embedding={"init_std": 1.0}),
         "items that start at a deviation of .3": whole.varied("mid-start", embedding={"init_std": 0.3}),
-        "no step embedding": whole.varied("no-step", denoiser={"step_embedding": False}),
+        "no step embedding": no_step,
+        "no step embedding, noise off": control_of(no_step),
     }
     for label, (name, parts) in MENDED.items():
         found[label] = trial = trial.varied(name, **parts)

@@ -266,7 +266,7 @@ def kept(file: Path, report: Callable[[], list[Row]], settings: str) -> list[Row
     if not file.is_file():
         write_atomically(file, json.dumps(report(), indent=1).encode())
     rows: list[Row] = json.loads(file.read_bytes())
-    if {row["settings"] for row in rows} != {settings}:
+    if {row.get("settings") for row in rows} != {settings}:
         raise ValueError(f"{file} reports a training with other settings. Choose another --runs, or delete its folder.")
     return rows
 
