@@ -22,6 +22,7 @@ from benchmarks.paper.trials import (
     base,
     parse_trials,
     results_of,
+    seeds_of,
     sequences_of,
     trained,
 )
@@ -108,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for label, trial in RECIPES_OF[options.preset](dataset).items():
             if label not in wanted:
                 continue
-            for seed in range(options.seed, options.seed + options.seeds):
+            for seed in seeds_of(options):
                 about = trained(trial.lasting(options.epochs), dataset, split, seed, options)[2]
                 results.add({"dataset": dataset, "recipe": label, **about})
             results.write(draw)  # after each recipe: what is done is kept

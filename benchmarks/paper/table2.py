@@ -21,6 +21,7 @@ from benchmarks.paper.trials import (
     rows_of,
     run,
     run_together,
+    seeds_of,
     sequences_of,
 )
 from diffusers_rec import TransitionMemory
@@ -61,9 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name in options.models:
             trial = trials(dataset)[name]
             seeds = [
-                seed
-                for seed in range(options.seed, options.seed + options.seeds)
-                if not options.finished or finished(trial, dataset, seed, options)
+                seed for seed in seeds_of(options) if not options.finished or finished(trial, dataset, seed, options)
             ]
             for seed in seeds:
                 rows += run(trial, dataset, split, seed, options)

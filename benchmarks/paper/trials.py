@@ -144,6 +144,11 @@ def parse_trials(parser: argparse.ArgumentParser, argv: Sequence[str] | None) ->
     return options
 
 
+def seeds_of(options: argparse.Namespace) -> range:
+    """Those of the trainings of each model."""
+    return range(options.seed, options.seed + options.seeds)
+
+
 def results_of(program: str, options: argparse.Namespace, default: str) -> Results:
     """Called as the program where it looks at its ``default`` preset; another preset's have its name behind."""
     return Results(program if options.preset == default else f"{program}-{options.preset}", options)

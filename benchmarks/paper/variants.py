@@ -20,6 +20,7 @@ from benchmarks.paper.trials import (
     published,
     results_of,
     run,
+    seeds_of,
     sequences_of,
 )
 from diffusers_rec.presets import PRESETS
@@ -86,7 +87,7 @@ def compare_variants(
             results.add({"setting": default, **row})
         for label, trial in variants(options.preset, dataset).items():
             if label in options.variants:
-                for seed in range(options.seed, options.seed + options.seeds):
+                for seed in seeds_of(options):
                     for row in run(trial.lasting(options.epochs), dataset, split, seed, options):
                         results.add({"setting": label, **row})
                 results.write(draw)  # after each variant: what is done is kept
