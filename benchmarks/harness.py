@@ -152,8 +152,10 @@ class Results:
         write_csv(table, [row | self.surroundings for row in self.rows])
         if draw is not None:
             draw(self.stem.with_name(f"{self.stem.name}.png"), read_csv(table))
+        ratios = self.stem.with_name(f"{self.stem.name}-ratios.csv")
+        ratios.unlink(missing_ok=True)  # an earlier run's would stand beside rows that they are not of
         if self.ratios:
-            write_csv(self.stem.with_name(f"{self.stem.name}-ratios.csv"), self.ratios)
+            write_csv(ratios, self.ratios)
         for ratio in self.ratios:
             print(f"{ratio['name']}: {shown(ratio['value'])}", flush=True)
 

@@ -65,7 +65,7 @@ def best(
     latents of unit variance, and ten times more noise for the signal than the sqrt schedule alone has, for at this
     width an item stays recognisable under milder noise. A memory of transitions has two fifths of the ranking: what is
     rare but regular is counted rather than learned.
-    ``benchmarks/paper/recipes.py`` compares each of these choices with leaving it out.
+    ``benchmarks/paper/recipes.py`` compares most of these choices with leaving them out.
 
     Args:
         items: that can be recommended.

@@ -153,6 +153,10 @@ def test_results_are_written_and_their_ratios_are_the_last_lines(tmp_path, capsy
     assert (second["more"], second["median_seconds"]) == ("1", "")
     ratios = (tmp_path / "new" / "thing-quick-ratios.csv").read_text().splitlines()
     assert ratios == ["name,value,target", "b_vs_a,0.5,<= 1"]
+    again = Results("thing", options)
+    again.add({"what": "c"})
+    again.write()
+    assert not list((tmp_path / "new").glob("*ratios*")), "ratios of other rows"
 
 
 def test_exact_draws_follow_the_probabilities():
@@ -337,29 +341,53 @@ def test_a_figure_goes_on_where_it_was_stopped(name, data_dir, tmp_path, monkeyp
     assert full.read_text() == "a full result"
 
 
-def test_a_table_needs_no_more_of_a_training_than_its_report(data_dir, tmp_path):
+@pytest.fixture
+def table_of_two_trainings(data_dir, tmp_path):
     options = options_of(data_dir, tmp_path, "--dataset", "toys", "--models", "best", "--seeds", "2", "--budget", "1")
     table2.main(options)
+    return options
+
+
+def keep_reports_alone(folder, *, together=True):
+    for path in folder.rglob("*.*"):
+        if path.name != trials.REPORT_FILE and not (together and path.name.startswith("together")):
+            path.unlink()
+
+
+def test_a_table_needs_no_more_of_a_training_than_its_report(table_of_two_trainings, tmp_path):
     rows = read_csv(tmp_path / "table2-quick.csv")
     trained = [row for row in rows if row["trained_seed"]]
     assert {row["trained_seed"] for row in trained} == {"0", "1", "0, 1"}
     assert {row["trained_on"] for row in trained} == {trials.machine_name()}
     assert all(row["evaluated_with"] for row in trained)
 
-    for path in (tmp_path / "runs").rglob("*.*"):
-        if path.name != trials.REPORT_FILE and not path.name.startswith("together"):
-            path.unlink()
-    table2.main([*options, "--finished"])
+    keep_reports_alone(tmp_path / "runs")
+    table2.main(table_of_two_trainings)
     assert read_csv(tmp_path / "table2-quick.csv") == rows
+    keep_reports_alone(tmp_path / "runs", together=False)
+    table2.main([*table_of_two_trainings, "--finished"])
+    found = read_csv(tmp_path / "table2-quick.csv")
+    assert found == [row for row in rows if row["trained_seed"] != "0, 1"]
     assert not list((tmp_path / "runs").rglob("log.jsonl")), "it was trained again"
 
 
-def test_a_report_of_other_settings_is_refused(data_dir, tmp_path, monkeypatch):
-    options = options_of(data_dir, tmp_path, "--dataset", "toys", "--models", "best", "--budget", "1")
-    table2.main(options)
-    monkeypatch.setitem(trials.BEST, "toys", ({"dim": 32}, trials.SHORT_SEQUENCES))
-    with pytest.raises(ValueError, match=r"report\.json reports a training with other settings.*--runs"):
-        table2.main(options)
+def test_a_report_that_came_alone_is_not_trained_over(table_of_two_trainings, tmp_path):
+    keep_reports_alone(tmp_path / "runs", together=False)
+    with pytest.raises(ValueError, match=r"best-0-1 holds the report of a training and not the training.*--runs"):
+        table2.main(table_of_two_trainings)
+
+
+def test_a_report_of_other_settings_or_data_is_refused(table_of_two_trainings, data_dir, tmp_path, monkeypatch):
+    refused = pytest.raises(ValueError, match=r"report\.json reports a training with other settings or data.*--runs")
+    with monkeypatch.context() as changed, refused:
+        changed.setitem(trials.BEST, "toys", ({"dim": 32}, trials.SHORT_SEQUENCES))
+        table2.main(table_of_two_trainings)
+    other = tmp_path / "other"
+    other.mkdir()
+    lines = [line.split() for line in (data_dir / "toys.txt").read_text().splitlines()]
+    (other / "toys.txt").write_text("".join(f"{' '.join([user, *reversed(items)])}\n" for user, *items in lines))
+    with refused:
+        table2.main([*table_of_two_trainings, "--data-dir", str(other)])
 
 
 def test_a_trial_tells_the_machines_that_trained_it(tmp_path, monkeypatch):
@@ -432,11 +460,11 @@ def test_figure7_looks_at_a_given_model(saved, data_dir, tmp_path):
     with pytest.raises(SystemExit, match="--dataset"):
         figure7.main(options)
     figure7.main([*options, "--dataset", "ml-1m"])
-    rows = [row for row in read_csv(tmp_path / "figure7.csv") if row["history"] == "masked"]
+    rows = [row for row in read_csv(tmp_path / "figure7-of-a-model.csv") if row["history"] == "masked"]
     assert [(row["model"], row["setting"], row["users"]) for row in rows] == [
         (name, str(seeds), "20") for name in ("one step", "chains of 4 steps") for seeds in (1, 2, 3)
     ]
-    assert (tmp_path / "figure7.png").is_file()
+    assert (tmp_path / "figure7-of-a-model.png").is_file()
     assert not (tmp_path / "runs").exists()
 
 
@@ -451,7 +479,7 @@ def test_noise_audits_a_given_model(saved, data_dir, tmp_path):
 def test_figure6_lists_movies_and_marks_the_one_that_came_next(saved, data_dir, tmp_path):
     options = ["--model", str(saved), "--user", "7", "--k", str(NUM_ITEMS - 9), "--steps", "4"]
     figure6.main(options_of(data_dir, tmp_path, *options))
-    rows = read_csv(tmp_path / "figure6.csv")
+    rows = read_csv(tmp_path / "figure6-of-a-model.csv")
     line = (data_dir / "ml-1m.txt").read_text().splitlines()[6].split()
     shown = {name: [row for row in rows if row["list"] == name] for name in (figure6.WATCHED, figure6.NEXT)}
     assert [row["item"] for row in shown[figure6.WATCHED]] == line[1:-1]
@@ -466,7 +494,7 @@ def test_figure6_lists_movies_and_marks_the_one_that_came_next(saved, data_dir, 
     names = [*(f"seed {seed}" for seed in range(3)), "average"]
     assert list(lists) == [(serving, name) for serving in ("one step", "chains of 4 steps") for name in names]
     assert len({tuple(row["item"] for row in lists["chains of 4 steps", name]) for name in names[:3]}) == 3
-    assert (tmp_path / "figure6.png").is_file()
+    assert (tmp_path / "figure6-of-a-model.png").is_file()
 
 
 def test_favourite_genres_are_the_commonest():

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from benchmarks.harness import Results, argument_parser
+from benchmarks.harness import argument_parser
 from benchmarks.paper.serving import add_model_options, served
 from benchmarks.paper.trials import DATASETS, add_run_options, parse_trials, results_of, sequences_of
 from diffusers_rec.evaluation import audit
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--datasets", "--dataset", nargs="+", default=DATASETS, choices=DATASETS)
     parser.add_argument("--users", type=int, default=2048, help="to look at, at most")
     options = parse_trials(parser, argv)
-    results = results_of("noise", options, "best") if options.model is None else Results("noise-of-a-model", options)
+    results = results_of("noise", options, "best")
     for dataset in options.datasets:
         split = sequences_of(dataset, options).leave_one_out()
         model, about = served(dataset, split, options)

@@ -16,6 +16,7 @@ from benchmarks import plots
 from benchmarks.harness import argument_parser
 from benchmarks.paper.table2 import control_of
 from benchmarks.paper.trials import (
+    ALONE,
     BEST,
     Trial,
     add_trial_options,
@@ -42,7 +43,7 @@ def of_best(dataset: str) -> dict[str, Trial]:
     found = {
         "best": whole,
         "noise off (the control)": control_of(whole),
-        "no memory": whole.varied("no-memory", memory={"name": "none"}),
+        "no memory": base(ALONE, dataset),
         "weights not averaged": Trial(
             "best-not-averaged", whole.build, replace(whole.training, average_decay=0.0)
         ),

@@ -23,6 +23,7 @@ from benchmarks.paper.trials import (
     run_together,
     seeds_of,
     sequences_of,
+    together_file,
 )
 from diffusers_rec import TransitionMemory
 from diffusers_rec.evaluation import evaluate_item_to_item, evaluate_memory, evaluate_popularity
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             ]
             for seed in seeds:
                 rows += run(trial, dataset, split, seed, options)
-            if len(seeds) > 1:
+            if len(seeds) > 1 and (not options.finished or together_file(trial, dataset, seeds, options).is_file()):
                 rows += run_together(trial, dataset, split, seeds, options)
         for row in rows:
             results.add(row)

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from diffusers_rec.evaluation import Report, evaluate
 from diffusers_rec.pipeline import PARTS
 from diffusers_rec.presets import best, paper
 from diffusers_rec.training import RECIPES, TrainingConfig, train
+from diffusers_rec.training.state import STATE_FILE, fingerprint
 
 DATASETS = ("beauty", "toys", "ml-1m")
 PUBLISHED = Path(__file__).with_name("published.csv")
@@ -150,7 +152,9 @@ def seeds_of(options: argparse.Namespace) -> range:
 
 
 def results_of(program: str, options: argparse.Namespace, default: str) -> Results:
-    """Called as the program where it looks at its ``default`` preset; another preset's have its name behind."""
+    """Called as the program where it looks at its ``default`` preset; another preset's, or ``--model``'s, say so."""
+    if getattr(options, "model", None) is not None:
+        return Results(f"{program}-of-a-model", options)
     return Results(program if options.preset == default else f"{program}-{options.preset}", options)
 
 
@@ -178,10 +182,16 @@ def finished(trial: Trial, dataset: str, seed: int, options: argparse.Namespace)
 def trained(
     trial: Trial, dataset: str, split: Split, seed: int, options: argparse.Namespace
 ) -> tuple[DiffRec, Path, Row]:
-    """Train, go on, or read what is finished: the model with its best weights, its folder, and how it was trained."""
+    """Train, go on, or read what is finished: the model with its best weights, its folder, and how it was trained.
+
+    Raises:
+        ValueError: its report has come without the training, which another one would contradict.
+    """
     training = training_of(trial, seed, options)
     model = trial.build(split.train.vocabulary, seed)
     folder = folder_of(trial, dataset, seed, options)
+    if (folder / REPORT_FILE).is_file() and not (folder / STATE_FILE).is_file():
+        raise ValueError(f"{folder} holds the report of a training and not the training. Choose another --runs.")
     print(f"== {dataset}, {trial.model}, seed {seed}: {folder}", flush=True)
     result = train(
         model, split.train, split.validation, training, directory=folder, progress=True,
@@ -195,18 +205,13 @@ def trained(
         "epochs": len(result.history),  # patience may have cut it short
         "validation_ndcg@10": result.best_score,
         "training_seconds": sum(targets / record["targets_per_second"] for record in result.history),
-        "trained_on": ", ".join(machines_of(folder)),
-        "settings": settings_of(model, training),
+        "trained_on": "; ".join(machines_of(folder)),
+        "settings": json.dumps({"model": model.config(), "training": training.config()}, sort_keys=True),
     }  # fmt: skip
 
 
-def settings_of(model: DiffRec, training: TrainingConfig) -> str:
-    """All of them, in JSON."""
-    return json.dumps({"model": model.config(), "training": training.config()}, sort_keys=True)
-
-
 def machines_of(folder: Path) -> list[str]:
-    """The processors, or GPUs, on which a trial has been trained, in the order in which they came to it."""
+    """Where a trial has been trained, in the order in which the machines came to it."""
     file = folder / MACHINES_FILE
     return [str(name) for name in json.loads(file.read_bytes())] if file.is_file() else []
 
@@ -218,8 +223,12 @@ def note_machine(folder: Path) -> None:
 
 
 def machine_name() -> str:
-    """The GPU, where there is one, for it trains there; or the processor."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
+    """The GPU, where there is one, for it trains there; or the processor and the threads on it."""
+    threads = torch.get_num_threads()
+    where = f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}"
+    if torch.cuda.is_available():
+        where = torch.cuda.get_device_name()
+    return f"{where}, PyTorch {torch.__version__}"
 
 
 def run(trial: Trial, dataset: str, split: Split, seed: int, options: argparse.Namespace) -> list[Row]:
@@ -233,7 +242,12 @@ def run(trial: Trial, dataset: str, split: Split, seed: int, options: argparse.N
         return report_of(model, trial.model, dataset, split, about)
 
     file = folder_of(trial, dataset, seed, options) / REPORT_FILE
-    return kept(file, report, wanted_settings(trial, split, seed, options))
+    return kept(file, report, run_name(trial, split, [seed], options))
+
+
+def together_file(trial: Trial, dataset: str, seeds: Sequence[int], options: argparse.Namespace) -> Path:
+    """Where :func:`run_together` keeps its report."""
+    return folder_of(trial, dataset, seeds[-1], options) / f"together-{'-'.join(map(str, seeds))}.json"
 
 
 def run_together(
@@ -242,37 +256,43 @@ def run_together(
     """As :func:`run`, of the mean of a trial's seeds."""
 
     def report() -> list[Row]:
-        members, _, about = zip(*(trained(trial, dataset, split, seed, options) for seed in seeds), strict=True)
+        members, folders, about = zip(*(trained(trial, dataset, split, seed, options) for seed in seeds), strict=True)
         together = {
             "trained_seed": ", ".join(map(str, seeds)),
-            "epochs": about[0]["epochs"],
+            "epochs": ", ".join(dict.fromkeys(str(each["epochs"]) for each in about)),
             "training_seconds": math.fsum(each["training_seconds"] for each in about),
-            "trained_on": ", ".join(dict.fromkeys(each["trained_on"] for each in about)),
+            "trained_on": "; ".join(dict.fromkeys(chain.from_iterable(map(machines_of, folders)))),
             "settings": about[0]["settings"],
         }
         name = f"{trial.model}, {len(seeds)} trainings together"
         return report_of(Ensemble(members), name, dataset, split, together)
 
-    file = folder_of(trial, dataset, seeds[-1], options) / f"together-{'-'.join(map(str, seeds))}.json"
-    return kept(file, report, wanted_settings(trial, split, seeds[0], options))
+    return kept(together_file(trial, dataset, seeds, options), report, run_name(trial, split, seeds, options))
 
 
-def wanted_settings(trial: Trial, split: Split, seed: int, options: argparse.Namespace) -> str:
-    """:func:`settings_of` a trial that need not be trained."""
-    return settings_of(trial.build(split.train.vocabulary, seed), training_of(trial, seed, options))
+def run_name(trial: Trial, split: Split, seeds: Sequence[int], options: argparse.Namespace) -> str:
+    """What tells a trial's trainings from those of other settings or data, without training them."""
+    names = []
+    for seed in seeds:
+        model, training = trial.build(split.train.vocabulary, seed), training_of(trial, seed, options)
+        names.append(fingerprint(model.config(), training.config(), split.train, split.validation, 1))
+    return "-".join(names)
 
 
-def kept(file: Path, report: Callable[[], list[Row]], settings: str) -> list[Row]:
+def kept(file: Path, report: Callable[[], list[Row]], run: str) -> list[Row]:
     """The rows in ``file``, which is written first where it is not there.
 
     Raises:
-        ValueError: it is there, with other settings.
+        ValueError: it is there, and of another ``run``.
     """
     if not file.is_file():
-        write_atomically(file, json.dumps(report(), indent=1).encode())
-    rows: list[Row] = json.loads(file.read_bytes())
-    if {row.get("settings") for row in rows} != {settings}:
-        raise ValueError(f"{file} reports a training with other settings. Choose another --runs, or delete its folder.")
+        write_atomically(file, json.dumps({"run": run, "rows": report()}, indent=1).encode())
+    found: dict[str, Any] = json.loads(file.read_bytes())
+    if found["run"] != run:
+        raise ValueError(
+            f"{file} reports a training with other settings or data. Choose another --runs, or delete its folder."
+        )
+    rows: list[Row] = found["rows"]
     return rows
 
 

@@ -137,12 +137,15 @@ def picture(file: str, text: str) -> str:
 
 
 def surroundings(file: str) -> str:
-    """When and where a CSV was measured."""
+    """When and where a CSV was measured, and where what it compares was trained."""
     rows = _rows(file, None)
     if not rows:
         return ""
     row = rows[0]
     threads = "1 thread" if row["threads"] == "1" else f"{row['threads']} threads"
+    trained = "; ".join(dict.fromkeys(row["trained_on"] for row in rows if row.get("trained_on")))
+    if trained:
+        return f"*{row['date']}, diffusers_rec {row['diffusers_rec']}. Trained on: {trained}.*"
     return f"*{row['date']}, {row['cpu']}, {threads}, PyTorch {row['torch']}, diffusers_rec {row['diffusers_rec']}.*"
 
 
@@ -172,8 +175,9 @@ def _not_run(file: str) -> str:
 
 
 def _command(file: str) -> str:
-    name, *suffixes = Path(file).stem.split("-")
-    preset = f" --preset {suffixes[0]}" if suffixes and suffixes[0] in PRESETS else ""
+    name, _, suffix = Path(file).stem.partition("-")
+    suffix = suffix.removesuffix("-ratios")
+    preset = f" --preset {suffix}" if suffix in PRESETS else ""
     paper = (REPOSITORY / "benchmarks" / "paper" / f"{name}.py").is_file()
     if not paper and not (REPOSITORY / "benchmarks" / f"{name}.py").is_file():
         raise ValueError(f"no program writes {file}")
