@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from diffusers_rec import Split, SyntheticWorld, read_interactions
+from diffusers_rec import Interactions, Split, SyntheticWorld, read_interactions
 
 DEFAULT = Path(__file__).parents[1] / ".." / "shared" / "data"
 
@@ -25,6 +25,18 @@ def add_data_option(parser: argparse.ArgumentParser) -> None:
         default=Path(os.environ.get("DIFFUSERS_REC_DATA", DEFAULT)),
         help="folder of beauty.txt, toys.txt and ml-1m.txt; $DIFFUSERS_REC_DATA",
     )
+
+
+def interactions_of(name: str, directory: Path) -> Interactions:
+    """Those of a data set's file.
+
+    Raises:
+        SystemExit: it is not there.
+    """
+    try:
+        return read_interactions(directory / f"{name}.txt")
+    except FileNotFoundError as error:
+        raise SystemExit(f"{error} Say where the data lies with --data-dir.") from None
 
 
 def split_of(name: str, directory: Path, seed: int) -> tuple[str, Split]:

@@ -156,6 +156,7 @@ class Results:
         ratios.unlink(missing_ok=True)  # an earlier run's would stand beside rows that they are not of
         if self.ratios:
             write_csv(ratios, self.ratios)
+        print(f"written: {table}", flush=True)
         for ratio in self.ratios:
             print(f"{ratio['name']}: {shown(ratio['value'])}", flush=True)
 

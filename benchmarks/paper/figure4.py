@@ -1,4 +1,4 @@
-"""Figure 4: the Denoise Sequential Recommender without its position embedding, its diffusion-step embedding, or both.
+"""Figure 4: the Denoise Sequential Recommender with both embeddings, position and diffusion step, with one, with none.
 
 Only the paper's bidirectional Transformer has the two as parts of its own, so the ``best`` preset takes it in place of
 its denoiser, with what it needs to learn there: a projection of the noised latent, and directions alone in the head.
@@ -34,7 +34,7 @@ def variants(preset: str, dataset: str) -> dict[str, Trial]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    draw = partial(plots.score_figure, xlabel="embeddings")
+    draw = partial(plots.score_figure, xlabel="embeddings that it has")
     compare_variants("figure4", __doc__, variants, DEFAULT, draw, argv)
 
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.data import add_data_option
+from benchmarks.data import add_data_option, interactions_of
 from benchmarks.harness import Results, argument_parser, parse
-from diffusers_rec import read_interactions
 
 PRINTED = {  # users, items, actions, average length, sparsity
     "beauty": (22_363, 12_101, 198_502, 8.9, 0.9993),
@@ -24,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse(parser, argv)
     results = Results("table1", options)
     for dataset, printed in PRINTED.items():
-        found = read_interactions(options.data_dir / f"{dataset}.txt").statistics()
+        found = interactions_of(dataset, options.data_dir).statistics()
         counted = (found.num_users, found.num_items, found.num_actions, found.average_length, found.sparsity)
         for source, figures in (("counted", counted), ("the paper", printed)):
             names = ("users", "items", "actions", "average_length", "sparsity")

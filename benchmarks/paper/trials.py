@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 import diffusers_rec
-from benchmarks.data import add_data_option
+from benchmarks.data import add_data_option, interactions_of
 from benchmarks.harness import Results, Row, cpu_name, parse, read_csv
 from diffusers_rec import (
     DiffRec,
@@ -30,7 +30,6 @@ from diffusers_rec import (
     Split,
     TrainingBatches,
     Vocabulary,
-    read_interactions,
 )
 from diffusers_rec.checkpoint import write_atomically
 from diffusers_rec.evaluation import Report, evaluate
@@ -160,7 +159,7 @@ def results_of(program: str, options: argparse.Namespace, default: str) -> Resul
 
 def sequences_of(dataset: str, options: argparse.Namespace) -> Sequences:
     """The data set's sequences, from the data folder."""
-    return read_interactions(options.data_dir / f"{dataset}.txt").sequences()
+    return interactions_of(dataset, options.data_dir).sequences()
 
 
 def training_of(trial: Trial, seed: int, options: argparse.Namespace) -> TrainingConfig:
@@ -186,6 +185,7 @@ def trained(
 
     Raises:
         ValueError: its report has come without the training, which another one would contradict.
+        SystemExit: it was interrupted.
     """
     training = training_of(trial, seed, options)
     model = trial.build(split.train.vocabulary, seed)
@@ -193,10 +193,18 @@ def trained(
     if (folder / REPORT_FILE).is_file() and not (folder / STATE_FILE).is_file():
         raise ValueError(f"{folder} holds the report of a training and not the training. Choose another --runs.")
     print(f"== {dataset}, {trial.model}, seed {seed}: {folder}", flush=True)
-    result = train(
-        model, split.train, split.validation, training, directory=folder, progress=True,
-        on_epoch=lambda _: note_machine(folder),
-    )  # fmt: skip
+
+    def on_epoch(record: dict[str, float]) -> None:
+        note_machine(folder)
+        score = record.get("validation_ndcg@10")
+        print(f"epoch {record['epoch']}" + ("" if score is None else f": validation NDCG@10 {score:.4f}"), flush=True)
+
+    try:
+        result = train(
+            model, split.train, split.validation, training, directory=folder, progress=True, on_epoch=on_epoch
+        )
+    except KeyboardInterrupt:
+        raise SystemExit(f"Stopped. The same command goes on in {folder}.") from None
     # Of the training alone: the log knows how fast each epoch went.
     targets = TrainingBatches(split.train, examples=training.examples).num_targets
     return model, folder, {
@@ -285,7 +293,9 @@ def kept(file: Path, report: Callable[[], list[Row]], run: str) -> list[Row]:
     Raises:
         ValueError: it is there, and of another ``run``.
     """
-    if not file.is_file():
+    if file.is_file():
+        print(f"== finished: {file}", flush=True)
+    else:
         write_atomically(file, json.dumps({"run": run, "rows": report()}, indent=1).encode())
     found: dict[str, Any] = json.loads(file.read_bytes())
     if found["run"] != run:

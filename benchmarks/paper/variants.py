@@ -50,7 +50,9 @@ def redraw(results: Results, draw: Draw) -> None:
     table = results.stem.with_name(f"{results.stem.name}.csv")
     if not table.is_file():
         raise SystemExit(f"{table} is not there: run once without --plot, with the same --preset and --budget.")
-    draw(results.stem.with_name(f"{results.stem.name}.png"), read_csv(table))
+    picture = results.stem.with_name(f"{results.stem.name}.png")
+    draw(picture, read_csv(table))
+    print(f"drawn: {picture}")
 
 
 def ratio_name(words: str) -> str:
