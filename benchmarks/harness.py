@@ -145,14 +145,17 @@ class Results:
         """One of the program's last lines; ``target`` in words."""
         self.ratios.append({"name": name, "value": value, "target": target})
 
+    def file(self, ending: str) -> Path:
+        """One of the program's files."""
+        return self.stem.with_name(f"{self.stem.name}{ending}")
+
     def write(self, draw: Callable[[Path, list[dict[str, str]]], None] | None = None) -> None:
         """Write the CSV and what ``draw`` makes of its rows, then the ratios, which are also printed."""
         self.stem.parent.mkdir(parents=True, exist_ok=True)
-        table = self.stem.with_name(f"{self.stem.name}.csv")
+        table, ratios = self.file(".csv"), self.file("-ratios.csv")
         write_csv(table, [row | self.surroundings for row in self.rows])
         if draw is not None:
-            draw(self.stem.with_name(f"{self.stem.name}.png"), read_csv(table))
-        ratios = self.stem.with_name(f"{self.stem.name}-ratios.csv")
+            draw(self.file(".png"), read_csv(table))
         ratios.unlink(missing_ok=True)  # an earlier run's would stand beside rows that they are not of
         if self.ratios:
             write_csv(ratios, self.ratios)

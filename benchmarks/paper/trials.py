@@ -232,11 +232,10 @@ def note_machine(folder: Path) -> None:
 
 def machine_name() -> str:
     """The GPU, where there is one, for it trains there; or the processor and the threads on it."""
-    threads = torch.get_num_threads()
-    where = f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}"
     if torch.cuda.is_available():
-        where = torch.cuda.get_device_name()
-    return f"{where}, PyTorch {torch.__version__}"
+        return f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}"
+    threads = torch.get_num_threads()
+    return f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}, PyTorch {torch.__version__}"
 
 
 def run(trial: Trial, dataset: str, split: Split, seed: int, options: argparse.Namespace) -> list[Row]:

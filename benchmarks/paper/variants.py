@@ -47,10 +47,9 @@ def redraw(results: Results, draw: Draw) -> None:
     Raises:
         SystemExit: there is no CSV.
     """
-    table = results.stem.with_name(f"{results.stem.name}.csv")
+    table, picture = results.file(".csv"), results.file(".png")
     if not table.is_file():
         raise SystemExit(f"{table} is not there: run once without --plot, with the same --preset and --budget.")
-    picture = results.stem.with_name(f"{results.stem.name}.png")
     draw(picture, read_csv(table))
     print(f"drawn: {picture}")
 

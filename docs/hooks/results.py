@@ -137,15 +137,12 @@ def picture(file: str, text: str) -> str:
 
 
 def surroundings(file: str) -> str:
-    """When and where a CSV was measured, and where what it compares was trained."""
+    """When and where a CSV was measured."""
     rows = _rows(file, None)
     if not rows:
         return ""
     row = rows[0]
     threads = "1 thread" if row["threads"] == "1" else f"{row['threads']} threads"
-    trained = "; ".join(dict.fromkeys(row["trained_on"] for row in rows if row.get("trained_on")))
-    if trained:
-        return f"*{row['date']}, diffusers_rec {row['diffusers_rec']}. Trained on: {trained}.*"
     return f"*{row['date']}, {row['cpu']}, {threads}, PyTorch {row['torch']}, diffusers_rec {row['diffusers_rec']}.*"
 
 
