@@ -175,6 +175,10 @@ def train_until(moment, calls, directory, kind):
         os.fsync = doomed(os.fsync, calls)
     elif moment == "rename":
         os.replace = doomed(os.replace, calls, after=True)
+    elif moment == "best":
+        DiffRec.save_pretrained = doomed(DiffRec.save_pretrained, calls)
+    elif moment == "best kept":
+        DiffRec.save_pretrained = doomed(DiffRec.save_pretrained, calls, after=True)
     elif moment == "time":
         signal.setitimer(signal.ITIMER_REAL, calls)
         signal.signal(signal.SIGALRM, lambda *_: die())
@@ -196,7 +200,7 @@ def killed(moment, calls, directory, kind="causal, dropout, importance"):
     return child.exitcode == -signal.SIGKILL
 
 
-# Three epochs of six steps; an epoch that is the best so far writes weights, items, config, then the log and the state.
+# Three epochs of six steps; each writes the log and the state, and the best so far then weights, items and config.
 @pytest.mark.parametrize(
     ("moment", "calls"),
     [
@@ -223,6 +227,16 @@ def test_every_kind_of_run_may_be_killed_twice(kind, tmp_path):
     assert killed("step", 4, tmp_path, kind)
     assert killed("epoch", 1, tmp_path, kind)
     assert end(*fit(tmp_path, **KINDS[kind])) == undisturbed(kind)
+
+
+@pytest.mark.parametrize("moment", ["best", "best kept"])
+def test_a_killed_run_keeps_what_its_record_describes(moment, tmp_path, monkeypatch):
+    """Wherever it goes on: on another device the epochs to come may score otherwise, here the worst."""
+    assert killed(moment, 2, tmp_path)
+    worst = replace(evaluate(build(), SPLIT.validation), masked={"ndcg@10": 0.0})
+    monkeypatch.setattr(loop, "evaluate", lambda *_, **__: worst)
+    model, result = fit(tmp_path)
+    assert evaluate(model, SPLIT.validation, seeds=CONFIG.validation_seeds).masked["ndcg@10"] == result.best_score
 
 
 @pytest.mark.slow

@@ -157,6 +157,13 @@ class _Run:
             self.wrapped.broadcast_buffers = False
         if directory is not None and not started:
             self._save()  # a folder that cannot be written is told now, and the run is known as its own from here on
+        elif directory is not None and not self._best_is_there():
+            self._save_best()
+
+    @property
+    def _judged(self) -> DiffRec:
+        """What is validated and kept."""
+        return self.model if self.average is None else self.average
 
     @property
     def finished(self) -> bool:
@@ -176,6 +183,8 @@ class _Run:
             record |= self._validate(progress)
         self.state.history.append(record)
         self._save()
+        if self._last_is_best:
+            self._save_best()
         return record
 
     def _train(self, epoch: int, progress: bool) -> dict[str, float]:
@@ -259,9 +268,8 @@ class _Run:
         return Generator().manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1))
 
     def _validate(self, progress: bool) -> dict[str, float]:
-        judged = self.model if self.average is None else self.average
         report = evaluate(
-            judged,
+            self._judged,
             self.validation,
             seeds=self.config.validation_seeds,
             progress=progress and self.accelerator.is_main_process,
@@ -270,9 +278,7 @@ class _Run:
         if score > self.state.best_score:
             self.state.best_score, self.state.best_epoch, self.state.stale = score, self.state.epoch, 0
             if self.directory is None:
-                self.best = copy.deepcopy(judged.state_dict())
-            elif self.accelerator.is_main_process:
-                judged.save_pretrained(self.directory)
+                self.best = copy.deepcopy(self._judged.state_dict())
         else:
             self.state.stale += 1
         return {f"validation_{name}": value for name, value in report.masked.items()}
@@ -285,6 +291,28 @@ class _Run:
         save_state(
             self.directory / STATE_FILE, self.name, self.state, self.model, self.optimizer.optimizer, self.average
         )
+
+    @property
+    def _last_is_best(self) -> bool:
+        return self.state.best_epoch == self.state.epoch > 0
+
+    def _save_best(self) -> None:
+        """Write the model as it is after the last epoch.
+
+        After the state, which holds its weights too: whoever goes on after a kill between the two can write it.
+        """
+        if self.directory is not None and self.accelerator.is_main_process:
+            self._judged.save_pretrained(self.directory)
+
+    def _best_is_there(self) -> bool:
+        """Whether the folder's model is the best that the state knows of; it can lag behind the last epoch alone."""
+        if not self._last_is_best:
+            return True
+        try:
+            kept = read_checkpoint(cast(Path, self.directory)).weights
+        except (FileNotFoundError, ValueError):
+            return False
+        return all(torch.equal(kept[name], ours.cpu()) for name, ours in self._judged.state_dict().items())
 
     def restore_best(self) -> None:
         """Give the model its best weights."""
