@@ -24,6 +24,8 @@ import diffusers_rec
 RESULTS = Path(__file__).parent / "results"
 
 Row = dict[str, Any]
+Place = Callable[[Row], tuple[Any, ...]]
+"""Where a row stands in a table, and what tells it apart."""
 
 
 def argument_parser(description: str) -> argparse.ArgumentParser:
@@ -118,10 +120,12 @@ class Results:
     Args:
         name: of the files.
         options: from :func:`parse`.
+        place: of a row in the table. With it the file's rows are kept, but for those in whose places new ones stand.
     """
 
-    def __init__(self, name: str, options: argparse.Namespace) -> None:
+    def __init__(self, name: str, options: argparse.Namespace, place: Place | None = None) -> None:
         self.stem: Path = options.out / (f"{name}-quick" if options.quick else name)
+        self.place = place
         self.rows: list[Row] = []
         self.ratios: list[Row] = []
         self.surroundings = {
@@ -149,11 +153,20 @@ class Results:
         """One of the program's files."""
         return self.stem.with_name(f"{self.stem.name}{ending}")
 
+    def table(self) -> list[Row]:
+        """What :meth:`write` writes; rows that were kept are text."""
+        rows = [row | self.surroundings for row in self.rows]
+        if self.place is None:
+            return rows
+        table = self.file(".csv")
+        kept: list[Row] = [*read_csv(table)] if table.is_file() else []
+        return sorted({self.place(row): row for row in [*kept, *rows]}.values(), key=self.place)
+
     def write(self, draw: Callable[[Path, list[dict[str, str]]], None] | None = None) -> None:
         """Write the CSV and what ``draw`` makes of its rows, then the ratios, which are also printed."""
         self.stem.parent.mkdir(parents=True, exist_ok=True)
         table, ratios = self.file(".csv"), self.file("-ratios.csv")
-        write_csv(table, [row | self.surroundings for row in self.rows])
+        write_csv(table, self.table())
         if draw is not None:
             draw(self.file(".png"), read_csv(table))
         ratios.unlink(missing_ok=True)  # an earlier run's would stand beside rows that they are not of

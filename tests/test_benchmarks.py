@@ -341,6 +341,43 @@ def test_a_figure_goes_on_where_it_was_stopped(name, data_dir, tmp_path, monkeyp
     assert full.read_text() == "a full result"
 
 
+def test_a_figure_adds_to_what_is_there(data_dir, tmp_path):
+    options = options_of(data_dir, tmp_path, "--budget", "1", "--variants")
+    table = tmp_path / "figure3-quick.csv"
+    figure3.main([*options, "2000", "10", "--dataset", "toys"])
+    first = read_csv(table)
+    figure3.main([*options, "50", "1000", "--dataset", "toys", "--add"])
+    figure3.main([*options, "10", "--dataset", "beauty", "--seed", "1", "--add"])
+    rows = read_csv(table)
+    assert [row for row in rows if row["dataset"] == "toys" and row["setting"] in ("10", "2000")] == first[1:]
+    ours = [(row["dataset"], row["setting"], row["trained_seed"]) for row in rows if row["history"] == "masked"]
+    assert ours == [("beauty", "10", "1"), *(("toys", steps, "0") for steps in ("10", "50", "1000", "2000"))]
+    assert [row["dataset"] for row in rows if row["source"]] == ["beauty", "toys"]
+    scores = {row["setting"]: float(row["ndcg@10"]) for row in rows if row["dataset"] == "toys" and not row["source"]
+              and row["history"] == "masked"}  # fmt: skip
+    found = {row["name"]: float(row["value"]) for row in read_csv(tmp_path / "figure3-quick-ratios.csv")}
+    wanted = {f"toys_{steps}_vs_1000_ndcg10": scores[steps] / scores["1000"] for steps in ("10", "50", "2000")}
+    assert found == pytest.approx(wanted)
+    figure3.main([*options, "10", "--dataset", "beauty"])
+    assert {row["dataset"] for row in read_csv(table)} == {"beauty"}, "without --add a run replaces its files"
+
+
+def test_recipes_add_to_what_is_there(data_dir, tmp_path):
+    options = options_of(data_dir, tmp_path, "--dataset", "toys", "--budget", "1", "--recipes")
+    recipes.main([*options, "cosine head"])
+    recipes.main([*options, "best", "--add"])
+    assert [row["recipe"] for row in read_csv(tmp_path / "recipes-quick.csv")] == ["best", "cosine head"]
+
+
+def test_a_figure_is_of_the_model_and_not_of_its_network_besides(data_dir, tmp_path):
+    options = options_of(data_dir, tmp_path, "--dataset", "toys", "--budget", "1", "--preset", "best")
+    figure2.main([*options, "--variants", "cosine"])
+    found = [
+        (row["model"], row["history"]) for row in read_csv(tmp_path / "figure2-best-quick.csv") if not row["source"]
+    ]
+    assert found == [("best-cosine", "masked"), ("best-cosine", "unmasked")]
+
+
 @pytest.fixture
 def table_of_two_trainings(data_dir, tmp_path):
     options = options_of(data_dir, tmp_path, "--dataset", "toys", "--models", "best", "--seeds", "2", "--budget", "1")

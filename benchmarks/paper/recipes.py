@@ -19,9 +19,11 @@ from benchmarks.paper.trials import (
     ALONE,
     BEST,
     Trial,
+    add_add_option,
     add_trial_options,
     base,
     parse_trials,
+    place_of,
     results_of,
     seeds_of,
     sequences_of,
@@ -95,6 +97,7 @@ RECIPES_OF = {"best": of_best, "paper": of_paper}
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
     add_trial_options(parser)
+    add_add_option(parser)
     parser.add_argument("--preset", default="best", choices=RECIPES_OF, help="whose choices are looked at")
     parser.add_argument("--recipes", nargs="+", help="by their labels; all when absent")
     parser.add_argument("--epochs", type=int, default=0, help="of each training; 0 for as many as the preset's")
@@ -103,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     wanted = options.recipes or there
     if unknown := sorted(set(wanted).difference(there)):
         parser.error(f"--recipes: no {', '.join(map(repr, unknown))}; there are {', '.join(map(repr, there))}")
-    results = results_of("recipes", options, "best")
+    results = results_of("recipes", options, "best", place_of("recipe", there))
     draw = partial(plots.bars, names=["dataset", "recipe"], panels={"validation_ndcg@10": "validation NDCG@10"})
     for dataset in options.datasets:
         split = sequences_of(dataset, options).leave_one_out()

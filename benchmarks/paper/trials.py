@@ -20,7 +20,7 @@ import torch
 
 import diffusers_rec
 from benchmarks.data import add_data_option, interactions_of
-from benchmarks.harness import Results, Row, cpu_name, parse, read_csv
+from benchmarks.harness import Place, Results, Row, cpu_name, parse, read_csv
 from diffusers_rec import (
     DiffRec,
     Ensemble,
@@ -134,6 +134,11 @@ def add_trial_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each model, seeded from --seed on")
 
 
+def add_add_option(parser: argparse.ArgumentParser) -> None:
+    """``--add``."""
+    parser.add_argument("--add", action="store_true", help="keep the rows that the results hold of other trials")
+
+
 def parse_trials(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """As the harness parses; a run with a budget is a quick one, whose results have names of their own."""
     options = parse(parser, argv)
@@ -150,11 +155,27 @@ def seeds_of(options: argparse.Namespace) -> range:
     return range(options.seed, options.seed + options.seeds)
 
 
-def results_of(program: str, options: argparse.Namespace, default: str) -> Results:
-    """Called as the program where it looks at its ``default`` preset; another preset's, or ``--model``'s, say so."""
+def results_of(program: str, options: argparse.Namespace, default: str, place: Place | None = None) -> Results:
+    """Called as the program where it looks at its ``default`` preset; another preset's, or ``--model``'s, say so.
+
+    ``place`` tells rows apart where ``--add`` keeps those that are there.
+    """
     if getattr(options, "model", None) is not None:
         return Results(f"{program}-of-a-model", options)
-    return Results(program if options.preset == default else f"{program}-{options.preset}", options)
+    name = program if options.preset == default else f"{program}-{options.preset}"
+    return Results(name, options, place if getattr(options, "add", False) else None)
+
+
+def place_of(column: str, labels: Sequence[str]) -> Place:
+    """The order of a table: by data set; what was published, then the labels in a column as they stand; by seed."""
+    ranks = {label: rank for rank, label in enumerate(labels)}
+
+    def place(row: Row) -> tuple[Any, ...]:
+        label, seed = row[column], str(row.get("trained_seed", ""))
+        order = DATASETS.index(row["dataset"]), bool(seed), ranks.get(label, len(ranks)), label, seed.zfill(9)
+        return *order, row.get("model", ""), row.get("history", "")
+
+    return place
 
 
 def sequences_of(dataset: str, options: argparse.Namespace) -> Sequences:
@@ -330,5 +351,5 @@ def published(dataset: str, model: str | None = None) -> list[Row]:
 def mean_score(rows: Sequence[Row], metric: str = "ndcg@10", **where: str) -> float:
     """A metric with the history masked, averaged over the rows whose columns have the values of ``where``."""
     wanted = where | {"history": "masked"}
-    found = [row[metric] for row in rows if all(row.get(key) == value for key, value in wanted.items())]
+    found = [float(row[metric]) for row in rows if all(row.get(key) == value for key, value in wanted.items())]
     return math.fsum(found) / len(found)

@@ -10,13 +10,16 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks.harness import Results, argument_parser, read_csv
+from benchmarks.harness import Results, Row, argument_parser, read_csv
 from benchmarks.paper.trials import (
     ALONE,
+    DATASETS,
     Trial,
+    add_add_option,
     add_trial_options,
     mean_score,
     parse_trials,
+    place_of,
     published,
     results_of,
     run,
@@ -74,12 +77,13 @@ def compare_variants(
     """
     parser = argument_parser(description)
     add_trial_options(parser)
+    add_add_option(parser)
     add_figure_options(parser, ALONE)
     labels = list(variants("best", "beauty"))
     parser.add_argument("--variants", nargs="+", default=labels, choices=labels)
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of each training; 0 for as many as the preset's")
     options = parse_trials(parser, argv)
-    results = results_of(name, options, ALONE)
+    results = results_of(name, options, ALONE, place_of("setting", labels))
     if options.plot:
         return redraw(results, draw)
     for dataset in options.datasets:
@@ -90,13 +94,24 @@ def compare_variants(
             if label in options.variants:
                 for seed in seeds_of(options):
                     for row in run(trial.lasting(options.epochs), dataset, split, seed, options):
-                        results.add({"setting": label, **row})
+                        if row["model"] == trial.model:  # and not its network alone, which would pass for another seed
+                            results.add({"setting": label, **row})
                 results.write(draw)  # after each variant: what is done is kept
-    if default in options.variants:
-        for dataset in options.datasets:
-            scores = {label: mean_score(results.rows, dataset=dataset, setting=label) for label in options.variants}
-            reference = scores.pop(default)
-            for label, score in scores.items():
-                if reference:  # a model that hits nothing is no reference
-                    results.ratio(ratio_name(f"{dataset} {label} vs {default} ndcg10"), score / reference)
+    for ratio, value in ratios(results.table(), default).items():
+        results.ratio(ratio, value)
     return results.write(draw)
+
+
+def ratios(rows: Sequence[Row], default: str) -> dict[str, float]:
+    """NDCG@10 of each setting over that of the default, on each data set that has it."""
+    found = {}
+    for dataset in DATASETS:
+        trained = [row for row in rows if row["dataset"] == dataset and row.get("trained_seed", "") != ""]
+        labels = dict.fromkeys(row["setting"] for row in trained)
+        reference = mean_score(trained, setting=default) if default in labels else 0
+        if reference:  # a model that hits nothing is no reference
+            for label in labels:
+                if label != default:
+                    score = mean_score(trained, setting=label)
+                    found[ratio_name(f"{dataset} {label} vs {default} ndcg10")] = score / reference
+    return found
