@@ -41,12 +41,14 @@ class Checkpoint:
         weights: name to tensor, on the CPU.
         items: raw item ids in the order of their indices.
         library_version: that wrote it.
+        digest: SHA-256 of the weights' file.
     """
 
     config: dict[str, Any]
     weights: dict[str, Tensor]
     items: list[int | str]
     library_version: str
+    digest: str
 
 
 def write_checkpoint(
@@ -103,7 +105,7 @@ def read_checkpoint(directory: str | PathLike[str]) -> Checkpoint:
     except SafetensorError as error:
         raise ValueError(f"{folder / content['weights']['file']} is not a safetensors file: {error}.") from error
     items = json.loads(_read_verified(folder, content["items"]))
-    return Checkpoint(content["pipeline"], weights, items, content["library_version"])
+    return Checkpoint(content["pipeline"], weights, items, content["library_version"], content["weights"]["sha256"])
 
 
 def _refuse_foreign(config: Path) -> None:

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from diffusers_rec.errors import check_choice, check_float
 from diffusers_rec.heads import ItemHead
 from diffusers_rec.negatives import NegativeSample
-from diffusers_rec.registry import Component
+from diffusers_rec.registry import Component, Config
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,10 @@ class Objective(Component, ABC, kind="objective"):
 
     recommend_from: str = "sampled"
     """Where the recommendation term is computed: ``"sampled"``, at the sampled step n, or ``"start"``, at n = N."""
+
+    def without_noise(self) -> Config:
+        """The config of what stays of the objective for a model that has no noise."""
+        return self.config()
 
     @abstractmethod
     def __call__(
@@ -115,6 +119,10 @@ class SimplifiedObjective(Objective, name="simplified"):
         named = {"reconstruction": reconstruction.detach(), "recommendation": recommendation.detach()}
         return Terms(total, named, distances.detach())
 
+    def without_noise(self) -> Config:
+        """The recommendation term, of one prediction."""
+        return {**self.config(), "reconstruction_weight": 0.0, "recommend_from": "sampled"}
+
     def _distance(self, x0: Tensor, predicted: Tensor) -> Tensor:
         with torch.autocast(x0.device.type, enabled=False):
             predicted = predicted.to(x0.dtype)
@@ -180,6 +188,11 @@ class ContrastiveObjective(SimplifiedObjective, name="contrastive"):
         contrast = self._contrast(predicted, from_start, items)
         total = terms.total + self.contrastive_weight * contrast
         return Terms(total, {**terms.named, "contrastive": contrast.detach()}, terms.per_latent)
+
+    def without_noise(self) -> Config:
+        """That of the simplified objective: two noise levels are no two views where there is no noise."""
+        shared = {key: value for key, value in super().without_noise().items() if key in SimplifiedObjective.settings()}
+        return {**shared, "name": SimplifiedObjective.registered_name}
 
     def _contrast(self, one: Tensor, other: Tensor, items: Tensor) -> Tensor:
         with torch.autocast(one.device.type, enabled=False):

@@ -110,7 +110,6 @@ def control(model: DiffRec) -> DiffRec:
         model: trained or not; its weights are not taken over.
     """
     config = model.config()
-    objective = {**config["objective"], "reconstruction_weight": 0.0, "recommend_from": "sampled"}
     base = config["denoiser"]
     while base["name"] in ("posterior", "noiseless"):
         base = base["base"]
@@ -120,8 +119,8 @@ def control(model: DiffRec) -> DiffRec:
     noising = config["noising"] if bool(seen == length) else "target"
     # All that draws is silent now: one draw and one step say everything.
     plain = {
-        **config, "noising": noising, "denoiser": denoiser, "objective": objective, "timesteps": "uniform",
-        "sampler": "one-step", "seeds": 1,
+        **config, "noising": noising, "denoiser": denoiser, "objective": model.objective.without_noise(),
+        "timesteps": "uniform", "sampler": "one-step", "seeds": 1,
     }  # fmt: skip
     return DiffRec.from_config(model.vocabulary, plain)
 

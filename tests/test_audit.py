@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import weakref
 from importlib import import_module
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusers_rec import DDPMSampler, DiffRec, SyntheticWorld
-from diffusers_rec.data import Holdout, Sequences, Vocabulary
+from diffusers_rec.data import Holdout, Sequences, Vocabulary, pad
 from diffusers_rec.evaluation import audit, evaluate
 from diffusers_rec.evaluation.audit import landing, nearest
 from diffusers_rec.presets import control
@@ -83,6 +85,36 @@ def test_chains_of_the_exact_posterior_land_as_exact_draws_do(trained):
     # At the last step the posterior's own latent is a mean over items, so the law to compare with is the base's.
     base = audit(trained, SPLIT.test, seeds=30, steps=[50]).chains[0]
     assert chain["distinct"] == pytest.approx(base["distinct"], rel=0.05)
+
+
+@pytest.mark.parametrize("noising", ["target", "whole", {"name": "last-k", "k": 3}], ids=str)
+def test_it_asks_what_serving_asks(noising, monkeypatch):
+    """The items of the history that the model noises carry noise here, too."""
+    model = build(noising=noising, denoiser={"name": "causal-transformer", "num_layers": 1, "num_heads": 2})
+    rows = np.arange(20)
+    histories = pad(SPLIT.test.histories.take(rows), model.history_length)
+    noise = torch.randn(
+        20, 2, model.noising.max_noised(model.max_length), 16, generator=torch.Generator().manual_seed(0)
+    )
+    last = torch.full((20, 2), model.schedule.num_timesteps)
+    with model.serving():
+        question = MODULE._Question(model, SPLIT.test, rows)
+        monkeypatch.setattr("diffusers_rec.pipeline.randn", lambda *_, **__: noise)
+        target = noise.gather(2, question.known[..., None, None].expand(-1, 2, 1, 16))
+        ours = question.predict(target, last, noise[:, :, : question.history.shape[2]])[:, :, 0]
+        served = model.next_item_latents(*histories, seeds=2, sampler="one-step")
+        torch.testing.assert_close(ours, served)
+        monkeypatch.setattr("diffusers_rec.pipeline.randn", lambda *_, **__: torch.zeros_like(noise[:, :1]))
+        silent = model.next_item_latents(*histories, seeds=1, sampler="one-step")
+        torch.testing.assert_close(question.probabilities(), model.head.logits(silent[:, 0]).softmax(-1))
+
+
+@pytest.mark.parametrize("noising", ["whole", {"name": "last-k", "k": 3}, {"name": "last-k", "ahead": True}], ids=str)
+def test_models_that_noise_several_items_are_audited(noising):
+    found = audit(build(noising=noising), SPLIT.test, users=20, seeds=4, steps=[1, 5])
+    assert {row["xn"] for row in found.timesteps} == {"drawn", "zeroed", "another user's"}
+    assert all(math.isfinite(row["cross_entropy"]) for row in found.timesteps)
+    assert [row["sampler"] for row in found.chains] == ["exact draws", "ddpm, 1 steps", "ddpm, 5 steps"]
 
 
 def test_it_leaves_the_model_and_the_global_state_and_repeats_itself(trained):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from diffusers_rec import DDIMSampler, DiffRec, SyntheticWorld
+from diffusers_rec import DDIMSampler, DiffRec, Objective, SyntheticWorld, TrainingBatches
 from diffusers_rec.denoisers.dropout import Dropout
 from diffusers_rec.presets import PRESETS, control, paper
 from diffusers_rec.training import RECIPES, TrainingConfig, train
@@ -125,6 +125,15 @@ def test_the_control_sees_the_whole_history_whatever_the_model_noises(noising):
     answer, *others = control(model).sample([[a, b, c], [d, b, c], [a, d, c], [a, b, d]])
     assert not any(torch.allclose(answer[:, 0], other[:, 0]) for other in others)
     assert control(model).noising.new_items == model.noising.new_items
+
+
+@pytest.mark.parametrize("objective", Objective.names())
+def test_the_control_minimises_the_recommendation_loss_alone(objective):
+    plain = control(DiffRec(ITEMS, dim=8, max_length=8, objective={"name": objective, "recommendation_weight": 2.0}))
+    batch = next(iter(TrainingBatches(SPLIT.train, max_length=8).epoch(0)))
+    loss = plain.eval().loss(batch, torch.Generator().manual_seed(0))
+    assert loss.total.item() == pytest.approx(2 * loss.named["recommendation"].item())
+    assert control(plain).config() == plain.config()
 
 
 @pytest.mark.parametrize("denoiser", ["posterior", "noiseless", {"name": "posterior", "base": "noiseless"}], ids=str)

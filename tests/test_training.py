@@ -239,6 +239,47 @@ def test_a_killed_run_keeps_what_its_record_describes(moment, tmp_path, monkeypa
     assert evaluate(model, SPLIT.validation, seeds=CONFIG.validation_seeds).masked["ndcg@10"] == result.best_score
 
 
+def test_a_finished_run_leaves_another_model_in_its_folder_alone(tmp_path):
+    fit(tmp_path, epochs=1)  # its last epoch was the best
+    build(seed=1).save_pretrained(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    fit(tmp_path, epochs=1)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def scored(monkeypatch, *scores):
+    """The validations to come have these scores, and an interrupt comes after the last."""
+    report, left = evaluate(build(), SPLIT.validation), list(scores)
+    monkeypatch.setattr(loop, "evaluate", lambda *_, **__: replace(report, masked={"ndcg@10": left.pop(0)}))
+
+    def on_epoch(record):
+        if not left:
+            raise KeyboardInterrupt
+
+    return on_epoch
+
+
+def test_a_best_model_that_is_lost_is_told_before_training(tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, on_epoch=scored(monkeypatch, 0.2, 0.1))
+    (tmp_path / CONFIG_FILE).unlink()
+    with pytest.raises(
+        ValueError, match=r"has lost its best model, that of epoch 1 .*config\.json.* Delete the folder"
+    ):
+        fit(tmp_path, on_epoch=lambda record: pytest.fail("it trained"))
+
+
+def test_a_best_model_that_is_lost_is_written_again_from_the_state(tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, on_epoch=scored(monkeypatch, 0.1, 0.2))
+    whole = DiffRec.from_pretrained(tmp_path).state_dict()
+    (tmp_path / CONFIG_FILE).unlink()
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, on_epoch=scored(monkeypatch, 0.0))
+    saved = DiffRec.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in whole.items())
+
+
 @pytest.mark.slow
 def test_killed_at_any_time_until_it_gets_through(tmp_path):
     generator = random.Random(0)

@@ -52,7 +52,7 @@ def of_best(dataset: str) -> dict[str, Trial]:
         "ranking learned at the sampled step": whole.varied("at-sampled", objective={"recommend_from": "sampled"}),
         "ten times less noise": whole.varied("less-noise", schedule={"log_snr_shift": 0.0}),
         "latents as long as learned": whole.varied("learned-scale", embedding={"scale": "learned"}),
-        "cosine head": whole.varied("cosine", head={"name": "cosine"}),
+        "cosine head": whole.varied("cosine-head", head={"name": "cosine"}),
         "contrastive term": whole.varied("contrastive", objective={"name": "contrastive"}),
         "causal-transformer": whole.varied("causal", denoiser={"name": "causal-transformer"}),
     }  # fmt: skip

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,8 @@ def audit(
         seeds: noise draws to average in the ranking, and chains a user.
         steps: lengths of the chains, each at most N; 10 and 50 when None, as far as N allows, or N below 10.
         levels: timesteps to look at, evenly spread up to N.
-        seed: of the choice of users and of the noise.
+        seed: of the choice of users, and of the noise of the losses and the chains; the ranking's draws are those of
+            serving.
         progress: show bars (needs the ``train`` extra).
 
     Raises:
@@ -141,24 +143,40 @@ class _SilentSampler(OneStepSampler):
 
 
 class _Question:
-    """Some users, their histories encoded: each asks for the one item that comes next."""
+    """Some users, their histories encoded: each asks for the one item that comes next.
+
+    Where the model noises the last items of the history, too, they carry noise here as they do in serving.
+    """
 
     def __init__(self, model: DiffRec, holdout: Holdout, rows: np.ndarray[Any, Any]) -> None:
         items, lengths = (part.to(model.device) for part in pad(holdout.histories.take(rows), model.history_length))
-        mask = torch.arange(items.shape[1], device=model.device) < lengths[:, None]
-        self.model, self.lengths = model, lengths
+        self.model = model
         self.targets = torch.from_numpy(holdout.targets[rows]).to(model.device)
         self.x0 = model.embedding(self.targets)[:, None, None]
-        self.context = model.denoiser.encode(model.embedding(items), mask)
+        self.context = model.denoiser.encode(model.embedding(items), _first(lengths, items.shape[1]))
+        self.visible = model.noising.serving(lengths, model.noising.max_noised(model.max_length)).visible
+        self.known = lengths[:, None] - self.visible  # noised items of the history; the target stands behind them
+        positions = torch.arange(int(self.known.max()), device=model.device)
+        places = (self.visible + positions).clamp(max=items.shape[1] - 1)
+        self.history = model.embedding(items.gather(1, places))[:, None]
 
-    def predict(self, xn: Tensor, timesteps: Tensor) -> Tensor:
-        """Latents ``(B, S, 1, D)`` from noised ones."""
-        visible = self.lengths[:, None].expand(xn.shape[:2])
-        return self.model.denoiser(xn, timesteps, visible, self.context).to(xn.dtype)
+    def noise_of_history(self, draws: int, generator: Generator) -> Tensor:
+        """For the noised items of the history: ``(B, S, K - 1, D)``."""
+        shape = (len(self.targets), draws, *self.history.shape[2:])
+        return randn(shape, generator, device=self.x0.device, dtype=self.x0.dtype)
 
-    def losses(self, xn: Tensor, n: int) -> Tensor:
+    def predict(self, xn: Tensor, timesteps: Tensor, history_noise: Tensor) -> Tensor:
+        """The target's latent ``(B, S, 1, D)`` from its noised one."""
+        clean = self.history.expand_as(history_noise)
+        noised = self.model.schedule.add_noise(clean, history_noise, timesteps)
+        place = self.known[..., None, None].expand(*xn.shape)
+        latents = torch.cat([noised, torch.zeros_like(xn)], dim=2).scatter(2, place, xn)
+        visible, count = (part.expand(xn.shape[:2]) for part in (self.visible, self.known + 1))
+        return self.model.denoiser(latents, timesteps, visible, self.context, count).to(xn.dtype).gather(2, place)
+
+    def losses(self, xn: Tensor, n: int, history_noise: Tensor) -> Tensor:
         """Reconstruction and cross-entropy of the prediction from ``(B, 1, 1, D)``, sums over the users: ``(2,)``."""
-        predicted = self.predict(xn, torch.full(xn.shape[:2], n, device=xn.device))
+        predicted = self.predict(xn, torch.full(xn.shape[:2], n, device=xn.device), history_noise)
         reconstruction = (1 - torch.cosine_similarity(predicted, self.x0, dim=-1)).double().sum()
         cross_entropy = self.model.head.loss(predicted[:, 0, 0], self.targets).double() * len(self.targets)
         return torch.stack([reconstruction, cross_entropy])
@@ -171,7 +189,13 @@ class _Question:
     def probabilities(self) -> Tensor:
         """The predicted distribution, from the mean of pure noise at n = N: ``(B, V)``."""
         last = torch.full((len(self.targets), 1), self.model.schedule.num_timesteps, device=self.x0.device)
-        return self.model.head.logits(self.predict(torch.zeros_like(self.x0), last)[:, 0, 0]).softmax(-1)
+        silent = torch.zeros_like(self.x0), last, torch.zeros_like(self.history)
+        return self.model.head.logits(self.predict(*silent)[:, 0, 0]).softmax(-1)
+
+
+def _first(lengths: Tensor, width: int) -> Tensor:
+    """``(B, width)``, True at the first positions."""
+    return torch.arange(width, device=lengths.device) < lengths[:, None]
 
 
 def _accuracy(model: DiffRec, holdout: Holdout, sampler: Sampler, seeds: int, progress: bool) -> Row:
@@ -187,14 +211,16 @@ def _timesteps(model: DiffRec, questions: list[_Question], levels: int, seed: in
     sizes = [len(question.targets) for question in questions]
     rows = []
     for n in chosen:
-        noise = randn(x0.shape, generators_from([seed])[0], device=x0.device, dtype=x0.dtype)
+        generator = generators_from([seed])[0]
+        noise = randn(x0.shape, generator, device=x0.device, dtype=x0.dtype)
+        of_history = [question.noise_of_history(1, generator) for question in questions]
         drawn = model.schedule.add_noise(x0, noise, torch.full(x0.shape[:2], n, device=x0.device))
         kinds = {"drawn": drawn, "zeroed": torch.zeros_like(drawn)}
         if len(x0) > 1:
             kinds["another user's"] = drawn.roll(1, dims=0)
         for kind, xn in kinds.items():
-            parts = zip(questions, torch.split(xn, sizes), strict=True)
-            sums = torch.stack([question.losses(part, n) for question, part in parts]).sum(0)
+            parts = zip(questions, torch.split(xn, sizes), of_history, strict=True)
+            sums = torch.stack([question.losses(part, n, noised) for question, part, noised in parts]).sum(0)
             means = zip(("reconstruction", "cross_entropy"), (sums / len(x0)).tolist(), strict=True)
             rows.append({"timestep": n, "xn": kind, **dict(means)})
     return rows
@@ -212,7 +238,8 @@ def _landings(
         for name, generator in generators.items():
             if name in chains:
                 noise = question.noise(draws, generator)
-                ends = chains[name].sample(question.predict, model.schedule, noise, generator)[:, :, 0]
+                denoise = partial(question.predict, history_noise=question.noise_of_history(draws, generator))
+                ends = chains[name].sample(denoise, model.schedule, noise, generator)[:, :, 0]
                 items = nearest(ends, table)
             else:
                 items = torch.multinomial(probabilities.cpu(), draws, replacement=True, generator=generator)

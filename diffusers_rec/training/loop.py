@@ -157,8 +157,8 @@ class _Run:
             self.wrapped.broadcast_buffers = False
         if directory is not None and not started:
             self._save()  # a folder that cannot be written is told now, and the run is known as its own from here on
-        elif directory is not None and not self._best_is_there():
-            self._save_best()
+        elif directory is not None and self.state.best_epoch:
+            self._mend_best(directory)
 
     @property
     def _judged(self) -> DiffRec:
@@ -182,6 +182,8 @@ class _Run:
         if self.state.epoch % self.config.validate_every == 0 or self.state.epoch == self.config.epochs:
             record |= self._validate(progress)
         self.state.history.append(record)
+        if self._last_is_best and self.directory is not None:
+            self.state.replaced = _digest_of(self.directory)
         self._save()
         if self._last_is_best:
             self._save_best()
@@ -297,22 +299,23 @@ class _Run:
         return self.state.best_epoch == self.state.epoch > 0
 
     def _save_best(self) -> None:
-        """Write the model as it is after the last epoch.
-
-        After the state, which holds its weights too: whoever goes on after a kill between the two can write it.
-        """
+        """Write the model as it is after the last epoch. The state, which holds its weights too, has been written."""
         if self.directory is not None and self.accelerator.is_main_process:
             self._judged.save_pretrained(self.directory)
 
-    def _best_is_there(self) -> bool:
-        """Whether the folder's model is the best that the state knows of; it can lag behind the last epoch alone."""
-        if not self._last_is_best:
-            return True
+    def _mend_best(self, directory: Path) -> None:
+        """Write the best model where only the state has it yet; tell now, not in the end, that it is lost."""
+        if self._last_is_best:
+            if _digest_of(directory) in ("", self.state.replaced):
+                self._save_best()
+            return
         try:
-            kept = read_checkpoint(cast(Path, self.directory)).weights
-        except (FileNotFoundError, ValueError):
-            return False
-        return all(torch.equal(kept[name], ours.cpu()) for name, ours in self._judged.state_dict().items())
+            read_checkpoint(directory)
+        except (FileNotFoundError, ValueError) as error:
+            raise ValueError(
+                f"{directory} has lost its best model, that of epoch {self.state.best_epoch} ({error}). Delete the "
+                "folder to train anew."
+            ) from error
 
     def restore_best(self) -> None:
         """Give the model its best weights."""
@@ -320,3 +323,11 @@ class _Run:
         best = self.best or read_checkpoint(cast(Path, self.directory)).weights
         self.model.load_state_dict(best)
         self.model.eval()
+
+
+def _digest_of(directory: Path) -> str:
+    """Of the weights in a folder; empty where no whole model is."""
+    try:
+        return read_checkpoint(directory).digest
+    except (FileNotFoundError, ValueError):
+        return ""

@@ -28,6 +28,7 @@ class Progress:
         best_epoch: of the best validation, 0 before the first.
         best_score: its NDCG@10.
         stale: validations since the best.
+        replaced: digest of the weights that the best ones take the place of, empty where there were none.
         history: one record an epoch.
     """
 
@@ -35,6 +36,7 @@ class Progress:
     best_epoch: int = 0
     best_score: float = -1.0
     stale: int = 0
+    replaced: str = ""
     history: list[dict[str, float]] = field(default_factory=list)
 
 
