@@ -362,6 +362,13 @@ def test_a_figure_adds_to_what_is_there(data_dir, tmp_path):
     assert {row["dataset"] for row in read_csv(table)} == {"beauty"}, "without --add a run replaces its files"
 
 
+def test_no_training_at_all_is_refused(data_dir, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        figure2.main(options_of(data_dir, tmp_path, "--seeds", "0"))
+    assert "--seeds takes one training at least" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_recipes_add_to_what_is_there(data_dir, tmp_path):
     options = options_of(data_dir, tmp_path, "--dataset", "toys", "--budget", "1", "--recipes")
     recipes.main([*options, "cosine head"])
@@ -494,8 +501,9 @@ def test_the_exact_posterior_leaves_the_model_as_it_was(saved):
 
 def test_figure7_looks_at_a_given_model(saved, data_dir, tmp_path):
     options = options_of(data_dir, tmp_path, "--model", str(saved), "--most", "3", "--steps", "4", "--users", "20")
-    with pytest.raises(SystemExit, match="--dataset"):
-        figure7.main(options)
+    for program, more in ((figure7, []), (noise, ["--users", "20"])):
+        with pytest.raises(SystemExit, match=r"--model is one model: name the data set .* --dataset"):
+            program.main([*options_of(data_dir, tmp_path, "--model", str(saved)), *more])
     figure7.main([*options, "--dataset", "ml-1m"])
     rows = [row for row in read_csv(tmp_path / "figure7-of-a-model.csv") if row["history"] == "masked"]
     assert [(row["model"], row["setting"], row["users"]) for row in rows] == [

@@ -1,7 +1,7 @@
 """Figure 7: NDCG@10 and HR@10 by the number of seeds that are averaged, 1 to 20, of one trained model a data set.
 
 Beside the paper's one step stand reverse chains, in which the draws differ: the probabilities of where each ends are
-averaged in the same way.
+averaged in the same way. The model is a network alone, for a memory's counts would stand below every line.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from benchmarks import plots
 from benchmarks.harness import argument_parser
 from benchmarks.paper.serving import add_model_options, served, ways
 from benchmarks.paper.trials import (
+    ALONE,
     DATASETS,
     add_run_options,
     parse_trials,
@@ -39,18 +40,16 @@ DEFAULT = 10
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
     add_run_options(parser)
-    add_figure_options(parser, "best")
+    add_figure_options(parser, ALONE)
     add_model_options(parser)
     parser.add_argument("--datasets", "--dataset", nargs="+", default=DATASETS, choices=DATASETS)
     parser.add_argument("--most", type=int, default=20, help="seeds")
     parser.add_argument("--users", type=int, help="of the test, at most; all when absent")
     options = parse_trials(parser, argv)
-    results = results_of("figure7", options, "best")
+    results = results_of("figure7", options, ALONE)
     draw = partial(plots.score_figure, xlabel="seeds averaged", lines=True, by="model")
     if options.plot:
         return redraw(results, draw)
-    if options.model is not None and len(options.datasets) > 1:
-        raise SystemExit("--model is one model: name the data set that it was trained on with --dataset.")
     for dataset in options.datasets:
         split = sequences_of(dataset, options).leave_one_out()
         model, about = served(dataset, split, options)

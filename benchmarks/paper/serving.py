@@ -23,10 +23,16 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def served(dataset: str, split: Split, options: argparse.Namespace) -> tuple[DiffRec, Row]:
-    """The model of ``--model``, or the preset's, trained or read; and how it was trained, as far as is known."""
+    """The model of ``--model``, or the preset's, trained or read; and how it was trained, as far as is known.
+
+    Raises:
+        SystemExit: ``--model`` came with several data sets.
+    """
     if options.model is None:
         model, _, about = trained(base(options.preset, dataset), dataset, split, options.seed, options)
         return model.eval(), about
+    if len(getattr(options, "datasets", [dataset])) > 1:
+        raise SystemExit("--model is one model: name the data set that it was trained on with --dataset.")
     model = DiffRec.from_pretrained(options.model)
     return model, {"settings": json.dumps({"model": model.config()}, sort_keys=True)}
 

@@ -144,6 +144,8 @@ def parse_trials(parser: argparse.ArgumentParser, argv: Sequence[str] | None) ->
     options = parse(parser, argv)
     if options.budget is not None and options.budget < 1:
         parser.error("--budget takes one epoch at least; leave it out for all")
+    if getattr(options, "seeds", 1) < 1:
+        parser.error("--seeds takes one training at least")
     if options.quick and options.budget is None:
         options.budget = 1
     options.quick = options.budget is not None
