@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -32,17 +33,44 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
     """The options that every program takes; ``description`` is its docstring."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="smaller settings, a minute's look, files of their own")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
+    parser.add_argument("--threads", type=at_least(1), default=torch.get_num_threads(), help="of torch")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=at_least(0), default=0)
     return parser
 
 
+def at_least(minimum: int) -> Callable[[str], int]:
+    """The type of an option that takes whole numbers from ``minimum`` on."""
+
+    def number(text: str) -> int:
+        if not text.removeprefix("-").isdecimal() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {minimum} on, got {text!r}")
+        return int(text)
+
+    return number
+
+
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the options and set the number of threads."""
+    """Read the options, make the folder for the results and set the number of threads."""
     options = parser.parse_args(argv)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+        if not os.access(options.out, os.W_OK):
+            raise PermissionError(f"{options.out} cannot be written to")
+    except OSError as error:
+        parser.error(f"--out: {error}")  # now, rather than after hours
     torch.set_num_threads(options.threads)
     return options
+
+
+def command(main: Callable[[], Any]) -> None:
+    """Run a program that takes long: an interrupt and wrong input end it in one line."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit("Stopped. What is finished is kept, and the same command goes on.") from None
+    except (OSError, ValueError) as error:
+        raise SystemExit(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -158,13 +186,15 @@ class Results:
         rows = [row | self.surroundings for row in self.rows]
         if self.place is None:
             return rows
+        return sorted({self.place(row): row for row in [*self.kept(), *rows]}.values(), key=self.place)
+
+    def kept(self) -> list[Row]:
+        """The rows that the file holds, to be kept; none without a place."""
         table = self.file(".csv")
-        kept: list[Row] = [*read_csv(table)] if table.is_file() else []
-        return sorted({self.place(row): row for row in [*kept, *rows]}.values(), key=self.place)
+        return [*read_csv(table)] if self.place is not None and table.is_file() else []
 
     def write(self, draw: Callable[[Path, list[dict[str, str]]], None] | None = None) -> None:
         """Write the CSV and what ``draw`` makes of its rows, then the ratios, which are also printed."""
-        self.stem.parent.mkdir(parents=True, exist_ok=True)
         table, ratios = self.file(".csv"), self.file("-ratios.csv")
         write_csv(table, self.table())
         if draw is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import subprocess
@@ -16,7 +17,18 @@ import torch
 
 from benchmarks import plots
 from benchmarks.chains import exact_draws
-from benchmarks.harness import Results, Timing, argument_parser, compare, extrapolated, read_csv, write_csv
+from benchmarks.harness import (
+    Results,
+    Timing,
+    argument_parser,
+    at_least,
+    command,
+    compare,
+    extrapolated,
+    parse,
+    read_csv,
+    write_csv,
+)
 from benchmarks.naive import NaiveDSR, NaiveTraining, every_prefix, pad_in_front
 from benchmarks.paper import figure2, figure3, figure4, figure5, figure6, figure7, noise, recipes, table2, trials
 from benchmarks.paper.serving import with_exact_posterior
@@ -33,7 +45,7 @@ from diffusers_rec import (
 from diffusers_rec.data import pad
 from diffusers_rec.evaluation import evaluate
 from diffusers_rec.evaluation.audit import landing
-from diffusers_rec.presets import best, paper
+from diffusers_rec.presets import best, control, paper
 from diffusers_rec.ranking import top_k
 
 ROOT = Path(__file__).parents[1]
@@ -117,6 +129,32 @@ def test_naive_trains_on_every_prefix():
     assert not torch.equal(before, training.model.head.weight)
 
 
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_measured(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for out in ("file", "file/below"):
+        with pytest.raises(SystemExit):
+            parse(argument_parser("A program."), ["--out", str(tmp_path / out)])
+        assert "error: --out: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "words"), [(KeyboardInterrupt(), "Stopped.*the same command goes on"), (ValueError("wrong"), "^wrong$")]
+)
+def test_a_long_program_ends_in_one_line(error, words):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit, match=words):
+        command(main)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", ""])
+def test_a_number_of_things_is_one_at_least(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="expected a whole number from 1 on, got"):
+        at_least(1)(text)
+    assert at_least(-2)("-2") == -2
+
+
 def test_compare_calls_in_turn_and_counts_after_the_warmup():
     called = []
     timings = compare({"a": lambda: called.append("a"), "b": lambda: called.append("b")}, repeats=3, warmup=2, calls=2)
@@ -137,7 +175,7 @@ def test_a_ratio_is_taken_within_the_rounds():
 
 
 def test_results_are_written_and_their_ratios_are_the_last_lines(tmp_path, capsys):
-    options = argument_parser("A program.").parse_args(["--quick", "--out", str(tmp_path / "new"), "--seed", "3"])
+    options = parse(argument_parser("A program."), ["--quick", "--out", str(tmp_path / "new"), "--seed", "3"])
     results = Results("thing", options)
     results.add({"what": "a"}, Timing((1.0, 3.0, 2.0)))
     results.add({"what": "b", "more": 1})
@@ -365,8 +403,15 @@ def test_a_figure_adds_to_what_is_there(data_dir, tmp_path):
 def test_no_training_at_all_is_refused(data_dir, tmp_path, capsys):
     with pytest.raises(SystemExit):
         figure2.main(options_of(data_dir, tmp_path, "--seeds", "0"))
-    assert "--seeds takes one training at least" in capsys.readouterr().err
+    assert "--seeds: expected a whole number from 1 on, got '0'" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_trainings_that_differ_do_not_come_into_one_figure(data_dir, tmp_path):
+    options = options_of(data_dir, tmp_path, "--dataset", "toys", "--variants", "10", "--budget")
+    figure3.main([*options, "1"])
+    with pytest.raises(ValueError, match=r"--add: .*figure3-quick\.csv holds .* toys, 10, with epochs 1 and not 2"):
+        figure3.main([*options, "2", "--add"])
 
 
 def test_recipes_add_to_what_is_there(data_dir, tmp_path):
@@ -413,6 +458,13 @@ def test_a_table_needs_no_more_of_a_training_than_its_report(table_of_two_traini
     found = read_csv(tmp_path / "table2-quick.csv")
     assert found == [row for row in rows if row["trained_seed"] != "0, 1"]
     assert not list((tmp_path / "runs").rglob("log.jsonl")), "it was trained again"
+
+
+def test_a_table_of_nothing_finished_is_not_written(data_dir, tmp_path):
+    (tmp_path / "table2.csv").write_text("a full result")
+    with pytest.raises(ValueError, match=r"nothing that was asked for is finished in .*runs\. Nothing is written"):
+        table2.main(options_of(data_dir, tmp_path, "--dataset", "toys", "--finished"))
+    assert (tmp_path / "table2.csv").read_text() == "a full result"
 
 
 def test_a_report_that_came_alone_is_not_trained_over(table_of_two_trainings, tmp_path):
@@ -479,6 +531,18 @@ def saved(data_dir, tmp_path_factory) -> Path:
     return folder
 
 
+def test_a_model_of_other_items_or_without_noise_is_refused(saved, data_dir, tmp_path):
+    other = best(range(5), dim=DIM, max_length=LENGTH)
+    other.save_pretrained(tmp_path / "other")
+    control(DiffRec.from_pretrained(saved)).save_pretrained(tmp_path / "control")
+    asked = options_of(data_dir, tmp_path, "--model", str(tmp_path / "other"))
+    for program, dataset in ((figure6, []), (figure7, ["--dataset", "toys"]), (noise, ["--dataset", "toys"])):
+        with pytest.raises(ValueError, match="other was trained on other items than those of"):
+            program.main([*asked, *dataset])
+    with pytest.raises(ValueError, match="control is a control: its denoiser never sees noise"):
+        noise.main(options_of(data_dir, tmp_path, "--model", str(tmp_path / "control"), "--dataset", "ml-1m"))
+
+
 @pytest.mark.parametrize("chains", [False, True])
 def test_seeds_are_averaged_as_evaluation_does(chains, saved, data_dir):
     model = DiffRec.from_pretrained(saved)
@@ -486,7 +550,7 @@ def test_seeds_are_averaged_as_evaluation_does(chains, saved, data_dir):
     sampler = DDPMSampler("posterior", num_steps=5) if chains else OneStepSampler()
     served = with_exact_posterior(model) if chains else model
     found = figure7.reports(served, test, 4, sampler, batch_size=7)
-    assert found == [evaluate(served, test, seeds=seeds, sampler=sampler) for seeds in (1, 2, 3, 4)]
+    assert found == [evaluate(served, test, seeds=seeds, sampler=sampler, memory=False) for seeds in (1, 2, 3, 4)]
     assert len({report.unmasked["ndcg@10"] for report in found}) > 1, "the seeds changed nothing"
 
 
@@ -502,7 +566,7 @@ def test_the_exact_posterior_leaves_the_model_as_it_was(saved):
 def test_figure7_looks_at_a_given_model(saved, data_dir, tmp_path):
     options = options_of(data_dir, tmp_path, "--model", str(saved), "--most", "3", "--steps", "4", "--users", "20")
     for program, more in ((figure7, []), (noise, ["--users", "20"])):
-        with pytest.raises(SystemExit, match=r"--model is one model: name the data set .* --dataset"):
+        with pytest.raises(ValueError, match=r"--model is one model: name the data set .* --dataset"):
             program.main([*options_of(data_dir, tmp_path, "--model", str(saved)), *more])
     figure7.main([*options, "--dataset", "ml-1m"])
     rows = [row for row in read_csv(tmp_path / "figure7-of-a-model.csv") if row["history"] == "masked"]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import plots
+from benchmarks.harness import command
 from benchmarks.paper.trials import Trial, base
 from benchmarks.paper.variants import compare_variants
 from diffusers_rec import NoiseSchedule
@@ -59,4 +60,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

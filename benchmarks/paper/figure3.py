@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from benchmarks import plots
+from benchmarks.harness import command
 from benchmarks.paper.trials import Trial, base
 from benchmarks.paper.variants import compare_variants
 
@@ -29,4 +30,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from benchmarks import plots
+from benchmarks.harness import command
 from benchmarks.paper.trials import Trial, short_windows
 from benchmarks.paper.variants import compare_variants
 
@@ -28,4 +29,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

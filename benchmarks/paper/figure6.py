@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import plots
-from benchmarks.harness import Results, Row, argument_parser, read_csv
+from benchmarks.harness import Results, Row, argument_parser, at_least, command, read_csv
 from benchmarks.paper.serving import add_model_options, served, ways
 from benchmarks.paper.trials import add_run_options, parse_trials, results_of, sequences_of
 from benchmarks.paper.variants import add_figure_options, ratio_name, redraw
@@ -36,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_figure_options(parser, "best")
     add_model_options(parser)
     parser.add_argument("--user", type=int, default=5200)
-    parser.add_argument("--draws", type=int, default=3, help="lists of one noise draw each")
-    parser.add_argument("--k", type=int, default=5, help="movies a list")
+    parser.add_argument("--draws", type=at_least(1), default=3, help="lists of one noise draw each")
+    parser.add_argument("--k", type=at_least(1), default=5, help="movies a list")
     options = parse_trials(parser, argv)
     results = results_of("figure6", options, "best")
     if options.plot:
@@ -120,4 +120,4 @@ def column(axis: Any, left: float, top: float, title: str, rows: list[dict[str, 
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

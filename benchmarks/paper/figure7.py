@@ -1,7 +1,7 @@
 """Figure 7: NDCG@10 and HR@10 by the number of seeds that are averaged, 1 to 20, of one trained model a data set.
 
 Beside the paper's one step stand reverse chains, in which the draws differ: the probabilities of where each ends are
-averaged in the same way. The model is a network alone, for a memory's counts would stand below every line.
+averaged in the same way. A model's memory is left out, for its counts would bear every line alike.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from benchmarks import plots
-from benchmarks.harness import argument_parser
+from benchmarks.harness import argument_parser, at_least, command
 from benchmarks.paper.serving import add_model_options, served, ways
 from benchmarks.paper.trials import (
-    ALONE,
     DATASETS,
     add_run_options,
     parse_trials,
@@ -30,7 +29,6 @@ from diffusers_rec import DiffRec, Holdout, ItemHead, Sampler
 from diffusers_rec.data import pad
 from diffusers_rec.evaluation import Report, ranking_metrics
 from diffusers_rec.evaluation.full_ranking import user_chunks
-from diffusers_rec.memory import Recalled
 from diffusers_rec.ranking import count_ranks, score_chunks
 
 DEFAULT = 10
@@ -40,13 +38,13 @@ DEFAULT = 10
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
     add_run_options(parser)
-    add_figure_options(parser, ALONE)
+    add_figure_options(parser, "best")
     add_model_options(parser)
     parser.add_argument("--datasets", "--dataset", nargs="+", default=DATASETS, choices=DATASETS)
-    parser.add_argument("--most", type=int, default=20, help="seeds")
-    parser.add_argument("--users", type=int, help="of the test, at most; all when absent")
+    parser.add_argument("--most", type=at_least(1), default=20, help="seeds")
+    parser.add_argument("--users", type=at_least(1), help="of the test, at most; all when absent")
     options = parse_trials(parser, argv)
-    results = results_of("figure7", options, ALONE)
+    results = results_of("figure7", options, "best")
     draw = partial(plots.score_figure, xlabel="seeds averaged", lines=True, by="model")
     if options.plot:
         return redraw(results, draw)
@@ -69,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def reports(model: DiffRec, holdout: Holdout, most: int, sampler: Sampler, *, batch_size: int = 256) -> list[Report]:
-    """What ``evaluate`` finds with 1, 2, ..., ``most`` seeds, from one pass over the draws."""
+    """What ``evaluate`` finds of the network alone with 1, 2, ..., ``most`` seeds, from one pass over the draws."""
     ranks, masked = [], []
     for rows in user_chunks(holdout, batch_size):
         histories = holdout.histories.take(rows)
@@ -78,8 +76,7 @@ def reports(model: DiffRec, holdout: Holdout, most: int, sampler: Sampler, *, ba
         targets = torch.from_numpy(holdout.targets[rows]).to(model.device)
         seen = pad(histories, fill=-1)[0].to(model.device)
         with torch.no_grad():
-            recalled = model.memory.recall(items, lengths)
-            of_all, of_unseen = ranks_by_draws(model.head, latents, recalled, targets, seen)
+            of_all, of_unseen = ranks_by_draws(model.head, latents, targets, seen)
         ranks.append(of_all)
         masked.append(of_unseen)
     return [
@@ -88,9 +85,7 @@ def reports(model: DiffRec, holdout: Holdout, most: int, sampler: Sampler, *, ba
     ]
 
 
-def ranks_by_draws(
-    head: ItemHead, latents: Tensor, recalled: Recalled | None, targets: Tensor, seen: Tensor
-) -> tuple[Tensor, Tensor]:
+def ranks_by_draws(head: ItemHead, latents: Tensor, targets: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
     """The targets' ranks among all items and among the unseen, after each of S more draws, ``(S, B)`` both."""
     total = torch.zeros(len(latents), len(head.keys()), device=latents.device)
     every = slice(0, total.shape[1])
@@ -98,14 +93,11 @@ def ranks_by_draws(
     for count, draw in enumerate(latents.unbind(1), start=1):
         for chunk, log_probabilities in score_chunks(head, draw[:, None]):
             total[:, chunk] += log_probabilities[:, 0].exp()
-        mean = total / count
-        if recalled is not None:
-            mean = recalled.mix(mean, every)
-        chunks = [(every, mean)]
+        chunks = [(every, total / count)]
         found.append(count_ranks(lambda: chunks, targets, seen, every.stop))  # noqa: B023 - called at once
     ranks, masked = zip(*found, strict=True)
     return torch.stack(ranks).cpu(), torch.stack(masked).cpu()
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from benchmarks.harness import argument_parser
+from benchmarks.harness import argument_parser, at_least, command
 from benchmarks.paper.serving import add_model_options, served
 from benchmarks.paper.trials import DATASETS, add_run_options, parse_trials, results_of, sequences_of
+from diffusers_rec import NoiselessDenoiser
 from diffusers_rec.evaluation import audit
 from diffusers_rec.presets import PRESETS
 
@@ -22,12 +23,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_model_options(parser)
     parser.add_argument("--preset", default="best", choices=PRESETS, help="whose trial is looked at, without --model")
     parser.add_argument("--datasets", "--dataset", nargs="+", default=DATASETS, choices=DATASETS)
-    parser.add_argument("--users", type=int, default=2048, help="to look at, at most")
+    parser.add_argument("--users", type=at_least(1), default=2048, help="to look at, at most")
     options = parse_trials(parser, argv)
     results = results_of("noise", options, "best")
     for dataset in options.datasets:
         split = sequences_of(dataset, options).leave_one_out()
         model, about = served(dataset, split, options)
+        if isinstance(model.denoiser, NoiselessDenoiser):
+            raise ValueError(f"--model {options.model} is a control: its denoiser never sees noise.")
         found = asdict(audit(model, split.validation, users=options.users, steps=[options.steps], progress=True))
         users = found.pop("num_users")
         for table, rows in found.items():
@@ -37,4 +40,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

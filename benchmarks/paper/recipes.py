@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Any
 
 from benchmarks import plots
-from benchmarks.harness import argument_parser
+from benchmarks.harness import argument_parser, at_least, command
 from benchmarks.paper.table2 import control_of
 from benchmarks.paper.trials import (
     ALONE,
@@ -24,6 +24,7 @@ from benchmarks.paper.trials import (
     base,
     parse_trials,
     place_of,
+    refuse_unlike,
     results_of,
     seeds_of,
     sequences_of,
@@ -100,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_add_option(parser)
     parser.add_argument("--preset", default="best", choices=RECIPES_OF, help="whose choices are looked at")
     parser.add_argument("--recipes", nargs="+", help="by their labels; all when absent")
-    parser.add_argument("--epochs", type=int, default=0, help="of each training; 0 for as many as the preset's")
+    parser.add_argument("--epochs", type=at_least(0), default=0, help="of each training; 0 for as many as the preset's")
     options = parse_trials(parser, argv)
     there = list(dict.fromkeys(chain.from_iterable(map(RECIPES_OF[options.preset], options.datasets))))
     wanted = options.recipes or there
@@ -108,6 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--recipes: no {', '.join(map(repr, unknown))}; there are {', '.join(map(repr, there))}")
     results = results_of("recipes", options, "best", place_of("recipe", there))
     draw = partial(plots.bars, names=["dataset", "recipe"], panels={"validation_ndcg@10": "validation NDCG@10"})
+    refuse_unlike(results, "recipe", RECIPES_OF[options.preset], options)
     for dataset in options.datasets:
         split = sequences_of(dataset, options).leave_one_out()
         for label, trial in RECIPES_OF[options.preset](dataset).items():
@@ -120,4 +122,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

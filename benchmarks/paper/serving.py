@@ -11,7 +11,7 @@ import copy
 import json
 from pathlib import Path
 
-from benchmarks.harness import Row
+from benchmarks.harness import Row, at_least
 from benchmarks.paper.trials import base, trained
 from diffusers_rec import CosineSchedule, DDPMSampler, DiffRec, OneStepSampler, PosteriorDenoiser, Sampler, Split
 
@@ -19,21 +19,23 @@ from diffusers_rec import CosineSchedule, DDPMSampler, DiffRec, OneStepSampler, 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """``--model`` and ``--steps``."""
     parser.add_argument("--model", type=Path, help="folder of a trained model; the preset's trial when absent")
-    parser.add_argument("--steps", type=int, default=50, help="of the reverse chains")
+    parser.add_argument("--steps", type=at_least(1), default=50, help="of the reverse chains")
 
 
 def served(dataset: str, split: Split, options: argparse.Namespace) -> tuple[DiffRec, Row]:
     """The model of ``--model``, or the preset's, trained or read; and how it was trained, as far as is known.
 
     Raises:
-        SystemExit: ``--model`` came with several data sets.
+        ValueError: ``--model`` came with several data sets, or was trained on another one.
     """
     if options.model is None:
         model, _, about = trained(base(options.preset, dataset), dataset, split, options.seed, options)
         return model.eval(), about
     if len(getattr(options, "datasets", [dataset])) > 1:
-        raise SystemExit("--model is one model: name the data set that it was trained on with --dataset.")
+        raise ValueError("--model is one model: name the data set that it was trained on with --dataset.")
     model = DiffRec.from_pretrained(options.model)
+    if model.vocabulary != split.train.vocabulary:
+        raise ValueError(f"--model {options.model} was trained on other items than those of {dataset}.")
     return model, {"settings": json.dumps({"model": model.config()}, sort_keys=True)}
 
 

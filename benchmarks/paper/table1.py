@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.data import add_data_option, interactions_of
-from benchmarks.harness import Results, argument_parser, parse
+from benchmarks.harness import Results, argument_parser, command, parse
 
 PRINTED = {  # users, items, actions, average length, sparsity
     "beauty": (22_363, 12_101, 198_502, 8.9, 0.9993),
@@ -32,4 +32,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

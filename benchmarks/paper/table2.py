@@ -7,9 +7,10 @@ several seeds, the mean of the trainings' predictions has a row besides.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 
-from benchmarks.harness import Results, Row, argument_parser
+from benchmarks.harness import Results, Row, argument_parser, command
 from benchmarks.paper.trials import (
     Trial,
     add_trial_options,
@@ -49,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--finished", action="store_true", help="show what is finished; train nothing")
     options = parse_trials(parser, argv)
     results = Results("table2", options)
+    if options.finished:
+        tell_missing(options)
     for dataset in options.datasets:
         split = sequences_of(dataset, options).leave_one_out()
         known = split.test.histories
@@ -82,5 +85,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     results.write()
 
 
+def tell_missing(options: argparse.Namespace) -> None:
+    """The trainings that a table of finished ones will lack.
+
+    Raises:
+        ValueError: all of them; the table is better left as it is.
+    """
+    wanted = {
+        (dataset, name, seed): finished(trials(dataset)[name], dataset, seed, options)
+        for dataset in options.datasets
+        for name in options.models
+        for seed in seeds_of(options)
+    }
+    if not any(wanted.values()):
+        raise ValueError(f"--finished: nothing that was asked for is finished in {options.runs}. Nothing is written.")
+    for (dataset, name, seed), there in wanted.items():
+        if not there:
+            print(f"== not finished: {dataset}, {name}, seed {seed}", flush=True)
+
+
 if __name__ == "__main__":
-    main()
+    command(main)

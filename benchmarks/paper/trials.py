@@ -20,7 +20,7 @@ import torch
 
 import diffusers_rec
 from benchmarks.data import add_data_option, interactions_of
-from benchmarks.harness import Place, Results, Row, cpu_name, parse, read_csv
+from benchmarks.harness import Place, Results, Row, at_least, cpu_name, parse, read_csv
 from diffusers_rec import (
     DiffRec,
     Ensemble,
@@ -124,14 +124,14 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     """``--data-dir``, ``--runs`` and ``--budget``."""
     add_data_option(parser)
     parser.add_argument("--runs", type=Path, default=Path("runs/paper"), help="folder of the trials, to go on from")
-    parser.add_argument("--budget", type=int, help="epochs at most; --quick alone is --budget 1")
+    parser.add_argument("--budget", type=at_least(1), help="epochs at most; --quick alone is --budget 1")
 
 
 def add_trial_options(parser: argparse.ArgumentParser) -> None:
     """Those of :func:`add_run_options`, ``--datasets`` and ``--seeds``."""
     add_run_options(parser)
     parser.add_argument("--datasets", "--dataset", nargs="+", default=DATASETS, choices=DATASETS)
-    parser.add_argument("--seeds", type=int, default=1, help="trainings of each model, seeded from --seed on")
+    parser.add_argument("--seeds", type=at_least(1), default=1, help="trainings of each model, seeded from --seed on")
 
 
 def add_add_option(parser: argparse.ArgumentParser) -> None:
@@ -142,10 +142,6 @@ def add_add_option(parser: argparse.ArgumentParser) -> None:
 def parse_trials(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """As the harness parses; a run with a budget is a quick one, whose results have names of their own."""
     options = parse(parser, argv)
-    if options.budget is not None and options.budget < 1:
-        parser.error("--budget takes one epoch at least; leave it out for all")
-    if getattr(options, "seeds", 1) < 1:
-        parser.error("--seeds takes one training at least")
     if options.quick and options.budget is None:
         options.budget = 1
     options.quick = options.budget is not None
@@ -166,6 +162,35 @@ def results_of(program: str, options: argparse.Namespace, default: str, place: P
         return Results(f"{program}-of-a-model", options)
     name = program if options.preset == default else f"{program}-{options.preset}"
     return Results(name, options, place if getattr(options, "add", False) else None)
+
+
+def refuse_unlike(
+    results: Results, column: str, trials: Callable[[str], Mapping[str, Trial]], options: argparse.Namespace
+) -> None:
+    """Of trainings of one data set that ``--add`` brings together, none may be longer or otherwise unlike the others.
+
+    Args:
+        results: whose kept rows are looked at.
+        column: that holds the labels.
+        trials: a data set to its trials by label.
+        options: with ``epochs``.
+
+    Raises:
+        ValueError: a row is of a training that this run would do with other settings.
+    """
+    for row in results.kept():
+        trial = trials(row["dataset"]).get(row[column]) if row["dataset"] in options.datasets else None
+        if trial is None or not row.get("settings"):
+            continue
+        theirs = json.loads(row["settings"])["training"]
+        ours = training_of(trial.lasting(options.epochs), 0, options).config()
+        unlike = [f"{key} {theirs.get(key)} and not {ours[key]}" for key in ours if key != "seed"
+                  and theirs.get(key) != ours[key]]  # fmt: skip
+        if unlike:
+            raise ValueError(
+                f"--add: {results.file('.csv')} holds a training on {row['dataset']}, {row[column]}, with "
+                f"{', '.join(unlike)}. Give the same settings, or another --out."
+            )
 
 
 def place_of(column: str, labels: Sequence[str]) -> Place:

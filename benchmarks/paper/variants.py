@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-from benchmarks.harness import Results, Row, argument_parser, read_csv
+from benchmarks.harness import Results, Row, argument_parser, at_least, read_csv
 from benchmarks.paper.trials import (
     ALONE,
     DATASETS,
@@ -21,6 +22,7 @@ from benchmarks.paper.trials import (
     parse_trials,
     place_of,
     published,
+    refuse_unlike,
     results_of,
     run,
     seeds_of,
@@ -81,11 +83,13 @@ def compare_variants(
     add_figure_options(parser, ALONE)
     labels = list(variants("best", "beauty"))
     parser.add_argument("--variants", nargs="+", default=labels, choices=labels)
-    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of each training; 0 for as many as the preset's")
+    each = "of each training; 0 for as many as the preset's"
+    parser.add_argument("--epochs", type=at_least(0), default=EPOCHS, help=each)
     options = parse_trials(parser, argv)
     results = results_of(name, options, ALONE, place_of("setting", labels))
     if options.plot:
         return redraw(results, draw)
+    refuse_unlike(results, "setting", partial(variants, options.preset), options)
     for dataset in options.datasets:
         split = sequences_of(dataset, options).leave_one_out()
         for row in published(dataset, "DiffRec"):
