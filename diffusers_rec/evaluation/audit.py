@@ -153,7 +153,8 @@ class _Question:
         self.model = model
         self.targets = torch.from_numpy(holdout.targets[rows]).to(model.device)
         self.x0 = model.embedding(self.targets)[:, None, None]
-        self.context = model.denoiser.encode(model.embedding(items), _first(lengths, items.shape[1]))
+        mask = torch.arange(items.shape[1], device=model.device) < lengths[:, None]
+        self.context = model.denoiser.encode(model.embedding(items), mask)
         self.visible = model.noising.serving(lengths, model.noising.max_noised(model.max_length)).visible
         self.known = lengths[:, None] - self.visible  # noised items of the history; the target stands behind them
         positions = torch.arange(int(self.known.max()), device=model.device)
@@ -191,11 +192,6 @@ class _Question:
         last = torch.full((len(self.targets), 1), self.model.schedule.num_timesteps, device=self.x0.device)
         silent = torch.zeros_like(self.x0), last, torch.zeros_like(self.history)
         return self.model.head.logits(self.predict(*silent)[:, 0, 0]).softmax(-1)
-
-
-def _first(lengths: Tensor, width: int) -> Tensor:
-    """``(B, width)``, True at the first positions."""
-    return torch.arange(width, device=lengths.device) < lengths[:, None]
 
 
 def _accuracy(model: DiffRec, holdout: Holdout, sampler: Sampler, seeds: int, progress: bool) -> Row:

@@ -305,17 +305,17 @@ class _Run:
 
     def _mend_best(self, directory: Path) -> None:
         """Write the best model where only the state has it yet; tell now, not in the end, that it is lost."""
-        if self._last_is_best:
-            if _digest_of(directory) in ("", self.state.replaced):
-                self._save_best()
-            return
         try:
-            read_checkpoint(directory)
+            kept = read_checkpoint(directory).digest
         except (FileNotFoundError, ValueError) as error:
-            raise ValueError(
-                f"{directory} has lost its best model, that of epoch {self.state.best_epoch} ({error}). Delete the "
-                "folder to train anew."
-            ) from error
+            if not self._last_is_best:
+                raise ValueError(
+                    f"{directory} has lost its best model, that of epoch {self.state.best_epoch} ({error}). Delete the "
+                    "folder to train anew."
+                ) from error
+            kept = self.state.replaced
+        if self._last_is_best and kept == self.state.replaced:
+            self._save_best()
 
     def restore_best(self) -> None:
         """Give the model its best weights."""
