@@ -536,11 +536,22 @@ def test_a_model_of_other_items_or_without_noise_is_refused(saved, data_dir, tmp
     other.save_pretrained(tmp_path / "other")
     control(DiffRec.from_pretrained(saved)).save_pretrained(tmp_path / "control")
     asked = options_of(data_dir, tmp_path, "--model", str(tmp_path / "other"))
-    for program, dataset in ((figure6, []), (figure7, ["--dataset", "toys"]), (noise, ["--dataset", "toys"])):
+    for program, about in (
+        (figure6, ["--user", "7"]), (figure7, ["--dataset", "toys"]), (noise, ["--dataset", "toys"]),
+    ):  # fmt: skip
         with pytest.raises(ValueError, match="other was trained on other items than those of"):
-            program.main([*asked, *dataset])
+            program.main([*asked, *about])
     with pytest.raises(ValueError, match="control is a control: its denoiser never sees noise"):
         noise.main(options_of(data_dir, tmp_path, "--model", str(tmp_path / "control"), "--dataset", "ml-1m"))
+
+
+@pytest.mark.parametrize("program", [figure6, figure7, noise])
+def test_chains_longer_than_the_schedule_are_refused_before_training(program, saved, data_dir, tmp_path):
+    about = ["--user", "7"] if program is figure6 else ["--dataset", "ml-1m"]
+    for model in ([], ["--model", str(saved)]):
+        with pytest.raises(ValueError, match="--steps 1001: the model has 1000 diffusion steps"):
+            program.main(options_of(data_dir, tmp_path, *about, *model, "--steps", "1001"))
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("chains", [False, True])
@@ -604,6 +615,17 @@ def test_figure6_lists_movies_and_marks_the_one_that_came_next(saved, data_dir, 
     assert list(lists) == [(serving, name) for serving in ("one step", "chains of 4 steps") for name in names]
     assert len({tuple(row["item"] for row in lists["chains of 4 steps", name]) for name in names[:3]}) == 3
     assert (tmp_path / "figure6-of-a-model.png").is_file()
+
+
+def test_figure6_tells_who_and_what_is_unknown_before_training(data_dir, tmp_path):
+    with pytest.raises(ValueError, match="--user 5200 is none of the 40 users of ml-1m"):
+        figure6.main(options_of(data_dir, tmp_path))
+    titles = read_csv(data_dir / "ml-1m_items.csv")
+    write_csv(tmp_path / "ml-1m_items.csv", titles[:-2])
+    (tmp_path / "ml-1m.txt").write_bytes((data_dir / "ml-1m.txt").read_bytes())
+    with pytest.raises(ValueError, match=r"ml-1m_items.csv has no row for item .*; 2 items lack theirs"):
+        figure6.main(options_of(tmp_path, tmp_path, "--user", "7"))
+    assert not (tmp_path / "runs").exists()
 
 
 def test_favourite_genres_are_the_commonest():

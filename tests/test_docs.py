@@ -201,7 +201,13 @@ def test_what_has_not_run_is_said_with_its_command(results):
 
 @pytest.mark.parametrize(
     "call",
-    ['tabel("top_k.csv")', 'ratios("nothing.csv")', 'table("top_k.csv", columns={"no": "no"})', "ratios(name)"],
+    [
+        'tabel("top_k.csv")',
+        'ratios("nothing.csv")',
+        'table("top_k.csv", columns={"no": "no"})',
+        'table("top_k.csv", columns={"items": "items"}, where={"items": ["1", "2"]})',
+        "ratios(name)",
+    ],
 )
 def test_a_call_that_cannot_be_answered_stops_the_build(results, tmp_path, call):
     (tmp_path / "top_k.csv").write_text("items\n1\n")

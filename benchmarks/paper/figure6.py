@@ -48,9 +48,18 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def measure(results: Results, split: Split, movies: Movies, options: argparse.Namespace) -> None:
-    """The history, what came next, and the lists."""
+    """The history, what came next, and the lists.
+
+    Raises:
+        ValueError: there is no such user, or a movie has no title; told before training.
+    """
+    users = split.test.histories.users
+    if options.user not in users.ids:
+        raise ValueError(f"--user {options.user} is none of the {len(users)} users of {DATASET}.")
+    user = int(users.encode([options.user])[0])
+    if untold := [item for item in split.train.vocabulary.ids if item not in movies]:
+        raise ValueError(f"{DATASET}_items.csv has no row for item {untold[0]}; {len(untold)} items lack theirs.")
     model, about = served(DATASET, split, options)
-    user = int(split.test.histories.users.encode([options.user])[0])
     watched = model.vocabulary.decode(split.test.histories[user])
     (target,) = model.vocabulary.decode(split.test.targets[user : user + 1])
     about = {"user": options.user, **about}

@@ -26,17 +26,31 @@ def served(dataset: str, split: Split, options: argparse.Namespace) -> tuple[Dif
     """The model of ``--model``, or the preset's, trained or read; and how it was trained, as far as is known.
 
     Raises:
-        ValueError: ``--model`` came with several data sets, or was trained on another one.
+        ValueError: ``--model`` came with several data sets, or was trained on another one; or the chains have more
+            steps than the model. Told before training.
     """
     if options.model is None:
-        model, _, about = trained(base(options.preset, dataset), dataset, split, options.seed, options)
+        trial = base(options.preset, dataset)
+        refuse_longer_chains(trial.build(split.train.vocabulary, options.seed), options)
+        model, _, about = trained(trial, dataset, split, options.seed, options)
         return model.eval(), about
     if len(getattr(options, "datasets", [dataset])) > 1:
         raise ValueError("--model is one model: name the data set that it was trained on with --dataset.")
     model = DiffRec.from_pretrained(options.model)
     if model.vocabulary != split.train.vocabulary:
         raise ValueError(f"--model {options.model} was trained on other items than those of {dataset}.")
+    refuse_longer_chains(model, options)
     return model, {"settings": json.dumps({"model": model.config()}, sort_keys=True)}
+
+
+def refuse_longer_chains(model: DiffRec, options: argparse.Namespace) -> None:
+    """Chains cannot have more steps than the model's schedule.
+
+    Raises:
+        ValueError: ``--steps`` asks for them.
+    """
+    if options.steps > model.schedule.num_timesteps:
+        raise ValueError(f"--steps {options.steps}: the model has {model.schedule.num_timesteps} diffusion steps.")
 
 
 def ways(model: DiffRec, options: argparse.Namespace) -> dict[str, tuple[DiffRec, Sampler]]:

@@ -55,6 +55,9 @@ BEST: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "toys": ({"dim": 64}, SHORT_SEQUENCES),
     "ml-1m": ({"dim": 128, "dropout": 0.2, "max_length": 200, "low_pass": 0.0}, {"batch_targets": 2000, "epochs": 24}),
 }
+# Sec. 5.1.4 trains for 50 epochs. ML-1M has seven times the targets: twelve, after which its training was stopped for
+# want of time, are 46,000 steps to the 25,700 of fifty on Beauty.
+PAPER_EPOCHS = {"beauty": 50, "toys": 50, "ml-1m": 12}
 
 
 @dataclass(frozen=True)
@@ -87,9 +90,9 @@ def base(preset: str, dataset: str) -> Trial:
     if preset == ALONE:
         return base("best", dataset).varied("without-memory", memory={"name": "none"})
     if preset == "paper":
-        # The paper's precision is not said; bf16 matrix products make its size affordable. Its 50 epochs are cut short
+        # The paper's precision is not said; bf16 matrix products make its size affordable. Its epochs are cut short
         # when the validation score, by which the epoch is chosen, has not risen for ten.
-        recipe = replace(RECIPES["paper"], precision="bf16", patience=10)
+        recipe = replace(RECIPES["paper"], epochs=PAPER_EPOCHS[dataset], precision="bf16", patience=10)
         return Trial("paper", lambda items, seed: paper(items, dropout=DROPOUT[dataset], seed=seed), recipe)
     settings, training = BEST[dataset]
     return Trial("best", lambda items, seed: best(items, seed=seed, **settings), replace(RECIPES["best"], **training))

@@ -157,13 +157,20 @@ CALLS: dict[str, Callable[..., str]] = {
 
 
 def _rows(file: str, where: dict[str, Any] | None) -> list[Row]:
-    """Rows whose columns have the values of ``where``, or one of them; none where the program has not run."""
+    """Rows whose columns have the values of ``where``, or one of them; none where the program has not run.
+
+    Raises:
+        ValueError: the CSV is there, and a value is in none of its rows.
+    """
     path = RESULTS / file
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as text:
         rows = list(csv.DictReader(text))
     wanted = {key: each if isinstance(each, list) else [each] for key, each in (where or {}).items()}
+    for key, values in wanted.items():
+        if missing := sorted(set(values) - {row[key] for row in rows}):
+            raise ValueError(f"no row of {file} has {key} {', '.join(missing)}")
     return [row for row in rows if all(row[key] in values for key, values in wanted.items())]
 
 
