@@ -122,7 +122,8 @@ def add_exact(
 
 def row(schedule: str, variance: str, steps: int | str, options: argparse.Namespace) -> dict[str, object]:
     """What was measured."""
-    return {"schedule": schedule, "variance": variance, "steps": steps, "draws": options.draws}
+    data = "synthetic" if options.data is None else options.data.stem
+    return {"data": data, "schedule": schedule, "variance": variance, "steps": steps, "draws": options.draws}
 
 
 def asked(model: DiffRec, test: Holdout) -> Iterator[Question]:

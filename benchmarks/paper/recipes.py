@@ -81,6 +81,7 @@ def of_paper(dataset: str) -> dict[str, Trial]:
     found = {
         "paper": whole,
         "noise off (the control)": control_of(whole),
+        "steps drawn uniformly": whole.varied("uniform", timesteps={"name": "uniform"}),
         "items that start at unit variance": whole.varied("wide-start", embedding={"init_std": 1.0}),
         "items that start at a deviation of .3": whole.varied("mid-start", embedding={"init_std": 0.3}),
         "no step embedding": no_step,
