@@ -87,7 +87,7 @@ def scores(figure: Any, rows: Rows, *, xlabel: str, lines: bool = False, by: str
             for row in rows:
                 if row["dataset"] == dataset and row["source"] and row["setting"] in settings:
                     words_of_source = f"{row['model']} in the paper"
-                    place = settings.index(row["setting"])
+                    place = settings.index(row["setting"]) + (0 if lines else 0.43)  # beside the bar and its number
                     axis.plot(place, float(row[metric]), "*", ms=13, mfc="gold", mec="black", label=words_of_source)
             axis.set_xticks(range(len(settings)), settings, fontsize="small")
             axis.set(title=dataset, xlabel=xlabel, ylabel=words)

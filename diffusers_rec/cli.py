@@ -269,7 +269,7 @@ def evaluate_command(
     if as_json:
         _print_json({"split": split} | _plain_reports(reports))
     else:
-        out.print(_report_table(reports, split))
+        out.print(_report_table(reports, split, models=1 + len(others or [])))
 
 
 @app.command("audit")
@@ -352,7 +352,12 @@ def recommend_command(
         return
     for number, text in enumerate(history):
         table = Table(title=f"after {text}", title_justify="left", box=SIMPLE)
-        for heading in ("rank", "item", "probability", "spread over draws"):
+        for heading in (
+            "rank",
+            "item",
+            "probability",
+            "spread over models and draws" if others else "spread over draws",
+        ):
             table.add_column(heading, overflow="fold")  # an id is never cut short
         for rank, (name, score, spread) in enumerate(found[number], start=1):
             table.add_row(str(rank), str(name), f"{score:.4f}", f"{spread:.1e}")
@@ -641,10 +646,10 @@ def _print_epoch(record: dict[str, float]) -> None:
     say.print(f"epoch {record['epoch']:>3}  {terms}{scores}  {record['targets_per_second']:,.0f} targets/s")
 
 
-def _report_table(reports: dict[str, Report], split: str) -> Table:
+def _report_table(reports: dict[str, Report], split: str, models: int = 1) -> Table:
     users = next(iter(reports.values())).num_users
     # Without a frame, which would take the table beyond 80 columns.
-    title = f"{split}, {users:,} users, every item ranked"
+    title = f"{split}, {users:,} users, every item ranked" + (f", {models} models together" if models > 1 else "")
     table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
     for heading in ("", "history", *next(iter(reports.values())).masked):
         table.add_column(heading, justify="left" if heading in ("", "history") else "right")

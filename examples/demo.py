@@ -1,12 +1,14 @@
 """Train a small DiffRec on a synthetic world and compare it with the best that anyone could do there.
 
 The world's next-item distribution is known in closed form, and so are the best reachable HR and NDCG. The demo prints
-the model beside that optimum and beside popularity, recommends for three users, and draws one picture.
+the model beside that optimum and beside popularity, recommends for three users, draws one picture, and keeps the log
+and the model for the ``diffrec`` command to try.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from diffusers_rec import DiffRec, Recommendations, Split, SyntheticWorld
+from diffusers_rec import DiffRec, Interactions, Recommendations, Split, SyntheticWorld
 from diffusers_rec.evaluation import evaluate, evaluate_popularity
 from diffusers_rec.presets import best
 from diffusers_rec.training import RECIPES, TrainingResult, train
@@ -25,7 +27,7 @@ from diffusers_rec.training import RECIPES, TrainingResult, train
 def main() -> None:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("demo-output"), help="folder for the picture")
+    parser.add_argument("--out", type=Path, default=Path("demo-output"), help="folder for picture, log and model")
     parser.add_argument("--users", type=int, default=3000)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
@@ -50,7 +52,7 @@ def main() -> None:
     probabilities = [dict(zip(world.items.ids, row.tolist(), strict=True)) for row in truth]
     show_recommendations(histories, found, probabilities)
     print("\nThe spread is over ten noise draws: how much a score depends on the noise, no error bar. How open the")
-    print("future is, the probabilities say.")
+    print("future is, the probabilities say, as far as they have been learned: the truth stands beside them.")
     options.out.mkdir(parents=True, exist_ok=True)
     picture = options.out / "demo.png"
     limits = {
@@ -59,6 +61,20 @@ def main() -> None:
     }
     draw(picture, result, limits, histories, found, probabilities)
     print(f"\nThe training curve and the recommendations are drawn in {picture}")
+    log = options.out / "log.csv"
+    write_log(log, interactions)
+    model.save_pretrained(options.out / "model")
+    print(f"The log is in {log}, the model in {options.out / 'model'}, for the diffrec command to try")
+
+
+def write_log(path: Path, interactions: Interactions) -> None:
+    """A file as ``diffrec`` and ``read_interactions`` read it."""
+    users = interactions.user_vocabulary.decode(interactions.users)
+    items = interactions.item_vocabulary.decode(interactions.items)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["user", "item", "time"])
+        rows.writerows(zip(users, items, interactions.times.tolist(), strict=True))
 
 
 def tell(record: dict[str, float]) -> None:

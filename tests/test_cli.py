@@ -221,6 +221,9 @@ def test_models_are_averaged_with_others(logs, models, tmp_path):
     assert found["model"] == asdict(evaluate(ensemble, holdout))
     assert found["network_alone"] == asdict(evaluate(ensemble, holdout, memory=False))
     assert found["memory_alone"] == asdict(evaluate_memory(ensemble.memory, holdout))
+    assert "2 models together" in good("evaluate", models / "csv", logs / "log.csv", "--with", tmp_path)
+    shown = good("recommend", models / "csv", "--with", tmp_path, "--history", "item-001")
+    assert "spread over models and draws" in " ".join(shown.split())
     for other, told in ((models / "csv", "twice"), (models / "txt", f"{models / 'csv'} is member 0")):
         code, _, error = diffrec("recommend", models / "csv", "--with", other, "--history", "item-001")
         assert code == 2

@@ -35,7 +35,7 @@ def variants(preset: str, dataset: str) -> dict[str, Trial]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    draw = partial(plots.score_figure, xlabel="embeddings that it has")
+    draw = partial(plots.score_figure, xlabel="embeddings")
     compare_variants("figure4", __doc__, variants, DEFAULT, draw, argv)
 
 

@@ -34,9 +34,9 @@ def served(dataset: str, split: Split, options: argparse.Namespace) -> tuple[Dif
         refuse_longer_chains(trial.build(split.train.vocabulary, options.seed), options)
         model, _, about = trained(trial, dataset, split, options.seed, options)
         return model.eval(), about
+    model = DiffRec.from_pretrained(options.model)
     if len(getattr(options, "datasets", [dataset])) > 1:
         raise ValueError("--model is one model: name the data set that it was trained on with --dataset.")
-    model = DiffRec.from_pretrained(options.model)
     if model.vocabulary != split.train.vocabulary:
         raise ValueError(f"--model {options.model} was trained on other items than those of {dataset}.")
     refuse_longer_chains(model, options)

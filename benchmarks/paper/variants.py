@@ -54,7 +54,7 @@ def redraw(results: Results, draw: Draw) -> None:
     """
     table, picture = results.file(".csv"), results.file(".png")
     if not table.is_file():
-        raise SystemExit(f"{table} is not there: run once without --plot, with the same --preset and --budget.")
+        raise SystemExit(f"{table} is not there: run once without --plot, with the same --preset, --budget and --out.")
     draw(picture, read_csv(table))
     print(f"drawn: {picture}")
 
