@@ -13,13 +13,13 @@ from itertools import chain
 from typing import Any
 
 from benchmarks import plots
-from benchmarks.harness import argument_parser, at_least, command
+from benchmarks.harness import argument_parser, command
 from benchmarks.paper.table2 import control_of
 from benchmarks.paper.trials import (
     ALONE,
     BEST,
     Trial,
-    add_add_option,
+    add_comparison_options,
     add_trial_options,
     base,
     parse_trials,
@@ -99,10 +99,9 @@ RECIPES_OF = {"best": of_best, "paper": of_paper}
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
     add_trial_options(parser)
-    add_add_option(parser)
+    add_comparison_options(parser, epochs=0)
     parser.add_argument("--preset", default="best", choices=RECIPES_OF, help="whose choices are looked at")
     parser.add_argument("--recipes", nargs="+", help="by their labels; all when absent")
-    parser.add_argument("--epochs", type=at_least(0), default=0, help="of each training; 0 for as many as the preset's")
     options = parse_trials(parser, argv)
     there = list(dict.fromkeys(chain.from_iterable(map(RECIPES_OF[options.preset], options.datasets))))
     wanted = options.recipes or there

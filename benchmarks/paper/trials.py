@@ -137,9 +137,11 @@ def add_trial_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=at_least(1), default=1, help="trainings of each model, seeded from --seed on")
 
 
-def add_add_option(parser: argparse.ArgumentParser) -> None:
-    """``--add``."""
+def add_comparison_options(parser: argparse.ArgumentParser, epochs: int) -> None:
+    """Those of programs that compare many trainings: ``--add``, and ``--epochs`` with its default."""
     parser.add_argument("--add", action="store_true", help="keep the rows that the results hold of other trials")
+    each = "of each training; 0 for as many as the preset's"
+    parser.add_argument("--epochs", type=at_least(0), default=epochs, help=each)
 
 
 def parse_trials(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:

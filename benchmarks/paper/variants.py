@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmarks.harness import Results, Row, argument_parser, at_least, read_csv
+from benchmarks.harness import Results, Row, argument_parser, read_csv
 from benchmarks.paper.trials import (
     ALONE,
     DATASETS,
     Trial,
-    add_add_option,
+    add_comparison_options,
     add_trial_options,
     mean_score,
     parse_trials,
@@ -79,12 +79,10 @@ def compare_variants(
     """
     parser = argument_parser(description)
     add_trial_options(parser)
-    add_add_option(parser)
+    add_comparison_options(parser, EPOCHS)
     add_figure_options(parser, ALONE)
     labels = list(variants("best", "beauty"))
     parser.add_argument("--variants", nargs="+", default=labels, choices=labels)
-    each = "of each training; 0 for as many as the preset's"
-    parser.add_argument("--epochs", type=at_least(0), default=EPOCHS, help=each)
     options = parse_trials(parser, argv)
     results = results_of(name, options, ALONE, place_of("setting", labels))
     if options.plot:
