@@ -205,7 +205,7 @@ def test_what_has_not_run_is_said_with_its_command(results):
         'tabel("top_k.csv")',
         'ratios("nothing.csv")',
         'table("top_k.csv", columns={"no": "no"})',
-        'table("top_k.csv", columns={"items": "items"}, where={"items": ["1", "2"]})',
+        'table("top_k.csv", columns={"items": "items"}, where={"items": ["2", "3"]})',
         "ratios(name)",
     ],
 )

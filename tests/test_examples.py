@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from diffusers_rec import DiffRec, SyntheticWorld, read_interactions
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("[0-9]*.py"))
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -59,6 +61,20 @@ def test_example_runs_and_shows_something(script, tmp_path):
 )
 def test_a_table_is_told_from_other_text(printed, expected):
     assert ends_with_a_table(printed) is expected
+
+
+def test_the_demo_leaves_a_picture_a_log_and_a_model(tmp_path):
+    options = ["--out", str(tmp_path), "--users", "60", "--epochs", "1"]
+    subprocess.run([sys.executable, str(EXAMPLES / "demo.py"), *options], check=True, capture_output=True)
+    assert (tmp_path / "demo.png").read_bytes().startswith(PNG)
+    log = read_interactions(tmp_path / "log.csv")
+    drawn = SyntheticWorld(num_items=200, seed=0).sample(60, seed=0)
+    for ours, theirs in ((log.user_vocabulary, drawn.user_vocabulary), (log.item_vocabulary, drawn.item_vocabulary)):
+        assert ours.ids == theirs.ids
+    for column in ("users", "items", "times"):
+        assert getattr(log, column).tolist() == getattr(drawn, column).tolist()
+    split = log.sequences().leave_one_out()
+    assert DiffRec.from_pretrained(tmp_path / "model").vocabulary == split.train.vocabulary
 
 
 def test_the_list_names_every_example_and_no_other():

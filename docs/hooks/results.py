@@ -160,7 +160,7 @@ def _rows(file: str, where: dict[str, Any] | None) -> list[Row]:
     """Rows whose columns have the values of ``where``, or one of them; none where the program has not run.
 
     Raises:
-        ValueError: the CSV is there, and a value is in none of its rows.
+        ValueError: the CSV is there, and a column has none of its values.
     """
     path = RESULTS / file
     if not path.is_file():
@@ -169,8 +169,8 @@ def _rows(file: str, where: dict[str, Any] | None) -> list[Row]:
         rows = list(csv.DictReader(text))
     wanted = {key: each if isinstance(each, list) else [each] for key, each in (where or {}).items()}
     for key, values in wanted.items():
-        if missing := sorted(set(values) - {row[key] for row in rows}):
-            raise ValueError(f"no row of {file} has {key} {', '.join(missing)}")
+        if not any(row[key] in values for row in rows):
+            raise ValueError(f"no row of {file} has {key} {' or '.join(values)}")
     return [row for row in rows if all(row[key] in values for key, values in wanted.items())]
 
 
