@@ -54,7 +54,7 @@ def measure(results: Results, split: Split, movies: Movies, options: argparse.Na
         ValueError: there is no such user, or a movie has no title; told before training.
     """
     users = split.test.histories.users
-    if options.user not in users.ids:
+    if options.user not in users:
         raise ValueError(f"--user {options.user} is none of the {len(users)} users of {DATASET}.")
     user = int(users.encode([options.user])[0])
     if untold := [item for item in split.train.vocabulary.ids if item not in movies]:
