@@ -550,7 +550,7 @@ def test_a_model_of_other_items_or_without_noise_is_refused(saved, data_dir, tmp
 def test_chains_longer_than_the_schedule_are_refused_before_training(program, saved, data_dir, tmp_path):
     about = ["--user", "7"] if program is figure6 else ["--dataset", "ml-1m"]
     for model in ([], ["--model", str(saved)]):
-        with pytest.raises(ValueError, match="--steps 1001: the model has 1000 diffusion steps"):
+        with pytest.raises(ValueError, match="--steps must be at most num_timesteps=1000, the model's N, got 1001"):
             program.main(options_of(data_dir, tmp_path, *about, *model, "--steps", "1001"))
     assert not (tmp_path / "runs").exists()
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from benchmarks.harness import Row, at_least
 from benchmarks.paper.trials import base, trained
 from diffusers_rec import CosineSchedule, DDPMSampler, DiffRec, OneStepSampler, PosteriorDenoiser, Sampler, Split
+from diffusers_rec.evaluation.audit import chain_lengths
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +32,8 @@ def served(dataset: str, split: Split, options: argparse.Namespace) -> tuple[Dif
     """
     if options.model is None:
         trial = base(options.preset, dataset)
-        refuse_longer_chains(trial.build(split.train.vocabulary, options.seed), options)
+        untrained = trial.build(split.train.vocabulary, options.seed)
+        chain_lengths([options.steps], untrained.schedule.num_timesteps, name="--steps")
         model, _, about = trained(trial, dataset, split, options.seed, options)
         return model.eval(), about
     model = DiffRec.from_pretrained(options.model)
@@ -39,18 +41,8 @@ def served(dataset: str, split: Split, options: argparse.Namespace) -> tuple[Dif
         raise ValueError("--model is one model: name the data set that it was trained on with --dataset.")
     if model.vocabulary != split.train.vocabulary:
         raise ValueError(f"--model {options.model} was trained on other items than those of {dataset}.")
-    refuse_longer_chains(model, options)
+    chain_lengths([options.steps], model.schedule.num_timesteps, name="--steps")
     return model, {"settings": json.dumps({"model": model.config()}, sort_keys=True)}
-
-
-def refuse_longer_chains(model: DiffRec, options: argparse.Namespace) -> None:
-    """Chains cannot have more steps than the model's schedule.
-
-    Raises:
-        ValueError: ``--steps`` asks for them.
-    """
-    if options.steps > model.schedule.num_timesteps:
-        raise ValueError(f"--steps {options.steps}: the model has {model.schedule.num_timesteps} diffusion steps.")
 
 
 def ways(model: DiffRec, options: argparse.Namespace) -> dict[str, tuple[DiffRec, Sampler]]:
