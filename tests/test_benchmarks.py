@@ -308,6 +308,16 @@ def test_the_paper_is_mended_one_thing_on_top_of_another():
         before = config
 
 
+@pytest.mark.parametrize("dataset", trials.DATASETS)
+def test_another_network_is_all_that_changes_in_the_paper(dataset):
+    items = Vocabulary(range(NUM_ITEMS))
+    whole, other = trials.base("paper", dataset), trials.on_another_network(dataset)
+    before, after = whole.build(items, 0).config(), other.build(items, 0).config()
+    assert {part for part in before if before[part] != after[part]} == {"denoiser"}
+    unlike = {key for key, value in whole.training.config().items() if value != other.training.config()[key]}
+    assert unlike == ({"examples"} if dataset == "ml-1m" else set())
+
+
 def test_an_unknown_recipe_is_told_with_those_that_there_are(data_dir, tmp_path, capsys):
     with pytest.raises(SystemExit):
         recipes.main(options_of(data_dir, tmp_path, "--preset", "paper", "--recipes", "no memory"))

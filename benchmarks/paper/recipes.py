@@ -22,6 +22,7 @@ from benchmarks.paper.trials import (
     add_comparison_options,
     add_trial_options,
     base,
+    on_another_network,
     parse_trials,
     place_of,
     refuse_unlike,
@@ -65,6 +66,7 @@ def of_best(dataset: str) -> dict[str, Trial]:
     return found
 
 
+LESS_SIGNAL: dict[str, Any] = {"embedding": {"scale": "unit"}, "schedule": {"log_snr_shift": -math.log(50)}}
 MENDED: dict[str, tuple[str, dict[str, Any]]] = {  # what is mended: its name in the folder, and the parts it changes
     "latents kept at unit variance": ("unit-variance", {"embedding": {"scale": "unit"}}),
     "and a fiftieth of the signal": ("less-signal", {"schedule": {"log_snr_shift": -math.log(50)}}),
@@ -72,10 +74,15 @@ MENDED: dict[str, tuple[str, dict[str, Any]]] = {  # what is mended: its name in
     "and the noise let in by a projection": ("projected", {"denoiser": {"target_token": "projected"}}),
     "and directions alone in the head": ("cosine", {"head": {"name": "cosine"}}),
 }  # fmt: skip
+WITHOUT_STEP: dict[str, tuple[str, dict[str, Any]]] = {  # beside no step embedding and less signal, each by itself
+    "ranking learned at n = N": ("from-start", {"objective": {"recommend_from": "start"}}),
+    "directions alone in the head": ("cosine", {"head": {"name": "cosine"}}),
+    "layer norms before the blocks": ("norm-first", {"denoiser": {"norm_first": True}}),
+}  # fmt: skip
 
 
 def of_paper(dataset: str) -> dict[str, Trial]:
-    """One thing changed, and then what keeps it from learning mended, each thing on top of those before."""
+    """One thing changed; what keeps it from learning mended, each thing on top of those before; another network."""
     whole = trial = base("paper", dataset)
     no_step = whole.varied("no-step", denoiser={"step_embedding": False})
     found = {
@@ -90,6 +97,14 @@ def of_paper(dataset: str) -> dict[str, Trial]:
     for label, (name, parts) in MENDED.items():
         found[label] = trial = trial.varied(name, **parts)
     found["all of these, noise off"] = control_of(trial)
+    quiet = no_step.varied("less-signal", **LESS_SIGNAL)
+    found["no step embedding, a fiftieth of the signal"] = quiet
+    for label, (name, parts) in WITHOUT_STEP.items():
+        found[f"no step embedding, a fiftieth of the signal, {label}"] = quiet.varied(name, **parts)
+    other = on_another_network(dataset)
+    found["another network"] = other
+    found["another network, noise off"] = control_of(other)
+    found["another network, a fiftieth of the signal"] = other.varied("less-signal", **LESS_SIGNAL)
     return found
 
 

@@ -17,6 +17,7 @@ from benchmarks.paper.trials import (
     base,
     finished,
     mean_score,
+    on_another_network,
     parse_trials,
     published,
     rows_of,
@@ -32,9 +33,9 @@ from diffusers_rec.presets import PRESETS, control
 
 
 def trials(dataset: str) -> dict[str, Trial]:
-    """By name: each preset, and its control."""
-    presets = [base(preset, dataset) for preset in PRESETS]
-    return {trial.model: trial for preset in presets for trial in (preset, control_of(preset))}
+    """By name: each preset, and ``paper`` on another network; and the control of each."""
+    wanted = [*(base(preset, dataset) for preset in PRESETS), on_another_network(dataset)]
+    return {trial.model: trial for each in wanted for trial in (each, control_of(each))}
 
 
 def control_of(trial: Trial) -> Trial:

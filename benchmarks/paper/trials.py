@@ -98,6 +98,17 @@ def base(preset: str, dataset: str) -> Trial:
     return Trial("best", lambda items, seed: best(items, seed=seed, **settings), replace(RECIPES["best"], **training))
 
 
+def on_another_network(dataset: str) -> Trial:
+    """``paper`` with the denoiser of ``best``, as it is by default, in place of its own: what its own one costs.
+
+    ML-1M, with its many targets, takes all positions of a window at once, which a causal history allows.
+    """
+    trial = base("paper", dataset).varied("conditional-mlp", denoiser={"name": "conditional-mlp"})
+    if BEST[dataset][1].get("examples") == "every-prefix":
+        return trial
+    return replace(trial, training=replace(trial.training, examples="all-positions"))
+
+
 def short_windows(preset: str, dataset: str) -> Trial:
     """As :func:`base`, in the paper's windows of 50: for variants whose cost grows with the square of the window."""
     trial = base(preset, dataset)
