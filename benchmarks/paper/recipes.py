@@ -75,9 +75,9 @@ MENDED: dict[str, tuple[str, dict[str, Any]]] = {  # what is mended: its name in
     "and directions alone in the head": ("cosine", {"head": {"name": "cosine"}}),
 }  # fmt: skip
 WITHOUT_STEP: dict[str, tuple[str, dict[str, Any]]] = {  # beside no step embedding and less signal, each by itself
-    "ranking learned at n = N": ("from-start", {"objective": {"recommend_from": "start"}}),
-    "directions alone in the head": ("cosine", {"head": {"name": "cosine"}}),
-    "layer norms before the blocks": ("norm-first", {"denoiser": {"norm_first": True}}),
+    "ranking at n = N": ("from-start", {"objective": {"recommend_from": "start"}}),
+    "cosine head": ("cosine", {"head": {"name": "cosine"}}),
+    "norms first": ("norm-first", {"denoiser": {"norm_first": True}}),
 }  # fmt: skip
 
 
@@ -98,13 +98,13 @@ def of_paper(dataset: str) -> dict[str, Trial]:
         found[label] = trial = trial.varied(name, **parts)
     found["all of these, noise off"] = control_of(trial)
     quiet = no_step.varied("less-signal", **LESS_SIGNAL)
-    found["no step embedding, a fiftieth of the signal"] = quiet
+    found["no step embedding, less signal"] = quiet
     for label, (name, parts) in WITHOUT_STEP.items():
-        found[f"no step embedding, a fiftieth of the signal, {label}"] = quiet.varied(name, **parts)
+        found[f"no step embedding, less signal, {label}"] = quiet.varied(name, **parts)
     other = on_another_network(dataset)
     found["another network"] = other
     found["another network, noise off"] = control_of(other)
-    found["another network, a fiftieth of the signal"] = other.varied("less-signal", **LESS_SIGNAL)
+    found["another network, less signal"] = other.varied("less-signal", **LESS_SIGNAL)
     return found
 
 
