@@ -18,10 +18,12 @@ from benchmarks.paper.table2 import control_of
 from benchmarks.paper.trials import (
     ALONE,
     BEST,
+    LESS_SIGNAL,
     Trial,
     add_comparison_options,
     add_trial_options,
     base,
+    mended,
     on_another_network,
     parse_trials,
     place_of,
@@ -66,7 +68,6 @@ def of_best(dataset: str) -> dict[str, Trial]:
     return found
 
 
-LESS_SIGNAL: dict[str, Any] = {"embedding": {"scale": "unit"}, "schedule": {"log_snr_shift": -math.log(50)}}
 MENDED: dict[str, tuple[str, dict[str, Any]]] = {  # what is mended: its name in the folder, and the parts it changes
     "latents kept at unit variance": ("unit-variance", {"embedding": {"scale": "unit"}}),
     "and a fiftieth of the signal": ("less-signal", {"schedule": {"log_snr_shift": -math.log(50)}}),
@@ -104,7 +105,8 @@ def of_paper(dataset: str) -> dict[str, Trial]:
     other = on_another_network(dataset)
     found["another network"] = other
     found["another network, noise off"] = control_of(other)
-    found["another network, less signal"] = other.varied("less-signal", **LESS_SIGNAL)
+    found["another network, less signal"] = mended(dataset)
+    found["another network, less signal, noise off"] = control_of(mended(dataset))
     return found
 
 

@@ -17,6 +17,7 @@ from benchmarks.paper.trials import (
     base,
     finished,
     mean_score,
+    mended,
     on_another_network,
     parse_trials,
     published,
@@ -33,8 +34,8 @@ from diffusers_rec.presets import PRESETS, control
 
 
 def trials(dataset: str) -> dict[str, Trial]:
-    """By name: each preset, and ``paper`` on another network; and the control of each."""
-    wanted = [*(base(preset, dataset) for preset in PRESETS), on_another_network(dataset)]
+    """By name: each preset, ``paper`` on another network, and mended besides; and the control of each."""
+    wanted = [*(base(preset, dataset) for preset in PRESETS), on_another_network(dataset), mended(dataset)]
     return {trial.model: trial for each in wanted for trial in (each, control_of(each))}
 
 
