@@ -302,7 +302,7 @@ def test_the_paper_is_mended_one_thing_on_top_of_another():
     items = Vocabulary(range(NUM_ITEMS))
     found = recipes.of_paper("beauty")
     before = found["paper"].build(items, 0).config()
-    for label, (_, parts) in recipes.MENDED.items():
+    for label, (_, parts) in recipes.MENDS.items():
         config = found[label].build(items, 0).config()
         assert {part for part in config if config[part] != before[part]} == set(parts)
         before = config

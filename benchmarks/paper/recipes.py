@@ -68,7 +68,7 @@ def of_best(dataset: str) -> dict[str, Trial]:
     return found
 
 
-MENDED: dict[str, tuple[str, dict[str, Any]]] = {  # what is mended: its name in the folder, and the parts it changes
+MENDS: dict[str, tuple[str, dict[str, Any]]] = {  # what is mended: its name in the folder, and the parts it changes
     "latents kept at unit variance": ("unit-variance", {"embedding": {"scale": "unit"}}),
     "and a fiftieth of the signal": ("less-signal", {"schedule": {"log_snr_shift": -math.log(50)}}),
     "and half of the draws at n = N": ("start-share", {"timesteps": {"start_share": 0.5}}),
@@ -95,19 +95,21 @@ def of_paper(dataset: str) -> dict[str, Trial]:
         "no step embedding": no_step,
         "no step embedding, noise off": control_of(no_step),
     }
-    for label, (name, parts) in MENDED.items():
+    for label, (name, parts) in MENDS.items():
         found[label] = trial = trial.varied(name, **parts)
     found["all of these, noise off"] = control_of(trial)
     quiet = no_step.varied("less-signal", **LESS_SIGNAL)
     found["no step embedding, less signal"] = quiet
     for label, (name, parts) in WITHOUT_STEP.items():
         found[f"no step embedding, less signal, {label}"] = quiet.varied(name, **parts)
-    other = on_another_network(dataset)
-    found["another network"] = other
-    found["another network, noise off"] = control_of(other)
-    found["another network, less signal"] = mended(dataset)
-    found["another network, less signal, noise off"] = control_of(mended(dataset))
-    return found
+    other, both = on_another_network(dataset), mended(dataset)
+    return found | {
+        "causal-transformer": whole.varied("causal", denoiser={"name": "causal-transformer"}),
+        "conditional-mlp": other,
+        "conditional-mlp, noise off": control_of(other),
+        "conditional-mlp, less signal": both,
+        "conditional-mlp, less signal, noise off": control_of(both),
+    }
 
 
 RECIPES_OF = {"best": of_best, "paper": of_paper}
