@@ -298,14 +298,28 @@ def test_recipes_differ_and_have_folders_of_their_own(preset, dataset):
     assert len(set(zip(configs, trainings, strict=True))) == len(found)
 
 
+def changed(before, after):
+    """The keys whose values differ."""
+    return {key for key in before if before[key] != after[key]}
+
+
 def test_the_paper_is_mended_one_thing_on_top_of_another():
     items = Vocabulary(range(NUM_ITEMS))
     found = recipes.of_paper("beauty")
     before = found["paper"].build(items, 0).config()
     for label, (_, parts) in recipes.MENDS.items():
         config = found[label].build(items, 0).config()
-        assert {part for part in config if config[part] != before[part]} == set(parts)
+        assert changed(before, config) == set(parts)
         before = config
+
+
+def test_without_the_step_embedding_each_thing_is_changed_by_itself():
+    items = Vocabulary(range(NUM_ITEMS))
+    found = recipes.of_paper("beauty")
+    before = found["no step embedding, signal fixed"].build(items, 0).config()
+    for label, (_, parts) in recipes.WITHOUT_STEP.items():
+        after = found[f"no step embedding, signal fixed, {label}"].build(items, 0).config()
+        assert changed(before, after) == set(parts)
 
 
 @pytest.mark.parametrize("dataset", trials.DATASETS)
@@ -313,9 +327,19 @@ def test_another_network_is_all_that_changes_in_the_paper(dataset):
     items = Vocabulary(range(NUM_ITEMS))
     whole, other = trials.base("paper", dataset), trials.on_another_network(dataset)
     before, after = whole.build(items, 0).config(), other.build(items, 0).config()
-    assert {part for part in before if before[part] != after[part]} == {"denoiser"}
-    unlike = {key for key, value in whole.training.config().items() if value != other.training.config()[key]}
+    assert changed(before, after) == {"denoiser"}
+    shared = before["denoiser"].keys() & after["denoiser"].keys()
+    assert changed({key: before["denoiser"][key] for key in shared}, after["denoiser"]) == {"name"}
+    unlike = changed(whole.training.config(), other.training.config())
     assert unlike == ({"examples"} if dataset == "ml-1m" else set())
+
+
+@pytest.mark.parametrize("dataset", trials.DATASETS)
+def test_mended_the_other_network_has_a_fixed_signal(dataset):
+    items = Vocabulary(range(NUM_ITEMS))
+    other, mended = trials.on_another_network(dataset), trials.mended(dataset)
+    assert changed(other.build(items, 0).config(), mended.build(items, 0).config()) == set(trials.FIXED_SIGNAL)
+    assert mended.training == other.training
 
 
 def test_an_unknown_recipe_is_told_with_those_that_there_are(data_dir, tmp_path, capsys):

@@ -1,11 +1,10 @@
-"""What each choice of a preset is worth, on validation: `best` with one choice changed, or `paper` mended step by step.
+"""What each choice of a preset is worth, on validation: `best` with one choice changed; `paper` changed and mended.
 
 The test split is not looked at: presets are chosen by such tables.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,7 +17,7 @@ from benchmarks.paper.table2 import control_of
 from benchmarks.paper.trials import (
     ALONE,
     BEST,
-    LESS_SIGNAL,
+    FIXED_SIGNAL,
     Trial,
     add_comparison_options,
     add_trial_options,
@@ -58,7 +57,7 @@ def of_best(dataset: str) -> dict[str, Trial]:
         "latents as long as learned": whole.varied("learned-scale", embedding={"scale": "learned"}),
         "cosine head": whole.varied("cosine-head", head={"name": "cosine"}),
         "contrastive term": whole.varied("contrastive", objective={"name": "contrastive"}),
-        "causal-transformer": whole.varied("causal", denoiser={"name": "causal-transformer"}),
+        "causal-transformer": on_another_network(dataset, {"name": "causal-transformer"}),
     }  # fmt: skip
     found |= {f"width {dim}": as_wide_as(dim) for dim in (64, 128) if dim != settings["dim"]}
     if settings.get("low_pass") != 0:
@@ -69,13 +68,13 @@ def of_best(dataset: str) -> dict[str, Trial]:
 
 
 MENDS: dict[str, tuple[str, dict[str, Any]]] = {  # what is mended: its name in the folder, and the parts it changes
-    "latents kept at unit variance": ("unit-variance", {"embedding": {"scale": "unit"}}),
-    "and a fiftieth of the signal": ("less-signal", {"schedule": {"log_snr_shift": -math.log(50)}}),
+    "latents kept at unit variance": ("unit-variance", {"embedding": FIXED_SIGNAL["embedding"]}),
+    "and a fiftieth of the signal": ("less-signal", {"schedule": FIXED_SIGNAL["schedule"]}),
     "and half of the draws at n = N": ("start-share", {"timesteps": {"start_share": 0.5}}),
     "and the noise let in by a projection": ("projected", {"denoiser": {"target_token": "projected"}}),
     "and directions alone in the head": ("cosine", {"head": {"name": "cosine"}}),
 }  # fmt: skip
-WITHOUT_STEP: dict[str, tuple[str, dict[str, Any]]] = {  # beside no step embedding and less signal, each by itself
+WITHOUT_STEP: dict[str, tuple[str, dict[str, Any]]] = {  # beside no step embedding and a fixed signal, each by itself
     "ranking at n = N": ("from-start", {"objective": {"recommend_from": "start"}}),
     "cosine head": ("cosine", {"head": {"name": "cosine"}}),
     "norms first": ("norm-first", {"denoiser": {"norm_first": True}}),
@@ -83,7 +82,7 @@ WITHOUT_STEP: dict[str, tuple[str, dict[str, Any]]] = {  # beside no step embedd
 
 
 def of_paper(dataset: str) -> dict[str, Trial]:
-    """One thing changed; what keeps it from learning mended, each thing on top of those before; another network."""
+    """One thing changed; mends, each on top of those before; some without the step embedding; another network."""
     whole = trial = base("paper", dataset)
     no_step = whole.varied("no-step", denoiser={"step_embedding": False})
     found = {
@@ -98,17 +97,17 @@ def of_paper(dataset: str) -> dict[str, Trial]:
     for label, (name, parts) in MENDS.items():
         found[label] = trial = trial.varied(name, **parts)
     found["all of these, noise off"] = control_of(trial)
-    quiet = no_step.varied("less-signal", **LESS_SIGNAL)
-    found["no step embedding, less signal"] = quiet
+    fixed = no_step.varied("fixed-signal", **FIXED_SIGNAL)
+    found["no step embedding, signal fixed"] = fixed
     for label, (name, parts) in WITHOUT_STEP.items():
-        found[f"no step embedding, less signal, {label}"] = quiet.varied(name, **parts)
+        found[f"no step embedding, signal fixed, {label}"] = fixed.varied(name, **parts)
     other, both = on_another_network(dataset), mended(dataset)
     return found | {
-        "causal-transformer": whole.varied("causal", denoiser={"name": "causal-transformer"}),
+        "causal-transformer": on_another_network(dataset, {"name": "causal-transformer"}),
         "conditional-mlp": other,
         "conditional-mlp, noise off": control_of(other),
-        "conditional-mlp, less signal": both,
-        "conditional-mlp, less signal, noise off": control_of(both),
+        "conditional-mlp, signal fixed": both,
+        "conditional-mlp, signal fixed, noise off": control_of(both),
     }
 
 
