@@ -48,7 +48,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
     add_trial_options(parser)
     names = list(trials("beauty"))
-    parser.add_argument("--models", nargs="+", default=names, choices=names)
+    wanted = "paper-conditional-mlp is paper on another network, paper-mended that with its signal-to-noise ratio fixed"
+    parser.add_argument(
+        "--models", nargs="+", default=names, choices=names, metavar="MODEL", help=f"{', '.join(names)}: {wanted}"
+    )
     parser.add_argument("--finished", action="store_true", help="show what is finished; train nothing")
     options = parse_trials(parser, argv)
     results = Results("table2", options)
