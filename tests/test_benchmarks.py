@@ -292,6 +292,7 @@ def test_figures_share_the_trial_of_the_table():
 def test_recipes_differ_and_have_folders_of_their_own(preset, dataset):
     found = recipes.RECIPES_OF[preset](dataset)
     assert len({trial.model for trial in found.values()}) == len(found)
+    assert all(trial.model.split("-")[0] == preset for trial in found.values())
     items = Vocabulary(range(NUM_ITEMS))
     configs = [json.dumps(trial.build(items, 0).config(), sort_keys=True) for trial in found.values()]
     trainings = [str(trial.training) for trial in found.values()]

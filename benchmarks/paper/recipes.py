@@ -57,7 +57,7 @@ def of_best(dataset: str) -> dict[str, Trial]:
         "latents as long as learned": whole.varied("learned-scale", embedding={"scale": "learned"}),
         "cosine head": whole.varied("cosine-head", head={"name": "cosine"}),
         "contrastive term": whole.varied("contrastive", objective={"name": "contrastive"}),
-        "causal-transformer": on_another_network(dataset, {"name": "causal-transformer"}),
+        "causal-transformer": whole.varied("causal", denoiser={"name": "causal-transformer"}),
     }  # fmt: skip
     found |= {f"width {dim}": as_wide_as(dim) for dim in (64, 128) if dim != settings["dim"]}
     if settings.get("low_pass") != 0:
@@ -103,7 +103,7 @@ def of_paper(dataset: str) -> dict[str, Trial]:
         found[f"no step embedding, signal fixed, {label}"] = fixed.varied(name, **parts)
     other, both = on_another_network(dataset), mended(dataset)
     return found | {
-        "causal-transformer": on_another_network(dataset, {"name": "causal-transformer"}),
+        "causal-transformer": on_another_network(dataset, "causal-transformer"),
         "conditional-mlp": other,
         "conditional-mlp, noise off": control_of(other),
         "conditional-mlp, signal fixed": both,

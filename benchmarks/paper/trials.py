@@ -59,8 +59,6 @@ BEST: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 # want of time, are 46,000 steps to the 25,700 of fifty on Beauty.
 PAPER_EPOCHS = {"beauty": 50, "toys": 50, "ml-1m": 12}
 
-# The kind of network that `best` has; what it shares with the paper's, its width among them, stays as the paper's.
-ANOTHER_NETWORK = {"name": "conditional-mlp"}
 # Latents of unit variance, of whose signal a fiftieth is left: longer vectors cannot raise it in training.
 FIXED_SIGNAL: dict[str, dict[str, Any]] = {"embedding": {"scale": "unit"}, "schedule": {"log_snr_shift": -math.log(50)}}
 
@@ -103,12 +101,13 @@ def base(preset: str, dataset: str) -> Trial:
     return Trial("best", lambda items, seed: best(items, seed=seed, **settings), replace(RECIPES["best"], **training))
 
 
-def on_another_network(dataset: str, network: Mapping[str, Any] = ANOTHER_NETWORK) -> Trial:
-    """``paper`` with ``network`` for its denoiser, and nothing else changed but on ML-1M.
+def on_another_network(dataset: str, network: str = "conditional-mlp") -> Trial:
+    """``paper`` with another denoiser, that of ``best`` unless said, and nothing else changed but on ML-1M.
 
+    What both kinds of network have, their width among it, stays as the paper's.
     ML-1M, with its many targets, takes all positions of a window at once, which a causal history allows.
     """
-    trial = base("paper", dataset).varied(network["name"], denoiser=network)
+    trial = base("paper", dataset).varied(network, denoiser={"name": network})
     if dataset != "ml-1m":
         return trial
     return replace(trial, training=replace(trial.training, examples="all-positions"))
@@ -116,7 +115,7 @@ def on_another_network(dataset: str, network: Mapping[str, Any] = ANOTHER_NETWOR
 
 def mended(dataset: str) -> Trial:
     """As :func:`on_another_network`, and with :data:`FIXED_SIGNAL`."""
-    return replace(on_another_network(dataset).varied("", **FIXED_SIGNAL), model="paper-mended")
+    return replace(on_another_network(dataset), model="paper").varied("mended", **FIXED_SIGNAL)
 
 
 def short_windows(preset: str, dataset: str) -> Trial:
