@@ -119,7 +119,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_trial_options(parser)
     add_comparison_options(parser, epochs=0)
     parser.add_argument("--preset", default="best", choices=RECIPES_OF, help="whose choices are looked at")
-    parser.add_argument("--recipes", nargs="+", help="by their labels; all when absent")
+    parser.add_argument(
+        "--recipes", nargs="+", help="by their labels, of which a wrong one prints all; each when absent"
+    )
     options = parse_trials(parser, argv)
     there = list(dict.fromkeys(chain.from_iterable(map(RECIPES_OF[options.preset], options.datasets))))
     wanted = options.recipes or there
