@@ -18,6 +18,7 @@ from diffusers_rec.testing.denoisers import CLAUSES, as_if_trained
 VARIANTS = {
     "transformer": [
         {"target_token": "projected", "norm_first": True},
+        {"target_token": "last-item"},
         {"position_embedding": False, "step_embedding": False},
     ],
 }
@@ -149,3 +150,20 @@ def test_what_is_kept_for_a_question_serves_no_other(name):
         taught.append({key for key, parameter in denoiser.named_parameters() if parameter.grad is not None})
         denoiser.zero_grad()
     assert taught[0] == taught[1]
+
+
+def test_an_untrained_answer_grows_out_of_the_last_item():
+    """Where no block changes its input, the last item that the question sees is in the answer, and none where none."""
+    denoiser = made({"name": "transformer", "target_token": "last-item", "step_embedding": False,
+                     "position_embedding": False, "norm_first": True})  # fmt: skip
+    for block in denoiser.blocks:
+        for parameter in block.parameters():
+            torch.nn.init.zeros_(parameter)
+    denoiser.norm = torch.nn.Identity()
+    width = denoiser.dim
+    history, mask = gaussian(2, 5, width), torch.ones(2, 5, dtype=torch.bool)
+    visible, steps = torch.tensor([[5, 0], [3, 1]]), torch.ones(2, 2, dtype=torch.int64)
+    xn = gaussian(2, 2, 3, width, seed=1)
+    grown = denoiser(xn, steps, visible, denoiser.encode(history, mask)) - xn
+    last = torch.stack([history[0, 4], torch.zeros(width), history[1, 2], history[1, 0]]).view(2, 2, 1, width)
+    torch.testing.assert_close(grown, last.expand_as(grown).to(grown.dtype))

@@ -74,10 +74,12 @@ MENDS: dict[str, tuple[str, dict[str, Any]]] = {  # what is mended: its name in 
     "and the noise let in by a projection": ("projected", {"denoiser": {"target_token": "projected"}}),
     "and directions alone in the head": ("cosine", {"head": {"name": "cosine"}}),
 }  # fmt: skip
+FROM_LAST_ITEM = {"target_token": "last-item"}
 WITHOUT_STEP: dict[str, tuple[str, dict[str, Any]]] = {  # beside no step embedding and a fixed signal, each by itself
     "ranking at n = N": ("from-start", {"objective": {"recommend_from": "start"}}),
     "cosine head": ("cosine", {"head": {"name": "cosine"}}),
     "norms first": ("norm-first", {"denoiser": {"norm_first": True}}),
+    "answer out of the last item": ("last-item", {"denoiser": FROM_LAST_ITEM}),
 }  # fmt: skip
 
 
@@ -93,6 +95,8 @@ def of_paper(dataset: str) -> dict[str, Trial]:
         "items that start at a deviation of .3": whole.varied("mid-start", embedding={"init_std": 0.3}),
         "no step embedding": no_step,
         "no step embedding, noise off": control_of(no_step),
+        "answer out of the last item": whole.varied("last-item", denoiser=FROM_LAST_ITEM),
+        "no step embedding, answer out of the last item": no_step.varied("last-item", denoiser=FROM_LAST_ITEM),
     }
     for label, (name, parts) in MENDS.items():
         found[label] = trial = trial.varied(name, **parts)

@@ -40,6 +40,7 @@ class TransformerDenoiser(Denoiser, name="transformer"):
         step_embedding: add z_n (Eq. 14, 15); off for the ablation of Sec. 5.3.3.
         target_token: ``"raw"``: the noised latent itself (the paper). ``"projected"``: a learned [unk] vector plus a
             small linear map of the noised latent, so that the network chooses how much of the noise to take in.
+            ``"last-item"``: the noised latent plus the last item of the history, out of which the answer then grows.
         norm_first: layer norms before instead of behind.
         seed: of the initial weights.
     """
@@ -62,7 +63,7 @@ class TransformerDenoiser(Denoiser, name="transformer"):
         self.num_layers, self.num_heads, self.dropout = check_architecture(dim, num_layers, num_heads, dropout)
         self.position_embedding = check_bool("position_embedding", position_embedding)
         self.step_embedding = check_bool("step_embedding", step_embedding)
-        self.target_token = check_choice("target_token", target_token, ("raw", "projected"))
+        self.target_token = check_choice("target_token", target_token, ("raw", "projected", "last-item"))
         self.norm_first = check_bool("norm_first", norm_first)
         with isolated_rng(self.seed):
             if self.target_token == "projected":
@@ -91,7 +92,7 @@ class TransformerDenoiser(Denoiser, name="transformer"):
         tokens = torch.cat(
             [
                 repeat(context.history[:, :longest], "b l d -> (b q) l d", q=questions),
-                rearrange(self._target_tokens(xn), "b q k d -> (b q) k d"),
+                rearrange(self._target_tokens(xn, visible, context), "b q k d -> (b q) k d"),
             ],
             dim=1,
         )
@@ -106,8 +107,10 @@ class TransformerDenoiser(Denoiser, name="transformer"):
         x = self.blocks[-1](x, mask, last=noised)
         return rearrange(self.norm(x), "(b q) k d -> b q k d", b=batch)
 
-    def _target_tokens(self, xn: Tensor) -> Tensor:
-        return xn if self.target_token == "raw" else self.unknown + self.take(xn)
+    def _target_tokens(self, xn: Tensor, visible: Tensor, context: _Context) -> Tensor:
+        if self.target_token == "projected":
+            return self.unknown + self.take(xn)
+        return xn + _last_items(context.history, visible) if self.target_token == "last-item" else xn
 
     def _distance_from_end(self, longest: int, noised: int, visible: Tensor, count: Tensor) -> Tensor:
         """0 at the last noised position, 1 before it, ...: ``(B Q, L + K)``."""
@@ -132,3 +135,9 @@ class TransformerDenoiser(Denoiser, name="transformer"):
         history = (place < visible[..., None]) & real[:, None]
         seen = torch.cat([history, offset < count.clamp(min=1)[..., None]], dim=-1)
         return repeat(seen, "b q s -> (b q) 1 l s", l=seen.shape[-1])
+
+
+def _last_items(history: Tensor, visible: Tensor) -> Tensor:
+    """The last of the items that each question sees, zero where it sees none: ``(B, Q, 1, D)``."""
+    rows = torch.arange(len(history), device=history.device)[:, None]
+    return nn.functional.pad(history, (0, 0, 1, 0))[rows, visible][:, :, None]
