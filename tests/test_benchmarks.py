@@ -323,6 +323,16 @@ def test_without_the_step_embedding_each_thing_is_changed_by_itself():
         assert changed(before, after) == set(parts)
 
 
+@pytest.mark.parametrize("before", ["paper", "no step embedding", "no step embedding, signal fixed"])
+def test_the_answer_out_of_the_last_item_changes_nothing_else(before):
+    items = Vocabulary(range(NUM_ITEMS))
+    found = recipes.of_paper("beauty")
+    label = "answer out of the last item" if before == "paper" else f"{before}, answer out of the last item"
+    one, other = (found[each].build(items, 0).config() for each in (before, label))
+    assert changed(one, other) == {"denoiser"}
+    assert changed(one["denoiser"], other["denoiser"]) == {"target_token"}
+
+
 @pytest.mark.parametrize("dataset", trials.DATASETS)
 def test_another_network_is_all_that_changes_in_the_paper(dataset):
     items = Vocabulary(range(NUM_ITEMS))
