@@ -97,6 +97,9 @@ def of_paper(dataset: str) -> dict[str, Trial]:
         "no step embedding, noise off": control_of(no_step),
         "answer out of the last item": whole.varied("last-item", denoiser=FROM_LAST_ITEM),
         "no step embedding, answer out of the last item": no_step.varied("last-item", denoiser=FROM_LAST_ITEM),
+        "signal fixed, answer out of the last item": whole.varied(
+            "signal-last-item", denoiser=FROM_LAST_ITEM, **FIXED_SIGNAL
+        ),
     }
     for label, (name, parts) in MENDS.items():
         found[label] = trial = trial.varied(name, **parts)
