@@ -353,6 +353,16 @@ def test_mended_the_other_network_has_a_fixed_signal(dataset):
     assert mended.training == other.training
 
 
+@pytest.mark.parametrize("dataset", trials.DATASETS)
+def test_out_of_the_last_item_the_paper_keeps_its_network_and_training(dataset):
+    items = Vocabulary(range(NUM_ITEMS))
+    whole, grown = trials.base("paper", dataset), trials.out_of_last_item(dataset)
+    before, after = whole.build(items, 0).config(), grown.build(items, 0).config()
+    assert changed(before, after) == {"denoiser", *trials.FIXED_SIGNAL}
+    assert changed(before["denoiser"], after["denoiser"]) == {"target_token"}
+    assert grown.training == whole.training
+
+
 def test_an_unknown_recipe_is_told_with_those_that_there_are(data_dir, tmp_path, capsys):
     with pytest.raises(SystemExit):
         recipes.main(options_of(data_dir, tmp_path, "--preset", "paper", "--recipes", "no memory"))

@@ -18,12 +18,14 @@ from benchmarks.paper.trials import (
     ALONE,
     BEST,
     FIXED_SIGNAL,
+    FROM_LAST_ITEM,
     Trial,
     add_comparison_options,
     add_trial_options,
     base,
     mended,
     on_another_network,
+    out_of_last_item,
     parse_trials,
     place_of,
     refuse_unlike,
@@ -74,7 +76,6 @@ MENDS: dict[str, tuple[str, dict[str, Any]]] = {  # what is mended: its name in 
     "and the noise let in by a projection": ("projected", {"denoiser": {"target_token": "projected"}}),
     "and directions alone in the head": ("cosine", {"head": {"name": "cosine"}}),
 }  # fmt: skip
-FROM_LAST_ITEM = {"target_token": "last-item"}
 WITHOUT_STEP: dict[str, tuple[str, dict[str, Any]]] = {  # beside no step embedding and a fixed signal, each by itself
     "ranking at n = N": ("from-start", {"objective": {"recommend_from": "start"}}),
     "cosine head": ("cosine", {"head": {"name": "cosine"}}),
@@ -97,9 +98,7 @@ def of_paper(dataset: str) -> dict[str, Trial]:
         "no step embedding, noise off": control_of(no_step),
         "answer out of the last item": whole.varied("last-item", denoiser=FROM_LAST_ITEM),
         "no step embedding, answer out of the last item": no_step.varied("last-item", denoiser=FROM_LAST_ITEM),
-        "signal fixed, answer out of the last item": whole.varied(
-            "signal-last-item", denoiser=FROM_LAST_ITEM, **FIXED_SIGNAL
-        ),
+        "signal fixed, answer out of the last item": out_of_last_item(dataset),
     }
     for label, (name, parts) in MENDS.items():
         found[label] = trial = trial.varied(name, **parts)

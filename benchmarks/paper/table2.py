@@ -19,6 +19,7 @@ from benchmarks.paper.trials import (
     mean_score,
     mended,
     on_another_network,
+    out_of_last_item,
     parse_trials,
     published,
     rows_of,
@@ -34,8 +35,9 @@ from diffusers_rec.presets import PRESETS, control
 
 
 def trials(dataset: str) -> dict[str, Trial]:
-    """By name: each preset, ``paper`` on another network, and mended besides; and the control of each."""
-    wanted = [*(base(preset, dataset) for preset in PRESETS), on_another_network(dataset), mended(dataset)]
+    """By name: each preset, ``paper`` mended on its own network and on another; and the control of each."""
+    mends = out_of_last_item, on_another_network, mended
+    wanted = [*(base(preset, dataset) for preset in PRESETS), *(mend(dataset) for mend in mends)]
     return {trial.model: trial for each in wanted for trial in (each, control_of(each))}
 
 
@@ -48,7 +50,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
     add_trial_options(parser)
     names = list(trials("beauty"))
-    wanted = "paper-conditional-mlp is paper on another network, paper-mended that with its signal-to-noise ratio fixed"
+    wanted = (
+        "paper-from-last-item is paper with its signal-to-noise ratio fixed and its answer out of the last item, "
+        "paper-conditional-mlp paper on another network, paper-mended that with its signal-to-noise ratio fixed"
+    )
     parser.add_argument(
         "--models", nargs="+", default=names, choices=names, metavar="MODEL", help=f"{', '.join(names)}: {wanted}"
     )

@@ -61,6 +61,7 @@ PAPER_EPOCHS = {"beauty": 50, "toys": 50, "ml-1m": 12}
 
 # Latents of unit variance, of whose signal a fiftieth is left: longer vectors cannot raise it in training.
 FIXED_SIGNAL: dict[str, dict[str, Any]] = {"embedding": {"scale": "unit"}, "schedule": {"log_snr_shift": -math.log(50)}}
+FROM_LAST_ITEM = {"target_token": "last-item"}
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,11 @@ def on_another_network(dataset: str, network: str = "conditional-mlp") -> Trial:
 def mended(dataset: str) -> Trial:
     """As :func:`on_another_network`, and with :data:`FIXED_SIGNAL`."""
     return replace(on_another_network(dataset), model="paper").varied("mended", **FIXED_SIGNAL)
+
+
+def out_of_last_item(dataset: str) -> Trial:
+    """``paper`` on its own network, whose answer grows out of the last item, and with :data:`FIXED_SIGNAL`."""
+    return base("paper", dataset).varied("from-last-item", denoiser=FROM_LAST_ITEM, **FIXED_SIGNAL)
 
 
 def short_windows(preset: str, dataset: str) -> Trial:
