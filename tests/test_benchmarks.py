@@ -323,14 +323,23 @@ def test_without_the_step_embedding_each_thing_is_changed_by_itself():
         assert changed(before, after) == set(parts)
 
 
-@pytest.mark.parametrize("before", ["paper", "no step embedding", "no step embedding, signal fixed"])
-def test_the_answer_out_of_the_last_item_changes_nothing_else(before):
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("paper", "answer out of the last item"),
+        ("no step embedding", "no step embedding, answer out of the last item"),
+        ("and a fiftieth of the signal", "signal fixed, answer out of the last item"),
+        ("no step embedding, signal fixed", "no step embedding, signal fixed, answer out of the last item"),
+    ],
+)
+def test_the_answer_out_of_the_last_item_changes_nothing_else(before, after):
     items = Vocabulary(range(NUM_ITEMS))
     found = recipes.of_paper("beauty")
-    label = "answer out of the last item" if before == "paper" else f"{before}, answer out of the last item"
-    one, other = (found[each].build(items, 0).config() for each in (before, label))
+    one, other = (found[label].build(items, 0).config() for label in (before, after))
     assert changed(one, other) == {"denoiser"}
     assert changed(one["denoiser"], other["denoiser"]) == {"target_token"}
+    assert other["denoiser"]["target_token"] == "last-item"
+    assert found[before].training == found[after].training
 
 
 @pytest.mark.parametrize("dataset", trials.DATASETS)

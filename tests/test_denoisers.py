@@ -152,18 +152,18 @@ def test_what_is_kept_for_a_question_serves_no_other(name):
     assert taught[0] == taught[1]
 
 
-def test_an_untrained_answer_grows_out_of_the_last_item():
-    """Where no block changes its input, the last item that the question sees is in the answer, and none where none."""
+def test_the_last_visible_item_is_added_to_the_noise():
+    """Seen where no block changes its input; nothing is added where no item is visible, nor ever what is padding."""
     denoiser = made({"name": "transformer", "target_token": "last-item", "step_embedding": False,
                      "position_embedding": False, "norm_first": True})  # fmt: skip
-    for block in denoiser.blocks:
-        for parameter in block.parameters():
-            torch.nn.init.zeros_(parameter)
+    for parameter in denoiser.blocks.parameters():
+        torch.nn.init.zeros_(parameter)
     denoiser.norm = torch.nn.Identity()
-    width = denoiser.dim
-    history, mask = gaussian(2, 5, width), torch.ones(2, 5, dtype=torch.bool)
+    history, mask = gaussian(2, 5, denoiser.dim), torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
     visible, steps = torch.tensor([[5, 0], [3, 1]]), torch.ones(2, 2, dtype=torch.int64)
-    xn = gaussian(2, 2, 3, width, seed=1)
-    grown = denoiser(xn, steps, visible, denoiser.encode(history, mask)) - xn
-    last = torch.stack([history[0, 4], torch.zeros(width), history[1, 2], history[1, 0]]).view(2, 2, 1, width)
-    torch.testing.assert_close(grown, last.expand_as(grown).to(grown.dtype))
+    xn = gaussian(2, 2, 3, denoiser.dim, seed=1)
+    added = denoiser(xn, steps, visible, denoiser.encode(history, mask)) - xn
+    nothing = torch.zeros_like(history[0, 0])
+    wanted = [[history[0, 4], nothing], [history[1, 2], history[1, 0]]]
+    for row, question in [(0, 0), (0, 1), (1, 0), (1, 1)]:
+        torch.testing.assert_close(added[row, question], wanted[row][question].expand(3, -1))

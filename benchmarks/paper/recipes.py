@@ -85,7 +85,7 @@ WITHOUT_STEP: dict[str, tuple[str, dict[str, Any]]] = {  # beside no step embedd
 
 
 def of_paper(dataset: str) -> dict[str, Trial]:
-    """One thing changed; mends, each on top of those before; some without the step embedding; another network."""
+    """One thing changed, or some; mends, each on top of those before; without the step embedding; another network."""
     whole = trial = base("paper", dataset)
     no_step = whole.varied("no-step", denoiser={"step_embedding": False})
     found = {
@@ -125,9 +125,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_trial_options(parser)
     add_comparison_options(parser, epochs=0)
     parser.add_argument("--preset", default="best", choices=RECIPES_OF, help="whose choices are looked at")
-    parser.add_argument(
-        "--recipes", nargs="+", help="by their labels, of which a wrong one prints all; each when absent"
-    )
+    parser.add_argument("--recipes", nargs="+", help="by their labels, all when absent; a wrong one prints them")
     options = parse_trials(parser, argv)
     there = list(dict.fromkeys(chain.from_iterable(map(RECIPES_OF[options.preset], options.datasets))))
     wanted = options.recipes or there

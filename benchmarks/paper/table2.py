@@ -35,9 +35,9 @@ from diffusers_rec.presets import PRESETS, control
 
 
 def trials(dataset: str) -> dict[str, Trial]:
-    """By name: each preset, ``paper`` mended on its own network and on another; and the control of each."""
-    mends = out_of_last_item, on_another_network, mended
-    wanted = [*(base(preset, dataset) for preset in PRESETS), *(mend(dataset) for mend in mends)]
+    """By name: each preset, ``paper`` changed in three ways; and the control of each."""
+    changes = out_of_last_item, on_another_network, mended
+    wanted = [*(base(preset, dataset) for preset in PRESETS), *(change(dataset) for change in changes)]
     return {trial.model: trial for each in wanted for trial in (each, control_of(each))}
 
 

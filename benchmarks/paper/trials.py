@@ -61,7 +61,8 @@ PAPER_EPOCHS = {"beauty": 50, "toys": 50, "ml-1m": 12}
 
 # Latents of unit variance, of whose signal a fiftieth is left: longer vectors cannot raise it in training.
 FIXED_SIGNAL: dict[str, dict[str, Any]] = {"embedding": {"scale": "unit"}, "schedule": {"log_snr_shift": -math.log(50)}}
-FROM_LAST_ITEM = {"target_token": "last-item"}
+# The noise at the last place is added to the last item of the history, and does not stand there alone.
+FROM_LAST_ITEM: dict[str, Any] = {"target_token": "last-item"}
 
 
 @dataclass(frozen=True)

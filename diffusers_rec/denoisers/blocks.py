@@ -45,6 +45,17 @@ def real_positions(noised: int, visible: Tensor, count: Tensor | None) -> Tensor
     return torch.arange(noised, device=visible.device) < count[..., None]
 
 
+def last_visible(states: Tensor, visible: Tensor) -> Tensor:
+    """The last state that each question sees, zero where it sees none: ``(B, Q, D)``.
+
+    Args:
+        states: of the history, ``(B, L, D)``.
+        visible: ``(B, Q)``.
+    """
+    from_none = F.pad(states, (0, 0, 1, 0))
+    return from_none.gather(1, visible[..., None].expand(-1, -1, states.shape[-1]))
+
+
 def question_key(visible: Tensor, count: Tensor | None, noised: int) -> tuple[Tensor | int | None, ...]:
     """What tells whether the same is asked again: tensors, unchanged, how many positions, gradients wanted or not."""
     versions = (None if x is None or x.is_inference() else x._version for x in (visible, count))

@@ -21,6 +21,7 @@ from diffusers_rec.denoisers.blocks import (
     StepEmbedding,
     TransformerBlock,
     check_architecture,
+    last_visible,
     question_key,
     real_positions,
     same_questions,
@@ -99,20 +100,12 @@ class CausalTransformerDenoiser(Denoiser, name="causal-transformer"):
             timesteps = timesteps[..., None]
         asked = question_key(visible, count, noised)
         if not same_questions(asked, context.asked):  # a chain asks the same at every step
-            context.start = self._start(visible, context)
+            context.start = (last_visible(context.last_input, visible) + self.unknown)[:, :, None]
             context.bias = self._bias(visible, noised, count, context)
             context.asked = asked
         x = rearrange(context.start + self.take(xn) + self.step(timesteps), "b q k d -> b (q k) d")
         x = self._block(self.encoder.layers[-1], x, context, questions)
         return rearrange(self.encoder.norm(x), "b (q k) d -> b q k d", q=questions)
-
-    def _start(self, visible: Tensor, context: _Context) -> Tensor:
-        """The last visible item before the last layer; nothing where none is visible."""
-        if not context.last_input.shape[1]:
-            return self.unknown.expand(*visible.shape, 1, -1)
-        last = (visible - 1).clamp(min=0)[..., None].expand(-1, -1, self.dim)
-        start = context.last_input.gather(1, last).masked_fill(visible[..., None] == 0, 0)
-        return (start + self.unknown)[:, :, None]
 
     def _bias(self, visible: Tensor, noised: int, count: Tensor | None, context: _Context) -> tuple[Tensor, Tensor]:
         place = torch.arange(context.key.shape[2], device=visible.device)

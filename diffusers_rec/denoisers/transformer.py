@@ -16,7 +16,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from diffusers_rec.denoisers.base import Denoiser
-from diffusers_rec.denoisers.blocks import TransformerBlock, check_architecture, step_embedding
+from diffusers_rec.denoisers.blocks import TransformerBlock, check_architecture, last_visible, step_embedding
 from diffusers_rec.denoisers.dropout import Dropout
 from diffusers_rec.errors import check_bool, check_choice
 from diffusers_rec.randomness import isolated_rng
@@ -40,7 +40,8 @@ class TransformerDenoiser(Denoiser, name="transformer"):
         step_embedding: add z_n (Eq. 14, 15); off for the ablation of Sec. 5.3.3.
         target_token: ``"raw"``: the noised latent itself (the paper). ``"projected"``: a learned [unk] vector plus a
             small linear map of the noised latent, so that the network chooses how much of the noise to take in.
-            ``"last-item"``: the noised latent plus the last item of the history, out of which the answer then grows.
+            ``"last-item"``: the noised latent plus the last item that the question sees, none where it sees none, so
+            that the answer need not grow out of noise alone.
         norm_first: layer norms before instead of behind.
         seed: of the initial weights.
     """
@@ -92,7 +93,7 @@ class TransformerDenoiser(Denoiser, name="transformer"):
         tokens = torch.cat(
             [
                 repeat(context.history[:, :longest], "b l d -> (b q) l d", q=questions),
-                rearrange(self._target_tokens(xn, visible, context), "b q k d -> (b q) k d"),
+                rearrange(self._target_tokens(xn, visible, context.history), "b q k d -> (b q) k d"),
             ],
             dim=1,
         )
@@ -107,10 +108,12 @@ class TransformerDenoiser(Denoiser, name="transformer"):
         x = self.blocks[-1](x, mask, last=noised)
         return rearrange(self.norm(x), "(b q) k d -> b q k d", b=batch)
 
-    def _target_tokens(self, xn: Tensor, visible: Tensor, context: _Context) -> Tensor:
+    def _target_tokens(self, xn: Tensor, visible: Tensor, history: Tensor) -> Tensor:
         if self.target_token == "projected":
             return self.unknown + self.take(xn)
-        return xn + _last_items(context.history, visible) if self.target_token == "last-item" else xn
+        if self.target_token == "last-item":
+            return xn + last_visible(history, visible)[:, :, None]
+        return xn
 
     def _distance_from_end(self, longest: int, noised: int, visible: Tensor, count: Tensor) -> Tensor:
         """0 at the last noised position, 1 before it, ...: ``(B Q, L + K)``."""
@@ -135,9 +138,3 @@ class TransformerDenoiser(Denoiser, name="transformer"):
         history = (place < visible[..., None]) & real[:, None]
         seen = torch.cat([history, offset < count.clamp(min=1)[..., None]], dim=-1)
         return repeat(seen, "b q s -> (b q) 1 l s", l=seen.shape[-1])
-
-
-def _last_items(history: Tensor, visible: Tensor) -> Tensor:
-    """The last of the items that each question sees, zero where it sees none: ``(B, Q, 1, D)``."""
-    rows = torch.arange(len(history), device=history.device)[:, None]
-    return nn.functional.pad(history, (0, 0, 1, 0))[rows, visible][:, :, None]
