@@ -36,7 +36,7 @@ def interactions_of(name: str, directory: Path) -> Interactions:
     try:
         return read_interactions(directory / f"{name}.txt")
     except FileNotFoundError as error:
-        raise SystemExit(f"{error} Say where the data lies with --data-dir.") from None
+        raise SystemExit(f"{error} Say where the data lies with --data-dir, or in $DIFFUSERS_REC_DATA.") from None
 
 
 def split_of(name: str, directory: Path, seed: int) -> tuple[str, Split]:

@@ -375,7 +375,7 @@ def test_out_of_the_last_item_the_paper_keeps_its_network_and_training(dataset):
 def test_an_unknown_recipe_is_told_with_those_that_there_are(data_dir, tmp_path, capsys):
     with pytest.raises(SystemExit):
         recipes.main(options_of(data_dir, tmp_path, "--preset", "paper", "--recipes", "no memory"))
-    assert "no 'no memory'; there are 'paper', 'noise off (the control)'" in capsys.readouterr().err
+    assert "--preset paper has no 'no memory'; there are 'paper', 'noise off (the control)'" in capsys.readouterr().err
 
 
 def test_recipes_of_a_preset_last_as_long_as_asked(data_dir, tmp_path):

@@ -88,6 +88,7 @@ def of_paper(dataset: str) -> dict[str, Trial]:
     """One thing changed, or some; mends, each on top of those before; without the step embedding; another network."""
     whole = trial = base("paper", dataset)
     no_step = whole.varied("no-step", denoiser={"step_embedding": False})
+    grown = out_of_last_item(dataset)
     found = {
         "paper": whole,
         "noise off (the control)": control_of(whole),
@@ -98,7 +99,8 @@ def of_paper(dataset: str) -> dict[str, Trial]:
         "no step embedding, noise off": control_of(no_step),
         "answer out of the last item": whole.varied("last-item", denoiser=FROM_LAST_ITEM),
         "no step embedding, answer out of the last item": no_step.varied("last-item", denoiser=FROM_LAST_ITEM),
-        "signal fixed, answer out of the last item": out_of_last_item(dataset),
+        "signal fixed, answer out of the last item": grown,
+        "signal fixed, answer out of the last item, noise off": control_of(grown),
     }
     for label, (name, parts) in MENDS.items():
         found[label] = trial = trial.varied(name, **parts)
@@ -130,7 +132,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     there = list(dict.fromkeys(chain.from_iterable(map(RECIPES_OF[options.preset], options.datasets))))
     wanted = options.recipes or there
     if unknown := sorted(set(wanted).difference(there)):
-        parser.error(f"--recipes: no {', '.join(map(repr, unknown))}; there are {', '.join(map(repr, there))}")
+        parser.error(
+            f"--recipes: --preset {options.preset} has no {', '.join(map(repr, unknown))}; "
+            f"there are {', '.join(map(repr, there))}"
+        )
     results = results_of("recipes", options, "best", place_of("recipe", there))
     draw = partial(plots.bars, names=["dataset", "recipe"], panels={"validation_ndcg@10": "validation NDCG@10"})
     refuse_unlike(results, "recipe", RECIPES_OF[options.preset], options)
