@@ -370,6 +370,8 @@ def test_out_of_the_last_item_the_paper_keeps_its_network_and_training(dataset):
     assert changed(before, after) == {"denoiser", *trials.FIXED_SIGNAL}
     assert changed(before["denoiser"], after["denoiser"]) == {"target_token"}
     assert grown.training == whole.training
+    assert recipes.of_paper(dataset)["signal fixed, answer out of the last item"].model == grown.model
+    assert {grown.model, f"{grown.model}-control"} < set(table2.trials(dataset))
 
 
 def test_an_unknown_recipe_is_told_with_those_that_there_are(data_dir, tmp_path, capsys):

@@ -153,7 +153,7 @@ def test_what_is_kept_for_a_question_serves_no_other(name):
 
 
 def test_the_last_visible_item_is_added_to_the_noise():
-    """Seen where no block changes its input; nothing is added where no item is visible, nor ever what is padding."""
+    """Seen where no block changes its input; nothing is added where no item is visible."""
     denoiser = made({"name": "transformer", "target_token": "last-item", "step_embedding": False,
                      "position_embedding": False, "norm_first": True})  # fmt: skip
     for parameter in denoiser.blocks.parameters():

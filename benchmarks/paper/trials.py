@@ -61,7 +61,7 @@ PAPER_EPOCHS = {"beauty": 50, "toys": 50, "ml-1m": 12}
 
 # Latents of unit variance, of whose signal a fiftieth is left: longer vectors cannot raise it in training.
 FIXED_SIGNAL: dict[str, dict[str, Any]] = {"embedding": {"scale": "unit"}, "schedule": {"log_snr_shift": -math.log(50)}}
-# The noise at the last place is added to the last item of the history, and does not stand there alone.
+# Noise does not stand alone at the noised places: the last item of the history is added to it.
 FROM_LAST_ITEM: dict[str, Any] = {"target_token": "last-item"}
 
 
@@ -104,7 +104,7 @@ def base(preset: str, dataset: str) -> Trial:
 
 
 def on_another_network(dataset: str, network: str = "conditional-mlp") -> Trial:
-    """``paper`` with another denoiser, that of ``best`` unless said, and nothing else changed but on ML-1M.
+    """``paper`` with another denoiser, of the kind of ``best``'s unless said, and nothing else changed but on ML-1M.
 
     What both kinds of network have, their width among it, stays as the paper's.
     ML-1M, with its many targets, takes all positions of a window at once, which a causal history allows.

@@ -50,7 +50,7 @@ def last_visible(states: Tensor, visible: Tensor) -> Tensor:
 
     Args:
         states: of the history, ``(B, L, D)``.
-        visible: ``(B, Q)``.
+        visible: ``(B, Q)``, of the L states the first so many.
     """
     from_none = F.pad(states, (0, 0, 1, 0))
     return from_none.gather(1, visible[..., None].expand(-1, -1, states.shape[-1]))

@@ -40,7 +40,7 @@ class TransformerDenoiser(Denoiser, name="transformer"):
         step_embedding: add z_n (Eq. 14, 15); off for the ablation of Sec. 5.3.3.
         target_token: ``"raw"``: the noised latent itself (the paper). ``"projected"``: a learned [unk] vector plus a
             small linear map of the noised latent, so that the network chooses how much of the noise to take in.
-            ``"last-item"``: the noised latent plus the last item that the question sees, none where it sees none, so
+            ``"last-item"``: each noised latent plus the last item that the question sees, none where it sees none, so
             that the answer need not grow out of noise alone.
         norm_first: layer norms before instead of behind.
         seed: of the initial weights.
