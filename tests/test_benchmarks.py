@@ -251,6 +251,16 @@ def options_of(data_dir, folder, *more):
     return ["--data-dir", str(data_dir), "--runs", str(folder / "runs"), "--out", str(folder), *more]
 
 
+def config_of(trial, seed=0):
+    """Of the model that it would train, on the tests' items."""
+    return trial.build(Vocabulary(range(NUM_ITEMS)), seed).config()
+
+
+def changed(before, after):
+    """The keys whose values differ."""
+    return {key for key in before if before[key] != after[key]}
+
+
 @pytest.mark.parametrize("preset", ["best", trials.ALONE, "paper"])
 @pytest.mark.parametrize("dataset", ["beauty", "ml-1m"])
 @pytest.mark.parametrize(
@@ -263,14 +273,13 @@ def options_of(data_dir, folder, *more):
     ],
 )
 def test_variants_differ_in_what_the_figure_is_about_and_in_nothing_else(preset, dataset, name, parts, keys):
-    items = Vocabulary(range(NUM_ITEMS))
     built = VARIANTS[name].variants(preset, dataset)
-    configs = {label: trial.build(items, 3).config() for label, trial in built.items()}
+    configs = {label: config_of(trial, seed=3) for label, trial in built.items()}
     default = configs.pop(str(VARIANTS[name].DEFAULT))
     assert len({trial.model for trial in built.values()}) == len(built), "trials share a folder"
     assert len({trial.training for trial in built.values()}) == 1
     for config in configs.values():
-        assert {part for part in config if config[part] != default[part]} == parts
+        assert changed(config, default) == parts
         for part in parts:
             both = {**default[part], **config[part]}
             assert {key for key in both if config[part].get(key) != default[part].get(key)} - keys == set()
@@ -283,8 +292,7 @@ def test_figures_share_the_trial_of_the_table():
             for name in ("figure2", "figure3"):
                 found = VARIANTS[name].variants(preset, dataset)[str(VARIANTS[name].DEFAULT)]
                 assert (found.model, found.training) == (wanted.model, wanted.training)
-                items = Vocabulary(range(NUM_ITEMS))
-                assert found.build(items, 1).config() == wanted.build(items, 1).config()
+                assert config_of(found, seed=1) == config_of(wanted, seed=1)
 
 
 @pytest.mark.parametrize("preset", recipes.RECIPES_OF)
@@ -293,33 +301,25 @@ def test_recipes_differ_and_have_folders_of_their_own(preset, dataset):
     found = recipes.RECIPES_OF[preset](dataset)
     assert len({trial.model for trial in found.values()}) == len(found)
     assert all(trial.model.split("-")[0] == preset for trial in found.values())
-    items = Vocabulary(range(NUM_ITEMS))
-    configs = [json.dumps(trial.build(items, 0).config(), sort_keys=True) for trial in found.values()]
+    configs = [json.dumps(config_of(trial), sort_keys=True) for trial in found.values()]
     trainings = [str(trial.training) for trial in found.values()]
     assert len(set(zip(configs, trainings, strict=True))) == len(found)
 
 
-def changed(before, after):
-    """The keys whose values differ."""
-    return {key for key in before if before[key] != after[key]}
-
-
 def test_the_paper_is_mended_one_thing_on_top_of_another():
-    items = Vocabulary(range(NUM_ITEMS))
     found = recipes.of_paper("beauty")
-    before = found["paper"].build(items, 0).config()
+    before = config_of(found["paper"])
     for label, (_, parts) in recipes.MENDS.items():
-        config = found[label].build(items, 0).config()
+        config = config_of(found[label])
         assert changed(before, config) == set(parts)
         before = config
 
 
 def test_without_the_step_embedding_each_thing_is_changed_by_itself():
-    items = Vocabulary(range(NUM_ITEMS))
     found = recipes.of_paper("beauty")
-    before = found["no step embedding, signal fixed"].build(items, 0).config()
+    before = config_of(found["no step embedding, signal fixed"])
     for label, (_, parts) in recipes.WITHOUT_STEP.items():
-        after = found[f"no step embedding, signal fixed, {label}"].build(items, 0).config()
+        after = config_of(found[f"no step embedding, signal fixed, {label}"])
         assert changed(before, after) == set(parts)
 
 
@@ -333,9 +333,8 @@ def test_without_the_step_embedding_each_thing_is_changed_by_itself():
     ],
 )
 def test_the_answer_out_of_the_last_item_changes_nothing_else(before, after):
-    items = Vocabulary(range(NUM_ITEMS))
     found = recipes.of_paper("beauty")
-    one, other = (found[label].build(items, 0).config() for label in (before, after))
+    one, other = (config_of(found[label]) for label in (before, after))
     assert changed(one, other) == {"denoiser"}
     assert changed(one["denoiser"], other["denoiser"]) == {"target_token"}
     assert other["denoiser"]["target_token"] == "last-item"
@@ -344,9 +343,8 @@ def test_the_answer_out_of_the_last_item_changes_nothing_else(before, after):
 
 @pytest.mark.parametrize("dataset", trials.DATASETS)
 def test_another_network_is_all_that_changes_in_the_paper(dataset):
-    items = Vocabulary(range(NUM_ITEMS))
     whole, other = trials.base("paper", dataset), trials.on_another_network(dataset)
-    before, after = whole.build(items, 0).config(), other.build(items, 0).config()
+    before, after = config_of(whole), config_of(other)
     assert changed(before, after) == {"denoiser"}
     shared = before["denoiser"].keys() & after["denoiser"].keys()
     assert changed({key: before["denoiser"][key] for key in shared}, after["denoiser"]) == {"name"}
@@ -356,17 +354,15 @@ def test_another_network_is_all_that_changes_in_the_paper(dataset):
 
 @pytest.mark.parametrize("dataset", trials.DATASETS)
 def test_mended_the_other_network_has_a_fixed_signal(dataset):
-    items = Vocabulary(range(NUM_ITEMS))
     other, mended = trials.on_another_network(dataset), trials.mended(dataset)
-    assert changed(other.build(items, 0).config(), mended.build(items, 0).config()) == set(trials.FIXED_SIGNAL)
+    assert changed(config_of(other), config_of(mended)) == set(trials.FIXED_SIGNAL)
     assert mended.training == other.training
 
 
 @pytest.mark.parametrize("dataset", trials.DATASETS)
 def test_out_of_the_last_item_the_paper_keeps_its_network_and_training(dataset):
-    items = Vocabulary(range(NUM_ITEMS))
     whole, grown = trials.base("paper", dataset), trials.out_of_last_item(dataset)
-    before, after = whole.build(items, 0).config(), grown.build(items, 0).config()
+    before, after = config_of(whole), config_of(grown)
     assert changed(before, after) == {"denoiser", *trials.FIXED_SIGNAL}
     assert changed(before["denoiser"], after["denoiser"]) == {"target_token"}
     assert grown.training == whole.training
@@ -389,8 +385,7 @@ def test_recipes_of_a_preset_last_as_long_as_asked(data_dir, tmp_path):
 
 
 def test_the_network_alone_is_best_but_for_its_memory():
-    items = Vocabulary(range(NUM_ITEMS))
-    whole, alone = (trials.base(name, "ml-1m").build(items, 0).config() for name in ("best", trials.ALONE))
+    whole, alone = (config_of(trials.base(name, "ml-1m")) for name in ("best", trials.ALONE))
     assert alone == {**whole, "memory": {"name": "none"}}
 
 

@@ -50,12 +50,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
     add_trial_options(parser)
     names = list(trials("beauty"))
-    wanted = (
+    explained = (
         "paper-from-last-item is paper with its signal-to-noise ratio fixed and its answer out of the last item, "
         "paper-conditional-mlp paper on another network, paper-mended that with its signal-to-noise ratio fixed"
     )
     parser.add_argument(
-        "--models", nargs="+", default=names, choices=names, metavar="MODEL", help=f"{', '.join(names)}: {wanted}"
+        "--models", nargs="+", default=names, choices=names, metavar="MODEL", help=f"{', '.join(names)}: {explained}"
     )
     parser.add_argument("--finished", action="store_true", help="show what is finished; train nothing")
     options = parse_trials(parser, argv)

@@ -90,10 +90,11 @@ class TransformerDenoiser(Denoiser, name="transformer"):
         if count is None:
             count = torch.full_like(visible, noised)
         longest = min(int(visible.max()), context.history.shape[1])
+        history = context.history[:, :longest]
         tokens = torch.cat(
             [
-                repeat(context.history[:, :longest], "b l d -> (b q) l d", q=questions),
-                rearrange(self._target_tokens(xn, visible, context.history), "b q k d -> (b q) k d"),
+                repeat(history, "b l d -> (b q) l d", q=questions),
+                rearrange(self._target_tokens(xn, visible, history), "b q k d -> (b q) k d"),
             ],
             dim=1,
         )
