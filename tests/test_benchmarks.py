@@ -370,6 +370,14 @@ def test_out_of_the_last_item_the_paper_keeps_its_network_and_training(dataset):
     assert {grown.model, f"{grown.model}-control"} < set(table2.trials(dataset))
 
 
+@pytest.mark.parametrize("dataset", trials.DATASETS)
+def test_one_target_a_user_is_the_same_model_for_the_papers_fifty_epochs(dataset):
+    whole, short = trials.base("paper", dataset), trials.one_target_a_user(dataset)
+    assert config_of(whole) == config_of(short)
+    assert changed(whole.training.config(), short.training.config()) <= {"examples", "epochs", "patience"}
+    assert (short.training.examples, short.training.epochs, short.training.patience) == ("last-target", 50, 0)
+
+
 def test_an_unknown_recipe_is_told_with_those_that_there_are(data_dir, tmp_path, capsys):
     with pytest.raises(SystemExit):
         recipes.main(options_of(data_dir, tmp_path, "--preset", "paper", "--recipes", "no memory"))

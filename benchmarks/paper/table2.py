@@ -19,6 +19,7 @@ from benchmarks.paper.trials import (
     mean_score,
     mended,
     on_another_network,
+    one_target_a_user,
     out_of_last_item,
     parse_trials,
     published,
@@ -35,8 +36,8 @@ from diffusers_rec.presets import PRESETS, control
 
 
 def trials(dataset: str) -> dict[str, Trial]:
-    """By name: each preset, ``paper`` changed in three ways; and the control of each."""
-    changes = out_of_last_item, on_another_network, mended
+    """By name: each preset, ``paper`` changed in four ways; and the control of each."""
+    changes = one_target_a_user, out_of_last_item, on_another_network, mended
     wanted = [*(base(preset, dataset) for preset in PRESETS), *(change(dataset) for change in changes)]
     return {trial.model: trial for each in wanted for trial in (each, control_of(each))}
 
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_trial_options(parser)
     names = list(trials("beauty"))
     explained = (
+        "paper-last-target is paper with one target a user, "
         "paper-from-last-item is paper with its signal-to-noise ratio fixed and its answer out of the last item, "
         "paper-conditional-mlp paper on another network, paper-mended that with its signal-to-noise ratio fixed"
     )

@@ -103,6 +103,13 @@ def base(preset: str, dataset: str) -> Trial:
     return Trial("best", lambda items, seed: best(items, seed=seed, **settings), replace(RECIPES["best"], **training))
 
 
+def one_target_a_user(dataset: str) -> Trial:
+    """``paper`` where a user's last training item alone is a target: fifty epochs of few steps, none cut short."""
+    whole = base("paper", dataset)
+    training = replace(whole.training, examples="last-target", epochs=RECIPES["paper"].epochs, patience=0)
+    return replace(whole, model="paper-last-target", training=training)
+
+
 def on_another_network(dataset: str, network: str = "conditional-mlp") -> Trial:
     """``paper`` with another denoiser, of the kind of ``best``'s unless said, and nothing else changed but on ML-1M.
 
