@@ -121,7 +121,8 @@ SHORTHANDS = {
 AUDITED = {
     "ranking": (
         "accuracy of the network alone, without its memory, history masked",
-        "Drawn and zeroed alike: the ranking does not use the noise.",
+        "Drawn and zeroed alike: the ranking does not use the noise. Or the model has learned nothing: it is then no "
+        "better than popularity, which `diffrec evaluate` shows.",
     ),
     "timesteps": (
         "losses with the target's own x_n, without, and with another user's",
