@@ -121,8 +121,8 @@ SHORTHANDS = {
 AUDITED = {
     "ranking": (
         "accuracy of the network alone, without its memory, history masked",
-        "Drawn and zeroed alike: the ranking does not use the noise. Or the model has learned nothing: it is then no "
-        "better than popularity, which `diffrec evaluate` shows.",
+        "Drawn and zeroed alike: the ranking does not use the noise. So they also are where the network has learned "
+        "nothing: see whether it beats popularity in `diffrec evaluate`.",
     ),
     "timesteps": (
         "losses with the target's own x_n, without, and with another user's",

@@ -376,6 +376,8 @@ def test_one_target_a_user_is_the_same_model_for_the_papers_fifty_epochs(dataset
     assert config_of(whole) == config_of(short)
     assert changed(whole.training.config(), short.training.config()) <= {"examples", "epochs", "patience"}
     assert (short.training.examples, short.training.epochs, short.training.patience) == ("last-target", 50, 0)
+    assert table2.trials(dataset)["paper"].training == whole.training
+    assert {short.model, f"{short.model}-control"} < set(table2.trials(dataset))
 
 
 def test_an_unknown_recipe_is_told_with_those_that_there_are(data_dir, tmp_path, capsys):

@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_trial_options(parser)
     names = list(trials("beauty"))
     explained = (
-        "paper-last-target is paper with one target a user, "
+        "paper-last-target is paper with one target a user and all fifty epochs, "
         "paper-from-last-item is paper with its signal-to-noise ratio fixed and its answer out of the last item, "
         "paper-conditional-mlp paper on another network, paper-mended that with its signal-to-noise ratio fixed"
     )
