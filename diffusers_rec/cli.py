@@ -122,7 +122,7 @@ AUDITED = {
     "ranking": (
         "accuracy of the network alone, without its memory, history masked",
         "Drawn and zeroed alike: the ranking does not use the noise. So they also are where the network has learned "
-        "nothing: see whether it beats popularity in `diffrec evaluate`.",
+        "nothing: see whether it beats popularity in `diffrec evaluate` on the same split.",
     ),
     "timesteps": (
         "losses with the target's own x_n, without, and with another user's",
