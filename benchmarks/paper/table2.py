@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from benchmarks.harness import Results, Row, argument_parser, command
 from benchmarks.paper.trials import (
+    FROM_LAST_ITEM_EPOCHS,
     Trial,
     add_trial_options,
     base,
@@ -37,8 +38,13 @@ from diffusers_rec.presets import PRESETS, control
 
 def trials(dataset: str) -> dict[str, Trial]:
     """By name: each preset, ``paper`` changed in four ways; and the control of each."""
-    changes = one_target_a_user, out_of_last_item, on_another_network, mended
-    wanted = [*(base(preset, dataset) for preset in PRESETS), *(change(dataset) for change in changes)]
+    wanted = [
+        *(base(preset, dataset) for preset in PRESETS),
+        one_target_a_user(dataset),
+        out_of_last_item(dataset).lasting(FROM_LAST_ITEM_EPOCHS[dataset]),
+        on_another_network(dataset),
+        mended(dataset),
+    ]
     return {trial.model: trial for each in wanted for trial in (each, control_of(each))}
 
 
