@@ -126,9 +126,9 @@ AUDITED = {
     ),
     "timesteps": (
         "losses with the target's own x_n, without, and with another user's",
-        "A denoiser that uses x_n loses when it is zeroed and more by another user's, at early steps the most. A "
-        "reconstruction of 0 points where the target does, one of 1 nowhere near. The cross-entropy says nothing at steps "
-        "at which no ranking is learned: for `best` at all but the last, N.",
+        "A denoiser that uses x_n loses when it is zeroed and more by another user's, at early steps the most. "
+        "A reconstruction of 0 points where the target does, one of 1 nowhere near. The cross-entropy says nothing at "
+        "steps at which no ranking is learned: for `best` at all but the last, N.",
     ),
     "chains": (
         "where chains land, beside exact draws of the prediction",
