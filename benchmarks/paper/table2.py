@@ -60,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     explained = (
         "paper-last-target is paper with one target a user and all fifty epochs, "
         "paper-from-last-item is paper with its signal-to-noise ratio fixed and its answer out of the last item, "
+        f"for {FROM_LAST_ITEM_EPOCHS['ml-1m']} epochs on ML-1M, "
         "paper-conditional-mlp paper on another network, paper-mended that with its signal-to-noise ratio fixed"
     )
     parser.add_argument(
