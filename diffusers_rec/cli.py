@@ -127,8 +127,9 @@ AUDITED = {
     "timesteps": (
         "losses with the target's own x_n, without, and with another user's",
         "A denoiser that uses x_n loses when it is zeroed and more by another user's, at early steps the most. "
-        "A reconstruction of 0 points where the target does, one of 1 nowhere near. The cross-entropy says nothing at "
-        "steps at which no ranking is learned: for `best` at all but the last, N.",
+        "Reconstruction is one minus the cosine to the target's vector: 0 is its direction, 1 a right angle; how well "
+        "a step ranks it does not say. The cross-entropy does, but not at steps at which no ranking is learned: for "
+        "`best` at all but the last, N.",
     ),
     "chains": (
         "where chains land, beside exact draws of the prediction",
@@ -301,7 +302,7 @@ def audit_command(
     lengths = chain_lengths(steps or None, trained.schedule.num_timesteps, name="--steps")
     if isinstance(trained.denoiser, NoiselessDenoiser) and not as_json:
         out.print(
-            f"{model} is a control: its denoiser never sees noise, so there is no noise to audit. --json gives its "
+            f"{model} is a control: its denoiser never sees noise, so there is no noise to audit. --json gives the "
             "tables all the same.",
             soft_wrap=True,
         )

@@ -367,8 +367,13 @@ def test_out_of_the_last_item_the_paper_keeps_its_network_and_training(dataset):
     assert changed(before["denoiser"], after["denoiser"]) == {"target_token"}
     assert grown.training == whole.training
     assert recipes.of_paper(dataset)["signal fixed, answer out of the last item"].model == grown.model
-    in_table = table2.trials(dataset)
-    assert in_table[grown.model].training == in_table[f"{grown.model}-control"].training
+
+
+@pytest.mark.parametrize("dataset", trials.DATASETS)
+def test_in_table_2_it_has_four_epochs_on_ml_1m(dataset):
+    grown, in_table = trials.out_of_last_item(dataset), table2.trials(dataset)
+    assert f"{grown.model}-control" in in_table
+    assert config_of(in_table[grown.model]) == config_of(grown)
     assert in_table[grown.model].training == grown.lasting(4 if dataset == "ml-1m" else 50).training
 
 
