@@ -126,15 +126,17 @@ AUDITED = {
     ),
     "timesteps": (
         "losses with the target's own x_n, without, and with another user's",
-        "A denoiser that uses x_n loses when it is zeroed and more by another user's, at early steps the most. "
+        "Where the denoiser uses x_n, losses rise when it is zeroed, and more with another user's, at early steps the "
+        "most; where all are alike, it does not use it. "
         "Reconstruction is one minus the cosine to the target's vector: 0 is its direction, 1 a right angle; how well "
         "a step ranks it does not say. The cross-entropy does, but not at steps at which no ranking is learned: for "
         "`best` at all but the last, N.",
     ),
     "chains": (
         "where chains land, beside exact draws of the prediction",
-        "A faithful chain has the probability and the number of distinct items of exact draws; one with far fewer "
-        "distinct items has collapsed.",
+        "Probability is what the model predicts for the items landed on; exact draws are as many samples of that "
+        "prediction as there are chains. A faithful chain has the probability and the number of distinct items of exact "
+        "draws; one with far fewer distinct items has collapsed.",
     ),
 }
 """The tables of an audit: what each holds, and what to read in it."""

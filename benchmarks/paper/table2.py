@@ -117,7 +117,9 @@ def tell_missing(options: argparse.Namespace) -> None:
         for seed in seeds_of(options)
     }
     if not any(wanted.values()):
-        raise ValueError(f"--finished: nothing that was asked for is finished in {options.runs}. Nothing is written.")
+        raise ValueError(
+            f"--finished: nothing that was asked for is finished in {options.runs}; --runs names another folder. Nothing is written."
+        )
     for (dataset, name, seed), there in wanted.items():
         if not there:
             print(f"== not finished: {dataset}, {name}, seed {seed}", flush=True)
