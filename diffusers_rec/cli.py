@@ -135,8 +135,8 @@ AUDITED = {
     "chains": (
         "where chains land, beside exact draws of the prediction",
         "Probability is what the model predicts for the items landed on; exact draws are as many samples of that "
-        "prediction as there are chains. A faithful chain has the probability and the number of distinct items of exact "
-        "draws; one with far fewer distinct items has collapsed.",
+        "prediction as there are chains. A faithful chain has the probability and the number of distinct items of "
+        "exact draws; one with far fewer distinct items has collapsed.",
     ),
 }
 """The tables of an audit: what each holds, and what to read in it."""

@@ -118,7 +118,8 @@ def tell_missing(options: argparse.Namespace) -> None:
     }
     if not any(wanted.values()):
         raise ValueError(
-            f"--finished: nothing that was asked for is finished in {options.runs}; --runs names another folder. Nothing is written."
+            f"--finished: nothing that was asked for is finished in {options.runs}. Nothing is written. "
+            "--runs names another folder."
         )
     for (dataset, name, seed), there in wanted.items():
         if not there:
