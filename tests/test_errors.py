@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Iterable
+from os import PathLike
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusers_rec.errors import check_bool, check_choice, check_float, check_int, require_extra
+from diffusers_rec.errors import (
+    check_bool,
+    check_choice,
+    check_float,
+    check_int,
+    check_path,
+    checked,
+    require_extra,
+    warn_caller,
+)
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -21,6 +34,12 @@ def test_an_integer_passes_exactly_when_it_reaches_the_minimum(value, minimum):
     else:
         with pytest.raises(ValueError, match=rf"k must be an integer >= {minimum}, got {value}"):
             check_int("k", value, minimum=minimum)
+
+
+def test_an_integer_above_the_maximum_is_refused():
+    assert check_int("k", 3, minimum=1, maximum=3) == 3
+    with pytest.raises(ValueError, match="k must be an integer >= 1 and <= 3, got 4"):
+        check_int("k", 4, minimum=1, maximum=3)
 
 
 @pytest.mark.parametrize("value", [np.int64(3), np.uint8(3), np.array(3)])
@@ -93,3 +112,45 @@ def test_an_installed_extra_with_a_broken_dependency_keeps_its_own_error(missing
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleNotFoundError, match=f"No module named '{missing}'"):
         require_extra("halfway", "plot")
+
+
+class Tea:
+    made_by = "kettle.boil()"
+
+
+@checked
+def serve(tea: Tea, place: str | PathLike[str] | None = None, cups: int = 1, *, names: Iterable[str] = ()):
+    return tea
+
+
+def test_arguments_of_the_annotated_class_pass():
+    tea = Tea()
+    assert serve(tea) is tea
+    assert serve(tea=tea, place=Path("here"), cups=2.5, names={"a": 1}) is tea
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("coffee",), r"serve: tea must be Tea, got str\. Use kettle\.boil\(\)\."),
+        ((Tea(), 3), "serve: place must be str or PathLike or None, got int"),
+    ],
+)
+def test_an_argument_of_another_class_is_refused_by_name(arguments, message):
+    with pytest.raises(TypeError, match=message):
+        serve(*arguments)
+
+
+def test_an_empty_path_is_refused_and_the_working_folder_named():
+    assert check_path("out", "here") == Path("here")
+    with pytest.raises(ValueError, match=r"out must be a path, got ''.*'\.'"):
+        check_path("out", "")
+    with pytest.raises(TypeError, match="out must be a path, got 3"):
+        check_path("out", 3)
+
+
+def test_a_warning_names_the_line_that_called_the_library():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_caller("look here")
+    assert caught[0].filename == __file__
