@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from diffusers_rec.checkpoint import write_atomically
+from diffusers_rec.files import write_atomically
 
 
 def write_sealed(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:

@@ -23,7 +23,8 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from diffusers_rec.checkpoint import CONFIG_FILE, read_checkpoint, remove_temporaries, write_atomically
+from diffusers_rec.checkpoint import CONFIG_FILE, read_checkpoint
+from diffusers_rec.files import write_atomically
 from diffusers_rec.data.batching import Batch, TrainingBatches
 from diffusers_rec.data.sequences import Holdout, Sequences
 from diffusers_rec.errors import check_choice, require_extra
