@@ -25,12 +25,13 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from diffusers_rec.errors import check_path
-from diffusers_rec.files import folder_lock, reason, remove_temporaries, write_atomically
+from diffusers_rec.files import folder_lock, naming, reason, remove_temporaries, write_atomically
 from diffusers_rec.version import __version__
 
 FORMAT = "diffusers_rec"
 FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
+NO_MODEL = "holds no model that can be built"
 WAIT = 60.0
 """Seconds that a writer waits for another one in the same directory."""
 _FILES = re.compile(r"model-[0-9a-f]{12}\.safetensors|items-[0-9a-f]{12}\.json|config\.json")
@@ -133,22 +134,6 @@ def refuse_nonfinite(weights: Mapping[str, Tensor], consequence: str) -> None:
         )
 
 
-@contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Turn whatever fails on the content of a file into one kind of error that names the file.
-
-    Raises:
-        ValueError: in place of any exception but an OSError.
-    """
-    try:
-        yield
-    except OSError:
-        raise
-    except Exception as error:
-        said = str(error) if isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: {error}"
-        raise ValueError(f"{path} holds no model that can be built: {said}") from error
-
-
 def _files_of_ours(folder: Path, files: Mapping[str, bytes]) -> dict[str, str]:
     """The files, with their digests, of the checkpoint that is about to be replaced.
 
@@ -233,7 +218,7 @@ def _read(path: Path, config: bytes) -> Checkpoint:
     except SafetensorError as error:
         raise ValueError(f"{folder / _name(content['weights'])} is not a safetensors file: {error}.") from error
     item_bytes = _read_verified(folder, content["items"])
-    with naming(folder / _name(content["items"])):
+    with naming(folder / _name(content["items"]), NO_MODEL):
         items = json.loads(item_bytes)
     return Checkpoint(content["pipeline"], weights, items, content["library_version"], content["weights"]["sha256"])
 
@@ -258,7 +243,7 @@ def _verified_config(path: Path, data: bytes) -> dict[str, Any]:
             f"Update diffusers-rec; the file was written by version {content.get('library_version')}."
         )
     stated = content.pop("sha256", None)
-    with naming(path):
+    with naming(path, NO_MODEL):
         actual = _digest(_canonical(content))
     if stated != actual:
         raise ValueError(
@@ -275,8 +260,8 @@ def _verified_config(path: Path, data: bytes) -> dict[str, Any]:
 
 def _is_entry(entry: Mapping[str, Any]) -> bool:
     """Whether it states a file, of a name that this library gives, and its digest."""
-    stated = [entry.get("file"), entry.get("sha256")]
-    return all(isinstance(each, str) for each in stated) and bool(_FILES.fullmatch(Path(stated[0]).name))
+    file, digest = entry.get("file"), entry.get("sha256")
+    return isinstance(file, str) and isinstance(digest, str) and bool(_FILES.fullmatch(Path(file).name))
 
 
 def _name(entry: Mapping[str, str]) -> str:

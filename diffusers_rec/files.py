@@ -86,6 +86,26 @@ def reason(error: OSError) -> str:
     return said if error.errno not in _ADVICE else f"{said}. {_ADVICE[error.errno]}".rstrip(".")
 
 
+@contextmanager
+def naming(path: Path, finding: str) -> Iterator[None]:
+    """Turn whatever fails on what a file holds into one kind of error that names the file.
+
+    Args:
+        path: Path of the file.
+        finding: What that means, as in "holds no saved index".
+
+    Raises:
+        ValueError: in place of any exception but an OSError.
+    """
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        said = str(error) if isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path} {finding} ({said.rstrip('.')}).") from error
+
+
 def remove_temporaries(folder: Path, names: re.Pattern[str]) -> None:
     """Remove what a process killed within :func:`write_atomically` has left of certain files.
 

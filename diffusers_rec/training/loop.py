@@ -147,8 +147,6 @@ class _Run:
             if not started and (directory / CONFIG_FILE).exists():
                 raise ValueError(f"{directory} holds a model that no run here has made. Choose another folder.")
             directory.mkdir(parents=True, exist_ok=True)
-            if accelerator.is_main_process:
-                remove_temporaries(directory)
             if started:
                 self.state = load_state(directory / STATE_FILE, self.name, model, optimizer, self.average)
         self.best = copy.deepcopy(model.state_dict()) if directory is None else None
