@@ -4,8 +4,8 @@
 is replaced, an older checkpoint in the same directory stays whole; from then on the new one is. A digest of each file,
 and of the config itself, tells damage from content.
 
-A writer holds the lock of the directory and removes only what the replaced config named. A reader holds no lock: where a
-config was replaced while its files were read, it reads again.
+A writer holds the lock of the directory and removes only what the replaced config named. A reader holds no lock: it
+reads again where a config was replaced while its files were read.
 """
 
 from __future__ import annotations

@@ -117,4 +117,3 @@ def remove_temporaries(folder: Path, names: re.Pattern[str]) -> None:
         name, mark, rest = path.name.removeprefix(".").partition(_MARK)
         if mark and re.fullmatch("[0-9a-f]{8}", rest) and path.name.startswith(".") and names.fullmatch(name):
             path.unlink(missing_ok=True)
-

@@ -26,7 +26,9 @@ def write_sealed(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, 
         OSError: the file cannot be written; what was there is unchanged.
     """
     if path.exists() and "sha256" not in _metadata(path):
-        raise ValueError(f"{path} was not written by this library and is not overwritten. Delete it, or choose another name.")
+        raise ValueError(
+            f"{path} was not written by this library and is not overwritten. Delete it, or choose another name."
+        )
     metadata = {**metadata, "format": FORMAT}
     write_atomically(path, save(dict(tensors), {**metadata, "sha256": _digest(metadata, tensors)}))
 

@@ -24,11 +24,11 @@ import torch
 from torch import Generator, Tensor
 
 from diffusers_rec.checkpoint import CONFIG_FILE, read_checkpoint
-from diffusers_rec.files import write_atomically
 from diffusers_rec.data.batching import Batch, TrainingBatches
 from diffusers_rec.data.sequences import Holdout, Sequences
 from diffusers_rec.errors import check_choice, require_extra
 from diffusers_rec.evaluation.full_ranking import evaluate
+from diffusers_rec.files import write_atomically
 from diffusers_rec.pipeline import DiffRec, Loss
 from diffusers_rec.progress import progress_bar
 from diffusers_rec.training.config import TrainingConfig
