@@ -354,12 +354,12 @@ def unexpanded(timesteps: Tensor) -> Tensor:
 
 def _ordinary(tensor: Tensor) -> bool:
     """Whether it holds numbers that anybody may use later."""
-    return type(tensor) is Tensor and not tensor.is_inference() and not torch.compiler.is_compiling()
+    return not torch.compiler.is_compiling() and type(tensor) is Tensor and not tensor.is_inference()
 
 
 def _readable(tensor: Tensor) -> bool:
     """Whether its numbers can be looked at without waiting: on the CPU, and not while a tracer follows."""
-    return tensor.device.type == "cpu" and type(tensor) is Tensor and not torch.compiler.is_compiling()
+    return not torch.compiler.is_compiling() and type(tensor) is Tensor and tensor.device.type == "cpu"
 
 
 def _leads(shape: torch.Size, latents: torch.Size) -> bool:
