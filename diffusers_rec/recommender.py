@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from diffusers_rec.checkpoint import refuse_nonfinite
 from diffusers_rec.data.batching import pad
 from diffusers_rec.data.vocabulary import IndexArray, Vocabulary
 from diffusers_rec.errors import check_bool, check_choice, check_int
@@ -69,6 +70,7 @@ class Recommender(nn.Module, ABC):
     head: ItemHead
     memory: Memory
     popularity: Tensor
+    _checked: list[tuple[int, int]] | None = None
 
     @property
     @abstractmethod
@@ -214,6 +216,18 @@ class Recommender(nn.Module, ABC):
         """A context without gradients that gives the model in evaluation mode: itself, or a twin with its tensors.
 
         Nothing is switched that another thread could see.
+
+        Raises:
+            ValueError: weights that are not finite.
         """
+        self._check_weights()
         with torch.no_grad():
             yield in_evaluation_mode(self)
+
+    def _check_weights(self) -> None:
+        """Look for weights that are not finite, once for as long as nothing writes to them."""
+        weights = {name: weight for name, weight in self.named_parameters() if not weight.is_inference()}
+        written = [(weight.data_ptr(), weight._version) for weight in weights.values()]
+        if written != self._checked:
+            refuse_nonfinite(weights, "The model cannot serve")
+            self._checked = written

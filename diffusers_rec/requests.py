@@ -16,7 +16,6 @@ from diffusers_rec.data.vocabulary import IndexArray, Vocabulary, listed
 Items = Iterable[Hashable]
 
 _UNORDERED = str, bytes, Mapping, set, frozenset
-_LISTS = list, set, np.ndarray, Tensor  # none of which can be an id
 
 
 @dataclass(frozen=True)
@@ -126,11 +125,16 @@ def _selection(
     if isinstance(ids, np.ndarray | Tensor):
         return [_encoded(vocabulary, ids, name, drop=drop)]
     given: list[Any] = list(ids)
-    if not any(isinstance(each, _LISTS) for each in given):
+    if not any(_is_list(each, vocabulary) for each in given):
         return [_encoded(vocabulary, given, name, drop=drop)]
     if len(given) != count:
         raise ValueError(f"{name} holds {len(given)} lists for {count} histories. Give one list a history, or one.")
     return [_encoded(vocabulary, each, f"{name}[{row}]", drop=drop) for row, each in enumerate(given)]
+
+
+def _is_list(each: Any, vocabulary: Vocabulary) -> bool:
+    """Whether it is a list of ids rather than an id, which may be a tuple."""
+    return isinstance(each, Iterable) and not isinstance(each, str | bytes) and each not in vocabulary
 
 
 def _encoded(vocabulary: Vocabulary, ids: Items, name: str, *, drop: bool) -> IndexArray:
