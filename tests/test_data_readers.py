@@ -184,6 +184,9 @@ def test_broken_frames():
         from_frame(pl.DataFrame({"user": [1, 2], "item": [1, 2], "time": [datetime(2020, 1, 1), None]}))
     with pytest.raises(ValueError, match="the time in row 1, counted from 1, is missing"):
         from_frame(pd.DataFrame({"user": [1], "item": [1], "time": [pd.NaT]}))
+    for make in (pl.DataFrame, pd.DataFrame):  # nanoseconds would overflow
+        with pytest.raises(ValueError, match=r"the time in row 1, .* outside the years 1678..2261"):
+            from_frame(make({"user": [1], "item": [1], "time": np.array(["9999"], "datetime64[us]")}))
     with pytest.raises(ValueError, match="the user in row 2, counted from 1, is missing"):
         from_frame(pd.DataFrame({"user": [1, None], "item": [1, 2]}), time=None)
     with pytest.raises(ValueError, match=r"\['time'\] are missing"):

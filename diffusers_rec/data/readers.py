@@ -109,14 +109,14 @@ def from_frame(frame: Any, *, user: str = "user", item: str = "item", time: str 
             f"Name them with user=, item= and time= (time=None if rows come oldest first)."
         )
     table = table.select(list(dict.fromkeys(columns))).collect()
-    times = None if time is None else _frame_times(nw, table[time])
+    times = None if time is None else _frame_times(table[time])
     return Interactions.from_arrays(table[user].to_list(), table[item].to_list(), times)
 
 
-def _frame_times(nw: Any, column: Any) -> Any:
-    if column.is_null().any() or column.dtype not in (nw.Datetime, nw.Date):
-        return column.to_numpy()
-    return column.dt.timestamp("ns").to_numpy()
+def _frame_times(column: Any) -> Any:
+    if getattr(column.dtype, "time_zone", None):
+        column = column.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+    return column.to_numpy()
 
 
 def _read_table(path: Path, kind: Format, separator: str | None, columns: dict[str, Any]) -> Interactions:
