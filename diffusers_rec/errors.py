@@ -56,7 +56,7 @@ def _classes(hint: Any) -> tuple[type, ...]:
         parts = [_classes(part) for part in get_args(hint)]
         return tuple(cls for part in parts for cls in part) if all(parts) else ()
     cls = get_origin(hint) or hint
-    return (cls,) if isinstance(cls, type) and cls not in (int, float, object) else ()
+    return (cls,) if isinstance(cls, type) and cls not in (int, float, object, Any) else ()
 
 
 def _wrong_class(name: str, value: Any, classes: tuple[type, ...]) -> str:

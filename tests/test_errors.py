@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,14 +120,16 @@ class Tea:
 
 
 @checked
-def serve(tea: Tea, place: str | PathLike[str] | None = None, cups: int = 1, *, names: Iterable[str] = ()):
+def serve(
+    tea: Tea, place: str | PathLike[str] | None = None, cups: int = 1, *, names: Iterable[str] = (), sugar: Any = None
+):
     return tea
 
 
 def test_arguments_of_the_annotated_class_pass():
     tea = Tea()
     assert serve(tea) is tea
-    assert serve(tea=tea, place=Path("here"), cups=2.5, names={"a": 1}) is tea
+    assert serve(tea=tea, place=Path("here"), cups=2.5, names={"a": 1}, sugar=3) is tea
 
 
 @pytest.mark.parametrize(
