@@ -62,8 +62,10 @@ def test_k_core_is_the_largest_fixed_point(rows, k):
 
 
 def test_k_core_refuses_k_below_one():
-    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="k must be an integer >= 1, got 0"):
         log_of([(0, 0, 0)]).k_core(0)
+    with pytest.raises(TypeError, match=r"k must be an integer >= 1, got 2\.0 \(float\)"):
+        log_of([(0, 0, 0)]).k_core(2.0)
 
 
 @pytest.mark.parametrize("make", [list, np.array, torch.tensor, pd.Series])
@@ -180,6 +182,8 @@ def test_a_bad_time_is_shown_as_it_stands(times, shown):
         ([1, 2], [1], ValueError, "equally long, got 2, 1 and 2"),
         ([], [], ValueError, "at least one interaction, but users is empty"),
         ("ab", [1, 2], TypeError, "users as a sequence of ids, got 'ab'"),
+        ({"a", "b"}, [1, 2], TypeError, r"users in an order, got a set, .* sorted\(\.\.\.\)"),
+        ([1, 2], frozenset({1, 2}), TypeError, r"items in an order, got a frozenset"),
     ],
 )
 def test_refuses_bad_ids(users, items, error, message):
@@ -194,6 +198,10 @@ def test_the_constructor_checks_indices():
         Interactions(index, index + 1, index, one, one)
     with pytest.raises(TypeError, match=r"Interactions\.users: expected an int64 array, got float64"):
         Interactions(np.zeros(1), index, index, one, one)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"Interactions\.item_vocabulary must be Vocabulary, got list\. Use Vocabulary"):
+        Interactions(index, index, index, one, ["a"])
+    with pytest.raises(TypeError, match=r"Interactions\.times must be ndarray, got list"):
+        Interactions(index, index, [0], one, one)
     with pytest.raises(ValueError, match="at least one interaction, got none"):
         Interactions(index[:0], index[:0], index[:0], one, one)
 
@@ -204,6 +212,8 @@ def test_statistics_follow_from_counts():
     assert statistics.sparsity == pytest.approx(0.6)
     with pytest.raises(ValueError, match="at least one user, item and action, got 0, 5 and 4"):
         Statistics(0, 5, 4)
+    with pytest.raises(TypeError, match=r"num_items must be an integer, got 5\.5"):
+        Statistics(2, 5.5, 4)
 
 
 @pytest.mark.parametrize(

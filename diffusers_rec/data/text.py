@@ -64,7 +64,7 @@ def table(path: Path, separator: str, quote: str) -> Iterator[list[str]]:
                 before = rows.line_num
         except csv.Error as error:
             raise ValueError(
-                f"{path}, line {before + 1}: expected quotes ({quote}) around whole fields, but {error}. "
+                f"{path}, line {before + 1}: expected whole fields between quotes (quote={quote!r}), but {error}. "
                 f"Pass quote='' if quotes are part of the text."
             ) from None
         if not width:
