@@ -2,12 +2,13 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from diffusers_rec.data import Interactions, Statistics, Vocabulary, read_interactions
@@ -109,6 +110,17 @@ def test_times_of_any_notation(times, expected):
     log = Interactions.from_arrays(range(len(times)), range(len(times)), times)
     assert log.times.tolist() == expected
     assert log.times.dtype == (np.float64 if isinstance(expected[0], float) else np.int64)
+
+
+@given(numbers=st.lists(st.decimals(-(2**62), 2**62, places=6) | st.integers(-(2**62), 2**62), min_size=1, max_size=9))
+@example(numbers=[10**18, 10**18 + 1, Decimal("0.5")])
+def test_times_written_as_text_sort_as_they_are_written_or_are_refused(numbers):
+    try:
+        times = Interactions.from_arrays(numbers, numbers, [f"{Decimal(number):f}" for number in numbers]).times
+    except ValueError as error:
+        assert "by less than float64 can hold" in str(error)  # noqa: PT017 - most are read
+        return
+    assert [a < b for a in times for b in times] == [a < b for a in numbers for b in numbers]
 
 
 @pytest.mark.parametrize(
