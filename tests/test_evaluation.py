@@ -16,12 +16,14 @@ from diffusers_rec import DDPMSampler, DiffRec, Holdout, Sequences, SyntheticWor
 from diffusers_rec.evaluation import (
     evaluate,
     evaluate_item_to_item,
+    evaluate_memory,
     evaluate_popularity,
     hit_rate,
     ndcg,
     ranking_metrics,
 )
-from diffusers_rec.ranking import count_ranks
+from diffusers_rec.memory import NoMemory
+from diffusers_rec.ranking import UNRANKED, count_ranks
 from diffusers_rec.training import TrainingConfig, train
 
 KS = (1, 5, 10, 20)
@@ -65,9 +67,9 @@ def holdout(histories, targets, num_items=40):
 
 
 def reference_rank(scores, target, left_out=()):
-    """How many of the items that are not left out score at least as much as the target; V where it is itself out."""
+    """How many items that are not left out score at least as much as the target; UNRANKED where it is itself out."""
     if target in left_out:
-        return len(scores)
+        return UNRANKED
     return sum(1 for item, score in enumerate(scores) if score >= scores[target] and item not in left_out)
 
 
@@ -125,7 +127,7 @@ def test_ties_count_against_the_target(data, users, items, chunk):
     targets = data.draw(st.lists(index, min_size=users, max_size=users))
     seen = data.draw(st.lists(st.lists(index, min_size=3, max_size=3), min_size=users, max_size=users))
     chunks = [(slice(at, min(at + chunk, items)), scores[:, at : at + chunk]) for at in range(0, items, chunk)]
-    ranks, masked = count_ranks(lambda: chunks, torch.tensor(targets), torch.tensor(seen), items)
+    ranks, masked = count_ranks(lambda: chunks, torch.tensor(targets), torch.tensor(seen))
     triples = list(zip(scores.tolist(), targets, seen, strict=True))
     assert ranks.tolist() == [reference_rank(row, target) for row, target, _ in triples]
     assert masked.tolist() == [reference_rank(*triple) for triple in triples]
@@ -240,9 +242,15 @@ def replace_vocabulary(trained):
 
 def test_a_target_seen_before_is_never_hit_under_the_mask():
     data = holdout([[3, 4, 5], [1, 2]], [4, 2])
-    report = evaluate(replace_vocabulary(model()), data, ks=[1, 39, 40])
-    assert report.masked["hr@39"] == 0
-    assert report.unmasked["hr@40"] == 1
+    counted = Sequences(np.arange(40), np.array([0, 40]), Vocabulary(["u"]), data.histories.vocabulary)
+    for report in (
+        evaluate(replace_vocabulary(model()), data, ks=[40, 1000]),
+        evaluate_popularity(counted, data, ks=[40, 1000]),
+        evaluate_item_to_item(counted, data, ks=[40, 1000]),
+        evaluate_memory(NoMemory(), data, ks=[40, 1000]),
+    ):
+        assert set(report.masked.values()) == {0}
+        assert report.unmasked["hr@40"] == 1
 
 
 @pytest.mark.parametrize("noising", [{"name": "last-k", "k": 3}, "whole"], ids=str)
@@ -312,7 +320,7 @@ def oracle_report(data):
     scores = torch.from_numpy(WORLD.next_item_probabilities([own[row] for row in data.histories])[:, own])
     chunks = [(slice(0, len(own)), scores)]
     nobody = torch.full((len(data), 1), -1)
-    ranks, _ = count_ranks(lambda: chunks, torch.from_numpy(data.targets), nobody, len(own))
+    ranks, _ = count_ranks(lambda: chunks, torch.from_numpy(data.targets), nobody)
     return ranking_metrics(ranks, KS)
 
 

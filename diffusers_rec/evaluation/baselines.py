@@ -73,7 +73,6 @@ def _evaluate(scores: Callable[[Sequences], Tensor], holdout: Holdout, ks: Itera
             lambda chunks=chunks: chunks,  # type: ignore[misc]
             torch.from_numpy(holdout.targets[rows]),
             pad(histories, fill=-1)[0],
-            num_items,
         )
         ranks.append(found[0])
         masked.append(found[1])

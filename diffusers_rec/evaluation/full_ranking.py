@@ -23,7 +23,7 @@ class Report:
     """Metrics over U users, every item ranked.
 
     Attributes:
-        masked: with the items of the user's history left out of the ranking.
+        masked: with the items of the user's history left out of the ranking; a target among them is a miss.
         unmasked: with all items.
         num_users: U.
     """
