@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Generator
 
 from diffusers_rec import DDPMSampler, DiffRec, Holdout, Sequences, SyntheticWorld, Vocabulary
 from diffusers_rec.evaluation import (
+    audit,
     evaluate,
     evaluate_item_to_item,
     evaluate_memory,
@@ -260,10 +262,31 @@ def test_every_noising_strategy_can_be_evaluated(noising):
     assert_report(report, reference_report(dense(SPLIT.test, several), SPLIT.test))
 
 
-def test_other_items_are_refused():
-    other = SyntheticWorld(30).sample(40).sequences().leave_one_out().test
-    with pytest.raises(ValueError, match=r"different items \(30 and 40\)"):
-        evaluate(model(), other)
+EVALUATORS = {
+    "evaluate": lambda data: evaluate(model(), data),
+    "audit": lambda data: audit(model(), data, users=1000, seeds=2, steps=[2], levels=1),
+    "popularity": lambda data: evaluate_popularity(SPLIT.train, data),
+    "item to item": lambda data: evaluate_item_to_item(SPLIT.train, data),
+}
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS.values(), ids=EVALUATORS)
+def test_items_are_matched_by_id(evaluator):
+    """In another order, and beside one that never occurs."""
+    other = SPLIT.test.reindexed(Vocabulary([*reversed(model().vocabulary.ids), "never seen"]))
+    assert other.targets.tolist() != SPLIT.test.targets.tolist()
+    assert evaluator(other) == evaluator(SPLIT.test)
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS.values(), ids=EVALUATORS)
+def test_unknown_items_are_refused_by_name(evaluator):
+    renamed = Vocabulary([f"my {raw_id}" for raw_id in model().vocabulary.ids])
+    histories = replace(SPLIT.test.histories, vocabulary=renamed)
+    with pytest.raises(ValueError, match=r"does not know all items of the holdout\..*: ('my item-\d+', ){5}\.\.\."):
+        evaluator(Holdout(histories, SPLIT.test.targets))
+
+
+def test_a_batch_size_below_one_is_refused():
     with pytest.raises(ValueError, match="batch_size must be an integer >= 1, got 0"):
         evaluate(model(), SPLIT.test, batch_size=0)
 

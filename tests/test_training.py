@@ -359,15 +359,27 @@ def test_a_damaged_state_is_refused(damage, tmp_path):
 
 
 def test_other_items_are_refused(tmp_path):
-    other = SyntheticWorld(30).sample(40, min_length=4).sequences().leave_one_out()
+    renamed = Vocabulary([f"my {raw_id}" for raw_id in SPLIT.train.vocabulary.ids])
     model = build()
-    with pytest.raises(ValueError, match="training sequences have different items"):
-        train(model, other.train, SPLIT.validation, CONFIG, directory=tmp_path / "run")
-    with pytest.raises(ValueError, match="validation sequences have different items"):
-        train(model, SPLIT.train, other.validation, CONFIG, directory=tmp_path / "run")
+    other_train, other_histories = (
+        replace(part, vocabulary=renamed) for part in (SPLIT.train, SPLIT.validation.histories)
+    )
+    with pytest.raises(ValueError, match=r"does not know all items of the sequences\..*: ('my item-\d+', ){5}\.\.\."):
+        train(model, other_train, SPLIT.validation, CONFIG, directory=tmp_path / "run")
+    with pytest.raises(ValueError, match="does not know all items of the holdout"):
+        train(
+            model, SPLIT.train, Holdout(other_histories, SPLIT.validation.targets), CONFIG, directory=tmp_path / "run"
+        )
     with pytest.raises(ValueError, match="device must be one of None, 'cpu', got 'gpu'"):
         train(model, SPLIT.train, SPLIT.validation, CONFIG, device="gpu")
     assert not files(tmp_path)
+
+
+def test_items_are_matched_by_id():
+    other = Vocabulary([*reversed(SPLIT.train.vocabulary.ids), "never seen"])
+    model = build()
+    result = train(model, SPLIT.train.reindexed(other), SPLIT.validation.reindexed(other), CONFIG, device="cpu")
+    assert end(model, result) == undisturbed()
 
 
 def test_a_swapped_part_that_does_not_fit_is_told_before_the_folder_is_made(tmp_path):

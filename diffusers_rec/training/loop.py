@@ -66,8 +66,8 @@ def train(
 
     Args:
         model: trained in place.
-        sequences: the training sequences, in the model's vocabulary.
-        validation: histories and next items to choose the epoch by.
+        sequences: The training sequences; items are matched with the model's by id.
+        validation: Histories and next items to choose the epoch by, matched likewise.
         config: settings; the paper's when None.
         directory: keeps the best model (as ``save_pretrained`` does), the log and the state to go on from. A run that
             was killed goes on when started again with the same arguments, from its own saved weights whatever the
@@ -78,16 +78,14 @@ def train(
 
     Raises:
         ImportError: accelerate is missing (extra ``train``).
-        ValueError: the data has other items than the model, parts of the model do not fit, the directory holds another
-            run, all told before anything is written; or training diverged.
+        ValueError: the data has items that the model does not know, parts of the model do not fit, the directory holds
+            another run, all told before anything is written; or training diverged.
         OSError: the directory cannot be written; told before training.
     """
     config = config or TrainingConfig()
     check_choice("device", device, (None, "cpu"))
     accelerate = require_extra("accelerate", "train")
-    for name, data in (("training", sequences), ("validation", validation.histories)):
-        if data.vocabulary != model.vocabulary:
-            raise ValueError(f"The model and the {name} sequences have different items. Build the model on theirs.")
+    sequences, validation = sequences.reindexed(model.vocabulary), validation.reindexed(model.vocabulary)
     model.check_fit()  # a part may have been swapped since the model was composed
     # accelerate joins the processes of a CPU machine only when told that it is one.
     accelerator = accelerate.Accelerator(cpu=device == "cpu" or not torch.cuda.is_available())
