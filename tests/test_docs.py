@@ -31,6 +31,7 @@ UNSHOWN = {
     "version",
     "data.times",
     "denoisers.dropout",
+    "training.processes",
     "training.state",
 }
 """Modules that the reference leaves out on purpose; those of ``testing`` are shown by their package."""

@@ -659,6 +659,38 @@ def test_settings_go_through_json():
     assert set(config.config()) == set(TrainingConfig.names())
 
 
+# What the environment asks of accelerate
+
+
+HOSTILE = {
+    "ACCELERATE_MIXED_PRECISION": "bf16",
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4",
+    "ACCELERATE_DYNAMO_BACKEND": "EAGER",
+}
+
+
+@pytest.mark.parametrize(
+    ("environment", "before"),
+    [(HOSTILE, ""), ({}, "import accelerate; accelerate.Accelerator(mixed_precision='bf16', cpu=True)")],
+    ids=["variables", "an earlier accelerator"],
+)
+def test_the_settings_alone_decide_how_it_trains(environment, before, tmp_path):
+    script = (
+        f"{before}\nimport test_training as t; t.train_in_company({str(tmp_path)!r}, 'causal, dropout, importance')"
+    )
+    command, here = [sys.executable, "-c", script], Path(__file__).parent
+    subprocess.run(command, cwd=here, env={**os.environ, **environment}, check=True, timeout=120)
+    assert (tmp_path / "end-0.json").read_text() == as_json(undisturbed())
+
+
+def test_an_accelerator_may_come_after_a_training():
+    script = (
+        "import test_training; test_training.fit(epochs=1)\n"
+        "import accelerate; assert accelerate.Accelerator(mixed_precision='bf16').mixed_precision == 'bf16'"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parent, check=True, timeout=120)
+
+
 # Several processes
 
 
@@ -667,9 +699,14 @@ def train_in_company(folder, kind):
     torch.set_num_threads(1)
     from accelerate import PartialState
 
-    tensors, *rest = end(*fit(Path(folder) / "run", **KINDS[kind]))
-    text = json.dumps([{name: data.hex() for name, data in tensors.items()}, *rest])
+    text = as_json(end(*fit(Path(folder) / "run", **KINDS[kind])))
     (Path(folder) / f"end-{PartialState().process_index}.json").write_text(text)
+
+
+def as_json(ended):
+    """How a run ended, as text."""
+    tensors, *rest = ended
+    return json.dumps([{name: data.hex() for name, data in tensors.items()}, *rest])
 
 
 def launched(folder, kind):
