@@ -514,6 +514,7 @@ def _holdout(interactions: Interactions, split: Held, short: Short) -> Holdout:
 
 def _reports(model: Recommender, holdout: Holdout, **settings: Any) -> dict[str, Report]:
     """The model beside its parts, where a memory has a share in it, and beside popularity."""
+    holdout = holdout.reindexed(model.vocabulary)
     reports = {"model": evaluate(model, holdout, **settings)}
     if not isinstance(model.memory, NoMemory):
         reports["network alone"] = evaluate(model, holdout, memory=False, **settings)

@@ -28,6 +28,9 @@ Chunks = Iterable[tuple[slice, Tensor]]
 CHUNK_SCORES = 2**22
 """How many scores (users x draws x items) are held at once, about 16 MiB in float32."""
 
+UNRANKED = 2**62
+"""The rank of a target that is left out of the ranking: beyond every cut-off, hence a miss."""
+
 
 @dataclass(frozen=True)
 class TopK:
@@ -258,24 +261,21 @@ def _target_ranks(
     """As :func:`target_ranks`, of users that are ranked together."""
     if len(head.keys()) * len(latents) <= chunk_scores:
         chunks: Chunks = list(mean_chunks(head, latents, recalled, chunk_scores))
-        return count_ranks(lambda: chunks, targets, excluded, len(head.keys()))
-    return count_ranks(lambda: mean_chunks(head, latents, recalled, chunk_scores), targets, excluded, len(head.keys()))
+        return count_ranks(lambda: chunks, targets, excluded)
+    return count_ranks(lambda: mean_chunks(head, latents, recalled, chunk_scores), targets, excluded)
 
 
-def count_ranks(
-    chunks: Callable[[], Chunks], targets: Tensor, excluded: Tensor, num_items: int
-) -> tuple[Tensor, Tensor]:
+def count_ranks(chunks: Callable[[], Chunks], targets: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor]:
     """Ranks from scores that come in chunks. Ties, and scores that are not numbers, count against the target.
 
     Args:
         chunks: called twice; gives slices of item indices and scores ``(B, chunk)``.
         targets: ``(B,)``.
         excluded: items left out of the second ranking, ``(B, E)``, padded with -1.
-        num_items: V.
 
     Returns:
-        Ranks among all items, and among those not excluded, ``(B,)`` int64 each; a target that is itself excluded ranks
-        last, V.
+        Ranks among all items, and among those not excluded, ``(B,)`` int64 each; :data:`UNRANKED` for a target that is
+        itself excluded.
     """
     target_score = torch.full(targets.shape, math.nan, dtype=torch.float64, device=targets.device)
     for chunk, scores in chunks():
@@ -288,4 +288,4 @@ def count_ranks(
         ranks += not_below.sum(1)
         masked += (not_below & ~among(scores, excluded, chunk)).sum(1)
     barred = (excluded == targets[:, None]).any(1)
-    return ranks, torch.where(barred, num_items, masked)
+    return ranks, torch.where(barred, UNRANKED, masked)

@@ -17,7 +17,6 @@ from diffusers_rec.errors import check_choice, check_float, check_int
 from diffusers_rec.registry import Component
 from diffusers_rec.schedules import MAX_TIMESTEPS
 
-
 MAX_HISTORY = 10_000
 """Losses kept for each step, at most."""
 

@@ -259,7 +259,10 @@ def test_an_empty_a_missing_and_a_half_directory_are_told_apart(tmp_path):
             r"head\.offset torch.int32 instead of torch.float32",
         ),
         (lambda weights: weights | {"spare": torch.zeros(3)}, "spare is not in the model"),
-        (lambda weights: {name: weights[name] for name in weights if name != "embedding.weight"}, r"embedding\.weight is"),
+        (
+            lambda weights: {name: weights[name] for name in weights if name != "embedding.weight"},
+            r"embedding\.weight is",
+        ),
         (lambda weights: {}, r"denoiser\.empty is missing, .* and 33 more"),
     ],
 )

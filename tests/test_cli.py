@@ -510,7 +510,10 @@ OTHERS = {
     ),
     "no checkpoint": (["recommend", "{logs}", "--history", "item-001"], "holds no checkpoint: config.json is missing"),
     "no folder": (["evaluate", "{logs}/nowhere", "{logs}/log.csv"], "holds no checkpoint"),
-    "other data": (["evaluate", "{models}/csv", "{logs}/log.txt"], "have different items"),
+    "other data": (
+        ["evaluate", "{models}/csv", "{logs}/log.txt"],
+        r"The model does not know all items of the holdout.* 100 is a int. Convert the ids",
+    ),
     "no data": (["evaluate", "{models}/csv", "{logs}/nowhere.csv"], "There is no file"),
     "info of nothing": (["info", "{logs}/nowhere"], "There is no file"),
     "info of no model": (["info", "{logs}"], "holds no checkpoint"),

@@ -69,6 +69,36 @@ def test_short_users_are_named():
         sequences.leave_one_out("keep")
 
 
+@given(lists=lists, order=st.permutations(range(NUM_ITEMS + 3)))
+def test_another_vocabulary_changes_indices_and_no_ids(lists, order):
+    sequences, other = sequences_of(lists), Vocabulary(order)
+    moved = sequences.reindexed(other)
+    assert moved.vocabulary is other
+    assert [other.decode(row) for row in moved] == lists
+    targets = np.arange(len(lists)) % NUM_ITEMS
+    holdout = Holdout(sequences, targets).reindexed(other)
+    assert [other.decode(row) for row in holdout.histories] == lists
+    assert other.decode(holdout.targets) == targets.tolist()
+    assert sequences.reindexed(Vocabulary(range(NUM_ITEMS))) is sequences
+
+
+@given(lists=lists, known=st.sets(st.integers(0, NUM_ITEMS - 1), min_size=1))
+def test_the_items_that_occur_must_be_in_the_other_vocabulary(lists, known):
+    sequences = sequences_of(lists)
+    unknown = {item for items in lists for item in items} - known
+    if not unknown:
+        assert [Vocabulary(known).decode(row) for row in sequences.reindexed(Vocabulary(known))] == lists
+        return
+    shown = ", ".join(map(str, sorted(unknown)[:5]))
+    with pytest.raises(ValueError, match=f"not know all items of the sequences.* {len(unknown)} unknown .*: {shown}"):
+        sequences.reindexed(Vocabulary(known))
+
+
+def test_unknown_targets_are_refused_too():
+    with pytest.raises(ValueError, match=r"not know all items of the holdout.* 1 unknown id among 2 known: 3\."):
+        Holdout(sequences_of([[1, 2]]), np.array([3])).reindexed(Vocabulary([2, 1]))
+
+
 def test_statistics_count_what_occurs():
     statistics = sequences_of([[1, 2], [], [2, 2]]).statistics()
     assert (statistics.num_users, statistics.num_items, statistics.num_actions) == (2, 2, 4)

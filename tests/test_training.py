@@ -359,15 +359,27 @@ def test_a_damaged_state_is_refused(damage, tmp_path):
 
 
 def test_other_items_are_refused(tmp_path):
-    other = SyntheticWorld(30).sample(40, min_length=4).sequences().leave_one_out()
+    renamed = Vocabulary([f"my {raw_id}" for raw_id in SPLIT.train.vocabulary.ids])
     model = build()
-    with pytest.raises(ValueError, match="training sequences have different items"):
-        train(model, other.train, SPLIT.validation, CONFIG, directory=tmp_path / "run")
-    with pytest.raises(ValueError, match="validation sequences have different items"):
-        train(model, SPLIT.train, other.validation, CONFIG, directory=tmp_path / "run")
+    other_train, other_histories = (
+        replace(part, vocabulary=renamed) for part in (SPLIT.train, SPLIT.validation.histories)
+    )
+    with pytest.raises(ValueError, match=r"does not know all items of the sequences\..*: ('my item-\d+', ){5}\.\.\."):
+        train(model, other_train, SPLIT.validation, CONFIG, directory=tmp_path / "run")
+    with pytest.raises(ValueError, match="does not know all items of the holdout"):
+        train(
+            model, SPLIT.train, Holdout(other_histories, SPLIT.validation.targets), CONFIG, directory=tmp_path / "run"
+        )
     with pytest.raises(ValueError, match="device must be one of None, 'cpu', got 'gpu'"):
         train(model, SPLIT.train, SPLIT.validation, CONFIG, device="gpu")
     assert not files(tmp_path)
+
+
+def test_items_are_matched_by_id():
+    other = Vocabulary([*reversed(SPLIT.train.vocabulary.ids), "never seen"])
+    model = build()
+    result = train(model, SPLIT.train.reindexed(other), SPLIT.validation.reindexed(other), CONFIG, device="cpu")
+    assert end(model, result) == undisturbed()
 
 
 def test_a_swapped_part_that_does_not_fit_is_told_before_the_folder_is_made(tmp_path):
@@ -647,6 +659,38 @@ def test_settings_go_through_json():
     assert set(config.config()) == set(TrainingConfig.names())
 
 
+# What the environment asks of accelerate
+
+
+HOSTILE = {
+    "ACCELERATE_MIXED_PRECISION": "bf16",
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4",
+    "ACCELERATE_DYNAMO_BACKEND": "EAGER",
+}
+
+
+@pytest.mark.parametrize(
+    ("environment", "before"),
+    [(HOSTILE, ""), ({}, "import accelerate; accelerate.Accelerator(mixed_precision='bf16', cpu=True)")],
+    ids=["variables", "an earlier accelerator"],
+)
+def test_the_settings_alone_decide_how_it_trains(environment, before, tmp_path):
+    script = (
+        f"{before}\nimport test_training as t; t.train_in_company({str(tmp_path)!r}, 'causal, dropout, importance')"
+    )
+    command, here = [sys.executable, "-c", script], Path(__file__).parent
+    subprocess.run(command, cwd=here, env={**os.environ, **environment}, check=True, timeout=120)
+    assert (tmp_path / "end-0.json").read_text() == as_json(undisturbed())
+
+
+def test_an_accelerator_may_come_after_a_training():
+    script = (
+        "import test_training; test_training.fit(epochs=1)\n"
+        "import accelerate; assert accelerate.Accelerator(mixed_precision='bf16').mixed_precision == 'bf16'"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parent, check=True, timeout=120)
+
+
 # Several processes
 
 
@@ -655,9 +699,14 @@ def train_in_company(folder, kind):
     torch.set_num_threads(1)
     from accelerate import PartialState
 
-    tensors, *rest = end(*fit(Path(folder) / "run", **KINDS[kind]))
-    text = json.dumps([{name: data.hex() for name, data in tensors.items()}, *rest])
+    text = as_json(end(*fit(Path(folder) / "run", **KINDS[kind])))
     (Path(folder) / f"end-{PartialState().process_index}.json").write_text(text)
+
+
+def as_json(ended):
+    """How a run ended, as text."""
+    tensors, *rest = ended
+    return json.dumps([{name: data.hex() for name, data in tensors.items()}, *rest])
 
 
 def launched(folder, kind):

@@ -6,7 +6,7 @@ All sequences lie end to end in one array; user u owns ``items[offsets[u]:offset
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -97,6 +97,21 @@ class Sequences:
         places = np.repeat(self.offsets[rows], lengths) + places_within(lengths)
         return Sequences(self.items[places], _offsets(lengths), kept, self.vocabulary)
 
+    def reindexed(self, vocabulary: Vocabulary) -> Sequences:
+        """The same sequences with the item indices of another vocabulary, matched by id.
+
+        Args:
+            vocabulary: Item ids, in any order; those that never occur here are ignored.
+
+        Raises:
+            ValueError: an item that occurs here is not in the vocabulary.
+        """
+        if vocabulary == self.vocabulary:
+            return self
+        return replace(
+            self, items=_matched("sequences", self.items, self.vocabulary, vocabulary), vocabulary=vocabulary
+        )
+
     def leave_one_out(self, short: Short = "error") -> Split:
         """The last item of each user for the test, the one before it for validation, the rest for training.
 
@@ -165,6 +180,19 @@ class Holdout:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def reindexed(self, vocabulary: Vocabulary) -> Holdout:
+        """As :meth:`Sequences.reindexed`, of histories and targets.
+
+        Raises:
+            ValueError: an item that occurs here is not in the vocabulary.
+        """
+        own = self.histories.vocabulary
+        if vocabulary == own:
+            return self
+        matched = _matched("holdout", np.concatenate([self.histories.items, self.targets]), own, vocabulary)
+        items, targets = np.split(matched, [len(self.histories.items)])
+        return Holdout(replace(self.histories, items=items, vocabulary=vocabulary), targets)
+
     def sample(self, users: int, seed: int) -> Holdout:
         """So many of the users, all where there are fewer, chosen by ``seed`` and in their order here."""
         number = min(check_int("Holdout.sample: users", users, minimum=1), len(self))
@@ -216,6 +244,15 @@ def check_history(name: str, history: npt.ArrayLike, row: int) -> IndexArray:
             f"{name}: history {row} must be (L,) indices from 0, got {indices.shape} from {indices.min()}."
         )
     return indices.astype(np.int64)
+
+
+def _matched(name: str, items: IndexArray, own: Vocabulary, other: Vocabulary) -> IndexArray:
+    """The indices in another vocabulary of items of one's own."""
+    occurring, place = np.unique(items, return_inverse=True)
+    try:
+        return other.encode(own.decode(occurring))[place]
+    except ValueError as error:
+        raise ValueError(f"The model does not know all items of the {name}. {error}") from error
 
 
 def _offsets(lengths: IndexArray) -> IndexArray:

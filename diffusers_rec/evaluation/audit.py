@@ -73,8 +73,8 @@ def audit(
     """Audit the noise of a trained model.
 
     Args:
-        model: whose vocabulary the holdout's indices follow.
-        holdout: histories and the items that came next.
+        model: A trained model.
+        holdout: Histories and the items that came next; items are matched with the model's by id.
         users: how many of them to look at, at most, chosen by ``seed``.
         seeds: noise draws to average in the ranking, and chains a user.
         steps: lengths of the chains, each at most N; 10 and 50 when None, as far as N allows, or N below 10.
@@ -84,14 +84,14 @@ def audit(
         progress: show bars (needs the ``train`` extra).
 
     Raises:
-        ValueError: settings out of range, a step twice or above N, or the holdout was made with other items than the
-            model knows.
+        ValueError: settings out of range, a step twice or above N, or the holdout has items that the model does
+            not know.
         TypeError: settings that are not integers, or ``steps`` not a sequence of them.
     """
     for name, value, minimum in (("users", users, 1), ("seeds", seeds, 1), ("levels", levels, 1), ("seed", seed, 0)):
         check_int(name, value, minimum=minimum)
     steps = chain_lengths(steps, model.schedule.num_timesteps)
-    some = holdout.sample(users, seed)
+    some = holdout.reindexed(model.vocabulary).sample(users, seed)
     chains: dict[str, Sampler] = {f"ddpm, {n} steps": DDPMSampler(num_steps=n) for n in steps}
     ranking = [
         {"xn": xn, "steps": n, "seeds": draws, **_accuracy(model, some, sampler, draws, progress)}
