@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
@@ -33,24 +33,7 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
     Raises:
         TypeError: an argument of another class, at the call.
     """
-    positions = list(inspect.signature(function).parameters)
-    where = function.__qualname__.removesuffix(".__init__")
-
-    @functools.cache
-    def expected() -> dict[str, tuple[type, ...]]:  # at the first call, when every annotation can be resolved
-        hints = get_type_hints(function)
-        return {name: classes for name in positions if (classes := _classes(hints.get(name)))}
-
-    @functools.wraps(function)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
-        if not torch.compiler.is_compiling():
-            classes = expected()
-            for name, value in (*zip(positions, args), *kwargs.items()):  # noqa: B905 - not all are given by position
-                if name in classes and not isinstance(value, classes[name]):
-                    check_class(f"{where}: {name}", value, *classes[name])
-        return function(*args, **kwargs)
-
-    return wrapper
+    return _guarded(function, ())
 
 
 def shaped(function: Callable[P, T]) -> Callable[P, T]:
@@ -60,27 +43,48 @@ def shaped(function: Callable[P, T]) -> Callable[P, T]:
         TypeError: an argument of another class.
         ValueError: in place of an error from within the computation that does not speak of the arguments.
     """
-    inner = checked(function)
+    return _guarded(function, _UNCLEAR)
+
+
+def _guarded(function: Callable[P, T], unclear: tuple[type[Exception], ...]) -> Callable[P, T]:
     names = list(inspect.signature(function).parameters)
+    where = function.__qualname__.removesuffix(".__init__")
+
+    @functools.cache
+    def expected() -> dict[str, tuple[type, ...]]:  # at the first call, when every annotation can be resolved
+        hints = get_type_hints(function)
+        return {name: _classes(hints.get(name)) or (object,) for name in names}
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
         if torch.compiler.is_compiling():
             return function(*args, **kwargs)
+        classes = expected()
+        for value, allowed in zip(args, classes.values()):  # noqa: B905 - not all are given by position
+            if not isinstance(value, allowed):
+                _refuse(where, dict(zip(names, args, strict=False)), classes)
+        for name, value in kwargs.items():
+            if not isinstance(value, classes.get(name, object)):
+                _refuse(where, kwargs, classes)
         try:
-            return inner(*args, **kwargs)
-        except RecursionError:
-            raise
-        except _UNCLEAR as error:
-            given = {**dict(zip(names, args)), **kwargs}  # noqa: B905 - not all are given by position
-            came = ", ".join(f"{name} {_described(value)}" for name, value in given.items() if name != "self")
-            said = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-            raise ValueError(
-                f"{function.__qualname__}: the arguments do not fit ({said}). Got {came}. "
-                f"help({function.__qualname__}) has the shapes."
-            ) from error
+            return function(*args, **kwargs)
+        except unclear as error:
+            if isinstance(error, RecursionError):
+                raise
+            raise _unfitting(where, {**dict(zip(names, args, strict=False)), **kwargs}, error) from error
 
     return wrapper
+
+
+def _refuse(where: str, given: Mapping[str, Any], classes: Mapping[str, tuple[type, ...]]) -> None:
+    for name, value in given.items():
+        check_class(f"{where}: {name}", value, *classes.get(name, (object,)))
+
+
+def _unfitting(where: str, given: Mapping[str, Any], error: Exception) -> ValueError:
+    came = ", ".join(f"{name} {_described(value)}" for name, value in given.items() if name != "self")
+    said = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+    return ValueError(f"{where}: the arguments do not fit ({said}). Got {came}. help({where}) has the shapes.")
 
 
 def _classes(hint: Any) -> tuple[type, ...]:

@@ -234,18 +234,11 @@ class DiffRec(Pretrained, Recommender):
         with self.serving() as model:
             return model._sample(*history, seeds, sampler)[0]
 
-    def next_item_latents(
-        self, items: Tensor, lengths: Tensor, *, seeds: Seeds | None = None, sampler: SamplerChoice | None = None
-    ) -> Tensor:
-        """As :meth:`~diffusers_rec.Recommender.next_item_latents` says, ``(B, S, D)`` with the embedding's D."""
-        if items.shape[1] > self.history_length:
-            raise ValueError(f"The model reads {self.history_length} items at most, got {items.shape[1]}.")
-        if items.numel() and (int(items.min()) < 0 or int(items.max()) >= len(self.vocabulary)):
-            raise ValueError(f"items must hold indices in 0..{len(self.vocabulary) - 1}, padding included.")
-        with self.serving() as model:
-            latents, answer = model._sample(items, lengths, seeds, sampler)
-            index = answer[..., None, None].expand(-1, latents.shape[1], 1, latents.shape[-1])
-            return latents.gather(2, index)[:, :, 0]
+    def draw(self, items: Tensor, lengths: Tensor, seeds: Seeds | None, sampler: SamplerChoice | None) -> Tensor:
+        """As :meth:`~diffusers_rec.Recommender.draw` says, ``(B, S, D)`` with the embedding's D."""
+        latents, answer = self._sample(items, lengths, seeds, sampler)
+        index = answer[..., None, None].expand(-1, latents.shape[1], 1, latents.shape[-1])
+        return latents.gather(2, index)[:, :, 0]
 
     def _sample(
         self, items: Tensor, lengths: Tensor, seeds: Seeds | None, sampler: SamplerChoice | None

