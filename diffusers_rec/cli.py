@@ -21,7 +21,6 @@ from typing import Annotated, Any, Literal
 import torch
 import typer
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
 from diffusers_rec.data import Holdout, Interactions, Sequences, Split, Vocabulary, read_interactions
@@ -33,9 +32,10 @@ from diffusers_rec.evaluation.audit import chain_lengths
 from diffusers_rec.memory import NoMemory
 from diffusers_rec.pipeline import PARTS, DiffRec
 from diffusers_rec.presets import PRESETS, control
-from diffusers_rec.recommender import Recommender
+from diffusers_rec.recommender import Empty, Recommender, Unknown
 from diffusers_rec.registry import Config, unknown_name
 from diffusers_rec.samplers import Sampler
+from diffusers_rec.terminal import out, plain_manners, print_json, say
 from diffusers_rec.training import RECIPES, TrainingConfig, train
 from diffusers_rec.training.state import STATE_FILE
 from diffusers_rec.version import __version__
@@ -62,8 +62,7 @@ def _main(
     pass
 
 
-say = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
-out = Console(highlight=False, markup=False, emoji=False)
+MAX_THREADS = 1024
 
 Format = Literal["auto", "csv", "tsv", "parquet", "movielens", "sequences"]
 Short = Literal["error", "drop", "train"]
@@ -203,7 +202,7 @@ def train_command(
     schooling = _given(epochs=epochs, batch_targets=batch_targets, learning_rate=learning_rate)
     changes = _changes(change or [], [*size, *schooling])
     if threads is not None:
-        torch.set_num_threads(check_int("--threads", threads, minimum=1))
+        torch.set_num_threads(check_int("--threads", threads, minimum=1, maximum=MAX_THREADS))
     _check_folder(to)
     sequences = _read(data, format, user, item, time, separator, quote, missing, k_core).sequences()
     split = _split(sequences, short)
@@ -236,7 +235,7 @@ def train_command(
         name.removeprefix("validation_"): value for name, value in record.items() if name.startswith("validation_")
     }
     if as_json:
-        _print_json(
+        print_json(
             {"out": str(to), "best_epoch": result.best_epoch, "epochs": len(result.history), "validation": chosen}
             | _plain_reports(reports)
         )
@@ -290,7 +289,7 @@ def evaluate_command(
         progress=not quiet and sys.stderr.isatty(),
     )  # fmt: skip
     if as_json:
-        _print_json({"split": split} | _plain_reports(reports))
+        print_json({"split": split} | _plain_reports(reports))
     else:
         out.print(_report_table(reports, split, models=1 + len(others or [])))
 
@@ -333,7 +332,7 @@ def audit_command(
         users=users, seeds=seeds, steps=lengths, progress=not quiet and sys.stderr.isatty(),
     )  # fmt: skip
     if as_json:
-        _print_json({"split": split, **asdict(found)})
+        print_json({"split": split, **asdict(found)})
         return
     for name, (title, legend) in AUDITED.items():
         out.print(f"{title} ({split}, {found.num_users} user{'s' * (found.num_users > 1)})", soft_wrap=True)
@@ -347,12 +346,19 @@ def recommend_command(
     history: Annotated[
         list[str], typer.Option(help="Item ids, oldest first, separated by commas, or a JSON list. May be repeated.")
     ],
-    k: Annotated[int, typer.Option("-k", "--k", help="How many items.")] = 10,
+    k: Annotated[
+        int | None, typer.Option("-k", "--k", help="Number of items; 10, or all candidates where they are fewer.")
+    ] = None,
     include_seen: Annotated[bool, typer.Option(help="Recommend items of the history, too.")] = False,
     others: WithOption = None,
     candidates: Annotated[
         str | None, typer.Option(help="Only these item ids, separated by commas, or a JSON list.")
     ] = None,
+    exclude: Annotated[str | None, typer.Option(help="None of these item ids, written as the candidates are.")] = None,
+    unknown: Annotated[Unknown, typer.Option(help="Ids that the model does not know: an error, or dropped.")] = "error",
+    empty: Annotated[
+        Empty, typer.Option(help="Histories without a known item, or '[]': an error, or answered by popularity.")
+    ] = "error",
     seeds: SeedsOption = None,
     sampler: SamplerOption = None,
     steps: StepsOption = None,
@@ -363,23 +369,32 @@ def recommend_command(
     With several models the spread is over their draws together: how far they disagree.
     """
     trained = _load(model)
-    histories = [_ids("--history", text, trained.vocabulary) for text in history]
+    strict = unknown == "error"
+    histories = [_ids("--history", text, trained.vocabulary, strict=strict) for text in history]
+    among, without = (
+        None if text is None else _ids(option, text, trained.vocabulary, strict=strict)
+        for option, text in (("--candidates", candidates), ("--exclude", exclude))
+    )
     found = _joined(trained, model, others).recommend(
         histories, k,
         exclude_seen=not include_seen,
-        candidates=None if candidates is None else _ids("--candidates", candidates, trained.vocabulary),
+        candidates=among,
+        exclude=without,
+        unknown=unknown,
+        empty=empty,
         seeds=seeds,
         sampler=_sampler(trained, sampler, steps),
     )  # fmt: skip
+    wanted = found.scores.shape[1]
     for text, names in zip(history, found.items, strict=True):
-        if len(names) < k:
-            why = "for the others are in the history. --include-seen keeps them."
-            say.print(f"after {text}: {len(names)} of {k} items, {why}")
+        if len(names) < wanted:
+            why = "because the others are in the history or excluded. --include-seen keeps those of the history."
+            say.print(f"after {text}: {len(names)} of {wanted} items, {why}")
     if as_json:
         rows = [
             [dict(zip(("item", "score", "spread"), row, strict=True)) for row in found[i]] for i in range(len(found))
         ]
-        _print_json([{"history": h, "recommendations": r} for h, r in zip(histories, rows, strict=True)])
+        print_json([{"history": h, "recommendations": r} for h, r in zip(histories, rows, strict=True)])
         return
     for number, text in enumerate(history):
         table = Table(title=f"after {text}", title_justify="left", box=SIMPLE)
@@ -414,7 +429,7 @@ def info_command(
     if path is None:
         listing = {part: family.names() for part, family in PARTS.items()}
         if as_json:
-            _print_json({"version": __version__, "components": listing})
+            print_json({"version": __version__, "components": listing})
         else:
             out.print(f"diffusers_rec {__version__}")
             for kind, names in listing.items():
@@ -423,20 +438,25 @@ def info_command(
         trained = DiffRec.from_pretrained(path)
         facts = {"items": len(trained.vocabulary), "parameters": _count(trained), **trained.config()}
         if as_json:
-            _print_json(facts)
+            print_json(facts)
         else:
             for name, value in facts.items():
                 out.print(f"{name:<11} {_told(value)}", soft_wrap=True)
     else:
         statistics = _read(path, format, user, item, time, separator, quote, missing, k_core).statistics()
         if as_json:
-            _print_json(asdict(statistics))
+            print_json(asdict(statistics))
         else:
             out.print(str(statistics), soft_wrap=True)
 
 
 def run() -> int:
     """Run the command line and return its exit code."""
+    with plain_manners():
+        return _run()
+
+
+def _run() -> int:
     try:
         code: int = app(prog_name="diffrec", standalone_mode=False) or 0
         if code == 130:  # what newer versions of typer make of an interrupt; older ones abort
@@ -445,10 +465,14 @@ def run() -> int:
     except (KeyboardInterrupt, typer.Abort):
         say.print("Interrupted. A training run goes on when the same command is started again.")
         return 130
-    except (ValueError, TypeError, FileNotFoundError, IsADirectoryError, NotADirectoryError, ImportError) as error:
+    except (ValueError, TypeError, ImportError) as error:
         return _fail(error, 2)
     except OSError as error:
-        return _fail(error, 1)
+        asked_for = isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError)
+        return _fail(error, 2 if asked_for and error.__cause__ is None else 1)  # what could not be written has a cause
+    except (MemoryError, RuntimeError, OverflowError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        return _fail(error, 1, f"{reason} Where a size is too large for this machine, lower it.")
     except Exception as error:
         show = getattr(error, "show", None)  # a wrong option or argument, told by the parser
         if show is None:
@@ -457,10 +481,10 @@ def run() -> int:
         return 2
 
 
-def _fail(error: Exception, code: int) -> int:
+def _fail(error: Exception, code: int, message: str = "") -> int:
     if os.environ.get("DIFFREC_TRACEBACK"):
         say.print_exception()
-    say.print(f"diffrec: {error}", style="red")
+    say.print(f"diffrec: {message or error}", style="red")
     return code
 
 
@@ -550,7 +574,7 @@ def _joined(model: DiffRec, folder: Path, others: list[Path] | None) -> Recommen
         raise ValueError(f"--with, where {folder} is member 0: {error}") from error
 
 
-def _ids(option: str, text: str, vocabulary: Vocabulary) -> list[int | str]:
+def _ids(option: str, text: str, vocabulary: Vocabulary, *, strict: bool) -> list[int | str]:
     """Ids of a JSON list, or between commas, where whole numbers are ints if the vocabulary has them so."""
     listed = _json_list(option, text)
     if listed is not None:
@@ -561,7 +585,7 @@ def _ids(option: str, text: str, vocabulary: Vocabulary) -> list[int | str]:
             raise ValueError(f"{option} {text!r} holds an empty item id. Give one id or more, a comma between two.")
         number = int(token) if token.removeprefix("-").isdecimal() else None
         ids.append(number if number is not None and token not in vocabulary and number in vocabulary else token)
-    if len(ids) > 1:
+    if len(ids) > 1 and strict:
         with _as_options(f"""{option} '["salt, fine"]', a JSON list, for ids with commas"""):
             vocabulary.encode(ids)
     return ids
@@ -571,7 +595,7 @@ def _json_list(option: str, text: str) -> list[int | str] | None:
     """The ids of a JSON list; None for any other text, which may well start with a bracket."""
     try:
         ids = json.loads(text) if text.lstrip().startswith("[") else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if ids is not None and not all(isinstance(each, str) or type(each) is int for each in ids):
         raise ValueError(f"{option} {text}: expected a JSON list of ids, each a text or a whole number.")
@@ -650,10 +674,11 @@ def _value(option: str, text: str) -> Any:
     """What a text is in JSON, or the text itself where it does not look like any."""
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if text.lstrip().startswith(("{", "[", '"')):
+            shown = text if len(text) <= 200 else f"{text[:200]}..."
             raise ValueError(
-                f'{option}: {text} is not JSON ({error}). Mend it, for instance to {{"name": "ddim"}}.'
+                f'{option}: {shown} is not JSON ({error}). Mend it, for instance to {{"name": "ddim"}}.'
             ) from None
         return text
 
@@ -724,7 +749,3 @@ def _row_table(rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.values()))
     return table
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False))

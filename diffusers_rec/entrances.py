@@ -69,7 +69,7 @@ def _guarded(function: Callable[P, T], unclear: tuple[type[Exception], ...]) -> 
         try:
             return function(*args, **kwargs)
         except unclear as error:
-            if isinstance(error, RecursionError):
+            if isinstance(error, RecursionError) or not _from_within(error):
                 raise
             raise _unfitting(where, {**dict(zip(names, args, strict=False)), **kwargs}, error) from error
 
@@ -79,6 +79,15 @@ def _guarded(function: Callable[P, T], unclear: tuple[type[Exception], ...]) -> 
 def _refuse(where: str, given: Mapping[str, Any], classes: Mapping[str, tuple[type, ...]]) -> None:
     for name, value in given.items():
         check_class(f"{where}: {name}", value, *classes.get(name, (object,)))
+
+
+def _from_within(error: Exception) -> bool:
+    """Whether this library or what it computes with raised it; a component of somebody else's has its own reasons."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    module = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
+    return module.partition(".")[0] in ("diffusers_rec", "torch", "numpy", "einops")
 
 
 def _unfitting(where: str, given: Mapping[str, Any], error: Exception) -> ValueError:

@@ -253,7 +253,7 @@ def test_recommend_among_candidates_and_seen_items(models):
     assert diffrec(*history, "-k", 2, *some)[2] == ""
     told = diffrec(*history, "-k", 3, *some)[2]
     assert told == (
-        "after item-001,item-002: 2 of 3 items, for the others are in the history. --include-seen keeps them.\n"
+        "after item-001,item-002: 2 of 3 items, because the others are in the history or excluded. --include-seen keeps those of the history.\n"
     )
 
 
@@ -388,7 +388,7 @@ TRAIN = {
     "wrong format": ("log.csv", ["--format", "movielens"], "line 1: expected user::item::rating::time"),
     "core too large": ("log.csv", ["--k-core", "1000"], r"Use a smaller k.*--k-core\."),
     "broken JSON": ("log.csv", ["--set", "training.epochs=[1,"], r"--set: \[1, is not JSON \("),
-    "no threads": ("nowhere.csv", ["--threads", "0"], "--threads must be an integer >= 1, got 0"),
+    "no threads": ("nowhere.csv", ["--threads", "0"], "--threads must be an integer >= 1 and <= 1024, got 0"),
     "no part of that name": ("log.csv", ["--set", "denoiser=diffusion"], "Unknown denoiser name: 'diffusion'. Known"),
     "no such part": (
         "log.csv", ["--set", "decoder=linear"], "--set decoder=linear: Unknown part: .* Did you mean 'denoiser'"
@@ -573,7 +573,7 @@ def test_a_folder_that_cannot_be_is_told_in_one_line(place, logs, tmp_path):
 
 def test_a_full_disk_is_the_machines_failure(logs, tmp_path):
     full = OSError(errno.ENOSPC, "No space left on device")
-    with mock.patch("diffusers_rec.checkpoint.os.fsync", side_effect=full):
+    with mock.patch("diffusers_rec.files.os.fsync", side_effect=full):
         code, out, err = diffrec("train", logs / "log.csv", "--out", tmp_path / "run", *SMALL, "-q")
     assert code == 1
     assert out == ""

@@ -26,7 +26,7 @@ FLOORS = [
     {"training"},
     {""},  # the public face
     {"integrations", "testing"},
-    {"cli", "__main__"},
+    {"terminal", "cli", "__main__"},
 ]
 DEPENDENCIES = ["torch", "numpy", "einops", "safetensors.torch", "typing_extensions", "filelock"]
 
