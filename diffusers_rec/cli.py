@@ -79,7 +79,17 @@ FormatOption = Annotated[Format, typer.Option(help="Of the data file; auto goes 
 UserOption = Annotated[str, typer.Option(help="Name of the user column.")]
 ItemOption = Annotated[str, typer.Option(help="Name of the item column.")]
 SeparatorOption = Annotated[
-    str | None, typer.Option(help="Between the columns of a text file; by its format if not given.")
+    str | None, typer.Option(help=r"Between the columns of a text file, \t for a tab; by its format if not given.")
+]
+QuoteOption = Annotated[
+    str | None, typer.Option(help="Around columns of a csv or tsv file; '' for none; by its format if not given.")
+]
+MissingOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Text that means a missing id, in place of nan, null, NA and the like; '' where they are ids. "
+        "May be repeated."
+    ),
 ]
 TimeOption = Annotated[
     str, typer.Option(help="Name of the time column; an empty name where the rows come oldest first.")
@@ -187,6 +197,8 @@ def train_command(
     item: ItemOption = "item",
     time: TimeOption = "time",
     separator: SeparatorOption = None,
+    quote: QuoteOption = None,
+    missing: MissingOption = None,
     k_core: CoreOption = None,
     short: ShortOption = "error",
     as_json: JsonOption = False,
@@ -207,7 +219,7 @@ def train_command(
     if threads is not None:
         torch.set_num_threads(check_int("--threads", threads, minimum=1))
     _check_folder(to)
-    sequences = _read(data, format, user, item, time, separator, k_core).sequences()
+    sequences = _read(data, format, user, item, time, separator, quote, missing, k_core).sequences()
     split = None if no_validation else _split(sequences, short)
     model = PRESETS[preset](sequences.vocabulary, seed=seed, **size)
     training = {**RECIPES[preset].config(), "exclude_seen": not include_seen, "seed": seed, **schooling}
@@ -254,8 +266,10 @@ def train_command(
     if reports:
         out.print(_report_table(reports, "validation"))
     reading = {"format": (format, "auto"), "user": (user, "user"), "item": (item, "item"), "time": (time, "time"),
-               "separator": (separator, None), "k-core": (k_core, None), "short": (short, "error")}  # fmt: skip
+               "separator": (separator, None), "quote": (quote, None), "k-core": (k_core, None),
+               "short": (short, "error")}  # fmt: skip
     options = [f"--{name}={value}" for name, (value, default) in reading.items() if value != default]
+    options += [f"--missing={text}" for text in missing or []]
     following = ["evaluate", str(to), str(data), *options] if split else ["recommend", str(to), "--history", "ITEM"]
     if not quiet:
         say.print(f"Kept in {to}. Next: diffrec {shlex.join(following)}")
@@ -275,6 +289,8 @@ def evaluate_command(
     item: ItemOption = "item",
     time: TimeOption = "time",
     separator: SeparatorOption = None,
+    quote: QuoteOption = None,
+    missing: MissingOption = None,
     k_core: CoreOption = None,
     short: ShortOption = "error",
     as_json: JsonOption = False,
@@ -283,7 +299,7 @@ def evaluate_command(
     """Rank every item for every user's held-out item: HR and NDCG, history masked and not."""
     trained = _load(model)
     joined = _joined(trained, model, others)
-    interactions = _read(data, format, user, item, time, separator, k_core)
+    interactions = _read(data, format, user, item, time, separator, quote, missing, k_core)
     holdout = _holdout(interactions, split, short)
     reports = _reports(
         joined, holdout, seeds=seeds, sampler=_sampler(trained, sampler, steps),
@@ -310,6 +326,8 @@ def audit_command(
     item: ItemOption = "item",
     time: TimeOption = "time",
     separator: SeparatorOption = None,
+    quote: QuoteOption = None,
+    missing: MissingOption = None,
     k_core: CoreOption = None,
     short: ShortOption = "error",
     as_json: JsonOption = False,
@@ -325,7 +343,7 @@ def audit_command(
             soft_wrap=True,
         )
         return
-    interactions = _read(data, format, user, item, time, separator, k_core)
+    interactions = _read(data, format, user, item, time, separator, quote, missing, k_core)
     found = audit(
         trained, _holdout(interactions, split, short),
         users=users, seeds=seeds, steps=lengths, progress=not quiet and sys.stderr.isatty(),
@@ -342,11 +360,15 @@ def audit_command(
 @app.command("recommend")
 def recommend_command(
     model: Annotated[Path, typer.Argument(help="Folder of a trained model.")],
-    history: Annotated[list[str], typer.Option(help="Item ids, oldest first, separated by commas. May be repeated.")],
+    history: Annotated[
+        list[str], typer.Option(help="Item ids, oldest first, separated by commas, or a JSON list. May be repeated.")
+    ],
     k: Annotated[int, typer.Option("-k", "--k", help="How many items.")] = 10,
     include_seen: Annotated[bool, typer.Option(help="Recommend items of the history, too.")] = False,
     others: WithOption = None,
-    candidates: Annotated[str | None, typer.Option(help="Only these item ids, separated by commas.")] = None,
+    candidates: Annotated[
+        str | None, typer.Option(help="Only these item ids, separated by commas, or a JSON list.")
+    ] = None,
     seeds: SeedsOption = None,
     sampler: SamplerOption = None,
     steps: StepsOption = None,
@@ -399,6 +421,8 @@ def info_command(
     item: ItemOption = "item",
     time: TimeOption = "time",
     separator: SeparatorOption = None,
+    quote: QuoteOption = None,
+    missing: MissingOption = None,
     k_core: CoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -420,7 +444,7 @@ def info_command(
             for name, value in facts.items():
                 out.print(f"{name:<11} {_told(value)}", soft_wrap=True)
     else:
-        statistics = _read(path, format, user, item, time, separator, k_core).statistics()
+        statistics = _read(path, format, user, item, time, separator, quote, missing, k_core).statistics()
         if as_json:
             _print_json(asdict(statistics))
         else:
@@ -461,12 +485,19 @@ def _given(**values: Any) -> dict[str, Any]:
 
 
 def _read(
-    path: Path, format: Format, user: str, item: str, time: str, separator: str | None, k_core: int | None
+    path: Path,
+    format: Format,
+    user: str,
+    item: str,
+    time: str,
+    separator: str | None,
+    quote: str | None,
+    missing: list[str] | None,
+    k_core: int | None,
 ) -> Interactions:
-    with _as_options("--user, --item, --time, --format, --separator"):
-        interactions = read_interactions(
-            path, format=format, user=user, item=item, time=time or None, separator=separator
-        )
+    settings = _given(separator=separator and separator.replace(r"\t", "\t"), quote=quote, missing=missing)
+    with _as_options("--user, --item, --time, --format, --separator, --quote, --missing"):
+        interactions = read_interactions(path, format=format, user=user, item=item, time=time or None, **settings)
     with _as_options("--k-core"):
         return interactions if k_core is None else interactions.k_core(k_core)
 
@@ -536,13 +567,30 @@ def _joined(model: DiffRec, folder: Path, others: list[Path] | None) -> Recommen
 
 
 def _ids(option: str, text: str, vocabulary: Vocabulary) -> list[int | str]:
-    """Ids as the vocabulary has them: as they stand, else as whole numbers."""
+    """Ids of a JSON list, or between commas, where whole numbers are ints if the vocabulary has them so."""
+    listed = _json_list(option, text)
+    if listed is not None:
+        return listed
     ids: list[int | str] = []
     for token in (part.strip() for part in text.split(",")):
         if not token and token not in vocabulary:
             raise ValueError(f"{option} {text!r} holds an empty item id. Give one id or more, a comma between two.")
         number = int(token) if token.removeprefix("-").isdecimal() else None
         ids.append(number if number is not None and token not in vocabulary and number in vocabulary else token)
+    if len(ids) > 1:
+        with _as_options(f"""{option} '["salt, fine"]', a JSON list, for ids with commas"""):
+            vocabulary.encode(ids)
+    return ids
+
+
+def _json_list(option: str, text: str) -> list[int | str] | None:
+    """The ids of a JSON list; None for any other text, which may well start with a bracket."""
+    try:
+        ids = json.loads(text) if text.lstrip().startswith("[") else None
+    except ValueError:
+        return None
+    if ids is not None and not all(isinstance(each, str) or type(each) is int for each in ids):
+        raise ValueError(f"{option} {text}: expected a JSON list of ids, each a text or a whole number.")
     return ids
 
 

@@ -93,6 +93,11 @@ class Ensemble(Recommender):
         return self._first.history_length
 
     @property
+    def popularity(self) -> Tensor:  # type: ignore[override]  # the members' own, counted on the same items
+        """How often each item occurs in what the members were trained on, together."""
+        return torch.stack([cast(DiffRec, member).popularity for member in self.members]).sum(0)
+
+    @property
     def _first(self) -> DiffRec:
         return cast(DiffRec, self.members[0])
 

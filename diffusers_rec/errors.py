@@ -43,8 +43,8 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
         given = signature.bind(*args, **kwargs).arguments
         for name, classes in expected().items():
-            if name in given and not isinstance(given[name], classes):
-                raise TypeError(_wrong_class(f"{function.__qualname__}: {name}", given[name], classes))
+            if name in given:
+                check_class(f"{function.__qualname__.removesuffix('.__init__')}: {name}", given[name], *classes)
         return function(*args, **kwargs)
 
     return wrapper
@@ -56,13 +56,16 @@ def _classes(hint: Any) -> tuple[type, ...]:
         parts = [_classes(part) for part in get_args(hint)]
         return tuple(cls for part in parts for cls in part) if all(parts) else ()
     cls = get_origin(hint) or hint
-    return (cls,) if isinstance(cls, type) and cls not in (int, float, object) else ()
+    return (cls,) if isinstance(cls, type) and cls not in (int, float, object, Any) else ()
 
 
-def _wrong_class(name: str, value: Any, classes: tuple[type, ...]) -> str:
-    names = " or ".join("None" if cls is types.NoneType else cls.__name__ for cls in classes)
-    made_by = next((f" Use {cls.made_by}." for cls in classes if hasattr(cls, "made_by")), "")
-    return f"{name} must be {names}, got {type(value).__name__}.{made_by}"
+def check_class(name: str, value: T, *classes: type) -> T:
+    """Return ``value`` when it is of one of ``classes``, whose ``made_by`` names what makes one."""
+    if not isinstance(value, classes):
+        names = " or ".join("None" if cls is types.NoneType else cls.__name__ for cls in classes)
+        made_by = next((f" Use {cls.made_by}." for cls in classes if hasattr(cls, "made_by")), "")
+        raise TypeError(f"{name} must be {names}, got {type(value).__name__}.{made_by}")
+    return value
 
 
 def check_int(name: str, value: Any, *, minimum: int | None = None, maximum: int | None = None) -> int:

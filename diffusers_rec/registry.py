@@ -68,10 +68,10 @@ class Component:
             ValueError: no component of this family has that name; the message lists those that exist.
         """
         family = _FAMILIES[cls.kind]
-        if name not in family:
+        if isinstance(name, str) and name not in family:
             for point in entry_points(group=_group(cls.kind), name=name):
                 point.load()
-        if name not in family:
+        if not isinstance(name, str) or name not in family:
             raise ValueError(
                 f"{unknown_name(f'{cls.kind} name', name, cls.names())} A component of your own is known once the "
                 "module that defines it is imported, or by an entry point."

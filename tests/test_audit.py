@@ -97,7 +97,7 @@ def test_it_asks_what_serving_asks(noising, monkeypatch):
         20, 2, model.noising.max_noised(model.max_length), 16, generator=torch.Generator().manual_seed(0)
     )
     last = torch.full((20, 2), model.schedule.num_timesteps)
-    with model.serving():
+    with model.serving() as model:
         question = MODULE._Question(model, SPLIT.test, rows)
         monkeypatch.setattr("diffusers_rec.pipeline.randn", lambda *_, **__: noise)
         target = noise.gather(2, question.known[..., None, None].expand(-1, 2, 1, 16))

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -406,13 +407,13 @@ def test_columns_cores_and_short_users(logs, tmp_path):
 TRAIN = {
     "no such file": ("nowhere.csv", [], "There is no file .*nowhere.csv"),
     "a folder": (".", [], "' is a folder"),
-    "empty table": ("empty.csv", [], "empty.csv: expected a csv file with at least one row"),
+    "empty table": ("empty.csv", [], "empty.csv: expected a header and at least one row"),
     "empty sequences": ("empty.txt", [], "the file is empty"),
     "unknown suffix": ("log.xyz", [], "cannot tell the format of log.xyz"),
     "no such column": ("untimed.csv", [], r"\['time'\] are missing"),
     "other column": ("log.csv", ["--item", "book"], r"\['book'\] are missing"),
     "ragged": ("ragged.csv", [], "rows of equal width"),
-    "an id missing": ("gap.csv", [], "item in row 2, counted from 1, is missing"),
+    "an id missing": ("gap.csv", [], "item in row 2, counted from 1, is empty"),
     "a user without items": ("broken.txt", [], "line 2: user '4' has no items"),
     "one-item users": ("short.csv", [], r"1 of 61 have fewer \(first: 'one'\).*--k-core 3, --short drop, "),
     "one-item users alone": ("single.txt", ["--short", "drop"], "every user needs at least 3 items"),
@@ -719,6 +720,24 @@ def test_interrupted_while_training_it_goes_on(logs, tmp_path):
     assert progress.count("going on where it stopped") == 1
     assert epochs[-1] == 30
     assert json.loads(answer) | {"out": ""} == as_json(*command[:3], tmp_path / "other", *command[4:]) | {"out": ""}
+
+
+def test_the_next_command_reads_as_the_training_did(tmp_path):
+    rows = [f"{user}\t{item}" for user in ("a", "NA") for item in ("'v", "w", "x", "y", "z")]
+    (tmp_path / "log.csv").write_text("\n".join(["user\titem", *rows]) + "\n")
+    reading = ("--time=", r"--separator=\t", "--quote=", "--missing=nan", "--missing=null")
+    err = diffrec("train", tmp_path / "log.csv", "--out", tmp_path / "run", *SMALL, *reading)[2]
+    (told,) = re.findall("Next: diffrec (.*)", err)
+    assert set(reading) < set(shlex.split(told))
+    assert diffrec(*shlex.split(told), "-q")[0] == 0
+
+
+@pytest.mark.parametrize("name", ["csv", "txt"])
+def test_a_log_comes_through_a_pipe(name, logs):
+    format = {"csv": "csv", "txt": "sequences"}[name]
+    command = [sys.executable, "-m", "diffusers_rec", "info", "/dev/stdin", "--format", format, "--json"]
+    done = subprocess.run(command, input=(logs / f"log.{name}").read_bytes(), capture_output=True, check=True)
+    assert json.loads(done.stdout) == as_json("info", logs / f"log.{name}")
 
 
 def test_a_log_without_times_and_with_semicolons_is_read(tmp_path):

@@ -119,5 +119,24 @@ def test_refuses_indices_outside_the_vocabulary():
         sequences_of([[12]])
     with pytest.raises(ValueError, match="one target a history, got 2 for 1"):
         Holdout(sequences_of([[1]]), np.zeros(2, np.int64))
+    with pytest.raises(
+        TypeError, match=r"Holdout\.histories must be Sequences, got list\. Use read_interactions\(\.\.\.\)\.sequences"
+    ):
+        Holdout([[1]], np.zeros(1, np.int64))
+    with pytest.raises(TypeError, match=r"Sequences\.users must be Vocabulary, got list\. Use Vocabulary\(ids\)\."):
+        Sequences(np.zeros(1, np.int64), np.array([0, 1]), ["u"], Vocabulary([0]))
     with pytest.raises(TypeError, match=r"Holdout\.targets: expected an int64 array, got list"):
         Holdout(sequences_of([[1]]), [0])
+
+
+@pytest.mark.parametrize(
+    ("users", "seed", "error", "message"),
+    [
+        (1.5, 0, TypeError, r"users must be an integer >= 1, got 1\.5"),
+        (0, 0, ValueError, "users must be an integer >= 1, got 0"),
+        (1, None, TypeError, "seed must be an integer >= 0, got None"),
+    ],
+)
+def test_a_sample_takes_integers(users, seed, error, message):
+    with pytest.raises(error, match=rf"Holdout\.sample: {message}"):
+        Holdout(sequences_of([[1], [2]]), np.zeros(2, np.int64)).sample(users, seed)

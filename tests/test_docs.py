@@ -29,6 +29,7 @@ UNSHOWN = {
     "progress",
     "sealed",
     "version",
+    "data.text",
     "data.times",
     "denoisers.dropout",
     "training.processes",

@@ -16,11 +16,11 @@ import diffusers_rec
 ROOT = Path(diffusers_rec.__file__).parent
 FLOORS = [
     {"errors", "version"},
-    {"registry", "randomness", "progress"},
+    {"registry", "randomness", "progress", "files"},
     {"data"},
     {"schedules", "noising", "timesteps", "embeddings", "cross_entropy", "negatives", "memory", "heads", "denoisers"},
-    {"samplers", "objectives", "ranking", "checkpoint"},
-    {"sealed", "recommender"},
+    {"samplers", "objectives", "choice", "ranking", "requests", "checkpoint", "blueprint", "serving"},
+    {"sealed", "recommender", "pretrained"},
     {"pipeline"},
     {"presets", "evaluation", "ensemble"},
     {"training"},
@@ -28,7 +28,7 @@ FLOORS = [
     {"integrations", "testing"},
     {"cli", "__main__"},
 ]
-DEPENDENCIES = ["torch", "numpy", "einops", "safetensors.torch", "typing_extensions"]
+DEPENDENCIES = ["torch", "numpy", "einops", "safetensors.torch", "typing_extensions", "filelock"]
 
 
 def module_name(path: Path) -> str:

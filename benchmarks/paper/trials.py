@@ -31,8 +31,8 @@ from diffusers_rec import (
     TrainingBatches,
     Vocabulary,
 )
-from diffusers_rec.checkpoint import write_atomically
 from diffusers_rec.evaluation import Report, evaluate
+from diffusers_rec.files import write_atomically
 from diffusers_rec.pipeline import PARTS
 from diffusers_rec.presets import best, paper
 from diffusers_rec.training import RECIPES, TrainingConfig, train

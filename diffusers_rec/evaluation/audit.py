@@ -103,12 +103,12 @@ def audit(
             *(("drawn", n, seeds, sampler) for n, sampler in zip(steps, chains.values(), strict=True)),
         )
     ]
-    with model.serving():
+    with model.serving() as served:
         at_once = min(USERS_AT_ONCE, max(1, SCORES_AT_ONCE // len(model.vocabulary)))
-        questions = [_Question(model, some, rows) for rows in user_chunks(some, at_once)]
-        timesteps = _timesteps(model, questions, levels, seed)
+        questions = [_Question(served, some, rows) for rows in user_chunks(some, at_once)]
+        timesteps = _timesteps(served, questions, levels, seed)
         bar = progress_bar(questions, show=progress, total=len(questions), text="chains")
-        return Audit(ranking, timesteps, _landings(model, bar, chains, seeds, seed), len(some))
+        return Audit(ranking, timesteps, _landings(served, bar, chains, seeds, seed), len(some))
 
 
 def chain_lengths(steps: Iterable[int] | None, num_timesteps: int, *, name: str = "steps") -> list[int]:

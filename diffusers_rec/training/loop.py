@@ -22,11 +22,12 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from diffusers_rec.checkpoint import CONFIG_FILE, read_checkpoint, remove_temporaries, write_atomically
+from diffusers_rec.checkpoint import CONFIG_FILE, read_checkpoint
 from diffusers_rec.data.batching import Batch, TrainingBatches
 from diffusers_rec.data.sequences import Holdout, Sequences
 from diffusers_rec.errors import check_choice, checked
 from diffusers_rec.evaluation.full_ranking import evaluate
+from diffusers_rec.files import write_atomically
 from diffusers_rec.pipeline import DiffRec, Loss
 from diffusers_rec.progress import progress_bar
 from diffusers_rec.training.config import TrainingConfig
@@ -153,8 +154,6 @@ class _Run:
             if not started and (directory / CONFIG_FILE).exists():
                 raise ValueError(f"{directory} holds a model that no run here has made. Choose another folder.")
             directory.mkdir(parents=True, exist_ok=True)
-            if processes.is_main:
-                remove_temporaries(directory)
             if started:
                 self.state = load_state(directory / STATE_FILE, self.name, model, optimizer, self.average)
         self.best = copy.deepcopy(model.state_dict()) if directory is None else None
