@@ -41,6 +41,7 @@ FOUR_PAGES = [(f"v{user}", "ABCD"[(user + time) % 4], time) for user in range(10
 def test_a_target_that_is_never_recommended_is_never_a_hit():
     split = split_of(FOUR_PAGES)
     model = build(split)
+    model.memory.fit(split.train)
     assert model.recommend([["A", "B", "C", "D"]], k=4).items == [[]]
     for report in (
         evaluate(model, split.test),
