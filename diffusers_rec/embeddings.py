@@ -28,6 +28,8 @@ class ItemEmbedding(nn.Module, Component, kind="embedding", name="table"):
         seed: of the initial vectors.
     """
 
+    entrances = ("forward",)
+
     def __init__(
         self, num_items: int, dim: int = 256, *, scale: str = "learned", init_std: float = 0.1, seed: int = 0
     ) -> None:

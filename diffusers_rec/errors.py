@@ -5,58 +5,18 @@ Every check returns the value it was given, so that a constructor can check and 
 
 from __future__ import annotations
 
-import functools
 import importlib
 import inspect
 import math
 import operator
 import types
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from os import PathLike
 from pathlib import Path
-from typing import Any, SupportsFloat, TypeVar, Union, get_args, get_origin, get_type_hints
-
-from typing_extensions import ParamSpec
+from typing import Any, SupportsFloat, TypeVar
 
 T = TypeVar("T")
-P = ParamSpec("P")
-
-
-def checked(function: Callable[P, T]) -> Callable[P, T]:
-    """Refuse arguments that are not of the class that their annotation names.
-
-    Annotations of classes, and of unions of them, are checked; numbers, literals and type variables are not: what they
-    allow is checked where the value is used. A class can say in ``made_by`` where its objects come from.
-
-    Raises:
-        TypeError: an argument of another class, at the call.
-    """
-    signature = inspect.signature(function)
-
-    @functools.cache
-    def expected() -> dict[str, tuple[type, ...]]:  # at the first call, when every annotation can be resolved
-        hints = get_type_hints(function)
-        return {name: classes for name in signature.parameters if (classes := _classes(hints.get(name)))}
-
-    @functools.wraps(function)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
-        given = signature.bind(*args, **kwargs).arguments
-        for name, classes in expected().items():
-            if name in given:
-                check_class(f"{function.__qualname__.removesuffix('.__init__')}: {name}", given[name], *classes)
-        return function(*args, **kwargs)
-
-    return wrapper
-
-
-def _classes(hint: Any) -> tuple[type, ...]:
-    """The classes that an annotation allows; none where it holds anything that is not a class, or a number."""
-    if get_origin(hint) in (Union, types.UnionType):
-        parts = [_classes(part) for part in get_args(hint)]
-        return tuple(cls for part in parts for cls in part) if all(parts) else ()
-    cls = get_origin(hint) or hint
-    return (cls,) if isinstance(cls, type) and cls not in (int, float, object, Any) else ()
 
 
 def check_class(name: str, value: T, *classes: type) -> T:

@@ -26,6 +26,7 @@ class ItemHead(nn.Module, Component, ABC, kind="head"):
     """Scores items by an inner product with the latent, in float32 or float64 whatever the weights and autocast."""
 
     made_by: ClassVar[str] = "model.head"
+    entrances = "queries", "keys", "bias", "scoring_keys", "logits", "loss"
 
     @abstractmethod
     def queries(self, latent: Tensor) -> Tensor:

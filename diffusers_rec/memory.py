@@ -73,6 +73,8 @@ class Recalled:
 class Memory(nn.Module, Component, ABC, kind="memory"):
     """Answers a history with the items that followed its like in training."""
 
+    entrances = "fit", "recall"
+
     @abstractmethod
     def fit(self, sequences: Sequences) -> None:
         """Fill it from the training sequences, forgetting what it held."""
@@ -190,8 +192,8 @@ class TransitionMemory(Memory, name="transitions"):
         total = mass.sum(1, keepdim=True)
         if not bool(total.any()) and not bool(self.counts.any()):
             warn_caller(
-                "The memory has counted nothing, so that the network alone ranks. Call model.prepare(sequences) with the "
-                "training sequences, as train() does."
+                "The memory has counted nothing, so that the network alone ranks. Call model.prepare(sequences) with "
+                "the training sequences, as train() does."
             )
         share = torch.where(total > 0, self.share, 0.0)
         return Recalled(

@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffusers_rec.choice import Choice, among
-from diffusers_rec.errors import check_int, checked
+from diffusers_rec.entrances import checked
+from diffusers_rec.errors import check_int
 from diffusers_rec.heads import ItemHead
 from diffusers_rec.memory import Recalled
 

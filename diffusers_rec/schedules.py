@@ -51,6 +51,11 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
         ValueError: N below 1, or the table is not strictly decreasing inside (0, 1), or a beta reaches 1.
     """
 
+    entrances = (
+        "add_noise", "posterior", "levels", "reverse_variance",
+        "noise_from_x0", "x0_from_noise", "velocity_from_x0", "x0_from_velocity",
+    )  # fmt: skip
+
     def __init__(self, num_timesteps: int = 1000, *, log_snr_shift: float = 0.0) -> None:
         self.num_timesteps = check_int("num_timesteps", num_timesteps, minimum=1, maximum=MAX_TIMESTEPS)
         self.log_snr_shift = check_float("log_snr_shift", log_snr_shift)

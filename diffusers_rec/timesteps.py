@@ -31,6 +31,8 @@ class TimestepSampler(Component, ABC, kind="timesteps"):
             account for it.
     """
 
+    entrances = "sample", "update", "load_state_dict"
+
     def __init__(self, num_timesteps: int = 1000, *, estimate: str = "mean", start_share: float = 0.0) -> None:
         self.num_timesteps = check_int("num_timesteps", num_timesteps, minimum=1, maximum=MAX_TIMESTEPS)
         self.estimate = check_choice("estimate", estimate, ("mean", "sum"))

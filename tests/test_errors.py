@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffusers_rec.entrances import checked
 from diffusers_rec.errors import (
     check_bool,
     check_choice,
@@ -21,7 +22,6 @@ from diffusers_rec.errors import (
     check_float,
     check_int,
     check_path,
-    checked,
     require_extra,
     warn_caller,
 )

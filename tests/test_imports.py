@@ -16,7 +16,7 @@ import diffusers_rec
 ROOT = Path(diffusers_rec.__file__).parent
 FLOORS = [
     {"errors", "version"},
-    {"registry", "randomness", "progress", "files"},
+    {"registry", "randomness", "progress", "files", "entrances"},
     {"data"},
     {"schedules", "noising", "timesteps", "embeddings", "cross_entropy", "negatives", "memory", "heads", "denoisers"},
     {"samplers", "objectives", "choice", "ranking", "requests", "checkpoint", "blueprint", "serving"},

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from diffusers_rec.data.sequences import Sequences, check_history, places_within
 from diffusers_rec.data.vocabulary import IndexArray
-from diffusers_rec.errors import check_int, checked
+from diffusers_rec.entrances import checked
+from diffusers_rec.errors import check_int
 
 Examples = Literal["every-prefix", "last-target", "all-positions"]
 

@@ -28,7 +28,8 @@ import numpy as np
 from diffusers_rec.data.interactions import Interactions
 from diffusers_rec.data.text import TextLog, lines, table
 from diffusers_rec.data.times import as_times
-from diffusers_rec.errors import check_path, checked
+from diffusers_rec.entrances import checked
+from diffusers_rec.errors import check_path
 
 Format = Literal["auto", "csv", "tsv", "parquet", "movielens", "sequences"]
 

@@ -222,16 +222,6 @@ def places_within(lengths: IndexArray) -> IndexArray:
     return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
-def check_indices(name: str, values: npt.NDArray[Any], size: int) -> None:
-    """Refuses anything but int64 ``(n,)`` in 0..size-1."""
-    if not isinstance(values, np.ndarray) or values.dtype != np.int64:
-        raise TypeError(f"{name}: expected an int64 array, got {getattr(values, 'dtype', type(values).__name__)}.")
-    if values.ndim != 1:
-        raise ValueError(f"{name}: expected shape (n,), got {values.shape}.")
-    if values.size and (values.min() < 0 or values.max() >= size):
-        raise ValueError(f"{name}: expected indices in 0..{size - 1}, got {values.min()}..{values.max()}.")
-
-
 def check_history(name: str, history: npt.ArrayLike, row: int) -> IndexArray:
     """One history of several, as int64 ``(L,)``; anything but item indices is refused."""
     indices: npt.NDArray[Any] = np.asarray(history)
@@ -244,6 +234,16 @@ def check_history(name: str, history: npt.ArrayLike, row: int) -> IndexArray:
             f"{name}: history {row} must be (L,) indices from 0, got {indices.shape} from {indices.min()}."
         )
     return indices.astype(np.int64)
+
+
+def check_indices(name: str, values: npt.NDArray[Any], size: int) -> None:
+    """Refuses anything but int64 ``(n,)`` in 0..size-1."""
+    if not isinstance(values, np.ndarray) or values.dtype != np.int64:
+        raise TypeError(f"{name}: expected an int64 array, got {getattr(values, 'dtype', type(values).__name__)}.")
+    if values.ndim != 1:
+        raise ValueError(f"{name}: expected shape (n,), got {values.shape}.")
+    if values.size and (values.min() < 0 or values.max() >= size):
+        raise ValueError(f"{name}: expected indices in 0..{size - 1}, got {values.min()}..{values.max()}.")
 
 
 def _matched(name: str, items: IndexArray, own: Vocabulary, other: Vocabulary) -> IndexArray:

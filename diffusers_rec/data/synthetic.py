@@ -20,7 +20,8 @@ import numpy.typing as npt
 from diffusers_rec.data.interactions import Interactions
 from diffusers_rec.data.sequences import Holdout, check_history, places_within
 from diffusers_rec.data.vocabulary import IndexArray, Vocabulary
-from diffusers_rec.errors import check_int, checked
+from diffusers_rec.entrances import checked
+from diffusers_rec.errors import check_int
 
 FloatArray = npt.NDArray[np.float64]
 

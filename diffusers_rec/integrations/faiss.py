@@ -29,7 +29,8 @@ import torch
 from torch import Tensor
 
 from diffusers_rec import ranking
-from diffusers_rec.errors import check_bool, check_choice, check_int, checked, require_extra
+from diffusers_rec.entrances import checked
+from diffusers_rec.errors import check_bool, check_choice, check_int, require_extra
 from diffusers_rec.files import naming
 from diffusers_rec.heads import ItemHead
 from diffusers_rec.ranking import TopK, mean_over_draws
