@@ -24,7 +24,8 @@ from torch import Generator, Tensor
 
 from diffusers_rec.data.batching import pad
 from diffusers_rec.data.sequences import Holdout
-from diffusers_rec.errors import check_int, checked
+from diffusers_rec.entrances import checked
+from diffusers_rec.errors import check_int
 from diffusers_rec.evaluation.full_ranking import evaluate, user_chunks
 from diffusers_rec.pipeline import DiffRec
 from diffusers_rec.progress import progress_bar

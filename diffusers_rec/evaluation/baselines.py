@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffusers_rec.data.batching import pad
 from diffusers_rec.data.sequences import Holdout, Sequences
-from diffusers_rec.errors import checked
+from diffusers_rec.entrances import checked
 from diffusers_rec.evaluation.full_ranking import Report, user_chunks
 from diffusers_rec.evaluation.metrics import ranking_metrics
 from diffusers_rec.memory import Memory

@@ -25,7 +25,8 @@ from torch.nn.utils import clip_grad_norm_
 from diffusers_rec.checkpoint import CONFIG_FILE, read_checkpoint
 from diffusers_rec.data.batching import Batch, TrainingBatches
 from diffusers_rec.data.sequences import Holdout, Sequences
-from diffusers_rec.errors import check_choice, checked
+from diffusers_rec.entrances import checked
+from diffusers_rec.errors import check_choice
 from diffusers_rec.evaluation.full_ranking import evaluate
 from diffusers_rec.files import write_atomically
 from diffusers_rec.pipeline import DiffRec, Loss
