@@ -12,7 +12,7 @@ import os
 import shlex
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -36,7 +36,7 @@ from diffusers_rec.recommender import Empty, Recommender, Unknown
 from diffusers_rec.registry import Config, unknown_name
 from diffusers_rec.samplers import Sampler
 from diffusers_rec.terminal import out, plain_manners, print_json, say
-from diffusers_rec.training import RECIPES, TrainingConfig, train
+from diffusers_rec.training import RECIPES, TrainingConfig, TrainingResult, train
 from diffusers_rec.training.state import STATE_FILE
 from diffusers_rec.version import __version__
 
@@ -124,6 +124,8 @@ SHORTHANDS = {
     "epochs": ("training.epochs",),
     "batch_targets": ("training.batch_targets",),
     "learning_rate": ("training.learning_rate",),
+    "select_by": ("training.select_by",),
+    "include_seen": ("training.exclude_seen",),
 }
 """What an option of ``train`` stands for, in the words of ``--set``."""
 
@@ -162,6 +164,15 @@ def train_command(
     epochs: Annotated[int | None, typer.Option(help="At most.")] = None,
     batch_targets: Annotated[int | None, typer.Option(help="Targets a batch.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of Adam, its peak.")] = None,
+    select_by: Annotated[
+        str | None, typer.Option(help="Validation metric that chooses the epoch, hr@K or ndcg@K; ndcg@10 by default.")
+    ] = None,
+    include_seen: Annotated[
+        bool, typer.Option("--include-seen", help="Validate with the items of the history in the ranking.")
+    ] = False,
+    no_validation: Annotated[
+        bool, typer.Option("--no-validation", help="Train on all items of every user and keep the last epoch.")
+    ] = False,
     change: Annotated[
         list[str] | None,
         typer.Option(
@@ -192,22 +203,25 @@ def train_command(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Train a model and keep the best by validation NDCG@10. Started again after a kill, it goes on.
+    """Train a model and keep its best epoch on validation. Started again after a kill, it resumes.
 
     Settings that are not given are the preset's.
     """
     leads = os.environ.get("RANK", "0") == "0"  # of several processes one speaks
     quiet = quiet or not leads
     size = _given(dim=dim, max_length=max_length, dropout=dropout)
-    schooling = _given(epochs=epochs, batch_targets=batch_targets, learning_rate=learning_rate)
-    changes = _changes(change or [], [*size, *schooling])
+    schooling = _given(epochs=epochs, batch_targets=batch_targets, learning_rate=learning_rate, select_by=select_by)
+    changes = _changes(change or [], [*size, *schooling, *(["include_seen"] if include_seen else [])])
+    if no_validation:
+        _refuse_with("--no-validation", {"--short": short != "error", "--select-by": select_by is not None,
+                                         "--include-seen": include_seen})  # fmt: skip
     if threads is not None:
         torch.set_num_threads(check_int("--threads", threads, minimum=1, maximum=MAX_THREADS))
     _check_folder(to)
     sequences = _read(data, format, user, item, time, separator, quote, missing, k_core).sequences()
-    split = _split(sequences, short)
+    split = None if no_validation else _split(sequences, short)
     model = PRESETS[preset](sequences.vocabulary, seed=seed, **size)
-    training = {**RECIPES[preset].config(), "seed": seed, **schooling}
+    training = {**RECIPES[preset].config(), "exclude_seen": not include_seen, "seed": seed, **schooling}
     pipeline, training = _changed(model.config(), training, changes)
     if pipeline != model.config():
         model = DiffRec.from_config(sequences.vocabulary, pipeline)
@@ -218,9 +232,9 @@ def train_command(
         say.print(f"{sequences.statistics()}\n")
         name = f"{preset}, its control without noise" if as_control else preset
         say.print(f"{name}: {_count(model):,} parameters\n{_parts(model)}")
-    told, progress = _Told(to), not quiet and sys.stderr.isatty()
+    told, progress = _Told(to, config.select_by), not quiet and sys.stderr.isatty()
     result = train(
-        model, split.train, split.validation, config,
+        model, split.train if split else sequences, split.validation if split else None, config,
         directory=to, device="cpu" if cpu else None, progress=progress, on_epoch=None if quiet else told.epoch,
     )  # fmt: skip
     if not leads:
@@ -228,7 +242,7 @@ def train_command(
     if not quiet:
         told.end()
     reports: dict[str, Report] = {}
-    if not isinstance(model.memory, NoMemory):
+    if split and not isinstance(model.memory, NoMemory):
         reports = _reports(model, split.validation, seeds=config.validation_seeds, progress=progress)
     record = result.history[result.best_epoch - 1]
     chosen = {
@@ -236,17 +250,18 @@ def train_command(
     }
     if as_json:
         print_json(
-            {"out": str(to), "best_epoch": result.best_epoch, "epochs": len(result.history), "validation": chosen}
+            {
+                "out": str(to),
+                "best_epoch": result.best_epoch,
+                "epochs": len(result.history),
+                "select_by": config.select_by if split else None,
+                "exclude_seen": config.exclude_seen,
+                "validation": chosen,
+            }
             | _plain_reports(reports)
         )
         return
-    scores = ", ".join(f"{name} {value:.4f}" for name, value in chosen.items())
-    early = len(result.history) < config.epochs
-    stopped = f" (stopped after {config.patience} validations without a better one)" if early else ""
-    out.print(
-        f"Best epoch {result.best_epoch} of {len(result.history)}{stopped} on validation (history masked): {scores}",
-        soft_wrap=True,
-    )
+    out.print(_outcome(result, config, chosen), soft_wrap=True)
     if reports:
         out.print(_report_table(reports, "validation"))
     reading = {"format": (format, "auto"), "user": (user, "user"), "item": (item, "item"), "time": (time, "time"),
@@ -254,8 +269,9 @@ def train_command(
                "short": (short, "error")}  # fmt: skip
     options = [f"--{name}={value}" for name, (value, default) in reading.items() if value != default]
     options += [f"--missing={text}" for text in missing or []]
+    following = ["evaluate", str(to), str(data), *options] if split else ["recommend", str(to), "--history", "ITEM"]
     if not quiet:
-        say.print(f"Kept in {to}. Next: diffrec {shlex.join(['evaluate', str(to), str(data), *options])}")
+        say.print(f"Kept in {to}. Next: diffrec {shlex.join(following)}")
 
 
 @app.command("evaluate")
@@ -602,6 +618,13 @@ def _json_list(option: str, text: str) -> list[int | str] | None:
     return ids
 
 
+def _refuse_with(option: str, others: dict[str, bool]) -> None:
+    """Refuse options beside one that leaves them nothing to do."""
+    given = [name for name, is_given in others.items() if is_given]
+    if given:
+        raise ValueError(f"{option} leaves {' and '.join(given)} nothing to do. Keep the one or the other.")
+
+
 def _changes(texts: list[str], shorthands: list[str]) -> dict[str, str]:
     """What ``--set`` asks for, by key: ``part``, ``part.setting``, ``training.setting`` or ``seeds``.
 
@@ -708,25 +731,38 @@ def _told(value: Any) -> str:
 class _Told:
     """Tells a run's epochs, and what was in its folder before: known as the same run only once it has passed."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, metric: str) -> None:
+        self.metrics = dict.fromkeys(("hr@10", "ndcg@10", metric))
         self.folder, self.begun, self.trained = folder, (folder / STATE_FILE).is_file(), False
 
     def epoch(self, record: dict[str, float]) -> None:
         if self.begun and not self.trained:
             say.print(f"{self.folder} holds a run already: going on where it stopped.")
         self.trained = True
-        _print_epoch(record)
+        _print_epoch(record, self.metrics)
 
     def end(self) -> None:
         if self.begun and not self.trained:
             say.print(f"{self.folder} holds this run already, and it is finished: nothing was left to train.")
 
 
-def _print_epoch(record: dict[str, float]) -> None:
+def _print_epoch(record: dict[str, float], metrics: Iterable[str]) -> None:
     terms = "  ".join(f"{name} {record[name]:.4f}" for name in ("reconstruction", "recommendation") if name in record)
-    scores = "".join(f"  {name} {record[f'validation_{name}']:.4f}" for name in ("hr@10", "ndcg@10")
+    scores = "".join(f"  {name} {record[f'validation_{name}']:.4f}" for name in metrics
                      if f"validation_{name}" in record)  # fmt: skip
     say.print(f"epoch {record['epoch']:>3}  {terms}{scores}  {record['targets_per_second']:,.0f} targets/s")
+
+
+def _outcome(result: TrainingResult, config: TrainingConfig, metrics: dict[str, float]) -> str:
+    """The epoch that was kept, and why."""
+    epochs = len(result.history)
+    if not metrics:
+        return f"Kept epoch {epochs}, the last: there was no validation"
+    stopped = f" (stopped after {config.patience} validations without a better one)" if epochs < config.epochs else ""
+    history = "masked" if config.exclude_seen else "not masked"
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+    by = f"by validation {config.select_by} (history {history})"
+    return f"Best epoch {result.best_epoch} of {epochs}{stopped} {by}: {scores}"
 
 
 def _report_table(reports: dict[str, Report], split: str, models: int = 1) -> Table:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import warnings
+from dataclasses import replace
 
 import pytest
 
@@ -39,6 +41,7 @@ FOUR_PAGES = [(f"v{user}", "ABCD"[(user + time) % 4], time) for user in range(10
 def test_a_target_that_is_never_recommended_is_never_a_hit():
     split = split_of(FOUR_PAGES)
     model = build(split)
+    model.memory.fit(split.train)
     assert model.recommend([["A", "B", "C", "D"]], k=4).items == [[]]
     for report in (
         evaluate(model, split.test),
@@ -47,6 +50,45 @@ def test_a_target_that_is_never_recommended_is_never_a_hit():
     ):
         assert set(report.masked.values()) == {0}
         assert report.unmasked["hr@5"] == 1
+
+
+# Listeners who repeat five songs: every next song is in the history
+
+
+def repeat_listening():
+    songs = {user: random.Random(user).sample(range(30), 5) for user in range(80)}
+    return [(f"u{user}", f"song{songs[user][time % 5]}", time) for user in songs for time in range(20)]
+
+
+def test_a_validation_that_cannot_choose_is_reported_with_what_to_use_instead():
+    split = split_of(repeat_listening())
+    model = build(split)
+    with pytest.warns(UserWarning, match="exclude_seen=") as told:
+        result = train(model, split.train, split.validation, CONFIG, device="cpu")
+    assert (result.best_epoch, result.best_score) == (1, 0)
+    repeats, zeros = (str(warning.message) for warning in told)
+    assert "80 of 80 validation targets are in their own histories" in repeats
+    assert "TrainingConfig(exclude_seen=False), in the shell --include-seen" in repeats
+    assert "ndcg@10 was 0 in every validation" in zeros
+    assert {warning.filename for warning in told} == {__file__}
+
+
+def test_seen_items_can_be_counted():
+    split = split_of(repeat_listening())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = train(build(split), split.train, split.validation, replace(CONFIG, exclude_seen=False), device="cpu")
+    assert result.best_score > 0.2
+
+
+@pytest.mark.parametrize(("repeating", "expected"), [(20, 0), (21, 1)])
+def test_a_few_repeats_are_no_reason_to_warn(repeating, expected):
+    rows = [(user, (user + time) % (3 if user < repeating else 40), time) for user in range(100) for time in range(6)]
+    split = split_of(rows)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        train(build(split), split.train, split.validation, CONFIG, device="cpu")
+    assert len(told) == expected
 
 
 # One log twice, its rows in another order: the items come by other indices

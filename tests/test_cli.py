@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from io import StringIO
 from unittest import mock
 
@@ -24,7 +24,7 @@ from diffusers_rec.cli import AUDITED, app, run
 from diffusers_rec.evaluation import audit, evaluate, evaluate_memory, evaluate_popularity
 from diffusers_rec.pipeline import PARTS
 from diffusers_rec.presets import best, control
-from diffusers_rec.training import RECIPES
+from diffusers_rec.training import RECIPES, train
 
 SMALL = ("--dim", 16, "--max-length", 8, "--epochs", 2, "--cpu")
 
@@ -89,7 +89,7 @@ def test_train_evaluate_recommend_info(kind, history, logs, tmp_path):
     out = tmp_path / "new" / "run"
     code, told, progress = diffrec("train", logs / f"log.{kind}", "--out", out, *SMALL)
     assert code == 0
-    assert re.match(r"Best epoch [12] of 2 on validation \(history masked\): hr@5 0\.\d{4}, ", told)
+    assert re.match(r"Best epoch [12] of 2 by validation ndcg@10 \(history masked\): hr@5 0\.\d{4}, ", told)
     assert [line.split()[1] for line in progress.splitlines() if line.startswith("epoch ")] == ["1", "2"]
     assert f"diffrec evaluate {out} {logs}/log.{kind}" in progress
     table = good("evaluate", out, logs / f"log.{kind}")
@@ -126,7 +126,9 @@ def test_evaluate_says_what_the_library_says(kind, split, logs, models):
 
 def test_a_model_without_a_memory_has_no_rows_for_one(logs, tmp_path):
     command = ("train", logs / "log.csv", "--out", tmp_path, *SMALL, "--set", "memory=none")
-    assert set(as_json(*command)) == {"out", "best_epoch", "epochs", "validation"}
+    assert set(as_json(*command)) == {
+        "out", "best_epoch", "epochs", "select_by", "exclude_seen", "validation",
+    }  # fmt: skip
     assert good(*command).count("\n") == 1
     assert set(as_json("evaluate", tmp_path, logs / "log.csv")) == {"split", "model", "popularity"}
 
@@ -141,6 +143,36 @@ def test_training_tells_the_share_of_the_memory(logs, tmp_path):
     )
     assert answer["memory_alone"] == asdict(evaluate_memory(model.memory, holdout))
     assert answer["popularity"] == asdict(evaluate_popularity(holdout.histories, holdout))
+
+
+def test_the_epoch_is_chosen_by_any_metric_with_seen_items_or_without(logs, tmp_path):
+    command = ("train", logs / "log.csv", "--out", tmp_path, *SMALL, "--select-by", "hr@3", "--include-seen")
+    _, told, progress = diffrec(*command)
+    assert re.match(r"Best epoch [12] of 2 by validation hr@3 \(history not masked\): hr@3 0\.\d{4}, ", told)
+    assert len(re.findall(r"^epoch .* hr@3 0\.\d{4}", progress, re.MULTILINE)) == 2
+    answer = as_json(*command)
+    assert (answer["select_by"], answer["exclude_seen"]) == ("hr@3", False)
+    holdout = read_interactions(logs / "log.csv").sequences().leave_one_out().validation
+    report = evaluate(DiffRec.from_pretrained(tmp_path), holdout, ks=[3, 5, 10, 20], seeds=1)
+    assert answer["validation"] == pytest.approx(report.unmasked)
+    in_other_words = ("--set", "training.select_by=hr@3", "--set", "training.exclude_seen=false")
+    assert as_json(*command[:-3], *in_other_words) == answer, "another run"
+
+
+def test_training_without_validation_takes_every_item(logs, tmp_path):
+    command = ("train", logs / "short.csv", "--out", tmp_path, *SMALL, "--no-validation")
+    code, told, progress = diffrec(*command)
+    assert code == 0
+    assert told == "Kept epoch 2, the last: there was no validation\n"
+    assert f"Next: diffrec recommend {tmp_path} --history" in progress
+    assert as_json(*command) == {
+        "out": str(tmp_path), "best_epoch": 2, "epochs": 2, "select_by": None, "exclude_seen": True, "validation": {},
+    }  # fmt: skip
+    sequences = read_interactions(logs / "short.csv").sequences()
+    model = best(sequences.vocabulary, dim=16, max_length=8)
+    train(model, sequences, config=replace(RECIPES["best"], epochs=2), device="cpu")
+    saved = DiffRec.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in model.state_dict().items())
 
 
 @pytest.mark.parametrize(
@@ -408,6 +440,17 @@ TRAIN = {
     "dropout": ("log.csv", ["--dropout", "1.5"], "dropout"),
     "heads": ("log.csv", ["--set", "denoiser.num_heads=3"], "num_heads"),
     "max length": ("log.csv", ["--max-length", "1"], "max_length"),
+    "no such metric": ("log.csv", ["--select-by", "mrr@10"], "select_by must be 'hr@K' or 'ndcg@K', .* got 'mrr@10'"),
+    "seen items twice": (
+        "log.csv", ["--include-seen", "--set", "training.exclude_seen=true"], "--include-seen and --set .* same setting"
+    ),
+    "nothing to validate": (
+        "log.csv", ["--no-validation", "--short", "drop", "--include-seen"],
+        "--no-validation leaves --short and --include-seen nothing to do",
+    ),
+    "patience for nothing": (
+        "log.csv", ["--no-validation", "--set", "training.patience=5"], "patience=5 counts validations"
+    ),
     "negative seed": ("log.csv", ["--seed", "-1"], "seed must be"),
 }  # fmt: skip
 
@@ -437,7 +480,7 @@ def test_wrong_input_for_train_is_one_line_and_writes_nothing(case, logs, tmp_pa
         ("--dim", "embedding.dim"), ("--dim", "denoiser.dim"), ("--dim", "head.dim"),
         ("--max-length", "denoiser.max_length"), ("--dropout", "denoiser.dropout"), ("--epochs", "training.epochs"),
         ("--batch-targets", "training.batch_targets"), ("--learning-rate", "training.learning_rate"),
-        ("--set", "training.epochs"),
+        ("--select-by", "training.select_by"), ("--set", "training.epochs"),
     ],
 )  # fmt: skip
 def test_a_setting_that_is_given_twice_is_refused(shorthand, key, logs, tmp_path):

@@ -33,6 +33,7 @@ UNSHOWN = {
     "data.times",
     "denoisers.dropout",
     "training.processes",
+    "training.selection",
     "training.state",
 }
 """Modules that the reference leaves out on purpose; those of ``testing`` are shown by their package."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import pytest
@@ -284,6 +284,12 @@ def test_unknown_items_are_refused_by_name(evaluator):
     histories = replace(SPLIT.test.histories, vocabulary=renamed)
     with pytest.raises(ValueError, match=r"does not know all items of the holdout\..*: ('my item-\d+', ){5}\.\.\."):
         evaluator(Holdout(histories, SPLIT.test.targets))
+
+
+@pytest.mark.parametrize("evaluator", [*EVALUATORS.values(), partial(evaluate_memory, NoMemory())])
+def test_a_holdout_is_asked_for(evaluator):
+    with pytest.raises(TypeError, match=r"holdout must be Holdout, got Split\b"):
+        evaluator(SPLIT)
 
 
 def test_a_batch_size_below_one_is_refused():

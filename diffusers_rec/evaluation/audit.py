@@ -13,7 +13,7 @@ A diffusion recommender can score well while its noise does nothing. Three table
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,6 +24,7 @@ from torch import Generator, Tensor
 
 from diffusers_rec.data.batching import pad
 from diffusers_rec.data.sequences import Holdout
+from diffusers_rec.entrances import checked
 from diffusers_rec.errors import check_int
 from diffusers_rec.evaluation.full_ranking import evaluate, user_chunks
 from diffusers_rec.pipeline import DiffRec
@@ -59,13 +60,14 @@ class Audit:
     num_users: int
 
 
+@checked
 def audit(
     model: DiffRec,
     holdout: Holdout,
     *,
     users: int = 1024,
     seeds: int = 10,
-    steps: Sequence[int] | None = None,
+    steps: Iterable[int] | None = None,
     levels: int = 5,
     seed: int = 0,
     progress: bool = False,
@@ -86,7 +88,7 @@ def audit(
     Raises:
         ValueError: settings out of range, a step twice or above N, or the holdout has items that the model does
             not know.
-        TypeError: settings that are not integers, or ``steps`` not a sequence of them.
+        TypeError: settings that are not integers, or arguments of another class.
     """
     for name, value, minimum in (("users", users, 1), ("seeds", seeds, 1), ("levels", levels, 1), ("seed", seed, 0)):
         check_int(name, value, minimum=minimum)
@@ -110,7 +112,7 @@ def audit(
         return Audit(ranking, timesteps, _landings(served, bar, chains, seeds, seed), len(some))
 
 
-def chain_lengths(steps: Sequence[int] | None, num_timesteps: int, *, name: str = "steps") -> list[int]:
+def chain_lengths(steps: Iterable[int] | None, num_timesteps: int, *, name: str = "steps") -> list[int]:
     """The lengths of chains that :func:`audit` runs.
 
     Args:
@@ -120,12 +122,12 @@ def chain_lengths(steps: Sequence[int] | None, num_timesteps: int, *, name: str 
 
     Raises:
         ValueError: a length below 1, above N, or given twice.
-        TypeError: not a sequence of integers.
+        TypeError: not integers.
     """
     if steps is None:
         return [n for n in (10, 50) if n <= num_timesteps] or [num_timesteps]
-    if isinstance(steps, str) or not isinstance(steps, Iterable):
-        raise TypeError(f"{name} must be a sequence of chain lengths, got {steps!r}. One alone is [{steps}].")
+    if isinstance(steps, str):
+        raise TypeError(f"{name} must be a list of chain lengths, got {steps!r}. One alone is [{steps}].")
     lengths = [check_int(f"each of {name}", n, minimum=1) for n in steps]
     twice = sorted({n for n in lengths if lengths.count(n) > 1})
     if twice:

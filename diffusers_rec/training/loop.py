@@ -11,9 +11,8 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import cast
@@ -26,6 +25,7 @@ from torch.nn.utils import clip_grad_norm_
 from diffusers_rec.checkpoint import CONFIG_FILE, read_checkpoint
 from diffusers_rec.data.batching import Batch, TrainingBatches
 from diffusers_rec.data.sequences import Holdout, Sequences
+from diffusers_rec.entrances import checked
 from diffusers_rec.errors import check_choice
 from diffusers_rec.evaluation.full_ranking import evaluate
 from diffusers_rec.files import write_atomically
@@ -33,6 +33,7 @@ from diffusers_rec.pipeline import DiffRec, Loss
 from diffusers_rec.progress import progress_bar
 from diffusers_rec.training.config import TrainingConfig
 from diffusers_rec.training.processes import Processes
+from diffusers_rec.training.selection import warn_of_repeats, warn_of_zeros
 from diffusers_rec.training.state import STATE_FILE, Progress, fingerprint, load_state, save_state
 
 LOG_FILE = "log.jsonl"
@@ -43,9 +44,10 @@ class TrainingResult:
     """How a run ended.
 
     Attributes:
-        best_epoch: whose weights the model now has, counted from 1.
-        best_score: its validation NDCG@10, history masked.
-        history: one record an epoch: mean loss terms, learning rate, targets a second, validation metrics.
+        best_epoch: Epoch whose weights the model now has, counted from 1: the best on validation, or the last.
+        best_score: Its validation metric, ``config.select_by``; NaN without validation.
+        history: One record an epoch: mean loss terms, learning rate, targets a second, validation metrics. These are
+            those of ``config.select_by`` and at 5, 10 and 20, all with seen items as ``config.exclude_seen`` says.
     """
 
     best_epoch: int
@@ -53,10 +55,11 @@ class TrainingResult:
     history: list[dict[str, float]]
 
 
+@checked
 def train(
     model: DiffRec,
     sequences: Sequences,
-    validation: Holdout,
+    validation: Holdout | None = None,
     config: TrainingConfig | None = None,
     *,
     directory: str | PathLike[str] | None = None,
@@ -64,12 +67,13 @@ def train(
     progress: bool = False,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> TrainingResult:
-    """Train a model, keep its best weights by validation NDCG@10 (history masked), and leave it with them.
+    """Train a model and leave it with the weights of its best epoch on validation, or of its last one without.
 
     Args:
         model: trained in place.
         sequences: The training sequences; items are matched with the model's by id.
-        validation: Histories and next items to choose the epoch by, matched likewise.
+        validation: Histories and next items to choose the epoch by (``config.select_by``), matched likewise. None
+            trains for all ``config.epochs`` and keeps the last, for a model of all that is known.
         config: settings; the paper's when None.
         directory: keeps the best model (as ``save_pretrained`` does), the log and the state to go on from. A run that
             was killed goes on when started again with the same arguments, from its own saved weights whatever the
@@ -80,15 +84,25 @@ def train(
 
     Raises:
         ImportError: accelerate is missing (extra ``train``).
-        ValueError: the data has items that the model does not know, parts of the model do not fit, the directory holds
-            another run, all told before anything is written; or training diverged.
+        ValueError: the data has items that the model does not know, parts of the model do not fit, no parameter
+            requires a gradient, ``patience`` without validation, the directory holds another run, all told before
+            anything is written; or training diverged.
+        TypeError: an argument of another class.
         OSError: the directory cannot be written; told before training.
     """
     config = config or TrainingConfig()
     check_choice("device", device, (None, "cpu"))
-    sequences, validation = sequences.reindexed(model.vocabulary), validation.reindexed(model.vocabulary)
+    if validation is None and config.patience:
+        raise ValueError(f"patience={config.patience} counts validations, but validation is None. Use patience=0.")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("No parameter of the model requires a gradient. Call model.requires_grad_() to train it.")
+    sequences = sequences.reindexed(model.vocabulary)
+    if validation is not None:
+        validation = validation.reindexed(model.vocabulary)
     model.check_fit()  # a part may have been swapped since the model was composed
     processes = Processes(device)
+    if validation is not None and processes.is_main:
+        warn_of_repeats(validation, config)
     run = _Run(model, sequences, validation, config, processes, None if directory is None else Path(directory))
     while not run.finished:
         record = run.epoch(progress)
@@ -96,7 +110,9 @@ def train(
             on_epoch(record)
     run.restore_best()
     state = run.state
-    return TrainingResult(state.best_epoch, state.best_score, state.history)
+    if processes.is_main:
+        warn_of_zeros(state.best_score, config)
+    return TrainingResult(state.best_epoch, math.nan if validation is None else state.best_score, state.history)
 
 
 class _Run:
@@ -106,7 +122,7 @@ class _Run:
         self,
         model: DiffRec,
         sequences: Sequences,
-        validation: Holdout,
+        validation: Holdout | None,
         config: TrainingConfig,
         processes: Processes,
         directory: Path | None,
@@ -167,8 +183,10 @@ class _Run:
         record["learning_rate"] = self.config.rate(number + 1)
         record["targets_per_second"] = self.batches.num_targets / seconds
         self.state.epoch = number + 1
-        if self.state.epoch % self.config.validate_every == 0 or self.state.epoch == self.config.epochs:
-            record |= self._validate(progress)
+        if self.validation is None:
+            self._choose()
+        elif self.state.epoch % self.config.validate_every == 0 or self.state.epoch == self.config.epochs:
+            record |= self._validate(self.validation, progress)
         self.state.history.append(record)
         if self._last_is_best and self.directory is not None:
             self.state.replaced = _digest_of(self.directory)
@@ -179,12 +197,11 @@ class _Run:
 
     def _train(self, epoch: int, progress: bool) -> dict[str, float]:
         self.wrapped.train()
-        count = self.batches.num_batches(epoch)
-        rounds = math.ceil(count / self.processes.count)
+        rounds = self.processes.rounds(self.batches, epoch)
         sums: dict[str, float] = {}
         targets = 0
         bar = progress_bar(
-            self._own_batches(epoch, rounds), show=progress and self.processes.is_main, total=rounds,
+            self.processes.share(self.batches, epoch), show=progress and self.processes.is_main, total=rounds,
             text=f"epoch {epoch + 1}/{self.config.epochs}",
         )  # fmt: skip
         for step, batch in enumerate(bar):
@@ -237,38 +254,32 @@ class _Run:
         timesteps, losses = self.processes.gathered(timesteps), self.processes.gathered(losses)
         return timesteps[timesteps > 0], losses[timesteps > 0]
 
-    def _own_batches(self, epoch: int, rounds: int) -> Iterator[Batch]:
-        """Every so many-th batch; the last round is filled up from the first, so that no process waits."""
-        processes, rank = self.processes.count, self.processes.rank
-        if processes == 1:
-            yield from self.batches.epoch(epoch)
-            return
-        yielded = 0
-        for batch in islice(self.batches.epoch(epoch), rank, None, processes):
-            yielded += 1
-            yield batch
-        if yielded < rounds:
-            yield next(iter(self.batches.epoch(epoch)))
-
     def _generator(self, epoch: int, step: int) -> Generator:
         place = [self.config.seed, epoch, step, self.processes.rank]
         return Generator().manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1))
 
-    def _validate(self, progress: bool) -> dict[str, float]:
+    def _validate(self, validation: Holdout, progress: bool) -> dict[str, float]:
         report = evaluate(
             self._judged,
-            self.validation,
+            validation,
+            ks=self.config.cutoffs,
             seeds=self.config.validation_seeds,
             progress=progress and self.processes.is_main,
         )
-        score = report.masked["ndcg@10"]
+        metrics = report.masked if self.config.exclude_seen else report.unmasked
+        score = metrics[self.config.select_by]
         if score > self.state.best_score:
-            self.state.best_score, self.state.best_epoch, self.state.stale = score, self.state.epoch, 0
-            if self.directory is None:
-                self.best = copy.deepcopy(self._judged.state_dict())
+            self.state.best_score, self.state.stale = score, 0
+            self._choose()
         else:
             self.state.stale += 1
-        return {f"validation_{name}": value for name, value in report.masked.items()}
+        return {f"validation_{name}": value for name, value in metrics.items()}
+
+    def _choose(self) -> None:
+        """Take the epoch that has just ended for the best so far."""
+        self.state.best_epoch = self.state.epoch
+        if self.directory is None:
+            self.best = copy.deepcopy(self._judged.state_dict())
 
     def _save(self) -> None:
         if self.directory is None or not self.processes.is_main:

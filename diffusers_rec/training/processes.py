@@ -6,11 +6,15 @@ its environment variables and from an earlier one in the process, behind the bac
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Iterator
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
 
+from diffusers_rec.data.batching import Batch, TrainingBatches
 from diffusers_rec.errors import require_extra
 
 
@@ -64,6 +68,22 @@ class Processes:
         # Buffers are equal in all processes; sent at every step, a memory's would cost more than the step.
         wrapped.broadcast_buffers = False  # no argument: its name differs between versions of torch
         return wrapped
+
+    def rounds(self, batches: TrainingBatches, epoch: int) -> int:
+        """Batches that each process takes in an epoch."""
+        return math.ceil(batches.num_batches(epoch) / self.count)
+
+    def share(self, batches: TrainingBatches, epoch: int) -> Iterator[Batch]:
+        """Every ``count``-th batch; the last round is filled up with the first batch, so that no process waits."""
+        if self.count == 1:
+            yield from batches.epoch(epoch)
+            return
+        yielded = 0
+        for batch in islice(batches.epoch(epoch), self.rank, None, self.count):
+            yielded += 1
+            yield batch
+        if yielded < self.rounds(batches, epoch):
+            yield next(iter(batches.epoch(epoch)))
 
     def gathered(self, part: Tensor) -> Tensor:
         """The parts of all processes end to end, each padded with 0 to the longest."""
