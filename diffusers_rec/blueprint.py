@@ -40,6 +40,11 @@ def check_weights(build: Callable[[], nn.Module], weights: Mapping[str, Tensor],
         if "meta" not in str(error):
             raise
         return  # a part that reads its own numbers while it is built has none on the meta device
+    compare(weights, expected, optional)
+
+
+def compare(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], optional: tuple[str, ...] = ()) -> None:
+    """As :func:`check_weights`, with the tensors of a model that there is."""
     missing = (name for name in set(expected) - set(weights) if not name.startswith(optional))
     wrong = [f"{name} is not in the model" for name in sorted(set(weights) - set(expected))]
     wrong += [f"{name} is missing" for name in sorted(missing)]
@@ -50,7 +55,7 @@ def check_weights(build: Callable[[], nn.Module], weights: Mapping[str, Tensor],
     ]
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise ValueError(f"the weights do not fit its config.json: {', '.join(wrong[:5])}{more}")
+        raise ValueError(f"the weights do not fit the model: {', '.join(wrong[:5])}{more}")
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:

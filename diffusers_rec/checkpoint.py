@@ -34,7 +34,8 @@ CONFIG_FILE = "config.json"
 NO_MODEL = "holds no model that can be built"
 WAIT = 60.0
 """Seconds that a writer waits for another one in the same directory."""
-_FILES = re.compile(r"model-[0-9a-f]{12}\.safetensors|items-[0-9a-f]{12}\.json|config\.json")
+FILES = re.compile(r"model-[0-9a-f]{12}\.safetensors|items-[0-9a-f]{12}\.json|config\.json")
+"""Names that a checkpoint's files have."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def write_checkpoint(
         for name, digest in ours.items():
             if name not in files:
                 _remove_unchanged(folder / name, digest)
-        remove_temporaries(folder, _FILES)
+        remove_temporaries(folder, FILES)
 
 
 def read_checkpoint(directory: str | PathLike[str]) -> Checkpoint:
@@ -261,7 +262,7 @@ def _verified_config(path: Path, data: bytes) -> dict[str, Any]:
 def _is_entry(entry: Mapping[str, Any]) -> bool:
     """Whether it states a file, of a name that this library gives, and its digest."""
     file, digest = entry.get("file"), entry.get("sha256")
-    return isinstance(file, str) and isinstance(digest, str) and bool(_FILES.fullmatch(Path(file).name))
+    return isinstance(file, str) and isinstance(digest, str) and bool(FILES.fullmatch(Path(file).name))
 
 
 def _name(entry: Mapping[str, str]) -> str:

@@ -47,6 +47,8 @@ def folder_lock(folder: Path, *, wait: float) -> Iterator[None]:
     try:
         lock.acquire(timeout=wait)
     except Timeout:
+        if not Path(lock.lock_file).exists():
+            raise PermissionError(errno.EACCES, f"{folder} cannot be written to. {_ADVICE[errno.EACCES]}") from None
         raise ValueError(
             f"{folder} is in use: another process or thread is writing to it. Wait until it ends, or choose another "
             "folder."
@@ -87,12 +89,13 @@ def reason(error: OSError) -> str:
 
 
 @contextmanager
-def naming(path: Path, finding: str) -> Iterator[None]:
+def naming(path: Path, finding: str, mend: str = "") -> Iterator[None]:
     """Turn whatever fails on what a file holds into one kind of error that names the file.
 
     Args:
         path: Path of the file.
         finding: What that means, as in "holds no saved index".
+        mend: What to do about it, a sentence.
 
     Raises:
         ValueError: in place of any exception but an OSError.
@@ -103,7 +106,7 @@ def naming(path: Path, finding: str) -> Iterator[None]:
         raise
     except Exception as error:
         said = str(error) if isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: {error}"
-        raise ValueError(f"{path} {finding} ({said.rstrip('.')}).") from error
+        raise ValueError(f"{path} {finding} ({said.rstrip('.')}).{mend and ' ' + mend}") from error
 
 
 def remove_temporaries(folder: Path, names: re.Pattern[str]) -> None:

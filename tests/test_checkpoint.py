@@ -268,7 +268,7 @@ def test_an_empty_a_missing_and_a_half_directory_are_told_apart(tmp_path):
 )
 def test_whole_weights_that_do_not_fit_the_config_are_refused(change, message, tmp_path):
     write_checkpoint(tmp_path, small().config(), change(small().state_dict()), ITEMS)
-    with pytest.raises(ValueError, match=rf"do not fit its config\.json: .*{message}"):
+    with pytest.raises(ValueError, match=rf"do not fit the model: .*{message}"):
         DiffRec.from_pretrained(tmp_path)
 
 

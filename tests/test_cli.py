@@ -285,7 +285,8 @@ def test_recommend_among_candidates_and_seen_items(models):
     assert diffrec(*history, "-k", 2, *some)[2] == ""
     told = diffrec(*history, "-k", 3, *some)[2]
     assert told == (
-        "after item-001,item-002: 2 of 3 items, because the others are in the history or excluded. --include-seen keeps those of the history.\n"
+        "after item-001,item-002: 2 of 3 items, because the others are in the history or excluded. "
+        "--include-seen keeps those of the history.\n"
     )
 
 

@@ -33,6 +33,7 @@ from diffusers_rec import (
 from diffusers_rec.checkpoint import CONFIG_FILE
 from diffusers_rec.evaluation import evaluate
 from diffusers_rec.training import TrainingConfig, loop, train
+from diffusers_rec.training.keeping import LOG_FILE
 from diffusers_rec.training.state import STATE_FILE
 
 SPLIT = SyntheticWorld(40, num_groups=4).sample(100, min_length=4, max_length=12).sequences().leave_one_out()
@@ -221,7 +222,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(moment, calls, tmp_path):
     saved = DiffRec.from_pretrained(tmp_path).state_dict()
     assert all(torch.equal(tensor, saved[name]) for name, tensor in model.state_dict().items())
     assert len(files(tmp_path)) == 5, "debris of the killed run"
-    assert [json.loads(line) for line in (tmp_path / loop.LOG_FILE).read_text().splitlines()] == result.history
+    assert [json.loads(line) for line in (tmp_path / LOG_FILE).read_text().splitlines()] == result.history
 
 
 @pytest.mark.parametrize("kind", list(KINDS)[1:])
@@ -634,7 +635,7 @@ def test_bf16_stays_close_to_fp32():
     for name in ("reconstruction", "recommendation"):
         assert [row[name] for row in rough[1]] == pytest.approx([row[name] for row in exact[1]], rel=0.02)
     model, _ = fit(precision="bf16", epochs=1)
-    assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
 def test_training_learns():
@@ -671,7 +672,7 @@ def test_a_diverging_run_says_so_and_leaves_the_best_loadable(kind, tmp_path):
         fit(tmp_path, model=model, learning_rate=1e30 if kind == "rate" else 1e-3, on_epoch=poison)
     if kind == "late":
         best = DiffRec.from_pretrained(tmp_path)
-        assert len((tmp_path / loop.LOG_FILE).read_text().splitlines()) == 2
+        assert len((tmp_path / LOG_FILE).read_text().splitlines()) == 2
         assert torch.isfinite(best.predict_proba([best.vocabulary.ids[:3]])).all()
         with pytest.raises(AssertionError, match="went on"):  # the state is of epoch 2, before the poison
             fit(tmp_path, learning_rate=1e-3, on_epoch=go_on)
@@ -693,7 +694,7 @@ def test_weights_that_break_in_the_last_step_are_never_the_best(tmp_path):
 def test_the_log_has_one_record_an_epoch(tmp_path):
     told = []
     _, result = fit(tmp_path, on_epoch=told.append)
-    lines = (tmp_path / loop.LOG_FILE).read_text().splitlines()
+    lines = (tmp_path / LOG_FILE).read_text().splitlines()
     assert [json.loads(line) for line in lines] == result.history == told
     assert [row["epoch"] for row in told] == [1, 2, 3]
     for row in told:

@@ -8,35 +8,29 @@ for bit where an uninterrupted one ends, on the same device with the same number
 from __future__ import annotations
 
 import copy
-import json
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from diffusers_rec.checkpoint import CONFIG_FILE, read_checkpoint
 from diffusers_rec.data.batching import Batch, TrainingBatches
 from diffusers_rec.data.sequences import Holdout, Sequences
 from diffusers_rec.entrances import checked
 from diffusers_rec.errors import check_choice
 from diffusers_rec.evaluation.full_ranking import evaluate
-from diffusers_rec.files import write_atomically
 from diffusers_rec.pipeline import DiffRec, Loss
 from diffusers_rec.progress import progress_bar
 from diffusers_rec.training.config import TrainingConfig
+from diffusers_rec.training.keeping import InFolder, InMemory, Keeper, Trained, run_folder
 from diffusers_rec.training.processes import Processes
 from diffusers_rec.training.selection import warn_of_repeats, warn_of_zeros
-from diffusers_rec.training.state import STATE_FILE, Progress, fingerprint, load_state, save_state
-
-LOG_FILE = "log.jsonl"
+from diffusers_rec.training.state import fingerprint
 
 
 @dataclass(frozen=True)
@@ -103,12 +97,19 @@ def train(
     processes = Processes(device)
     if validation is not None and processes.is_main:
         warn_of_repeats(validation, config)
-    run = _Run(model, sequences, validation, config, processes, None if directory is None else Path(directory))
-    while not run.finished:
-        record = run.epoch(progress)
-        if on_epoch is not None and processes.is_main:
-            on_epoch(record)
-    run.restore_best()
+    if directory is not None:
+        model.vocabulary.to_json()  # refuses ids that cannot be saved, now rather than after an epoch
+    with run_folder(directory, writes=processes.is_main) as folder:
+        keeper: Keeper = InMemory()
+        if folder is not None:
+            name = fingerprint(model.config(), config.config(), sequences, validation, processes.count)
+            keeper = InFolder(folder, name, writes=processes.is_main)
+        run = _Run(model, sequences, validation, config, processes, keeper)
+        while not run.finished:
+            record = run.epoch(progress)
+            if on_epoch is not None and processes.is_main:
+                on_epoch(record)
+        run.restore_best()
     state = run.state
     if processes.is_main:
         warn_of_zeros(state.best_score, config)
@@ -125,10 +126,10 @@ class _Run:
         validation: Holdout | None,
         config: TrainingConfig,
         processes: Processes,
-        directory: Path | None,
+        keeper: Keeper,
     ) -> None:
         self.model, self.validation, self.config = model, validation, config
-        self.processes, self.directory = processes, directory
+        self.processes, self.keeper = processes, keeper
         self.batches = TrainingBatches(
             sequences,
             examples=config.examples,
@@ -136,38 +137,14 @@ class _Run:
             batch_targets=config.batch_targets,
             seed=config.seed,
         )
-        model.negatives.fit(self.batches.target_counts())
-        model.memory.fit(sequences)
-        model.to(processes.device)
-        optimizer = torch.optim.AdamW(
+        model.prepare(sequences, examples=config.examples).to(processes.device)
+        self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
-        self.state = Progress()
-        # A module of its own, so that it is saved and restored by name.
         self.average = copy.deepcopy(model).requires_grad_(False) if config.average_decay else None
-        self.name = ""
-        if directory is not None:
-            model.vocabulary.to_json()  # refuses ids that cannot be saved, now rather than after an epoch
-            self.name = fingerprint(model.config(), config.config(), sequences, validation, processes.count)
-            if directory.exists() and not directory.is_dir():
-                raise NotADirectoryError(f"{directory} is a file; a run needs a folder of its own.")
-            started = (directory / STATE_FILE).exists()
-            if not started and (directory / CONFIG_FILE).exists():
-                raise ValueError(f"{directory} holds a model that no run here has made. Choose another folder.")
-            directory.mkdir(parents=True, exist_ok=True)
-            if started:
-                self.state = load_state(directory / STATE_FILE, self.name, model, optimizer, self.average)
-        self.best = copy.deepcopy(model.state_dict()) if directory is None else None
-        self.wrapped, self.optimizer = processes.together(model), optimizer
-        if directory is not None and not started:
-            self._save()  # a folder that cannot be written is told now, and the run is known as its own from here on
-        elif directory is not None and self.state.best_epoch:
-            self._mend_best(directory)
-
-    @property
-    def _judged(self) -> DiffRec:
-        """What is validated and kept."""
-        return self.model if self.average is None else self.average
+        self.trained = Trained(model, self.optimizer, self.average)
+        self.state = keeper.begin(self.trained)
+        self.wrapped = processes.together(model)
 
     @property
     def finished(self) -> bool:
@@ -184,15 +161,11 @@ class _Run:
         record["targets_per_second"] = self.batches.num_targets / seconds
         self.state.epoch = number + 1
         if self.validation is None:
-            self._choose()
+            self.state.best_epoch = self.state.epoch
         elif self.state.epoch % self.config.validate_every == 0 or self.state.epoch == self.config.epochs:
             record |= self._validate(self.validation, progress)
         self.state.history.append(record)
-        if self._last_is_best and self.directory is not None:
-            self.state.replaced = _digest_of(self.directory)
-        self._save()
-        if self._last_is_best:
-            self._save_best()
+        self.keeper.keep(self.trained, self.state)
         return record
 
     def _train(self, epoch: int, progress: bool) -> dict[str, float]:
@@ -260,7 +233,7 @@ class _Run:
 
     def _validate(self, validation: Holdout, progress: bool) -> dict[str, float]:
         report = evaluate(
-            self._judged,
+            self.trained.judged,
             validation,
             ks=self.config.cutoffs,
             seeds=self.config.validation_seeds,
@@ -269,59 +242,13 @@ class _Run:
         metrics = report.masked if self.config.exclude_seen else report.unmasked
         score = metrics[self.config.select_by]
         if score > self.state.best_score:
-            self.state.best_score, self.state.stale = score, 0
-            self._choose()
+            self.state.best_score, self.state.best_epoch, self.state.stale = score, self.state.epoch, 0
         else:
             self.state.stale += 1
         return {f"validation_{name}": value for name, value in metrics.items()}
 
-    def _choose(self) -> None:
-        """Take the epoch that has just ended for the best so far."""
-        self.state.best_epoch = self.state.epoch
-        if self.directory is None:
-            self.best = copy.deepcopy(self._judged.state_dict())
-
-    def _save(self) -> None:
-        if self.directory is None or not self.processes.is_main:
-            return
-        lines = "".join(json.dumps(record) + "\n" for record in self.state.history)
-        write_atomically(self.directory / LOG_FILE, lines.encode())
-        save_state(self.directory / STATE_FILE, self.name, self.state, self.model, self.optimizer, self.average)
-
-    @property
-    def _last_is_best(self) -> bool:
-        return self.state.best_epoch == self.state.epoch > 0
-
-    def _save_best(self) -> None:
-        """Write the model as it is after the last epoch. The state, which holds its weights too, has been written."""
-        if self.directory is not None and self.processes.is_main:
-            self._judged.save_pretrained(self.directory)
-
-    def _mend_best(self, directory: Path) -> None:
-        """Write the best model where only the state has it yet; tell now, not in the end, that it is lost."""
-        try:
-            kept = read_checkpoint(directory).digest
-        except (FileNotFoundError, ValueError) as error:
-            if not self._last_is_best:
-                raise ValueError(
-                    f"{directory} has lost its best model, that of epoch {self.state.best_epoch} ({error}). Delete the "
-                    "folder to train anew."
-                ) from error
-            kept = self.state.replaced
-        if self._last_is_best and kept == self.state.replaced:
-            self._save_best()
-
     def restore_best(self) -> None:
         """Give the model its best weights."""
         self.processes.wait()
-        best = self.best or read_checkpoint(cast(Path, self.directory)).weights
-        self.model.load_state_dict(best)
+        self.model.load_state_dict(self.keeper.best())
         self.model.eval()
-
-
-def _digest_of(directory: Path) -> str:
-    """Of the weights in a folder; empty where no whole model is."""
-    try:
-        return read_checkpoint(directory).digest
-    except (FileNotFoundError, ValueError):
-        return ""

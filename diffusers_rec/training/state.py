@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffusers_rec.blueprint import compare
+from diffusers_rec.checkpoint import refuse_nonfinite
 from diffusers_rec.data.sequences import Holdout, Sequences
+from diffusers_rec.errors import check_class, check_float, check_int
+from diffusers_rec.files import naming
 from diffusers_rec.pipeline import DiffRec
 from diffusers_rec.sealed import read_sealed, write_sealed
 
@@ -39,6 +44,47 @@ class Progress:
     replaced: str = ""
     history: list[dict[str, float]] = field(default_factory=list)
 
+    @property
+    def last_is_best(self) -> bool:
+        """Whether the epoch that ended last is the best so far."""
+        return self.best_epoch == self.epoch > 0
+
+    @classmethod
+    def from_json(cls, text: str) -> Progress:
+        """Of ``asdict`` in JSON.
+
+        Raises:
+            ValueError: numbers that do not fit one another.
+            TypeError: anything that is no progress.
+        """
+        progress = cls(**json.loads(text))
+        check_int("epoch", progress.epoch, minimum=0)
+        check_int("best_epoch", progress.best_epoch, minimum=0, maximum=progress.epoch)
+        check_int("stale", progress.stale, minimum=0, maximum=progress.epoch)
+        check_float("best_score", progress.best_score)
+        check_class("history", progress.history, list)
+        check_class("replaced", progress.replaced, str)
+        for record in progress.history:
+            check_class("each record of history", record, dict)
+        if len(progress.history) != progress.epoch:
+            raise ValueError(f"history must hold {progress.epoch} records, got {len(progress.history)}")
+        return progress
+
+
+@dataclass(frozen=True)
+class State:
+    """What a file holds.
+
+    Attributes:
+        run: fingerprint of what is trained on what, see :func:`fingerprint`.
+        progress: where it stands.
+        tensors: everything else, by name.
+    """
+
+    run: str
+    progress: Progress
+    tensors: dict[str, Tensor]
+
 
 def save_state(
     path: Path,
@@ -54,14 +100,13 @@ def save_state(
         path: of the file.
         run: fingerprint of what is trained on what, see :func:`fingerprint`.
         progress: where it stands.
-        model: weights and the timestep sampler's history.
+        model: weights, and what is learned beside them.
         optimizer: its moments.
         average: the averaged weights, if any.
     """
     tensors = {
         **({} if average is None else {f"average.{name}": tensor for name, tensor in average.state_dict().items()}),
         **{f"model.{name}": tensor for name, tensor in model.state_dict().items()},
-        **{f"timesteps.{name}": tensor for name, tensor in model.timesteps.state_dict().items()},
         **{
             f"optimizer.{index}.{name}": tensor
             for index, moments in optimizer.state_dict()["state"].items()
@@ -73,34 +118,68 @@ def save_state(
     write_sealed(path, metadata, tensors)
 
 
-def load_state(
-    path: Path, run: str, model: DiffRec, optimizer: torch.optim.Optimizer, average: DiffRec | None = None
-) -> Progress:
-    """Put back what :func:`save_state` wrote.
+def read_state(path: Path, run: str) -> State:
+    """Read what :func:`save_state` wrote.
 
     Raises:
         ValueError: the file is damaged, or belongs to another run.
     """
-    try:
+    with _damaged(path):
         metadata, tensors = read_sealed(path)
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}). Delete it to train from the start.") from error
-    if metadata["run"] != run:
+        state = State(metadata["run"], Progress.from_json(metadata["progress"]), tensors)
+    if state.run != run:
         raise ValueError(
             f"{path.parent} holds a run with other settings, other data or another number of processes. "
             "Choose another folder, or delete this one to train anew. (More epochs are another setting, too: the "
             "learning rate's decay follows them.)"
         )
-    model.load_state_dict(_part(tensors, "model."))
+    return state
+
+
+def put_state(
+    path: Path, state: State, model: DiffRec, optimizer: torch.optim.Optimizer, average: DiffRec | None = None
+) -> None:
+    """Put a state where it was.
+
+    Args:
+        path: where it was read, for errors.
+        state: from :func:`read_state`.
+        model: takes its weights, and what is learned beside them.
+        optimizer: takes its moments.
+        average: takes the averaged weights, if any.
+
+    Raises:
+        ValueError: its tensors do not fit; nothing has changed then.
+    """
+    with _damaged(path):
+        for owner, prefix in ((model, "model."), (average, "average.")):
+            if owner is not None:
+                compare(_part(state.tensors, prefix), owner.state_dict())
+                refuse_nonfinite(_part(state.tensors, prefix), "it cannot be trained on")
+        moments = _moments(_part(state.tensors, "optimizer."), optimizer)
+    model.load_state_dict(_part(state.tensors, "model."))
     if average is not None:
-        average.load_state_dict(_part(tensors, "average."))
-    model.timesteps.load_state_dict(_part(tensors, "timesteps."))
-    moments: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in _part(tensors, "optimizer.").items():
-        index, name = key.split(".", 1)
-        moments.setdefault(int(index), {})[name] = tensor
+        average.load_state_dict(_part(state.tensors, "average."))
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    return Progress(**json.loads(metadata["progress"]))
+
+
+def _damaged(path: Path) -> AbstractContextManager[None]:
+    return naming(path, "is damaged", mend="Delete it to train from the start.")
+
+
+def _moments(tensors: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
+    """By the number of the parameter and by name, each of the parameter's shape, or a count of steps."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    found: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        place, name = key.split(".", 1)
+        found.setdefault(int(place), {})[name] = tensor
+    for number, moments in found.items():
+        shape = parameters[number].shape
+        expected = {"step": torch.Size(), "exp_avg": shape, "exp_avg_sq": shape}
+        if {name: moment.shape for name, moment in moments.items()} != expected:
+            raise ValueError(f"the optimiser's moments of parameter {number} do not fit it")
+    return found
 
 
 def fingerprint(
