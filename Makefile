@@ -2,9 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+OLDEST := .venv-oldest/bin
+OLDEST_PYTHON ?= $(shell sed -n 's/^requires-python = ">=\(.*\)"/python\1/p' pyproject.toml)
 BENCHMARKS := training_throughput training_profile one_step_vs_n_step chains seeds top_k negatives history_length components
 
-.PHONY: setup demo examples docs test test-slow bench bench-quick lint format types check clean
+.PHONY: setup demo examples docs test test-slow test-oldest test-integrations bench bench-quick lint format types check clean
 
 setup: $(STAMP)
 
@@ -31,6 +33,29 @@ test: setup
 test-slow: setup
 	$(BIN)/pytest -m slow
 
+# The lowest versions that pyproject.toml allows, on the lowest Python.
+.venv-oldest/.installed: pyproject.toml
+	rm -rf .venv-oldest
+	$(OLDEST_PYTHON) -m venv .venv-oldest
+	$(OLDEST)/pip install --quiet --disable-pip-version-check uv
+	$(OLDEST)/uv pip install --quiet --python $(OLDEST)/python --resolution lowest-direct --editable '.[test,docs]'
+	touch $@
+
+test-oldest: .venv-oldest/.installed
+	@$(OLDEST)/uv pip freeze --exclude-editable --python $(OLDEST)/python | paste -s -d ' ' - | fold -s -w 120
+	$(OLDEST)/pytest
+
+# Other people's recommenders, each in an environment of its own.
+.venv-recbole/.installed .venv-rectools/.installed: .venv-%/.installed: pyproject.toml constraints.txt tests/integrations/%.txt
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--requirement tests/integrations/$*.txt --editable '.[data,train]'
+	touch $@
+
+test-integrations: .venv-recbole/.installed .venv-rectools/.installed
+	.venv-recbole/bin/pytest -m slow tests/integrations/test_recbole.py
+	.venv-rectools/bin/pytest -m slow tests/integrations/test_rectools.py
+
 bench bench-quick: setup
 	set -e; for name in $(BENCHMARKS); do \
 		echo "== $$name"; $(BIN)/python -m benchmarks.$$name $(if $(filter bench-quick,$@),--quick); \
@@ -50,4 +75,4 @@ types: setup
 check: lint types test
 
 clean:
-	rm -rf .venv demo-output example-output build site
+	rm -rf .venv .venv-oldest .venv-recbole .venv-rectools demo-output example-output build site

@@ -42,12 +42,13 @@ def generators_from(seeds: int | Sequence[int]) -> list[Generator]:
     twice = sorted(seed for seed, count in Counter(values).items() if count > 1)
     if twice:
         raise ValueError(f"seeds must differ, but {twice} came more than once. Drop the repeats.")
-    return [Generator().manual_seed(_noise_stream(seed)) for seed in values]
+    # Not the seed as it is: that would give the numbers of an embedding's own draw of initial weights.
+    return [Generator().manual_seed(stream_seed(seed, 1)) for seed in values]
 
 
-def _noise_stream(seed: int) -> int:
-    """Far from the streams of initial weights: a seed as it is would give the numbers of an embedding's own draw."""
-    return int(np.random.SeedSequence([seed, 1]).generate_state(1, np.uint64)[0] >> 1)
+def stream_seed(*integers: int) -> int:
+    """Seed, in 0..2^63-1, of the stream that the integers name; others, or another order, name another stream."""
+    return int(np.random.SeedSequence(integers).generate_state(1, np.uint64)[0]) >> 1
 
 
 def randn(shape: Sequence[int], generator: Generators, *, device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from strategies import DTYPES, seeded, seeds
 
 from diffusers_rec.embeddings import ItemEmbedding
-from diffusers_rec.randomness import generators_from, isolated_rng, randn
+from diffusers_rec.randomness import generators_from, isolated_rng, randn, stream_seed
 
 CPU = torch.device("cpu")
 
@@ -116,3 +116,17 @@ def test_noise_is_not_the_stream_of_initial_weights():
         weights = ItemEmbedding(4, 8, seed=seed).weight.detach()
         for generator in generators_from(range(12)):
             assert not torch.equal(torch.randn(4, 8, generator=generator), weights)
+
+
+@pytest.mark.parametrize(
+    ("integers", "seed"),
+    [
+        ((0, 1), 2918264622725855778),
+        ((7, 1), 3317731564112288844),
+        ((0, 0, 0, 0), 7896617691693857887),
+        ((3, 1, 4, 1), 2832498209212341122),
+        ((2**70, 1), 5295234842931832674),
+    ],
+)
+def test_a_stream_has_the_same_seed_under_every_version_of_numpy(integers, seed):
+    assert stream_seed(*integers) == seed

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
 
-import numpy as np
 import torch
 from torch import Generator, Tensor
 from torch.nn.utils import clip_grad_norm_
@@ -26,6 +25,7 @@ from diffusers_rec.errors import check_choice
 from diffusers_rec.evaluation.full_ranking import evaluate
 from diffusers_rec.pipeline import DiffRec, Loss
 from diffusers_rec.progress import progress_bar
+from diffusers_rec.randomness import stream_seed
 from diffusers_rec.training.config import TrainingConfig
 from diffusers_rec.training.keeping import InFolder, InMemory, Keeper, Trained, run_folder
 from diffusers_rec.training.processes import Processes
@@ -228,8 +228,7 @@ class _Run:
         return timesteps[timesteps > 0], losses[timesteps > 0]
 
     def _generator(self, epoch: int, step: int) -> Generator:
-        place = [self.config.seed, epoch, step, self.processes.rank]
-        return Generator().manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1))
+        return Generator().manual_seed(stream_seed(self.config.seed, epoch, step, self.processes.rank))
 
     def _validate(self, validation: Holdout, progress: bool) -> dict[str, float]:
         report = evaluate(
