@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Generator, Tensor
-from typing_extensions import Self
 
 from diffusers_rec.data.batching import Batch, Examples, TrainingBatches
 from diffusers_rec.data.sequences import Sequences

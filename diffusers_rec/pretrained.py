@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from diffusers_rec.blueprint import check_weights
 from diffusers_rec.checkpoint import CONFIG_FILE, NO_MODEL, read_checkpoint, refuse_nonfinite, write_checkpoint

@@ -21,9 +21,7 @@ import difflib
 import inspect
 from collections.abc import Iterable, Mapping
 from importlib.metadata import entry_points
-from typing import Any, ClassVar
-
-from typing_extensions import Self
+from typing import Any, ClassVar, Self
 
 from diffusers_rec.entrances import shaped
 

@@ -28,7 +28,7 @@ FLOORS = [
     {"integrations", "testing"},
     {"terminal", "cli", "__main__"},
 ]
-DEPENDENCIES = ["torch", "numpy", "einops", "safetensors.torch", "typing_extensions", "filelock"]
+DEPENDENCIES = ["torch", "numpy", "einops", "safetensors.torch", "filelock"]
 
 
 def module_name(path: Path) -> str:

@@ -11,7 +11,7 @@ import math
 import re
 import warnings
 from collections.abc import Callable
-from datetime import date, datetime, timezone
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from numbers import Real
 from typing import Any
@@ -80,7 +80,7 @@ def _utc(value: Any) -> Any:
     if hasattr(value, "to_datetime64"):  # a pandas Timestamp knows its nanoseconds
         return value.to_datetime64()
     if isinstance(value, datetime) and value.tzinfo is not None:
-        value = value.astimezone(timezone.utc).replace(tzinfo=None)
+        value = value.astimezone(UTC).replace(tzinfo=None)
     return np.datetime64(value)
 
 
