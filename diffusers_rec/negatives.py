@@ -116,8 +116,8 @@ class _FittedNegatives(Negatives):
         name = type(self).__name__
         if self._counts is None:
             raise ValueError(
-                f"{name} needs to know how often each item is a target, which no checkpoint holds: before the first "
-                "loss call model.negatives.fit(TrainingBatches(...).target_counts()), as train() does."
+                f"{name} needs to know how often each item is a target, which no checkpoint holds. Call "
+                "model.prepare(sequences) with the training sequences before the first loss, as train() does."
             )
         if len(self._counts) != num_items:
             raise ValueError(f"{name} was fitted to {len(self._counts)} items, but the model has {num_items}.")

@@ -19,6 +19,7 @@ from diffusers_rec.data.sequences import Sequences
 from diffusers_rec.data.vocabulary import Vocabulary
 from diffusers_rec.denoisers import Denoiser
 from diffusers_rec.embeddings import ItemEmbedding
+from diffusers_rec.entrances import checked
 from diffusers_rec.errors import check_choice, check_int, warn_caller
 from diffusers_rec.heads import ItemHead
 from diffusers_rec.memory import Memory
@@ -133,6 +134,7 @@ class DiffRec(Pretrained, Recommender):
 
     # Training
 
+    @checked
     def prepare(self, sequences: Sequences, *, examples: Examples = "every-prefix") -> Self:
         """Count what the parts need to know of the training data: memory, negatives and the items' popularity.
 
@@ -140,14 +142,13 @@ class DiffRec(Pretrained, Recommender):
         the negatives have counted belongs to the data and is in no checkpoint; the rest is saved with the weights.
 
         Args:
-            sequences: Training sequences, in the model's vocabulary.
+            sequences: Training sequences; items are matched with the model's by id.
             examples: How they become examples, see :class:`~diffusers_rec.data.TrainingBatches`.
 
         Raises:
-            ValueError: the sequences have other items than the model.
+            ValueError: the sequences have items that the model does not know.
         """
-        if sequences.vocabulary != self.vocabulary:
-            raise ValueError("The model and the sequences have different items. Build the model on theirs.")
+        sequences = sequences.reindexed(self.vocabulary)
         self.negatives.fit(TrainingBatches(sequences, examples=examples).target_counts())
         self.memory.fit(sequences)
         counts = torch.from_numpy(sequences.items).bincount(minlength=len(self.vocabulary))

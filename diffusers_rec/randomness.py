@@ -51,12 +51,14 @@ def stream_seed(*integers: int) -> int:
     return int(np.random.SeedSequence(integers).generate_state(1, np.uint64)[0]) >> 1
 
 
-def randn(shape: Sequence[int], generator: Generators, *, device: torch.device, dtype: torch.dtype) -> Tensor:
+def randn(shape: Sequence[int], generator: Generators | None, *, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Standard Gaussian noise of ``shape`` (B, Q, ...).
 
     With a list of Q generators, draw q comes from generator q alone and is shared by all B histories (Algorithm 3 fixes
     the seed anew for each user): the answer for a history then depends neither on its batch nor on the other draws.
     """
+    if generator is None:
+        raise TypeError("Noise is drawn from a generator, got None. Give torch.Generator().manual_seed(0).")
     if isinstance(generator, Generator):
         return torch.randn(*shape, generator=generator, device=generator.device, dtype=dtype).to(device)
     batch, questions, *rest = shape

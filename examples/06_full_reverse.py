@@ -36,7 +36,7 @@ train(model, split.train, split.validation, recipe)
 history, draws = items.decode(split.test.histories[0]), 5
 indices, lengths = model.encode_histories([history])
 visible = lengths[:, None].expand(1, draws)
-with model.serving():  # no dropout, no gradients
+with torch.no_grad():  # train() has left the model in evaluation mode
     context = model.denoiser.encode(model.embedding(indices), torch.ones_like(indices, dtype=torch.bool))
 
 
@@ -49,7 +49,7 @@ def denoise(xn, timesteps):
 path, predictions = [], []
 generator = torch.Generator().manual_seed(4)
 x = torch.randn(1, draws, 1, dim, generator=generator)
-with model.serving():
+with torch.no_grad():
     for n in range(num_timesteps, 0, -1):
         timesteps = torch.full((1, draws), n)
         x0 = denoise(x, timesteps)
@@ -62,13 +62,13 @@ with model.serving():
 # The sampler, from the same noise.
 generator = torch.Generator().manual_seed(4)
 noise = torch.randn(1, draws, 1, dim, generator=generator)
-with model.serving():
+with torch.no_grad():
     sampled = DDPMSampler(variance="posterior").sample(denoise, model.schedule, noise, generator)
 print(f"loop and sampler differ by {float((sampled - x0).abs().max()):.0e} at most\n")
 
 # The picture. Left: the chains among the items, in the plane that shows most of the items' spread. Right: what the head
 # makes of the predictions on the way of one chain, for the items that are likeliest in truth.
-with model.serving():
+with torch.no_grad():
     logits = model.head.logits(torch.cat(predictions)[:, 0, 0])
     table = model.embedding.table()
 logits[:, indices[0]] = -torch.inf  # no item comes twice in this world

@@ -140,7 +140,7 @@ def chain_lengths(steps: Iterable[int] | None, num_timesteps: int, *, name: str 
 class _SilentSampler(OneStepSampler):
     """One step from the mean of pure noise."""
 
-    def sample(self, denoise: Denoise, schedule: NoiseSchedule, noise: Tensor, generator: Generators) -> Tensor:
+    def sample(self, denoise: Denoise, schedule: NoiseSchedule, noise: Tensor, generator: Generators | None) -> Tensor:
         return super().sample(denoise, schedule, torch.zeros_like(noise), generator)
 
 

@@ -22,7 +22,7 @@ class Sampler(Component, ABC, kind="sampler"):
     entrances = ("sample",)
 
     @abstractmethod
-    def sample(self, denoise: Denoise, schedule: NoiseSchedule, noise: Tensor, generator: Generators) -> Tensor:
+    def sample(self, denoise: Denoise, schedule: NoiseSchedule, noise: Tensor, generator: Generators | None) -> Tensor:
         """Draw clean latents.
 
         Args:
@@ -30,7 +30,7 @@ class Sampler(Component, ABC, kind="sampler"):
             schedule: the noise levels.
             noise: x_N, standard Gaussian, ``(B, Q, ..., D)``.
             generator: the source of any further noise; one, or one for each of the Q draws, whose noise all B
-                histories then share.
+                histories then share. None where the chain draws none.
 
         Returns:
             The clean latents, like ``noise``.

@@ -31,7 +31,7 @@ class DDIMSampler(Sampler, name="ddim"):
         self.num_steps = None if num_steps is None else check_int("num_steps", num_steps, minimum=1)
         self.eta = check_float("eta", eta, minimum=0, maximum=1)
 
-    def sample(self, denoise: Denoise, schedule: NoiseSchedule, noise: Tensor, generator: Generators) -> Tensor:
+    def sample(self, denoise: Denoise, schedule: NoiseSchedule, noise: Tensor, generator: Generators | None) -> Tensor:
         steps = reverse_steps(schedule.num_timesteps, self.num_steps)
         # Single precision at the least: below, differences of nearly equal variances would be rounding alone.
         wide = torch.promote_types(noise.dtype, torch.float32)

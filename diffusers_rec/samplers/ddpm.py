@@ -29,7 +29,7 @@ class DDPMSampler(Sampler, name="ddpm"):
         self.variance = check_choice("variance", variance, ("beta", "posterior"))
         self.num_steps = None if num_steps is None else check_int("num_steps", num_steps, minimum=1)
 
-    def sample(self, denoise: Denoise, schedule: NoiseSchedule, noise: Tensor, generator: Generators) -> Tensor:
+    def sample(self, denoise: Denoise, schedule: NoiseSchedule, noise: Tensor, generator: Generators | None) -> Tensor:
         steps = reverse_steps(schedule.num_timesteps, self.num_steps)
         x = noise
         for n, m in pairwise(steps):

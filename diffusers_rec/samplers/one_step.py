@@ -12,5 +12,5 @@ from diffusers_rec.schedules import NoiseSchedule
 class OneStepSampler(Sampler, name="one-step"):
     r""":math:`\hat x_0 = f_\theta(x_N, N)`. The paper's default, which averages the probabilities of ten such draws."""
 
-    def sample(self, denoise: Denoise, schedule: NoiseSchedule, noise: Tensor, generator: Generators) -> Tensor:
+    def sample(self, denoise: Denoise, schedule: NoiseSchedule, noise: Tensor, generator: Generators | None) -> Tensor:
         return denoise(noise, at_step(schedule.num_timesteps, noise))
