@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 BENCHMARKS := training_throughput training_profile one_step_vs_n_step chains seeds top_k negatives history_length components
 
-.PHONY: setup demo examples docs test test-slow bench bench-quick lint format types check clean
+.PHONY: setup demo examples docs test test-slow fuzz bench bench-quick lint format types check clean
 
 setup: $(STAMP)
 
@@ -30,6 +30,9 @@ test: setup
 
 test-slow: setup
 	$(BIN)/pytest -m slow
+
+fuzz: setup
+	$(BIN)/python -m tests.fuzz --seconds 60 --seed 0
 
 bench bench-quick: setup
 	set -e; for name in $(BENCHMARKS); do \
