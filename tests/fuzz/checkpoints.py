@@ -83,6 +83,9 @@ def damage(files: Files, generator: random.Random) -> str:
     if kind == "header":
         words, files[weights] = damage_header(files[weights], generator)
         return words
+    if kind == "items" and generator.random() < 0.1:
+        files[items] = b"[" * 10**5 + b"]" * 10**5
+        return "items: nested 100,000 deep"
     if kind == "items":
         raw = json.loads(files[items])
         words, raw = generator.choice([damage_json, _damage_list])(raw, generator)

@@ -14,7 +14,7 @@ HUGE = 10**9
 SWAPS = {"F32": "I32", "I32": "F32", "F64": "I64", "I64": "F64", "BF16": "F16", "F16": "I16", "U8": "I8"}
 
 
-def nested(depth: int = 2000) -> Any:
+def nested(depth: int) -> Any:
     value: Any = 0
     for _ in range(depth):
         value = [value]
@@ -23,7 +23,7 @@ def nested(depth: int = 2000) -> Any:
 
 VALUES: list[Any] = [
     HUGE, 10**400, -1, 0, 1.5, True, None, "x", "", [], {}, [None], {"name": "x"}, {"name": None}, [HUGE], [0, 0],
-    float("nan"), float("inf"), 1e308, nested(50),
+    float("nan"), float("inf"), 1e308, nested(400),
 ]  # fmt: skip
 
 
@@ -163,10 +163,11 @@ HEADER_EDITS: dict[str, Callable[[Any, bytearray, str, str, random.Random], None
 
 
 def damage_json(value: Any, generator: random.Random) -> tuple[str, Any]:
-    """Replace, remove, rename or add one value somewhere in a JSON value."""
+    """Replace, remove, rename or add one value somewhere in a JSON value, or replace all values under one key."""
     value = copy.deepcopy(value)
-    holder, key = generator.choice(list(_places(value)))
-    kind = generator.choice(["replace", "replace", "replace", "remove", "rename", "add"])
+    places = _places(value)
+    holder, key = generator.choice(places)
+    kind = generator.choice(["replace", "replace", "everywhere", "remove", "rename", "add"])
     what = f"{kind} {key!r} (was {str(holder[key])[:60]})"
     if kind == "remove":
         del holder[key]
@@ -175,8 +176,11 @@ def damage_json(value: Any, generator: random.Random) -> tuple[str, Any]:
     elif kind == "add" and isinstance(holder, dict):
         holder["unknown"] = 1
     else:
-        holder[key] = generator.choice([HUGE, holder[key] * 10**6] * 3 + VALUES if _whole(holder[key]) else VALUES)
-        what += f" by {str(holder[key])[:60]}"
+        new = generator.choice([HUGE, holder[key] * 10**6] * 3 + VALUES if _whole(holder[key]) else VALUES)
+        what += f" by {str(new)[:60]}"
+        for other, name in places if kind == "everywhere" else [(holder, key)]:
+            if name == key:
+                other[name] = new
     return what, value
 
 
