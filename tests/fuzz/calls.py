@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from .annotations import forbidden
 from .harness import EQUAL, SILENT, Campaign, Note, Outcome, of_call_error
 from .table import CALLS
 from .values import bad_value
@@ -41,6 +42,9 @@ def trial(files: Path, generator: random.Random, note: Note) -> Outcome:
                 result = function(**given)
             except Exception as error:
                 return of_call_error(error, call.errors)
+            taken = [argument for argument in changes if forbidden(function, argument, given[argument])]
+            if taken:
+                return SILENT, f"takes for {taken[0]} what its annotation forbids"
             if call.check(result, given):
                 return EQUAL, "a sound answer"
             if call.arithmetic and any("nan" in words or "inf" in words for words in changes.values()):

@@ -184,4 +184,5 @@ def _raised_inside(trace: TracebackType | None) -> bool:
 
 
 def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    text = " ".join(str(error).split())[:200]
+    return f"{type(error).__name__}: {''.join(letter if letter.isprintable() else '?' for letter in text)}"

@@ -73,7 +73,7 @@ class Call:
         function: makes the callable.
         arguments: makes valid arguments.
         check: of an answer, with the arguments given.
-        opaque: arguments that are left valid, for their contract is that nobody looks into them.
+        opaque: arguments that are left valid, as the contract is that nobody looks at them.
         arithmetic: numbers that are not finite may give an answer that is not.
         errors: classes of errors that are clear here, too.
     """

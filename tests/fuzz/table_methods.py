@@ -152,11 +152,11 @@ CALLS: dict[str, Call] = {
         arithmetic=True,
     ),
     "Negatives.fit": Call(lambda: dr.PopularityNegatives(3).fit, lambda: {"counts": torch.arange(NUM_ITEMS)}),
-    "AllItems.draw": Call(lambda: dr.AllItems().draw, draw),
+    "AllItems.draw": Call(lambda: dr.AllItems().draw, draw, opaque=tuple(draw())),
     "UniformNegatives.draw": Call(lambda: dr.UniformNegatives(3).draw, draw),
     "PopularityNegatives.draw": Call(lambda: fitted(dr.PopularityNegatives(3)).draw, draw),
     "InBatchNegatives.draw": Call(lambda: fitted(dr.InBatchNegatives()).draw, draw),
-    "NoMemory.fit": Call(lambda: dr.NoMemory().fit, lambda: {"sequences": world.sequences()}),
+    "NoMemory.fit": Call(lambda: dr.NoMemory().fit, lambda: {"sequences": world.sequences()}, opaque=("sequences",)),
     "TransitionMemory.fit": Call(lambda: world.memory().fit, lambda: {"sequences": world.sequences()}),
     "NoMemory.recall": Call(
         lambda: dr.NoMemory().recall, lambda: {"items": torch.ones(2, 3).long(), "lengths": torch.tensor([3, 2])}
@@ -179,7 +179,10 @@ for _name, _make in heads().items():
 for _cls in (dr.OneStepSampler, dr.DDPMSampler, dr.DDIMSampler):
     CALLS[f"{_cls.__name__}.sample"] = Call(lambda cls=_cls: cls().sample, chain, like("noise"), arithmetic=True)
 for _cls in (dr.TargetOnly, dr.LastK, dr.WholeSequence):
-    CALLS[f"{_cls.__name__}.max_noised"] = Call(lambda cls=_cls: cls().max_noised, lambda: {"max_length": 5})
+    CALLS[f"{_cls.__name__}.max_noised"] = Call(
+        lambda cls=_cls: cls().max_noised, lambda: {"max_length": 5},
+        opaque=("max_length",) if _cls is dr.TargetOnly else (),
+    )  # fmt: skip
     CALLS[f"{_cls.__name__}.questions"] = Call(
         lambda cls=_cls: cls().questions, lambda: {"targets": torch.tensor([[2], [3]]), "width": 4}
     )
