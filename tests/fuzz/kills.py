@@ -61,9 +61,16 @@ def command(folder: Path, out: Path) -> int:
 
 
 def started(function: Callable[[], Any]) -> Any:
-    """A process that runs a function and ends with its exit code."""
-    process = FORK.Process(target=lambda: sys.exit(function()))
+    """A process that has begun to run a function and ends with its exit code."""
+    begun = FORK.Event()  # while a process forks, the interpreter drops an interrupt
+
+    def begin() -> None:
+        begun.set()
+        sys.exit(function())
+
+    process = FORK.Process(target=begin)
     process.start()
+    begun.wait()
     return process
 
 
