@@ -6,6 +6,7 @@ how it ended, and a fresh child takes over at the next number.
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import multiprocessing
 import os
@@ -106,9 +107,10 @@ def _batch(campaign: Campaign, state: Any, seed: int, numbers: range, deadline: 
                 else:
                     setattr(trials[-1], field, value)
     except EOFError:
-        pass
-    if stalled:
-        child.kill()
+        child.join()
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # nothing that a trial started outlives it
+            os.killpg(child.pid, signal.SIGKILL)
     child.join()
     if trials and not trials[-1].outcome:
         trials[-1].outcome, trials[-1].detail = _of_death(campaign, stalled, child.exitcode or 0)
@@ -126,6 +128,7 @@ def _of_death(campaign: Campaign, stalled: bool, exit_code: int) -> Outcome:
 def _run_child(
     campaign: Campaign, state: Any, seed: int, numbers: range, deadline: float, folder: Path, pipe: Connection
 ) -> None:
+    os.setpgrp()
     os.chdir(folder)  # a relative path in a bad argument ends here
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)

@@ -143,4 +143,4 @@ def _outcome_of(process: Any, receiver: Connection) -> Outcome:
     return receiver.recv() if receiver.poll() else (CRASH, f"ended with {process.exitcode}")
 
 
-CAMPAIGN = Campaign("writers", prepare, trial, cpu_seconds=60, memory=None)
+CAMPAIGN = Campaign("writers", prepare, trial, cpu_seconds=60, wall_seconds=300, memory=None)
