@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import islice
 
-import accelerate
 import numpy as np
 
 from benchmarks import plots
@@ -23,6 +22,7 @@ from diffusers_rec import Batch, DiffRec, Split, TrainingBatches
 from diffusers_rec.presets import best, paper
 from diffusers_rec.training import RECIPES, TrainingConfig
 from diffusers_rec.training.loop import _Run
+from diffusers_rec.training.processes import Processes
 
 PAPER_BATCH = 256
 LOOKED_AT = 512  # batches of the epoch that the sample is drawn from; their order is random
@@ -32,8 +32,7 @@ class Steps:
     """The library's training steps on a sample of an epoch's batches, one after another at each call."""
 
     def __init__(self, model: DiffRec, split: Split, config: TrainingConfig, count: int) -> None:
-        accelerator = accelerate.Accelerator(cpu=True)
-        self.run = _Run(model, split.train, split.validation, config, accelerator, None)
+        self.run = _Run(model, split.train, split.validation, config, Processes("cpu"), None)
         self.run.wrapped.train()
         self.batches = sampled(self.run.batches, count)
         self.targets = sum(batch.num_targets for batch in self.batches)

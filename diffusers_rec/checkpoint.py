@@ -3,6 +3,9 @@
 ``config.json`` is written last and names the other two files, whose names carry their SHA-256. Until the moment that it
 is replaced, an older checkpoint in the same directory stays whole; from then on the new one is. A digest of each file,
 and of the config itself, tells damage from content.
+
+A writer holds the lock of the directory and removes only what the replaced config named. A reader holds no lock: it
+reads again where a config was replaced while its files were read.
 """
 
 from __future__ import annotations
@@ -10,10 +13,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -23,13 +24,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from diffusers_rec.errors import check_path
+from diffusers_rec.files import folder_lock, naming, reason, remove_temporaries, write_atomically
 from diffusers_rec.version import __version__
 
 FORMAT = "diffusers_rec"
 FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
-_OWN_FILE = re.compile(r"model-[0-9a-f]{12}\.safetensors|items-[0-9a-f]{12}\.json")
-_TEMPORARY = re.compile(r"\.(.+\.safetensors|items-.+\.json|config\.json|log\.jsonl)\.[a-z0-9_]{8}")
+NO_MODEL = "holds no model that can be built"
+WAIT = 60.0
+"""Seconds that a writer waits for another one in the same directory."""
+_FILES = re.compile(r"model-[0-9a-f]{12}\.safetensors|items-[0-9a-f]{12}\.json|config\.json")
 
 
 @dataclass(frozen=True)
@@ -57,17 +62,19 @@ def write_checkpoint(
     """Write a checkpoint; on any error, nothing new stays and an older checkpoint remains whole.
 
     Args:
-        directory: made if missing.
+        directory: Folder of the checkpoint; made if missing.
         config: JSON values.
-        weights: name to tensor.
-        items: raw item ids.
+        weights: Name to tensor.
+        items: Raw item ids.
 
     Raises:
         OSError: the directory cannot be made or written (no permission, no space, a file in its place).
         TypeError: ``config`` or ``items`` holds what JSON cannot hold.
-        ValueError: the directory holds a ``config.json`` that is not this library's.
+        ValueError: the weights are not finite, the directory holds files of something else in the place of its own, or
+            another writer holds its lock for more than a minute.
     """
-    _refuse_foreign(Path(directory) / CONFIG_FILE)
+    folder = check_path("directory", directory)
+    refuse_nonfinite(weights, "The checkpoint was not written")
     weight_bytes = save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
     item_bytes = json.dumps(items, ensure_ascii=False).encode()
     content: dict[str, Any] = {
@@ -84,10 +91,15 @@ def write_checkpoint(
         content["items"]["file"]: item_bytes,
         CONFIG_FILE: (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(),
     }
-    _write_all(Path(directory), files)
-    for old in Path(directory).iterdir():
-        if _OWN_FILE.fullmatch(old.name) and old.name not in files:
-            _quietly(old.unlink)
+    if folder.is_dir():
+        _files_of_ours(folder, files)  # refuses before a lock is left in a folder of something else
+    with _made(folder), folder_lock(folder, wait=WAIT):
+        ours = _files_of_ours(folder, files)
+        _write_all(folder, files)
+        for name, digest in ours.items():
+            if name not in files:
+                _remove_unchanged(folder / name, digest)
+        remove_temporaries(folder, _FILES)
 
 
 def read_checkpoint(directory: str | PathLike[str]) -> Checkpoint:
@@ -97,84 +109,129 @@ def read_checkpoint(directory: str | PathLike[str]) -> Checkpoint:
         FileNotFoundError: no ``config.json`` there, or a file that it names is missing.
         ValueError: foreign, damaged, or of a newer format.
     """
-    folder = Path(directory)
-    content = _read_config(folder)
-    weight_bytes = _read_verified(folder, content["weights"])
+    path = check_path("directory", directory) / CONFIG_FILE
+    while True:
+        before = _config_bytes(path)
+        try:
+            return _read(path, before)
+        except (FileNotFoundError, ValueError):
+            if path.is_file() and path.read_bytes() != before:
+                continue  # replaced in the meantime, and what it named with it
+            raise
+
+
+def refuse_nonfinite(weights: Mapping[str, Tensor], consequence: str) -> None:
+    """Refuse weights that hold NaN or infinities.
+
+    Raises:
+        ValueError: they do; the message names the first of them, after the ``consequence``.
+    """
+    bad = [name for name, tensor in weights.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if bad:
+        raise ValueError(
+            f"{consequence}: {bad[0]} holds values that are not finite ({len(bad)} of {len(weights)} tensors do). "
+            "Training has diverged; lower its rate, or go back to an earlier checkpoint."
+        )
+
+
+def _files_of_ours(folder: Path, files: Mapping[str, bytes]) -> dict[str, str]:
+    """The files, with their digests, of the checkpoint that is about to be replaced.
+
+    Raises:
+        ValueError: a file that would be overwritten is not one of them.
+    """
+    config = folder / CONFIG_FILE
+    ours: dict[str, str] = {}
+    if config.is_file():
+        if not _written_here(config.read_bytes()):
+            raise ValueError(f"{config} belongs to something else and is not overwritten. Choose another folder.")
+        with contextlib.suppress(ValueError):  # of a damaged one nothing is removed
+            content = _verified_config(config, config.read_bytes())
+            ours = {_name(content[part]): content[part]["sha256"] for part in ("weights", "items")}
+    for name, data in files.items():
+        path = folder / name
+        if name not in (CONFIG_FILE, *ours) and path.exists() and not (path.is_file() and path.read_bytes() == data):
+            raise ValueError(f"{path} was not written by this library and is not overwritten. Choose another folder.")
+    return ours
+
+
+def _written_here(config: bytes) -> bool:
+    """Whether a config is this library's, whole or damaged."""
     try:
-        weights = load(weight_bytes)
-    except SafetensorError as error:
-        raise ValueError(f"{folder / content['weights']['file']} is not a safetensors file: {error}.") from error
-    items = json.loads(_read_verified(folder, content["items"]))
-    return Checkpoint(content["pipeline"], weights, items, content["library_version"], content["weights"]["sha256"])
+        content = json.loads(config)
+    except (ValueError, RecursionError):
+        return config.startswith(f'{{\n  "format": "{FORMAT}"'.encode())
+    return isinstance(content, dict) and content.get("format") == FORMAT
 
 
-def _refuse_foreign(config: Path) -> None:
-    if config.is_file() and f'"format": "{FORMAT}"'.encode() not in config.read_bytes():
-        raise ValueError(f"{config} belongs to something else and is not overwritten. Choose another folder.")
+def _remove_unchanged(path: Path, digest: str) -> None:
+    """Remove a file that is as this library wrote it."""
+    with contextlib.suppress(OSError):  # the new checkpoint is whole; what is left over harms nobody
+        if path.is_file() and _digest(path.read_bytes()) == digest:
+            path.unlink()
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file beside its place and rename it there: it is old or new, never half."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+@contextlib.contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """A folder that exists; on an error those that were made for it go again, and the error says so."""
+    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException as error:
+        for parent in made:
+            _quietly(parent.rmdir)
+        if isinstance(error, OSError):
+            why = reason(error.__cause__ if isinstance(error.__cause__, OSError) else error)
+            raise OSError(
+                error.errno, f"The checkpoint could not be written ({why}); nothing was changed", str(folder)
+            ) from error
         raise
 
 
-def _umask() -> int:
-    mask = os.umask(0)  # there is no way to read it without setting it
-    os.umask(mask)
-    return mask
-
-
-def remove_temporaries(folder: Path) -> None:
-    """Remove what a process killed within :func:`write_atomically` has left in a folder that nobody else writes."""
-    for path in folder.iterdir():
-        if _TEMPORARY.fullmatch(path.name):
-            path.unlink(missing_ok=True)
-
-
 def _write_all(folder: Path, files: Mapping[str, bytes]) -> None:
-    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     kept = {name for name in files if (folder / name).exists()}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for name, data in files.items():
             write_atomically(folder / name, data)
-    except BaseException as error:
+    except BaseException:
         config = folder / CONFIG_FILE
         if config.is_file() and config.read_bytes() == files[CONFIG_FILE]:
             raise  # interrupted, but after the last rename: the new checkpoint is whole
         for name in files:
             if name not in kept and name != CONFIG_FILE:
-                _quietly(lambda name=name: (folder / name).unlink(missing_ok=True))
-        for parent in made:
-            _quietly(parent.rmdir)
-        if isinstance(error, OSError):
-            raise OSError(
-                error.errno, f"The checkpoint could not be written ({error.strerror}); nothing was changed", str(folder)
-            ) from error
+                _quietly((folder / name).unlink)
         raise
 
 
-def _quietly(action: Any) -> None:
-    with contextlib.suppress(OSError):  # the first error is the one to tell
+def _quietly(action: Callable[[], None]) -> None:
+    with contextlib.suppress(OSError):  # the first error is the one to report
         action()
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no checkpoint: {CONFIG_FILE} is missing.")
+def _read(path: Path, config: bytes) -> Checkpoint:
+    content = _verified_config(path, config)
+    folder = path.parent
+    weight_bytes = _read_verified(folder, content["weights"])
     try:
-        content = json.loads(path.read_bytes())
+        weights = load(weight_bytes)
+    except SafetensorError as error:
+        raise ValueError(f"{folder / _name(content['weights'])} is not a safetensors file: {error}.") from error
+    item_bytes = _read_verified(folder, content["items"])
+    with naming(folder / _name(content["items"]), NO_MODEL):
+        items = json.loads(item_bytes)
+    return Checkpoint(content["pipeline"], weights, items, content["library_version"], content["weights"]["sha256"])
+
+
+def _config_bytes(path: Path) -> bytes:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.parent} holds no checkpoint: {CONFIG_FILE} is missing.")
+    return path.read_bytes()
+
+
+def _verified_config(path: Path, data: bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: it is damaged or was cut short ({error}).") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -185,20 +242,34 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"{path} has format version {version}; this library ({__version__}) reads up to {FORMAT_VERSION}. "
             f"Update diffusers-rec; the file was written by version {content.get('library_version')}."
         )
-    missing = [key for key in ("weights", "items", "pipeline", "library_version") if key not in content]
-    if missing:
-        raise ValueError(f"{path} lacks {', '.join(missing)}: it is damaged or was not written by this library.")
     stated = content.pop("sha256", None)
-    if stated != _digest(_canonical(content)):
+    with naming(path, NO_MODEL):
+        actual = _digest(_canonical(content))
+    if stated != actual:
         raise ValueError(
             f"{path} does not match its own sha256: it is damaged or was edited by hand. "
             "To change a model's settings, build it anew with DiffRec.from_config and save it."
         )
+    shape = {"weights": dict, "items": dict, "pipeline": dict, "library_version": str}
+    wrong = [key for key, kind in shape.items() if not isinstance(content.get(key), kind)]
+    wrong += [part for part in ("weights", "items") if part not in wrong and not _is_entry(content[part])]
+    if wrong:
+        raise ValueError(f"{path} lacks {', '.join(wrong)}: it is damaged or was not written by this library.")
     return content
 
 
+def _is_entry(entry: Mapping[str, Any]) -> bool:
+    """Whether it states a file, of a name that this library gives, and its digest."""
+    file, digest = entry.get("file"), entry.get("sha256")
+    return isinstance(file, str) and isinstance(digest, str) and bool(_FILES.fullmatch(Path(file).name))
+
+
+def _name(entry: Mapping[str, str]) -> str:
+    return Path(entry["file"]).name
+
+
 def _read_verified(folder: Path, entry: Mapping[str, str]) -> bytes:
-    path = folder / Path(entry["file"]).name
+    path = folder / _name(entry)
     if not path.is_file():
         raise FileNotFoundError(f"The checkpoint in {folder} lacks the file {path.name} that its {CONFIG_FILE} names.")
     data = path.read_bytes()

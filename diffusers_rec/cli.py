@@ -12,7 +12,7 @@ import os
 import shlex
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +21,6 @@ from typing import Annotated, Any, Literal
 import torch
 import typer
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
 from diffusers_rec.data import Holdout, Interactions, Sequences, Split, Vocabulary, read_interactions
@@ -33,10 +32,11 @@ from diffusers_rec.evaluation.audit import chain_lengths
 from diffusers_rec.memory import NoMemory
 from diffusers_rec.pipeline import PARTS, DiffRec
 from diffusers_rec.presets import PRESETS, control
-from diffusers_rec.recommender import Recommender
+from diffusers_rec.recommender import Empty, Recommender, Unknown
 from diffusers_rec.registry import Config, unknown_name
 from diffusers_rec.samplers import Sampler
-from diffusers_rec.training import RECIPES, TrainingConfig, train
+from diffusers_rec.terminal import out, plain_manners, print_json, say
+from diffusers_rec.training import RECIPES, TrainingConfig, TrainingResult, train
 from diffusers_rec.training.state import STATE_FILE
 from diffusers_rec.version import __version__
 
@@ -62,8 +62,7 @@ def _main(
     pass
 
 
-say = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
-out = Console(highlight=False, markup=False, emoji=False)
+MAX_THREADS = 1024
 
 Format = Literal["auto", "csv", "tsv", "parquet", "movielens", "sequences"]
 Short = Literal["error", "drop", "train"]
@@ -79,7 +78,17 @@ FormatOption = Annotated[Format, typer.Option(help="Of the data file; auto goes 
 UserOption = Annotated[str, typer.Option(help="Name of the user column.")]
 ItemOption = Annotated[str, typer.Option(help="Name of the item column.")]
 SeparatorOption = Annotated[
-    str | None, typer.Option(help="Between the columns of a text file; by its format if not given.")
+    str | None, typer.Option(help=r"Between the columns of a text file, \t for a tab; by its format if not given.")
+]
+QuoteOption = Annotated[
+    str | None, typer.Option(help="Around columns of a csv or tsv file; '' for none; by its format if not given.")
+]
+MissingOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Text that means a missing id, in place of nan, null, NA and the like; '' where they are ids. "
+        "May be repeated."
+    ),
 ]
 TimeOption = Annotated[
     str, typer.Option(help="Name of the time column; an empty name where the rows come oldest first.")
@@ -115,6 +124,8 @@ SHORTHANDS = {
     "epochs": ("training.epochs",),
     "batch_targets": ("training.batch_targets",),
     "learning_rate": ("training.learning_rate",),
+    "select_by": ("training.select_by",),
+    "include_seen": ("training.exclude_seen",),
 }
 """What an option of ``train`` stands for, in the words of ``--set``."""
 
@@ -153,6 +164,15 @@ def train_command(
     epochs: Annotated[int | None, typer.Option(help="At most.")] = None,
     batch_targets: Annotated[int | None, typer.Option(help="Targets a batch.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of Adam, its peak.")] = None,
+    select_by: Annotated[
+        str | None, typer.Option(help="Validation metric that chooses the epoch, hr@K or ndcg@K; ndcg@10 by default.")
+    ] = None,
+    include_seen: Annotated[
+        bool, typer.Option("--include-seen", help="Validate with the items of the history in the ranking.")
+    ] = False,
+    no_validation: Annotated[
+        bool, typer.Option("--no-validation", help="Train on all items of every user and keep the last epoch.")
+    ] = False,
     change: Annotated[
         list[str] | None,
         typer.Option(
@@ -176,27 +196,32 @@ def train_command(
     item: ItemOption = "item",
     time: TimeOption = "time",
     separator: SeparatorOption = None,
+    quote: QuoteOption = None,
+    missing: MissingOption = None,
     k_core: CoreOption = None,
     short: ShortOption = "error",
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Train a model and keep the best by validation NDCG@10. Started again after a kill, it goes on.
+    """Train a model and keep its best epoch on validation. Started again after a kill, it resumes.
 
     Settings that are not given are the preset's.
     """
     leads = os.environ.get("RANK", "0") == "0"  # of several processes one speaks
     quiet = quiet or not leads
     size = _given(dim=dim, max_length=max_length, dropout=dropout)
-    schooling = _given(epochs=epochs, batch_targets=batch_targets, learning_rate=learning_rate)
-    changes = _changes(change or [], [*size, *schooling])
+    schooling = _given(epochs=epochs, batch_targets=batch_targets, learning_rate=learning_rate, select_by=select_by)
+    changes = _changes(change or [], [*size, *schooling, *(["include_seen"] if include_seen else [])])
+    if no_validation:
+        _refuse_with("--no-validation", {"--short": short != "error", "--select-by": select_by is not None,
+                                         "--include-seen": include_seen})  # fmt: skip
     if threads is not None:
-        torch.set_num_threads(check_int("--threads", threads, minimum=1))
+        torch.set_num_threads(check_int("--threads", threads, minimum=1, maximum=MAX_THREADS))
     _check_folder(to)
-    sequences = _read(data, format, user, item, time, separator, k_core).sequences()
-    split = _split(sequences, short)
+    sequences = _read(data, format, user, item, time, separator, quote, missing, k_core).sequences()
+    split = None if no_validation else _split(sequences, short)
     model = PRESETS[preset](sequences.vocabulary, seed=seed, **size)
-    training = {**RECIPES[preset].config(), "seed": seed, **schooling}
+    training = {**RECIPES[preset].config(), "exclude_seen": not include_seen, "seed": seed, **schooling}
     pipeline, training = _changed(model.config(), training, changes)
     if pipeline != model.config():
         model = DiffRec.from_config(sequences.vocabulary, pipeline)
@@ -207,9 +232,9 @@ def train_command(
         say.print(f"{sequences.statistics()}\n")
         name = f"{preset}, its control without noise" if as_control else preset
         say.print(f"{name}: {_count(model):,} parameters\n{_parts(model)}")
-    told, progress = _Told(to), not quiet and sys.stderr.isatty()
+    told, progress = _Told(to, config.select_by), not quiet and sys.stderr.isatty()
     result = train(
-        model, split.train, split.validation, config,
+        model, split.train if split else sequences, split.validation if split else None, config,
         directory=to, device="cpu" if cpu else None, progress=progress, on_epoch=None if quiet else told.epoch,
     )  # fmt: skip
     if not leads:
@@ -217,32 +242,36 @@ def train_command(
     if not quiet:
         told.end()
     reports: dict[str, Report] = {}
-    if not isinstance(model.memory, NoMemory):
+    if split and not isinstance(model.memory, NoMemory):
         reports = _reports(model, split.validation, seeds=config.validation_seeds, progress=progress)
     record = result.history[result.best_epoch - 1]
     chosen = {
         name.removeprefix("validation_"): value for name, value in record.items() if name.startswith("validation_")
     }
     if as_json:
-        _print_json(
-            {"out": str(to), "best_epoch": result.best_epoch, "epochs": len(result.history), "validation": chosen}
+        print_json(
+            {
+                "out": str(to),
+                "best_epoch": result.best_epoch,
+                "epochs": len(result.history),
+                "select_by": config.select_by if split else None,
+                "exclude_seen": config.exclude_seen,
+                "validation": chosen,
+            }
             | _plain_reports(reports)
         )
         return
-    scores = ", ".join(f"{name} {value:.4f}" for name, value in chosen.items())
-    early = len(result.history) < config.epochs
-    stopped = f" (stopped after {config.patience} validations without a better one)" if early else ""
-    out.print(
-        f"Best epoch {result.best_epoch} of {len(result.history)}{stopped} on validation (history masked): {scores}",
-        soft_wrap=True,
-    )
+    out.print(_outcome(result, config, chosen), soft_wrap=True)
     if reports:
         out.print(_report_table(reports, "validation"))
     reading = {"format": (format, "auto"), "user": (user, "user"), "item": (item, "item"), "time": (time, "time"),
-               "separator": (separator, None), "k-core": (k_core, None), "short": (short, "error")}  # fmt: skip
+               "separator": (separator, None), "quote": (quote, None), "k-core": (k_core, None),
+               "short": (short, "error")}  # fmt: skip
     options = [f"--{name}={value}" for name, (value, default) in reading.items() if value != default]
+    options += [f"--missing={text}" for text in missing or []]
+    following = ["evaluate", str(to), str(data), *options] if split else ["recommend", str(to), "--history", "ITEM"]
     if not quiet:
-        say.print(f"Kept in {to}. Next: diffrec {shlex.join(['evaluate', str(to), str(data), *options])}")
+        say.print(f"Kept in {to}. Next: diffrec {shlex.join(following)}")
 
 
 @app.command("evaluate")
@@ -259,6 +288,8 @@ def evaluate_command(
     item: ItemOption = "item",
     time: TimeOption = "time",
     separator: SeparatorOption = None,
+    quote: QuoteOption = None,
+    missing: MissingOption = None,
     k_core: CoreOption = None,
     short: ShortOption = "error",
     as_json: JsonOption = False,
@@ -267,14 +298,14 @@ def evaluate_command(
     """Rank every item for every user's held-out item: HR and NDCG, history masked and not."""
     trained = _load(model)
     joined = _joined(trained, model, others)
-    interactions = _read(data, format, user, item, time, separator, k_core)
+    interactions = _read(data, format, user, item, time, separator, quote, missing, k_core)
     holdout = _holdout(interactions, split, short)
     reports = _reports(
         joined, holdout, seeds=seeds, sampler=_sampler(trained, sampler, steps),
         progress=not quiet and sys.stderr.isatty(),
     )  # fmt: skip
     if as_json:
-        _print_json({"split": split} | _plain_reports(reports))
+        print_json({"split": split} | _plain_reports(reports))
     else:
         out.print(_report_table(reports, split, models=1 + len(others or [])))
 
@@ -294,6 +325,8 @@ def audit_command(
     item: ItemOption = "item",
     time: TimeOption = "time",
     separator: SeparatorOption = None,
+    quote: QuoteOption = None,
+    missing: MissingOption = None,
     k_core: CoreOption = None,
     short: ShortOption = "error",
     as_json: JsonOption = False,
@@ -309,13 +342,13 @@ def audit_command(
             soft_wrap=True,
         )
         return
-    interactions = _read(data, format, user, item, time, separator, k_core)
+    interactions = _read(data, format, user, item, time, separator, quote, missing, k_core)
     found = audit(
         trained, _holdout(interactions, split, short),
         users=users, seeds=seeds, steps=lengths, progress=not quiet and sys.stderr.isatty(),
     )  # fmt: skip
     if as_json:
-        _print_json({"split": split, **asdict(found)})
+        print_json({"split": split, **asdict(found)})
         return
     for name, (title, legend) in AUDITED.items():
         out.print(f"{title} ({split}, {found.num_users} user{'s' * (found.num_users > 1)})", soft_wrap=True)
@@ -326,11 +359,22 @@ def audit_command(
 @app.command("recommend")
 def recommend_command(
     model: Annotated[Path, typer.Argument(help="Folder of a trained model.")],
-    history: Annotated[list[str], typer.Option(help="Item ids, oldest first, separated by commas. May be repeated.")],
-    k: Annotated[int, typer.Option("-k", "--k", help="How many items.")] = 10,
+    history: Annotated[
+        list[str], typer.Option(help="Item ids, oldest first, separated by commas, or a JSON list. May be repeated.")
+    ],
+    k: Annotated[
+        int | None, typer.Option("-k", "--k", help="Number of items; 10, or all candidates where they are fewer.")
+    ] = None,
     include_seen: Annotated[bool, typer.Option(help="Recommend items of the history, too.")] = False,
     others: WithOption = None,
-    candidates: Annotated[str | None, typer.Option(help="Only these item ids, separated by commas.")] = None,
+    candidates: Annotated[
+        str | None, typer.Option(help="Only these item ids, separated by commas, or a JSON list.")
+    ] = None,
+    exclude: Annotated[str | None, typer.Option(help="None of these item ids, written as the candidates are.")] = None,
+    unknown: Annotated[Unknown, typer.Option(help="Ids that the model does not know: an error, or dropped.")] = "error",
+    empty: Annotated[
+        Empty, typer.Option(help="Histories without a known item, or '[]': an error, or answered by popularity.")
+    ] = "error",
     seeds: SeedsOption = None,
     sampler: SamplerOption = None,
     steps: StepsOption = None,
@@ -341,23 +385,32 @@ def recommend_command(
     With several models the spread is over their draws together: how far they disagree.
     """
     trained = _load(model)
-    histories = [_ids("--history", text, trained.vocabulary) for text in history]
+    strict = unknown == "error"
+    histories = [_ids("--history", text, trained.vocabulary, strict=strict) for text in history]
+    among, without = (
+        None if text is None else _ids(option, text, trained.vocabulary, strict=strict)
+        for option, text in (("--candidates", candidates), ("--exclude", exclude))
+    )
     found = _joined(trained, model, others).recommend(
         histories, k,
         exclude_seen=not include_seen,
-        candidates=None if candidates is None else _ids("--candidates", candidates, trained.vocabulary),
+        candidates=among,
+        exclude=without,
+        unknown=unknown,
+        empty=empty,
         seeds=seeds,
         sampler=_sampler(trained, sampler, steps),
     )  # fmt: skip
+    wanted = found.scores.shape[1]
     for text, names in zip(history, found.items, strict=True):
-        if len(names) < k:
-            why = "for the others are in the history. --include-seen keeps them."
-            say.print(f"after {text}: {len(names)} of {k} items, {why}")
+        if len(names) < wanted:
+            why = "because the others are in the history or excluded. --include-seen keeps those of the history."
+            say.print(f"after {text}: {len(names)} of {wanted} items, {why}")
     if as_json:
         rows = [
             [dict(zip(("item", "score", "spread"), row, strict=True)) for row in found[i]] for i in range(len(found))
         ]
-        _print_json([{"history": h, "recommendations": r} for h, r in zip(histories, rows, strict=True)])
+        print_json([{"history": h, "recommendations": r} for h, r in zip(histories, rows, strict=True)])
         return
     for number, text in enumerate(history):
         table = Table(title=f"after {text}", title_justify="left", box=SIMPLE)
@@ -383,6 +436,8 @@ def info_command(
     item: ItemOption = "item",
     time: TimeOption = "time",
     separator: SeparatorOption = None,
+    quote: QuoteOption = None,
+    missing: MissingOption = None,
     k_core: CoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -390,7 +445,7 @@ def info_command(
     if path is None:
         listing = {part: family.names() for part, family in PARTS.items()}
         if as_json:
-            _print_json({"version": __version__, "components": listing})
+            print_json({"version": __version__, "components": listing})
         else:
             out.print(f"diffusers_rec {__version__}")
             for kind, names in listing.items():
@@ -399,20 +454,25 @@ def info_command(
         trained = DiffRec.from_pretrained(path)
         facts = {"items": len(trained.vocabulary), "parameters": _count(trained), **trained.config()}
         if as_json:
-            _print_json(facts)
+            print_json(facts)
         else:
             for name, value in facts.items():
                 out.print(f"{name:<11} {_told(value)}", soft_wrap=True)
     else:
-        statistics = _read(path, format, user, item, time, separator, k_core).statistics()
+        statistics = _read(path, format, user, item, time, separator, quote, missing, k_core).statistics()
         if as_json:
-            _print_json(asdict(statistics))
+            print_json(asdict(statistics))
         else:
             out.print(str(statistics), soft_wrap=True)
 
 
 def run() -> int:
     """Run the command line and return its exit code."""
+    with plain_manners():
+        return _run()
+
+
+def _run() -> int:
     try:
         code: int = app(prog_name="diffrec", standalone_mode=False) or 0
         if code == 130:  # what newer versions of typer make of an interrupt; older ones abort
@@ -421,10 +481,14 @@ def run() -> int:
     except (KeyboardInterrupt, typer.Abort):
         say.print("Interrupted. A training run goes on when the same command is started again.")
         return 130
-    except (ValueError, TypeError, FileNotFoundError, IsADirectoryError, NotADirectoryError, ImportError) as error:
+    except (ValueError, TypeError, ImportError) as error:
         return _fail(error, 2)
     except OSError as error:
-        return _fail(error, 1)
+        asked_for = isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError)
+        return _fail(error, 2 if asked_for and error.__cause__ is None else 1)  # what could not be written has a cause
+    except (MemoryError, RuntimeError, OverflowError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        return _fail(error, 1, f"{reason} Where a size is too large for this machine, lower it.")
     except Exception as error:
         show = getattr(error, "show", None)  # a wrong option or argument, told by the parser
         if show is None:
@@ -433,10 +497,10 @@ def run() -> int:
         return 2
 
 
-def _fail(error: Exception, code: int) -> int:
+def _fail(error: Exception, code: int, message: str = "") -> int:
     if os.environ.get("DIFFREC_TRACEBACK"):
         say.print_exception()
-    say.print(f"diffrec: {error}", style="red")
+    say.print(f"diffrec: {message or error}", style="red")
     return code
 
 
@@ -445,12 +509,19 @@ def _given(**values: Any) -> dict[str, Any]:
 
 
 def _read(
-    path: Path, format: Format, user: str, item: str, time: str, separator: str | None, k_core: int | None
+    path: Path,
+    format: Format,
+    user: str,
+    item: str,
+    time: str,
+    separator: str | None,
+    quote: str | None,
+    missing: list[str] | None,
+    k_core: int | None,
 ) -> Interactions:
-    with _as_options("--user, --item, --time, --format, --separator"):
-        interactions = read_interactions(
-            path, format=format, user=user, item=item, time=time or None, separator=separator
-        )
+    settings = _given(separator=separator and separator.replace(r"\t", "\t"), quote=quote, missing=missing)
+    with _as_options("--user, --item, --time, --format, --separator, --quote, --missing"):
+        interactions = read_interactions(path, format=format, user=user, item=item, time=time or None, **settings)
     with _as_options("--k-core"):
         return interactions if k_core is None else interactions.k_core(k_core)
 
@@ -483,6 +554,7 @@ def _holdout(interactions: Interactions, split: Held, short: Short) -> Holdout:
 
 def _reports(model: Recommender, holdout: Holdout, **settings: Any) -> dict[str, Report]:
     """The model beside its parts, where a memory has a share in it, and beside popularity."""
+    holdout = holdout.reindexed(model.vocabulary)
     reports = {"model": evaluate(model, holdout, **settings)}
     if not isinstance(model.memory, NoMemory):
         reports["network alone"] = evaluate(model, holdout, memory=False, **settings)
@@ -518,15 +590,39 @@ def _joined(model: DiffRec, folder: Path, others: list[Path] | None) -> Recommen
         raise ValueError(f"--with, where {folder} is member 0: {error}") from error
 
 
-def _ids(option: str, text: str, vocabulary: Vocabulary) -> list[int | str]:
-    """Ids as the vocabulary has them: as they stand, else as whole numbers."""
+def _ids(option: str, text: str, vocabulary: Vocabulary, *, strict: bool) -> list[int | str]:
+    """Ids of a JSON list, or between commas, where whole numbers are ints if the vocabulary has them so."""
+    listed = _json_list(option, text)
+    if listed is not None:
+        return listed
     ids: list[int | str] = []
     for token in (part.strip() for part in text.split(",")):
         if not token and token not in vocabulary:
             raise ValueError(f"{option} {text!r} holds an empty item id. Give one id or more, a comma between two.")
         number = int(token) if token.removeprefix("-").isdecimal() else None
         ids.append(number if number is not None and token not in vocabulary and number in vocabulary else token)
+    if len(ids) > 1 and strict:
+        with _as_options(f"""{option} '["salt, fine"]', a JSON list, for ids with commas"""):
+            vocabulary.encode(ids)
     return ids
+
+
+def _json_list(option: str, text: str) -> list[int | str] | None:
+    """The ids of a JSON list; None for any other text, which may well start with a bracket."""
+    try:
+        ids = json.loads(text) if text.lstrip().startswith("[") else None
+    except (ValueError, RecursionError):
+        return None
+    if ids is not None and not all(isinstance(each, str) or type(each) is int for each in ids):
+        raise ValueError(f"{option} {text}: expected a JSON list of ids, each a text or a whole number.")
+    return ids
+
+
+def _refuse_with(option: str, others: dict[str, bool]) -> None:
+    """Refuse options beside one that leaves them nothing to do."""
+    given = [name for name, is_given in others.items() if is_given]
+    if given:
+        raise ValueError(f"{option} leaves {' and '.join(given)} nothing to do. Keep the one or the other.")
 
 
 def _changes(texts: list[str], shorthands: list[str]) -> dict[str, str]:
@@ -601,10 +697,11 @@ def _value(option: str, text: str) -> Any:
     """What a text is in JSON, or the text itself where it does not look like any."""
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if text.lstrip().startswith(("{", "[", '"')):
+            shown = text if len(text) <= 200 else f"{text[:200]}..."
             raise ValueError(
-                f'{option}: {text} is not JSON ({error}). Mend it, for instance to {{"name": "ddim"}}.'
+                f'{option}: {shown} is not JSON ({error}). Mend it, for instance to {{"name": "ddim"}}.'
             ) from None
         return text
 
@@ -634,25 +731,38 @@ def _told(value: Any) -> str:
 class _Told:
     """Tells a run's epochs, and what was in its folder before: known as the same run only once it has passed."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, metric: str) -> None:
+        self.metrics = dict.fromkeys(("hr@10", "ndcg@10", metric))
         self.folder, self.begun, self.trained = folder, (folder / STATE_FILE).is_file(), False
 
     def epoch(self, record: dict[str, float]) -> None:
         if self.begun and not self.trained:
             say.print(f"{self.folder} holds a run already: going on where it stopped.")
         self.trained = True
-        _print_epoch(record)
+        _print_epoch(record, self.metrics)
 
     def end(self) -> None:
         if self.begun and not self.trained:
             say.print(f"{self.folder} holds this run already, and it is finished: nothing was left to train.")
 
 
-def _print_epoch(record: dict[str, float]) -> None:
+def _print_epoch(record: dict[str, float], metrics: Iterable[str]) -> None:
     terms = "  ".join(f"{name} {record[name]:.4f}" for name in ("reconstruction", "recommendation") if name in record)
-    scores = "".join(f"  {name} {record[f'validation_{name}']:.4f}" for name in ("hr@10", "ndcg@10")
+    scores = "".join(f"  {name} {record[f'validation_{name}']:.4f}" for name in metrics
                      if f"validation_{name}" in record)  # fmt: skip
     say.print(f"epoch {record['epoch']:>3}  {terms}{scores}  {record['targets_per_second']:,.0f} targets/s")
+
+
+def _outcome(result: TrainingResult, config: TrainingConfig, metrics: dict[str, float]) -> str:
+    """The epoch that was kept, and why."""
+    epochs = len(result.history)
+    if not metrics:
+        return f"Kept epoch {epochs}, the last: there was no validation"
+    stopped = f" (stopped after {config.patience} validations without a better one)" if epochs < config.epochs else ""
+    history = "masked" if config.exclude_seen else "not masked"
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+    by = f"by validation {config.select_by} (history {history})"
+    return f"Best epoch {result.best_epoch} of {epochs}{stopped} {by}: {scores}"
 
 
 def _report_table(reports: dict[str, Report], split: str, models: int = 1) -> Table:
@@ -675,7 +785,3 @@ def _row_table(rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.values()))
     return table
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False))

@@ -28,6 +28,8 @@ class ItemEmbedding(nn.Module, Component, kind="embedding", name="table"):
         seed: of the initial vectors.
     """
 
+    entrances = ("forward",)
+
     def __init__(
         self, num_items: int, dim: int = 256, *, scale: str = "learned", init_std: float = 0.1, seed: int = 0
     ) -> None:
@@ -41,8 +43,17 @@ class ItemEmbedding(nn.Module, Component, kind="embedding", name="table"):
             self.weight = nn.Parameter(torch.randn(self.num_items, self.dim) * self.init_std)
 
     def forward(self, items: Tensor) -> Tensor:
-        """Item indices in 0..V-1, any shape, to clean latents, that shape with D behind it."""
-        return self._scaled(F.embedding(items, self.weight))
+        """Item indices in 0..V-1, any shape, to clean latents, that shape with D behind it.
+
+        Raises:
+            ValueError: an index that is no item's (noticed on the CPU alone).
+        """
+        try:  # not looked for beforehand, for which a GPU would be waited
+            vectors = F.embedding(items, self.weight)
+        except IndexError as error:
+            bounds = f"{int(items.min())}..{int(items.max())}"
+            raise ValueError(f"items must hold indices in 0..{self.num_items - 1}, got {bounds}.") from error
+        return self._scaled(vectors)
 
     def table(self) -> Tensor:
         """The clean latent of every item, ``(V, D)``."""

@@ -93,13 +93,16 @@ class Ensemble(Recommender):
         return self._first.history_length
 
     @property
+    def popularity(self) -> Tensor:  # type: ignore[override]  # the members' own, counted on the same items
+        """How often each item occurs in what the members were trained on, together."""
+        return torch.stack([cast(DiffRec, member).popularity for member in self.members]).sum(0)
+
+    @property
     def _first(self) -> DiffRec:
         return cast(DiffRec, self.members[0])
 
-    def next_item_latents(
-        self, items: Tensor, lengths: Tensor, *, seeds: Seeds | None = None, sampler: SamplerChoice | None = None
-    ) -> Tensor:
-        """Draw from every member, see :meth:`Recommender.next_item_latents`.
+    def draw(self, items: Tensor, lengths: Tensor, seeds: Seeds | None, sampler: SamplerChoice | None) -> Tensor:
+        """Draw from every member, see :meth:`Recommender.draw`.
 
         Args:
             items: ``(B, L)``.
@@ -111,10 +114,7 @@ class Ensemble(Recommender):
             ``(B, M S, D_1 + 1 + ... + D_M + 1)``: a draw fills its member's place and marks it with a one.
         """
         seeds = self._first.seeds if seeds is None else seeds
-        drawn = [
-            cast(DiffRec, member).next_item_latents(items, lengths, seeds=seeds, sampler=sampler)
-            for member in self.members
-        ]
+        drawn = [cast(DiffRec, member).draw(items, lengths, seeds, sampler) for member in self.members]
         draws = drawn[0].shape[1]
         dtype = reduce(torch.promote_types, (latents.dtype for latents in drawn))
         joint = drawn[0].new_zeros(len(items), len(drawn) * draws, self._places[-1].stop, dtype=dtype)

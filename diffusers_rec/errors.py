@@ -5,64 +5,27 @@ Every check returns the value it was given, so that a constructor can check and 
 
 from __future__ import annotations
 
-import functools
 import importlib
 import inspect
 import math
 import operator
 import types
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from os import PathLike
 from pathlib import Path
-from typing import Any, SupportsFloat, TypeVar, Union, get_args, get_origin, get_type_hints
-
-from typing_extensions import ParamSpec
+from typing import Any, SupportsFloat, TypeVar
 
 T = TypeVar("T")
-P = ParamSpec("P")
 
 
-def checked(function: Callable[P, T]) -> Callable[P, T]:
-    """Refuse arguments that are not of the class that their annotation names.
-
-    Annotations of classes, and of unions of them, are checked; numbers, literals and type variables are not: what they
-    allow is checked where the value is used. A class can say in ``made_by`` where its objects come from.
-
-    Raises:
-        TypeError: an argument of another class, at the call.
-    """
-    signature = inspect.signature(function)
-
-    @functools.cache
-    def expected() -> dict[str, tuple[type, ...]]:  # at the first call, when every annotation can be resolved
-        hints = get_type_hints(function)
-        return {name: classes for name in signature.parameters if (classes := _classes(hints.get(name)))}
-
-    @functools.wraps(function)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
-        given = signature.bind(*args, **kwargs).arguments
-        for name, classes in expected().items():
-            if name in given and not isinstance(given[name], classes):
-                raise TypeError(_wrong_class(f"{function.__qualname__}: {name}", given[name], classes))
-        return function(*args, **kwargs)
-
-    return wrapper
-
-
-def _classes(hint: Any) -> tuple[type, ...]:
-    """The classes that an annotation allows; none where it holds anything that is not a class, or a number."""
-    if get_origin(hint) in (Union, types.UnionType):
-        parts = [_classes(part) for part in get_args(hint)]
-        return tuple(cls for part in parts for cls in part) if all(parts) else ()
-    cls = get_origin(hint) or hint
-    return (cls,) if isinstance(cls, type) and cls not in (int, float, object) else ()
-
-
-def _wrong_class(name: str, value: Any, classes: tuple[type, ...]) -> str:
-    names = " or ".join("None" if cls is types.NoneType else cls.__name__ for cls in classes)
-    made_by = next((f" Use {cls.made_by}." for cls in classes if hasattr(cls, "made_by")), "")
-    return f"{name} must be {names}, got {type(value).__name__}.{made_by}"
+def check_class(name: str, value: T, *classes: type) -> T:
+    """Return ``value`` when it is of one of ``classes``, whose ``made_by`` names what makes one."""
+    if not isinstance(value, classes):
+        names = " or ".join("None" if cls is types.NoneType else cls.__name__ for cls in classes)
+        made_by = next((f" Use {cls.made_by}." for cls in classes if hasattr(cls, "made_by")), "")
+        raise TypeError(f"{name} must be {names}, got {type(value).__name__}.{made_by}")
+    return value
 
 
 def check_int(name: str, value: Any, *, minimum: int | None = None, maximum: int | None = None) -> int:

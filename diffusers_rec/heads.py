@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,9 @@ from diffusers_rec.registry import Component
 
 class ItemHead(nn.Module, Component, ABC, kind="head"):
     """Scores items by an inner product with the latent, in float32 or float64 whatever the weights and autocast."""
+
+    made_by: ClassVar[str] = "model.head"
+    entrances = "queries", "keys", "bias", "scoring_keys", "logits", "loss"
 
     @abstractmethod
     def queries(self, latent: Tensor) -> Tensor:

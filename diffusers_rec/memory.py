@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from diffusers_rec.data.sequences import Sequences, places_within
 from diffusers_rec.data.vocabulary import IndexArray
-from diffusers_rec.errors import check_float, check_int
+from diffusers_rec.errors import check_float, check_int, warn_caller
 from diffusers_rec.registry import Component
 
 
@@ -73,6 +73,8 @@ class Recalled:
 class Memory(nn.Module, Component, ABC, kind="memory"):
     """Answers a history with the items that followed its like in training."""
 
+    entrances = "fit", "recall"
+
     @abstractmethod
     def fit(self, sequences: Sequences) -> None:
         """Fill it from the training sequences, forgetting what it held."""
@@ -109,7 +111,7 @@ class TransitionMemory(Memory, name="transitions"):
 
     over all positions i, j of all training sequences, with :math:`n_x` occurrences of x, so that a popular item's word
     grows with the root of them alone. Of every x the largest M counts are kept, 8 M bytes an item. Unfitted, the memory
-    knows nothing and leaves the ranking to the network.
+    knows nothing, leaves the ranking to the network, and warns.
 
     Args:
         num_items: V.
@@ -188,6 +190,11 @@ class TransitionMemory(Memory, name="transitions"):
         mass = self.counts[asked] * (self.decay**back * (place >= 0))[..., None]
         mass = mass.flatten(1)
         total = mass.sum(1, keepdim=True)
+        if not bool(total.any()) and not bool(self.counts.any()):
+            warn_caller(
+                "The memory has counted nothing, so that the network alone ranks. Call model.prepare(sequences) with "
+                "the training sequences, as train() does."
+            )
         share = torch.where(total > 0, self.share, 0.0)
         return Recalled(
             self.items[asked].flatten(1).long(), mass * (share / total.clamp(min=torch.finfo(total.dtype).tiny)), share

@@ -46,6 +46,8 @@ class Negatives(Component, ABC, kind="negatives"):
     refused otherwise.
     """
 
+    entrances = ("draw",)
+
     def fit(self, counts: Tensor | npt.ArrayLike) -> None:
         """Learn how often each item is a target in the training data.
 

@@ -47,6 +47,8 @@ class NoisingStrategy(Component, ABC, kind="noising"):
         independent_steps: each noised position has a timestep of its own, instead of one for the whole question.
     """
 
+    entrances = "questions", "serving", "timestep_shape"
+
     def __init__(self, *, independent_steps: bool = False) -> None:
         self.independent_steps = check_bool("independent_steps", independent_steps)
 

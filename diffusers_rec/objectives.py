@@ -41,6 +41,7 @@ class Terms:
 class Objective(Component, ABC, kind="objective"):
     """Adds up the loss of M noised latents."""
 
+    entrances = ("__call__",)
     recommend_from: str = "sampled"
     """Where the recommendation term is computed: ``"sampled"``, at the sampled step n, or ``"start"``, at n = N."""
 

@@ -7,27 +7,27 @@ swapped alone, and every part works without it.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from os import PathLike
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
+from typing_extensions import Self
 
-from diffusers_rec.checkpoint import read_checkpoint, write_checkpoint
-from diffusers_rec.data.batching import Batch
+from diffusers_rec.data.batching import Batch, Examples, TrainingBatches
+from diffusers_rec.data.sequences import Sequences
 from diffusers_rec.data.vocabulary import Vocabulary
 from diffusers_rec.denoisers import Denoiser
 from diffusers_rec.embeddings import ItemEmbedding
-from diffusers_rec.errors import check_int
+from diffusers_rec.errors import check_choice, check_int, warn_caller
 from diffusers_rec.heads import ItemHead
 from diffusers_rec.memory import Memory
 from diffusers_rec.negatives import InBatchNegatives, Negatives
 from diffusers_rec.noising import NoisingStrategy, Questions
 from diffusers_rec.objectives import Objective
-from diffusers_rec.randomness import generators_from, isolated_rng, randn
+from diffusers_rec.pretrained import Pretrained
+from diffusers_rec.randomness import MAX_SEED, generators_from, isolated_rng, randn
 from diffusers_rec.recommender import Recommender, SamplerChoice, Seeds
 from diffusers_rec.registry import Component, Config
 from diffusers_rec.samplers import Sampler
@@ -55,7 +55,7 @@ class Loss:
     per_latent: Tensor
 
 
-class DiffRec(Recommender):
+class DiffRec(Pretrained, Recommender):
     """Sequential recommendation with diffusion models (Du et al. 2023). The defaults are the paper's choices.
 
     Every part is given as a component, a registered name, or a config (see :mod:`diffusers_rec.registry`).
@@ -103,13 +103,15 @@ class DiffRec(Recommender):
     ) -> None:
         super().__init__()
         self.vocabulary = items if isinstance(items, Vocabulary) else Vocabulary(items)
-        self.seed = check_int("seed", seed, minimum=0)
+        self.seed = check_int("seed", seed, minimum=0, maximum=MAX_SEED)
         seeds = list(seeds) if isinstance(seeds, Iterable) else seeds
         generators_from(seeds)  # refuses bad seeds here rather than at the first recommendation
         self.seeds: Seeds = [int(each) for each in seeds] if isinstance(seeds, list) else int(seeds)
         size = {"num_items": len(self.vocabulary), "dim": dim, "max_length": max_length}
         # Each part draws its initial weights from a stream of its own.
         self.embedding = ItemEmbedding.build_with({**size, "seed": 3 * self.seed}, embedding)
+        if not isinstance(getattr(self.embedding, "weight", None), Tensor):
+            raise TypeError(f"{type(self.embedding).__name__}: an embedding keeps its vectors in `weight`, (V, D).")
         size["dim"] = self.embedding.dim
         self.head = ItemHead.build_with({**size, "embedding": self.embedding, "seed": 3 * self.seed + 2}, head)
         self.schedule = NoiseSchedule.build(schedule)
@@ -121,16 +123,37 @@ class DiffRec(Recommender):
         self.negatives = Negatives.build(negatives)
         self.memory = Memory.build_with({"num_items": size["num_items"]}, memory)
         self.sampler = Sampler.build(sampler)
+        self.register_buffer("popularity", torch.zeros(size["num_items"], dtype=torch.int64))
         self.check_fit()
         signal = float(self.schedule.alpha_bar[-1])
         if signal > MAX_LAST_ALPHA_BAR:
-            warnings.warn(
+            warn_caller(
                 f"At the last step {signal:.0%} of the signal is left (alpha_bar_N), but serving starts from pure "
-                "noise: training would learn to read the target there. Use more steps, or a negative log_snr_shift.",
-                stacklevel=2,
+                "noise: training would learn to read the target there. Use more steps, or a negative log_snr_shift."
             )
 
     # Training
+
+    def prepare(self, sequences: Sequences, *, examples: Examples = "every-prefix") -> Self:
+        """Count what the parts need to know of the training data: memory, negatives and the items' popularity.
+
+        :func:`~diffusers_rec.training.train` calls it; a loop of your own calls it once, before the first loss. What
+        the negatives have counted belongs to the data and is in no checkpoint; the rest is saved with the weights.
+
+        Args:
+            sequences: Training sequences, in the model's vocabulary.
+            examples: How they become examples, see :class:`~diffusers_rec.data.TrainingBatches`.
+
+        Raises:
+            ValueError: the sequences have other items than the model.
+        """
+        if sequences.vocabulary != self.vocabulary:
+            raise ValueError("The model and the sequences have different items. Build the model on theirs.")
+        self.negatives.fit(TrainingBatches(sequences, examples=examples).target_counts())
+        self.memory.fit(sequences)
+        counts = torch.from_numpy(sequences.items).bincount(minlength=len(self.vocabulary))
+        self.popularity.copy_(counts)
+        return self
 
     def forward(self, batch: Batch, generator: Generator) -> Loss:
         """:meth:`loss`, without entering the losses into the timestep sampler: for wrappers that gather them first."""
@@ -207,20 +230,15 @@ class DiffRec(Recommender):
         Returns:
             ``(B, S, K, D)``; K = 1 but for strategies that noise several positions.
         """
-        with self.serving():
-            latents, _ = self._sample(*self.encode_histories(histories), seeds, sampler)
-        return latents
+        history = self.encode_histories(histories)
+        with self.serving() as model:
+            return model._sample(*history, seeds, sampler)[0]
 
-    def next_item_latents(
-        self, items: Tensor, lengths: Tensor, *, seeds: Seeds | None = None, sampler: SamplerChoice | None = None
-    ) -> Tensor:
-        """As :meth:`~diffusers_rec.Recommender.next_item_latents` says, ``(B, S, D)`` with the embedding's D."""
-        if items.shape[1] > self.history_length:
-            raise ValueError(f"The model reads {self.history_length} items at most, got {items.shape[1]}.")
-        with self.serving():
-            latents, answer = self._sample(items, lengths, seeds, sampler)
-            index = answer[..., None, None].expand(-1, latents.shape[1], 1, latents.shape[-1])
-            return latents.gather(2, index)[:, :, 0]
+    def draw(self, items: Tensor, lengths: Tensor, seeds: Seeds | None, sampler: SamplerChoice | None) -> Tensor:
+        """As :meth:`~diffusers_rec.Recommender.draw` says, ``(B, S, D)`` with the embedding's D."""
+        latents, answer = self._sample(items, lengths, seeds, sampler)
+        index = answer[..., None, None].expand(-1, latents.shape[1], 1, latents.shape[-1])
+        return latents.gather(2, index)[:, :, 0]
 
     def _sample(
         self, items: Tensor, lengths: Tensor, seeds: Seeds | None, sampler: SamplerChoice | None
@@ -285,37 +303,6 @@ class DiffRec(Recommender):
             raise ValueError(f"Unknown keys in the config of DiffRec: {unknown}. Known: {sorted(known)}.")
         return cls(items, **config)
 
-    def save_pretrained(self, directory: str | PathLike[str]) -> None:
-        """Write config, weights and item ids to ``directory``; what was there before stays whole until all is written.
-
-        Raises:
-            TypeError: the vocabulary holds ids that JSON cannot hold.
-            ValueError: a component without a registered name.
-            OSError: the directory cannot be written; nothing is left behind.
-        """
-        write_checkpoint(directory, self.config(), self.state_dict(), self.vocabulary.to_json())
-
-    @classmethod
-    def from_pretrained(cls, directory: str | PathLike[str]) -> DiffRec:
-        """Read what :meth:`save_pretrained` wrote.
-
-        Raises:
-            FileNotFoundError: there is no checkpoint.
-            ValueError: it is damaged, foreign, of a newer format, or does not fit its own config.
-        """
-        saved = read_checkpoint(directory)
-        model = cls.from_config(Vocabulary.from_json(saved.items), saved.config)
-        own = model.state_dict()
-        wrong = sorted(set(own) ^ set(saved.weights)) or [
-            f"{name} {tuple(saved.weights[name].shape)} instead of {tuple(own[name].shape)}"
-            for name in own
-            if own[name].shape != saved.weights[name].shape
-        ]
-        if wrong:
-            raise ValueError(f"The weights in {directory} do not fit its config.json: {', '.join(wrong)}.")
-        model.load_state_dict(saved.weights, assign=True)  # in the precision that was saved
-        return model.eval()
-
     def check_fit(self) -> None:
         """Whether the parts fit one another: asked when they are composed, and before training once more.
 
@@ -335,6 +322,7 @@ class DiffRec(Recommender):
         for left, got, right, expected in pairs:
             if got != expected:
                 raise ValueError(f"The parts do not fit: {left} is {got}, {right} is {expected}.")
+        check_choice("recommend_from of the objective", self.objective.recommend_from, ("sampled", "start"))
         if getattr(self.head, "embedding", self.embedding) is not self.embedding:
             raise ValueError("The parts do not fit: the head shares another embedding than the pipeline's own.")
         if isinstance(self.negatives, InBatchNegatives) and self.noising.max_noised(self.max_length) > 1:

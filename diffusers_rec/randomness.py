@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
+from threading import RLock
 
 import numpy as np
 import torch
@@ -14,19 +17,29 @@ from diffusers_rec.errors import check_int
 Generators = Generator | Sequence[Generator]
 """One generator, or one per noise draw (axis Q of ``(B, Q, ...)``)."""
 
+MAX_DRAWS = 10_000
+"""Noise draws at most; a hundredth of them already has the mean to its second digit."""
+
+MAX_SEED = 2**62
+"""Of weights; torch takes seeds below 2^64, of which a pipeline gives each of its parts one."""
+
+_GLOBAL_STATE = RLock()
+
 
 def generators_from(seeds: int | Sequence[int]) -> list[Generator]:
     """One CPU generator a seed; a bare integer S stands for the seeds 0..S-1.
 
     Raises:
-        ValueError: no seed, a negative seed, or a seed given twice (its draw would be counted twice).
+        ValueError: no seed, more than :data:`MAX_DRAWS`, a negative seed, or a seed given twice (its draw would be
+            counted twice).
     """
     if not isinstance(seeds, Iterable):
-        seeds = range(check_int("seeds (their number)", seeds, minimum=1))
-    values = [check_int("each seed", seed, minimum=0) for seed in seeds]
-    if not values:
-        raise ValueError("seeds must hold at least one seed, got none.")
-    twice = sorted({seed for seed in values if values.count(seed) > 1})
+        seeds = range(check_int("seeds (their number)", seeds, minimum=1, maximum=MAX_DRAWS))
+    values = [check_int("each seed", seed, minimum=0) for seed in islice(seeds, MAX_DRAWS + 1)]
+    if not 1 <= len(values) <= MAX_DRAWS:
+        count = "more" if values else "none"
+        raise ValueError(f"seeds must hold at least one seed and at most {MAX_DRAWS}, got {count}.")
+    twice = sorted(seed for seed, count in Counter(values).items() if count > 1)
     if twice:
         raise ValueError(f"seeds must differ, but {twice} came more than once. Drop the repeats.")
     return [Generator().manual_seed(_noise_stream(seed)) for seed in values]
@@ -56,12 +69,13 @@ def randn(shape: Sequence[int], generator: Generators, *, device: torch.device, 
 def isolated_rng(source: int | Generator, device: torch.device | None = None) -> Iterator[None]:
     """Let code that draws from torch's global state (initialisers, dropout) draw from ``source`` instead.
 
-    The global state of the CPU, and of ``device`` when it is a GPU, is put back on leaving.
+    The global state of the CPU, and of ``device`` when it is a GPU, is put back on leaving. It belongs to the whole
+    process, so that threads wait for one another here.
     """
     if isinstance(source, Generator):
         source = int(torch.randint(2**62, (), generator=source, device=source.device))
     cuda = device is not None and device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if cuda else []):
+    with _GLOBAL_STATE, torch.random.fork_rng(devices=[device] if cuda else []):
         torch.default_generator.manual_seed(source)
         if cuda:
             with torch.cuda.device(device):

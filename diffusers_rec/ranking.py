@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from diffusers_rec.choice import Choice, among
+from diffusers_rec.entrances import checked
 from diffusers_rec.errors import check_int
 from diffusers_rec.heads import ItemHead
 from diffusers_rec.memory import Recalled
@@ -26,6 +28,9 @@ Chunks = Iterable[tuple[slice, Tensor]]
 
 CHUNK_SCORES = 2**22
 """How many scores (users x draws x items) are held at once, about 16 MiB in float32."""
+
+UNRANKED = 2**62
+"""The rank of a target that is left out of the ranking: beyond every cut-off, hence a miss."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,7 @@ def mean_chunks(
         yield chunk, scores
 
 
+@checked
 def top_k(
     head: ItemHead,
     latents: Tensor,
@@ -138,26 +144,24 @@ def top_k(
         k: how many, from 1 to V.
         recalled: by the memory; the network alone when None.
         excluded: item indices never to return, ``(B, E)``, padded with -1.
-        candidates: the only items to return, ``(C,)``; probabilities stay those over all items.
+        candidates: the only items to return, ``(C,)``, or ``(B, C)`` padded with -1; probabilities stay those over all
+            items.
         chunk_scores: see :func:`score_chunks`.
 
     Raises:
-        ValueError: k outside 1..V.
+        ValueError: k outside 1..V, items that do not exist, or probabilities that are not numbers.
     """
     num_items = len(head.keys())
     if not 1 <= check_int("k", k) <= num_items:
         raise ValueError(f"k must lie in 1..{num_items}, the number of items, got {k}.")
-    allowed = None
-    if candidates is not None:
-        allowed = torch.zeros(num_items, dtype=torch.bool, device=latents.device)
-        allowed[candidates.to(latents.device)] = True
-    if excluded is None:
-        excluded = torch.zeros(len(latents), 0, dtype=torch.int64, device=latents.device)
+    choice = Choice.of(num_items, len(latents), latents.device, excluded, candidates)
     found = []
     for users in _user_groups(latents, num_items, chunk_scores):
         known = None if recalled is None else recalled.take(users)
-        request = (head, latents[users], k, known, excluded[users], allowed, chunk_scores)
+        request = (head, latents[users], k, known, choice.take(users), chunk_scores)
         part = _top_k(*request, logarithms=False)
+        if bool(part.scores.isnan().any()):
+            raise ValueError("The probabilities are not numbers: the model's weights hold NaN or infinities.")
         faint = (part.items >= 0) & (part.scores < _faint(part.scores))
         if bool(faint.any()):  # then only logarithms tell items apart
             part = _top_k(*request, logarithms=True)
@@ -180,8 +184,7 @@ def _top_k(
     latents: Tensor,
     k: int,
     recalled: Recalled | None,
-    excluded: Tensor,
-    allowed: Tensor | None,
+    choice: Choice,
     chunk_scores: int,
     *,
     logarithms: bool,
@@ -194,10 +197,7 @@ def _top_k(
         scores = mean_over_draws(log_probabilities) if logarithms else log_probabilities.exp().mean(1)
         if recalled is not None:
             scores = recalled.mix(scores, chunk, logarithms=logarithms)
-        if allowed is not None:
-            scores.masked_fill_(~allowed[chunk], -math.inf)
-        if excluded.shape[1]:
-            scores.masked_fill_(_among(scores, excluded, chunk), -math.inf)
+        choice.bar_(scores, chunk)
         chunk_best, chunk_index = scores.topk(min(k, scores.shape[1]), dim=1)
         kept = log_probabilities.gather(2, chunk_index[:, None].expand(-1, log_probabilities.shape[1], -1))
         best = torch.cat([best, chunk_best], dim=1)
@@ -208,6 +208,24 @@ def _top_k(
     return TopK(items.masked_fill(best == -math.inf, -1), best, spread)
 
 
+def most_popular(popularity: Tensor, k: int, *, excluded: Tensor, candidates: Tensor | None = None) -> TopK:
+    """The k items that occur most, for B users of whom nothing is known.
+
+    Args:
+        popularity: How often each item occurs, ``(V,)``.
+        k: Number of items.
+        excluded: Item indices never to return, ``(B, E)``, padded with -1.
+        candidates: The only items to return, as in :func:`top_k`.
+    """
+    choice = Choice.of(len(popularity), len(excluded), popularity.device, excluded, candidates)
+    scores = (popularity.double() / popularity.sum()).float().repeat(len(excluded), 1)
+    choice.bar_(scores, slice(0, len(popularity)))
+    best, items = scores.topk(k, dim=1)
+    barred = best == -math.inf
+    return TopK(items.masked_fill(barred, -1), best.masked_fill(barred, 0), torch.zeros_like(best))
+
+
+@checked
 def target_ranks(
     head: ItemHead,
     latents: Tensor,
@@ -244,24 +262,21 @@ def _target_ranks(
     """As :func:`target_ranks`, of users that are ranked together."""
     if len(head.keys()) * len(latents) <= chunk_scores:
         chunks: Chunks = list(mean_chunks(head, latents, recalled, chunk_scores))
-        return count_ranks(lambda: chunks, targets, excluded, len(head.keys()))
-    return count_ranks(lambda: mean_chunks(head, latents, recalled, chunk_scores), targets, excluded, len(head.keys()))
+        return count_ranks(lambda: chunks, targets, excluded)
+    return count_ranks(lambda: mean_chunks(head, latents, recalled, chunk_scores), targets, excluded)
 
 
-def count_ranks(
-    chunks: Callable[[], Chunks], targets: Tensor, excluded: Tensor, num_items: int
-) -> tuple[Tensor, Tensor]:
+def count_ranks(chunks: Callable[[], Chunks], targets: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor]:
     """Ranks from scores that come in chunks. Ties, and scores that are not numbers, count against the target.
 
     Args:
         chunks: called twice; gives slices of item indices and scores ``(B, chunk)``.
         targets: ``(B,)``.
         excluded: items left out of the second ranking, ``(B, E)``, padded with -1.
-        num_items: V.
 
     Returns:
-        Ranks among all items, and among those not excluded, ``(B,)`` int64 each; a target that is itself excluded ranks
-        last, V.
+        Ranks among all items, and among those not excluded, ``(B,)`` int64 each; :data:`UNRANKED` for a target that is
+        itself excluded.
     """
     target_score = torch.full(targets.shape, math.nan, dtype=torch.float64, device=targets.device)
     for chunk, scores in chunks():
@@ -272,13 +287,6 @@ def count_ranks(
     for chunk, scores in chunks():
         not_below = ~(scores < target_score[:, None].to(scores.dtype))
         ranks += not_below.sum(1)
-        masked += (not_below & ~_among(scores, excluded, chunk)).sum(1)
+        masked += (not_below & ~among(scores, excluded, chunk)).sum(1)
     barred = (excluded == targets[:, None]).any(1)
-    return ranks, torch.where(barred, num_items, masked)
-
-
-def _among(scores: Tensor, items: Tensor, chunk: slice) -> Tensor:
-    """Which columns of a chunk are among each user's ``items`` (padded with -1): boolean, like ``scores``."""
-    column = torch.where((items >= chunk.start) & (items < chunk.stop), items - chunk.start, scores.shape[1])
-    marks = torch.zeros(len(scores), scores.shape[1] + 1, dtype=torch.bool, device=scores.device)
-    return marks.scatter_(1, column, True)[:, :-1]
+    return ranks, torch.where(barred, UNRANKED, masked)

@@ -9,21 +9,26 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from diffusers_rec.data.batching import pad
-from diffusers_rec.data.vocabulary import Vocabulary
-from diffusers_rec.errors import check_bool, check_int
+from diffusers_rec.data.vocabulary import IndexArray, Vocabulary
+from diffusers_rec.entrances import shaped
+from diffusers_rec.errors import check_bool, check_choice, check_int
 from diffusers_rec.heads import ItemHead
 from diffusers_rec.memory import Memory
-from diffusers_rec.ranking import mean_chunks, top_k
+from diffusers_rec.ranking import TopK, mean_chunks, most_popular, top_k
+from diffusers_rec.requests import Items, Requests, encode_histories
 from diffusers_rec.samplers import Sampler
+from diffusers_rec.serving import Written, check_finite, in_evaluation_mode
 
+Unknown = Literal["error", "drop"]
+Empty = Literal["error", "popularity"]
 Seeds = int | Sequence[int]
+R = TypeVar("R", bound="Recommender")
 SamplerChoice = Sampler | str | Mapping[str, Any]
 
 
@@ -57,11 +62,15 @@ class Recommender(nn.Module, ABC):
         vocabulary: the items that can be recommended.
         head: scores them by a latent.
         memory: what other users did next, mixed into the ranking.
+        popularity: how often each item occurs in the training sequences, int64 ``(V,)``; zero where they are not known.
     """
 
+    made_by: ClassVar[str] = "DiffRec(items) or DiffRec.from_pretrained(folder)"
     vocabulary: Vocabulary
     head: ItemHead
     memory: Memory
+    popularity: Tensor
+    _written: Written | None = None
 
     @property
     @abstractmethod
@@ -74,6 +83,10 @@ class Recommender(nn.Module, ABC):
         """How many of the last items of a history are used."""
 
     @abstractmethod
+    def draw(self, items: Tensor, lengths: Tensor, seeds: Seeds | None, sampler: SamplerChoice | None) -> Tensor:
+        """What :meth:`next_item_latents` gives, of a model in evaluation mode, where no gradient is wanted."""
+
+    @shaped
     def next_item_latents(
         self, items: Tensor, lengths: Tensor, *, seeds: Seeds | None = None, sampler: SamplerChoice | None = None
     ) -> Tensor:
@@ -89,12 +102,19 @@ class Recommender(nn.Module, ABC):
             What the head takes, ``(B, S, D)``.
 
         Raises:
-            ValueError: more items than the model reads, or a sampler of more steps than its schedule has.
+            ValueError: items that are none of the model's or more than it reads, or a sampler of more steps than its
+                schedule has.
         """
+        if items.numel() and not 0 <= int(items.min()) <= int(items.max()) < len(self.vocabulary):
+            raise ValueError(f"items must hold indices in 0..{len(self.vocabulary) - 1}, padding included.")
+        if items.shape[1] > self.history_length:
+            raise ValueError(f"The model reads {self.history_length} items at most, got {items.shape[1]}.")
+        with self.serving() as model:
+            return model.draw(items, lengths, seeds, sampler)
 
     def predict_proba(
         self,
-        histories: Iterable[Iterable[Hashable]],
+        histories: Iterable[Items],
         *,
         seeds: Seeds | None = None,
         sampler: SamplerChoice | None = None,
@@ -105,18 +125,24 @@ class Recommender(nn.Module, ABC):
             ValueError: as :meth:`recommend`.
         """
         history = self.encode_histories(histories)
-        latents = self.next_item_latents(*history, seeds=seeds, sampler=sampler)
-        with self.serving():
-            chunks = [scores for _, scores in mean_chunks(self.head, latents, self.memory.recall(*history))]
-        return torch.cat(chunks, dim=1).exp()
+        with self.serving() as model:
+            latents = model.draw(*history, seeds, sampler)
+            chunks = [scores for _, scores in mean_chunks(model.head, latents, model.memory.recall(*history))]
+        probabilities = torch.cat(chunks, dim=1).exp()
+        if not bool(probabilities.isfinite().all()):
+            raise ValueError("The probabilities are not numbers: the model's weights hold NaN or infinities.")
+        return probabilities
 
     def recommend(
         self,
-        histories: Iterable[Iterable[Hashable]],
-        k: int = 10,
+        histories: Iterable[Items],
+        k: int | None = None,
         *,
         exclude_seen: bool = True,
-        candidates: Iterable[Hashable] | None = None,
+        candidates: Items | Iterable[Items] | None = None,
+        exclude: Items | Iterable[Items] | None = None,
+        unknown: Unknown = "error",
+        empty: Empty = "error",
         seeds: Seeds | None = None,
         sampler: SamplerChoice | None = None,
         batch_size: int = 256,
@@ -124,86 +150,87 @@ class Recommender(nn.Module, ABC):
         """The k likeliest next items for each history.
 
         Args:
-            histories: raw item ids, oldest first, one item at least. The users need not have been in training.
-            k: how many, at most as many as there are candidates.
-            exclude_seen: leave out the items of the history.
-            candidates: recommend among these ids alone; all when None.
-            seeds: noise draws to average (Algorithm 3): seeds, or their number; the model's own when None.
-            sampler: a component, a name, or a config; the model's own when None.
-            batch_size: histories at once.
+            histories: Raw item ids, oldest first. The users need not have been in training.
+            k: Number of items, at most that of the candidates; 10, or all candidates where they are fewer, when None.
+            exclude_seen: Whether to leave out the items of the history.
+            candidates: Ids to recommend among: one list for all histories, or a list of lists, one a history; all items
+                when None.
+            exclude: Ids to leave out, in either form.
+            unknown: Treatment of ids that the model does not know: ``"error"`` refuses the call, ``"drop"`` goes on
+                without them.
+            empty: Treatment of histories without an item: ``"error"`` refuses the call, ``"popularity"`` answers with
+                the items that occur most in the training sequences.
+            seeds: Noise draws to average (Algorithm 3): seeds, or their number; the model's own when None.
+            sampler: Component, name, or config; the model's own when None.
+            batch_size: Histories at once.
 
         Returns:
             Items, scores, and the spread of each score over the seeds.
 
         Raises:
-            ValueError: an empty history, an unknown item id, k below 1 or above the number of candidates, seeds that
-                repeat, a sampler that does not exist or has more steps than the schedule.
-            TypeError: a history is a string or not iterable.
+            ValueError: an empty history or an unknown id, unless asked otherwise; k below 1 or above the number of
+                candidates; lists that are not one a history; seeds that repeat; a sampler that does not exist or has
+                more steps than the schedule; or weights that are not finite.
+            TypeError: a history is a string, a set, or not iterable.
         """
         check_bool("exclude_seen", exclude_seen)
         check_int("batch_size", batch_size, minimum=1)
-        rows = self._indices(histories)
-        allowed = None if candidates is None else torch.from_numpy(np.unique(self._encoded(candidates, "candidates")))
-        most = len(self.vocabulary) if allowed is None else len(allowed)
-        if not 1 <= check_int("k", k) <= most:
-            raise ValueError(f"k must lie in 1..{most}, the number of items to choose from, got {k}.")
-        found = []
-        for start in range(0, len(rows), batch_size):
-            some = rows[start : start + batch_size]
-            history = self._padded(some)
-            latents = self.next_item_latents(*history, seeds=seeds, sampler=sampler)
-            recalled = self.memory.recall(*history)
-            excluded = pad(some, fill=-1)[0].to(self.device) if exclude_seen else None
-            with self.serving():
-                found.append(top_k(self.head, latents, k, recalled=recalled, excluded=excluded, candidates=allowed))
-        indices = torch.cat([part.items for part in found]).cpu()
-        return Recommendations(
-            [self.vocabulary.decode(row[row >= 0].tolist()) for row in indices],
-            torch.cat([part.scores for part in found]).cpu(),
-            torch.cat([part.spread for part in found]).cpu(),
+        requests = Requests.of(
+            self.vocabulary,
+            histories,
+            candidates=candidates,
+            exclude=exclude,
+            exclude_seen=exclude_seen,
+            drop=check_choice("unknown", unknown, ("error", "drop")) == "drop",
+            may_be_empty=check_choice("empty", empty, ("error", "popularity")) == "popularity",
         )
+        most = requests.most_items(len(self.vocabulary))
+        k = min(10, most) if k is None else check_int("k", k)
+        if not 1 <= k <= most:
+            raise ValueError(f"k must lie in 1..{most}, the number of items to choose from, got {k}.")
+        places, found = [], []
+        for some, part in requests.batches(batch_size):
+            places += some
+            found.append(self._top_k(part, k, seeds, sampler))
+        back = torch.tensor(places).argsort()
+        items, scores, spread = (
+            torch.cat([getattr(part, name) for part in found]).cpu()[back] for name in ("items", "scores", "spread")
+        )
+        return Recommendations([self.vocabulary.decode(row[row >= 0].tolist()) for row in items], scores, spread)
 
-    def encode_histories(self, histories: Iterable[Iterable[Hashable]]) -> tuple[Tensor, Tensor]:
+    def _top_k(self, requests: Requests, k: int, seeds: Seeds | None, sampler: SamplerChoice | None) -> TopK:
+        """For histories that are all empty, or none of which is."""
+        excluded, candidates = requests.tensors(self.device)
+        if not len(requests.histories[0]):
+            if not bool(self.popularity.any()):
+                raise ValueError(
+                    "empty='popularity' needs to know how often each item occurs. Call model.prepare(sequences) with "
+                    "the training sequences, as train() does."
+                )
+            return most_popular(self.popularity, k, excluded=excluded, candidates=candidates)
+        history = self._padded(requests.histories)
+        with self.serving() as model:
+            latents = model.draw(*history, seeds, sampler)
+            recalled = model.memory.recall(*history)
+            return top_k(model.head, latents, k, recalled=recalled, excluded=excluded, candidates=candidates)
+
+    def encode_histories(self, histories: Iterable[Items]) -> tuple[Tensor, Tensor]:
         """Raw ids to item indices ``(B, L)``, the last :attr:`history_length` of each, and lengths ``(B,)``."""
-        return self._padded(self._indices(histories))
+        return self._padded(encode_histories(self.vocabulary, histories))
 
-    def _padded(self, rows: list[np.ndarray[Any, Any]]) -> tuple[Tensor, Tensor]:
+    def _padded(self, rows: list[IndexArray]) -> tuple[Tensor, Tensor]:
         items, lengths = pad(rows, self.history_length)
         return items.to(self.device), lengths.to(self.device)
 
-    def _indices(self, histories: Iterable[Iterable[Hashable]]) -> list[np.ndarray[Any, Any]]:
-        if isinstance(histories, (str, bytes, Mapping)) or not isinstance(histories, Iterable):
-            raise TypeError(f"histories must be a list of histories, each a list of item ids, got {histories!r}.")
-        rows = []
-        for number, history in enumerate(histories):
-            if isinstance(history, (str, bytes, Mapping)) or not isinstance(history, Iterable):
-                raise TypeError(
-                    f"histories[{number}] must be a list of item ids, got {history!r}. One history alone is [[...]]."
-                )
-            rows.append(self._encoded(history, f"histories[{number}]"))
-        if not rows:
-            raise ValueError("histories is empty; give one history at least.")
-        return rows
-
-    def _encoded(self, ids: Iterable[Hashable], name: str) -> np.ndarray[Any, Any]:
-        """Item indices of raw ids, one at least; errors say which argument they are about."""
-        try:
-            indices = self.vocabulary.encode(ids)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{name}: {error}") from error
-        if not len(indices):
-            raise ValueError(f"{name} is empty; it needs one item at least.")
-        return indices
-
     @contextmanager
-    def serving(self) -> Iterator[None]:
-        """A context with dropout off and no gradients; afterwards every part is as it was."""
-        training = [module for module in self.modules() if module.training]
-        for module in training:
-            module.training = False
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            for module in training:
-                module.training = True
+    def serving(self: R) -> Iterator[R]:
+        """A context without gradients that gives the model in evaluation mode: itself, or a twin with its tensors.
+
+        Nothing is switched that another thread could see.
+
+        Raises:
+            ValueError: weights that are not finite.
+        """
+        self._written = check_finite(self, self._written)
+        with torch.no_grad():
+            yield in_evaluation_mode(self)

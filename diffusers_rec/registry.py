@@ -25,6 +25,8 @@ from typing import Any, ClassVar
 
 from typing_extensions import Self
 
+from diffusers_rec.entrances import shaped
+
 Config = dict[str, Any]
 
 _FAMILIES: dict[str, dict[str, type[Component]]] = {}
@@ -37,10 +39,15 @@ class Component:
     registered_name: ClassVar[str | None] = None
     context: ClassVar[frozenset[str]] = frozenset()
     """Constructor parameters that the pipeline supplies and that a config never holds (other components)."""
+    entrances: ClassVar[tuple[str, ...]] = ()
+    """Methods of the contract that take tensors: in every class that defines one, its arguments are checked."""
 
     def __init_subclass__(cls, *, kind: str | None = None, name: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.registered_name = name
+        for entrance in cls.entrances:
+            if entrance in vars(cls) and not getattr(vars(cls)[entrance], "__isabstractmethod__", False):
+                setattr(cls, entrance, shaped(vars(cls)[entrance]))
         if kind is not None:
             cls.kind = kind
             _FAMILIES.setdefault(kind, {})
@@ -68,10 +75,10 @@ class Component:
             ValueError: no component of this family has that name; the message lists those that exist.
         """
         family = _FAMILIES[cls.kind]
-        if name not in family:
+        if isinstance(name, str) and name not in family:
             for point in entry_points(group=_group(cls.kind), name=name):
                 point.load()
-        if name not in family:
+        if not isinstance(name, str) or name not in family:
             raise ValueError(
                 f"{unknown_name(f'{cls.kind} name', name, cls.names())} A component of your own is known once the "
                 "module that defines it is imported, or by an entry point."

@@ -27,6 +27,9 @@ from torch import Tensor
 from diffusers_rec.errors import check_bool, check_float, check_int
 from diffusers_rec.registry import Component
 
+MAX_TIMESTEPS = 1_000_000
+"""N at most: a schedule holds some ten tables of N numbers."""
+
 
 class NoiseSchedule(Component, ABC, kind="schedule"):
     """A frozen table of noise levels and the Gaussian algebra that follows from it.
@@ -39,7 +42,7 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
         log_snr_shift: added to the log signal-to-noise ratio of every step, in nats.
 
     Attributes:
-        alpha_bar: ``(N+1,)``; ``alpha_bar[0] == 1`` exactly.
+        alpha_bar: ``(N+1,)``; ``alpha_bar[0] == 1`` exactly. This table and the next ones are copies.
         alpha: ``(N+1,)``; ``alpha[0] == 1``.
         beta: ``(N+1,)``; ``beta[0] == 0``.
         posterior_variance: ``(N+1,)``; zero at n = 0 and n = 1.
@@ -48,37 +51,61 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
         ValueError: N below 1, or the table is not strictly decreasing inside (0, 1), or a beta reaches 1.
     """
 
-    alpha_bar: Tensor
-    alpha: Tensor
-    beta: Tensor
-    posterior_variance: Tensor
+    entrances = (
+        "add_noise", "posterior", "levels", "reverse_variance",
+        "noise_from_x0", "x0_from_noise", "velocity_from_x0", "x0_from_velocity",
+    )  # fmt: skip
 
     def __init__(self, num_timesteps: int = 1000, *, log_snr_shift: float = 0.0) -> None:
-        self.num_timesteps = check_int("num_timesteps", num_timesteps, minimum=1)
+        self.num_timesteps = check_int("num_timesteps", num_timesteps, minimum=1, maximum=MAX_TIMESTEPS)
         self.log_snr_shift = check_float("log_snr_shift", log_snr_shift)
+        with torch.device("cpu"):
+            self._tables = self._build()
+        self._cast: dict[tuple[torch.device, torch.dtype], dict[str, Tensor]] = {}
+        self._frozen = True
+
+    def _build(self) -> dict[str, Tensor]:
+        """Every table that the algebra needs, from alpha_bar."""
         steps = torch.arange(1, self.num_timesteps + 1, dtype=torch.float64)
         signal = self._alpha_bar(steps / self.num_timesteps).to(torch.float64)
         if self.log_snr_shift:
             signal = torch.sigmoid(torch.logit(signal) + self.log_snr_shift)
-        self.alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), signal])
-        self._check_table()
-        ratio = self.alpha_bar[1:] / self.alpha_bar[:-1]
-        self.alpha = torch.cat([torch.ones(1, dtype=torch.float64), ratio])
-        self.beta = 1 - self.alpha
-        previous = torch.cat([self.alpha_bar[:1], self.alpha_bar[:-1]])
-        left, noise = 1 - previous, 1 - self.alpha_bar
-        self.posterior_variance = torch.where(noise > 0, left / noise, 0.0) * self.beta
-        self._tables = {
-            "alpha_bar": self.alpha_bar,
-            "signal": self.alpha_bar.sqrt(),
+        alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), signal])
+        self._check_table(alpha_bar)
+        alpha = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[1:] / alpha_bar[:-1]])
+        beta = 1 - alpha
+        previous = torch.cat([alpha_bar[:1], alpha_bar[:-1]])
+        left, noise = 1 - previous, 1 - alpha_bar
+        return {
+            "alpha_bar": alpha_bar,
+            "alpha": alpha,
+            "beta": beta,
+            "signal": alpha_bar.sqrt(),
             "noise": noise.sqrt(),
-            "posterior_x0": torch.where(noise > 0, previous.sqrt() * self.beta / noise, 1.0),
-            "posterior_xn": torch.where(noise > 0, self.alpha.sqrt() * left / noise, 0.0),
-            "posterior_variance": self.posterior_variance,
-            "beta": self.beta,
+            "posterior_x0": torch.where(noise > 0, previous.sqrt() * beta / noise, 1.0),
+            "posterior_xn": torch.where(noise > 0, alpha.sqrt() * left / noise, 0.0),
+            "posterior_variance": torch.where(noise > 0, left / noise, 0.0) * beta,
         }
-        self._cast: dict[tuple[torch.device, torch.dtype], dict[str, Tensor]] = {}
-        self._frozen = True
+
+    @property
+    def alpha_bar(self) -> Tensor:
+        """A copy of the table, ``(N+1,)``."""
+        return self._tables["alpha_bar"].clone()
+
+    @property
+    def alpha(self) -> Tensor:
+        """A copy of the table, ``(N+1,)``."""
+        return self._tables["alpha"].clone()
+
+    @property
+    def beta(self) -> Tensor:
+        """A copy of the table, ``(N+1,)``."""
+        return self._tables["beta"].clone()
+
+    @property
+    def posterior_variance(self) -> Tensor:
+        """A copy of the table, ``(N+1,)``."""
+        return self._tables["posterior_variance"].clone()
 
     @abstractmethod
     def _alpha_bar(self, fraction: Tensor) -> Tensor:
@@ -98,6 +125,7 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
         Raises:
             ValueError: a timestep outside 0..N (looked for on the CPU alone, where the look costs nothing), or axes
                 that do not lead those of ``x0``.
+            TypeError: latents that are not floating point, or timesteps that are not integers.
         """
         signal, sigma = self._at(x0, timesteps, "signal", "noise")
         return (signal * x0).addcmul_(sigma, noise)
@@ -125,7 +153,8 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
             ValueError: as in :meth:`add_noise`, or m is not below n.
         """
         if previous is None:
-            clean, noised, variance = self._at(x0, timesteps, "posterior_x0", "posterior_xn", "posterior_variance")
+            names = "posterior_x0", "posterior_xn", "posterior_variance"
+            clean, noised, variance = self._at(x0, timesteps, *names, first=1)
             return (clean * x0).addcmul_(noised, xn), variance
         now, then = self._alpha_bars(x0, timesteps, previous)
         left = (1 - then) / (1 - now)
@@ -151,7 +180,7 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
 
     def noise_from_x0(self, x0: Tensor, xn: Tensor, timesteps: Tensor) -> Tensor:
         r""":math:`\epsilon = (x_n - \sqrt{\bar\alpha_n} x_0) / \sqrt{1 - \bar\alpha_n}`, for n >= 1."""
-        signal, sigma = self._at(x0, timesteps, "signal", "noise")
+        signal, sigma = self._at(x0, timesteps, "signal", "noise", first=1)
         return (xn - signal * x0) / sigma
 
     def x0_from_noise(self, noise: Tensor, xn: Tensor, timesteps: Tensor) -> Tensor:
@@ -161,7 +190,7 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
 
     def velocity_from_x0(self, x0: Tensor, xn: Tensor, timesteps: Tensor) -> Tensor:
         r""":math:`v = \sqrt{\bar\alpha_n}\,\epsilon - \sqrt{1 - \bar\alpha_n}\,x_0`, n >= 1 (Salimans & Ho 2022)."""
-        signal, sigma = self._at(x0, timesteps, "signal", "noise")
+        signal, sigma = self._at(x0, timesteps, "signal", "noise", first=1)
         return (signal * xn - x0) / sigma
 
     def x0_from_velocity(self, velocity: Tensor, xn: Tensor, timesteps: Tensor) -> Tensor:
@@ -173,15 +202,17 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
         """alpha_bar at n and at m < n, float64, with axes that multiply ``like``."""
         exact = torch.empty((), dtype=torch.float64, device=like.device).expand(like.shape)
         (now,), (then,) = self._at(exact, timesteps, "alpha_bar"), self._at(exact, previous, "alpha_bar")
-        if like.device.type == "cpu" and bool((then <= now).any()):
+        if _readable(then) and bool((then <= now).any()):
             raise ValueError("previous must lie below timesteps everywhere: a reverse step goes to less noise.")
         return now, then
 
-    def _at(self, like: Tensor, timesteps: Tensor, *names: str) -> list[Tensor]:
-        """The named tables at ``timesteps``, with axes and dtype that multiply ``like``."""
+    def _at(self, like: Tensor, timesteps: Tensor, *names: str, first: int = 0) -> list[Tensor]:
+        """The named tables at ``timesteps`` from ``first`` on, with axes and dtype that multiply ``like``."""
         timesteps = torch.as_tensor(timesteps)
         shape, dtype = timesteps.shape, timesteps.dtype
-        if dtype.is_floating_point or dtype.is_complex:
+        if not like.is_floating_point():
+            raise TypeError(f"The latents must be floating point, got {like.dtype}. Embed the items first.")
+        if dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
             raise TypeError(f"timesteps must be integers, got {dtype}.")
         if not _leads(shape, like.shape):
             raise ValueError(
@@ -190,24 +221,27 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
             )
         timesteps = unexpanded(timesteps)
         axes = (*timesteps.shape, *(1,) * (like.ndim - len(shape)))
-        index = timesteps.to(like.device).reshape(-1)
+        index = timesteps.to(like.device, torch.int64).reshape(-1)
         tables = self._cast_to(like.device, like.dtype)
         try:  # the look-up finds steps that are out of range; on a GPU a look at them beforehand would wait for it
+            if first and _readable(index) and _least(index) < first:
+                raise IndexError
             return [tables[name].index_select(0, index).view(axes) for name in names]
         except (IndexError, RuntimeError) as error:
             bounds = f"{int(timesteps.min())}..{int(timesteps.max())}"
-            raise ValueError(f"timesteps must lie in 0..{self.num_timesteps}, got {bounds}.") from error
+            raise ValueError(f"timesteps must lie in {first}..{self.num_timesteps}, got {bounds}.") from error
 
     def _cast_to(self, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-        """The tables, cast once."""
+        """The tables, cast once; what a tracer or inference mode makes of them is not kept for others."""
         tables = self._cast.get((device, dtype))
         if tables is None:
             tables = {name: table.to(device, dtype) for name, table in self._tables.items()}
-            self._cast[device, dtype] = tables
+            if all(_ordinary(table) for table in tables.values()):
+                self._cast[device, dtype] = tables
         return tables
 
-    def _check_table(self) -> None:
-        name, table = type(self).__name__, self.alpha_bar
+    def _check_table(self, table: Tensor) -> None:
+        name = type(self).__name__
         if table.shape != (self.num_timesteps + 1,) or not bool(torch.isfinite(table).all()):
             raise ValueError(f"{name}: alpha_bar must hold {self.num_timesteps} finite values, got {table[1:]}.")
         falls = table[1:] < table[:-1]
@@ -321,6 +355,21 @@ def unexpanded(timesteps: Tensor) -> Tensor:
         if stride == 0:
             timesteps = timesteps.narrow(axis, 0, min(1, timesteps.shape[axis]))
     return timesteps
+
+
+def _ordinary(tensor: Tensor) -> bool:
+    """Whether it holds numbers that anybody may use later."""
+    return not torch.compiler.is_compiling() and type(tensor) is Tensor and not tensor.is_inference()
+
+
+def _readable(tensor: Tensor) -> bool:
+    """Whether its numbers can be looked at without waiting: on the CPU, and not while a tracer follows."""
+    return not torch.compiler.is_compiling() and type(tensor) is Tensor and tensor.device.type == "cpu"
+
+
+def _least(index: Tensor) -> int:
+    """The smallest number; one alone is read three times faster."""
+    return int(index if index.numel() == 1 else index.min()) if index.numel() else MAX_TIMESTEPS
 
 
 def _leads(shape: torch.Size, latents: torch.Size) -> bool:

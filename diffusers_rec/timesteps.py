@@ -15,6 +15,10 @@ from torch import Generator, Tensor
 
 from diffusers_rec.errors import check_choice, check_float, check_int
 from diffusers_rec.registry import Component
+from diffusers_rec.schedules import MAX_TIMESTEPS
+
+MAX_HISTORY = 10_000
+"""Losses kept for each step, at most."""
 
 
 class TimestepSampler(Component, ABC, kind="timesteps"):
@@ -27,8 +31,10 @@ class TimestepSampler(Component, ABC, kind="timesteps"):
             account for it.
     """
 
+    entrances = "sample", "update", "load_state_dict"
+
     def __init__(self, num_timesteps: int = 1000, *, estimate: str = "mean", start_share: float = 0.0) -> None:
-        self.num_timesteps = check_int("num_timesteps", num_timesteps, minimum=1)
+        self.num_timesteps = check_int("num_timesteps", num_timesteps, minimum=1, maximum=MAX_TIMESTEPS)
         self.estimate = check_choice("estimate", estimate, ("mean", "sum"))
         self.start_share = check_float("start_share", start_share, minimum=0, below=1)
 
@@ -109,10 +115,10 @@ class ImportanceTimestepSampler(TimestepSampler, name="importance"):
         start_share: float = 0.0,
     ) -> None:
         super().__init__(num_timesteps, estimate=estimate, start_share=start_share)
-        self.history = check_int("history", history, minimum=1)
+        self.history = check_int("history", history, minimum=1, maximum=MAX_HISTORY)
         self.uniform_share = check_float("uniform_share", uniform_share, minimum=0, maximum=1)
-        self._losses = torch.zeros(self.num_timesteps, self.history, dtype=torch.float64)
-        self._seen = torch.zeros(self.num_timesteps, dtype=torch.int64)
+        self._losses = torch.zeros(self.num_timesteps, self.history, dtype=torch.float64, device="cpu")
+        self._seen = torch.zeros(self.num_timesteps, dtype=torch.int64, device="cpu")
 
     @property
     def warm(self) -> bool:

@@ -208,7 +208,7 @@ def a_schedule_that_rises_unchecked():
         def _alpha_bar(self, fraction):
             return 0.5 + 0.4 * torch.sin(6 * fraction)
 
-        def _check_table(self):
+        def _check_table(self, table):
             pass
 
     return Planted

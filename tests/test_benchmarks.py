@@ -492,6 +492,17 @@ def test_trainings_that_differ_do_not_come_into_one_figure(data_dir, tmp_path):
         figure3.main([*options, "2", "--add"])
 
 
+def test_trainings_without_a_later_setting_had_its_default(data_dir, tmp_path):
+    options = options_of(data_dir, tmp_path, "--dataset", "toys", "--variants", "10", "--budget", "1")
+    figure3.main(options)
+    table = tmp_path / "figure3-quick.csv"
+    text = table.read_text()
+    older = text.replace(', ""select_by"": ""ndcg@10""', "")
+    assert older != text
+    table.write_text(older)
+    figure3.main([*options, "--add"])
+
+
 def test_recipes_add_to_what_is_there(data_dir, tmp_path):
     options = options_of(data_dir, tmp_path, "--dataset", "toys", "--budget", "1", "--recipes")
     recipes.main([*options, "cosine head"])

@@ -8,6 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from diffusers_rec import Denoiser, DiffRec, ItemHead
 from diffusers_rec.checkpoint import CONFIG_FILE, FORMAT_VERSION, write_checkpoint
+from diffusers_rec.files import folder_lock
 
 ITEMS = [f"i{v}" for v in range(24)]
 
@@ -252,9 +254,16 @@ def test_an_empty_a_missing_and_a_half_directory_are_told_apart(tmp_path):
     ("change", "message"),
     [
         (lambda weights: weights | {"head.offset": torch.zeros(3)}, r"head\.offset \(3,\) instead of \(24,\)"),
-        (lambda weights: weights | {"spare": torch.zeros(3)}, "spare"),
-        (lambda weights: {name: weights[name] for name in weights if name != "embedding.weight"}, r"embedding\.weight"),
-        (lambda weights: {}, "embedding"),
+        (
+            lambda weights: weights | {"head.offset": torch.zeros(24, dtype=torch.int32)},
+            r"head\.offset torch.int32 instead of torch.float32",
+        ),
+        (lambda weights: weights | {"spare": torch.zeros(3)}, "spare is not in the model"),
+        (
+            lambda weights: {name: weights[name] for name in weights if name != "embedding.weight"},
+            r"embedding\.weight is",
+        ),
+        (lambda weights: {}, r"denoiser\.empty is missing, .* and 33 more"),
     ],
 )
 def test_whole_weights_that_do_not_fit_the_config_are_refused(change, message, tmp_path):
@@ -301,11 +310,10 @@ def test_ids_that_json_cannot_hold_are_refused_before_anything_is_written(ids, t
         build(items=ids).save_pretrained(target)
 
 
-@pytest.mark.parametrize("step", ["mkstemp", "fsync", "replace"])
+@pytest.mark.parametrize("step", ["os.fsync", "os.replace"])
 @pytest.mark.parametrize("nth", [0, 1, 2])
 def test_an_error_in_any_step_of_any_file_changes_nothing(step, nth, target, monkeypatch):
-    owner = {"mkstemp": "tempfile.mkstemp", "fsync": "os.fsync", "replace": "os.replace"}[step]
-    original, calls = getattr(sys.modules[owner.split(".")[0]], step), []
+    original, calls = getattr(os, step.removeprefix("os.")), []
 
     def failing(*args, **kwargs):
         calls.append(args)
@@ -314,8 +322,8 @@ def test_an_error_in_any_step_of_any_file_changes_nothing(step, nth, target, mon
         return original(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"diffusers_rec.checkpoint.{owner}", failing)
-        with pytest.raises(OSError, match=r"could not be written \(No space left on device\); nothing was changed"):
+        patch.setattr(f"diffusers_rec.files.{step}", failing)
+        with pytest.raises(OSError, match=r"written \(No space left.*Free space on that disk\); nothing was changed"):
             build(items=range(24), seed=1).save_pretrained(target)
 
 
@@ -324,7 +332,7 @@ def test_an_interrupt_changes_nothing(target, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("diffusers_rec.checkpoint.os.replace", interrupt)
+        patch.setattr("diffusers_rec.files.os.replace", interrupt)
         with pytest.raises(KeyboardInterrupt):
             small(1).save_pretrained(target)
 
@@ -350,7 +358,8 @@ for weights, items in ((100_000, 10), (10, 100_000)):
         print(error)
 """
     told = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
-    assert told.count("could not be written (File too large); nothing was changed") == 2
+    assert told.count("could not be written (File too large. The system limits") == 2
+    assert told.count("nothing was changed") == 2
 
 
 def test_an_interrupt_after_the_last_rename_leaves_the_new_checkpoint_whole(tmp_path, monkeypatch):
@@ -364,7 +373,7 @@ def test_an_interrupt_after_the_last_rename_leaves_the_new_checkpoint_whole(tmp_
         if Path(target).name == "config.json":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("diffusers_rec.checkpoint.os.replace", then_interrupt)
+    monkeypatch.setattr("diffusers_rec.files.os.replace", then_interrupt)
     with pytest.raises(KeyboardInterrupt):
         other.save_pretrained(tmp_path / "m")
     assert torch.equal(DiffRec.from_pretrained(tmp_path / "m").embedding.weight, other.embedding.weight)
@@ -380,3 +389,120 @@ def test_a_config_of_something_else_is_not_overwritten(tmp_path):
 def test_a_loaded_model_is_ready_to_serve(tmp_path):
     DiffRec(ITEMS, dim=8, max_length=4).save_pretrained(tmp_path / "m")
     assert not any(module.training for module in DiffRec.from_pretrained(tmp_path / "m").modules())
+
+
+# Several writers, and files of somebody else
+
+
+def write_often(folder, seed, times):
+    """A process of its own that saves one model again and again."""
+    script = f"""
+import torch
+from tests.test_checkpoint import small
+torch.set_num_threads(1)
+for _ in range({times}):
+    small({seed}).save_pretrained({str(folder)!r})
+"""
+    return subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[1])
+
+
+def test_two_writers_and_a_reader_see_whole_models(tmp_path):
+    models = [small(seed) for seed in (0, 1)]
+    models[0].save_pretrained(tmp_path)
+    writers = [write_often(tmp_path, seed, 15) for seed in (0, 1)]
+    reads = 0
+    while any(writer.poll() is None for writer in writers):
+        weight = DiffRec.from_pretrained(tmp_path).embedding.weight
+        assert any(torch.equal(weight, model.embedding.weight) for model in models)
+        reads += 1
+    assert [writer.returncode for writer in writers] == [0, 0]
+    assert reads > 0
+    assert any(torch.equal(DiffRec.from_pretrained(tmp_path).embedding.weight, m.embedding.weight) for m in models)
+    assert len(listing(tmp_path)) == 3
+
+
+def test_a_folder_that_is_locked_is_refused_with_a_word(tmp_path, monkeypatch):
+    monkeypatch.setattr("diffusers_rec.checkpoint.WAIT", 0.1)
+    small(0).save_pretrained(tmp_path)
+    refused = []
+
+    def save():
+        with pytest.raises(ValueError, match="is in use: another process or thread is writing to it"):
+            small(1).save_pretrained(tmp_path)
+        refused.append(True)
+
+    with folder_lock(tmp_path, wait=0):
+        small(0).save_pretrained(tmp_path)  # who holds it may write
+        thread = threading.Thread(target=save)
+        thread.start()
+        thread.join()
+    assert refused
+    assert_same(small(0), DiffRec.from_pretrained(tmp_path))
+
+
+LOOK_ALIKES = [
+    "model-0123456789ab.safetensors",
+    "items-0123456789ab.json",
+    "log.jsonl",
+    ".config.json.abcd1234",
+    ".log.jsonl.abcd1234",
+    ".config.json.diffusers_rec-notours",
+]
+
+
+def test_files_that_only_look_like_the_librarys_own_are_left_alone(tmp_path):
+    small(0).save_pretrained(tmp_path)
+    for name in LOOK_ALIKES:
+        (tmp_path / name).write_text("not yours")
+    for seed in (1, 0):
+        small(seed).save_pretrained(tmp_path)
+    assert len(listing(tmp_path)) == 3 + len(LOOK_ALIKES)
+    assert all((tmp_path / name).read_text() == "not yours" for name in LOOK_ALIKES)
+
+
+@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize("kind", ["model", "items"])
+def test_a_file_in_the_place_of_a_new_one_is_not_overwritten(kind, older, tmp_path):
+    small(1).save_pretrained(tmp_path / "elsewhere")
+    name = next(name for name in listing(tmp_path / "elsewhere") if name.startswith(kind))
+    folder = tmp_path / "here"
+    if older:
+        build(items=range(24)).save_pretrained(folder)
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text("not yours")
+    before = listing(folder)
+    with pytest.raises(ValueError, match=f"{name} was not written by this library and is not overwritten"):
+        small(1).save_pretrained(folder)
+    assert listing(folder) == before
+
+
+def test_a_file_whose_content_was_replaced_survives_its_checkpoint(tmp_path):
+    small(0).save_pretrained(tmp_path)
+    name = next(name for name in listing(tmp_path) if name.startswith("model"))
+    (tmp_path / name).write_text("not yours")
+    small(1).save_pretrained(tmp_path)
+    assert (tmp_path / name).read_text() == "not yours"
+    assert_same(small(1), DiffRec.from_pretrained(tmp_path))
+
+
+def test_a_config_cannot_name_a_file_of_somebody_else_as_its_own(tmp_path):
+    small(0).save_pretrained(tmp_path)
+    (tmp_path / "thesis.json").write_text("[]")
+    edit(tmp_path, sign=True, items={"file": "thesis.json", "sha256": hashlib.sha256(b"[]").hexdigest()})
+    with pytest.raises(ValueError, match="lacks items"):
+        DiffRec.from_pretrained(tmp_path)
+    small(1).save_pretrained(tmp_path)
+    assert (tmp_path / "thesis.json").read_text() == "[]"
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path):
+    small(0).save_pretrained(tmp_path)
+    (tmp_path / ".config.json.diffusers_rec-0123abcd").write_text("half")
+    small(1).save_pretrained(tmp_path)
+    assert len(listing(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("call", [small().save_pretrained, DiffRec.from_pretrained])
+def test_an_empty_path_is_not_the_working_folder(call):
+    with pytest.raises(ValueError, match=r"directory must be a path, got ''"):
+        call("")

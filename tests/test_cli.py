@@ -6,11 +6,12 @@ import errno
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from io import StringIO
 from unittest import mock
 
@@ -23,7 +24,7 @@ from diffusers_rec.cli import AUDITED, app, run
 from diffusers_rec.evaluation import audit, evaluate, evaluate_memory, evaluate_popularity
 from diffusers_rec.pipeline import PARTS
 from diffusers_rec.presets import best, control
-from diffusers_rec.training import RECIPES
+from diffusers_rec.training import RECIPES, train
 
 SMALL = ("--dim", 16, "--max-length", 8, "--epochs", 2, "--cpu")
 
@@ -88,7 +89,7 @@ def test_train_evaluate_recommend_info(kind, history, logs, tmp_path):
     out = tmp_path / "new" / "run"
     code, told, progress = diffrec("train", logs / f"log.{kind}", "--out", out, *SMALL)
     assert code == 0
-    assert re.match(r"Best epoch [12] of 2 on validation \(history masked\): hr@5 0\.\d{4}, ", told)
+    assert re.match(r"Best epoch [12] of 2 by validation ndcg@10 \(history masked\): hr@5 0\.\d{4}, ", told)
     assert [line.split()[1] for line in progress.splitlines() if line.startswith("epoch ")] == ["1", "2"]
     assert f"diffrec evaluate {out} {logs}/log.{kind}" in progress
     table = good("evaluate", out, logs / f"log.{kind}")
@@ -125,7 +126,9 @@ def test_evaluate_says_what_the_library_says(kind, split, logs, models):
 
 def test_a_model_without_a_memory_has_no_rows_for_one(logs, tmp_path):
     command = ("train", logs / "log.csv", "--out", tmp_path, *SMALL, "--set", "memory=none")
-    assert set(as_json(*command)) == {"out", "best_epoch", "epochs", "validation"}
+    assert set(as_json(*command)) == {
+        "out", "best_epoch", "epochs", "select_by", "exclude_seen", "validation",
+    }  # fmt: skip
     assert good(*command).count("\n") == 1
     assert set(as_json("evaluate", tmp_path, logs / "log.csv")) == {"split", "model", "popularity"}
 
@@ -140,6 +143,36 @@ def test_training_tells_the_share_of_the_memory(logs, tmp_path):
     )
     assert answer["memory_alone"] == asdict(evaluate_memory(model.memory, holdout))
     assert answer["popularity"] == asdict(evaluate_popularity(holdout.histories, holdout))
+
+
+def test_the_epoch_is_chosen_by_any_metric_with_seen_items_or_without(logs, tmp_path):
+    command = ("train", logs / "log.csv", "--out", tmp_path, *SMALL, "--select-by", "hr@3", "--include-seen")
+    _, told, progress = diffrec(*command)
+    assert re.match(r"Best epoch [12] of 2 by validation hr@3 \(history not masked\): hr@3 0\.\d{4}, ", told)
+    assert len(re.findall(r"^epoch .* hr@3 0\.\d{4}", progress, re.MULTILINE)) == 2
+    answer = as_json(*command)
+    assert (answer["select_by"], answer["exclude_seen"]) == ("hr@3", False)
+    holdout = read_interactions(logs / "log.csv").sequences().leave_one_out().validation
+    report = evaluate(DiffRec.from_pretrained(tmp_path), holdout, ks=[3, 5, 10, 20], seeds=1)
+    assert answer["validation"] == pytest.approx(report.unmasked)
+    in_other_words = ("--set", "training.select_by=hr@3", "--set", "training.exclude_seen=false")
+    assert as_json(*command[:-3], *in_other_words) == answer, "another run"
+
+
+def test_training_without_validation_takes_every_item(logs, tmp_path):
+    command = ("train", logs / "short.csv", "--out", tmp_path, *SMALL, "--no-validation")
+    code, told, progress = diffrec(*command)
+    assert code == 0
+    assert told == "Kept epoch 2, the last: there was no validation\n"
+    assert f"Next: diffrec recommend {tmp_path} --history" in progress
+    assert as_json(*command) == {
+        "out": str(tmp_path), "best_epoch": 2, "epochs": 2, "select_by": None, "exclude_seen": True, "validation": {},
+    }  # fmt: skip
+    sequences = read_interactions(logs / "short.csv").sequences()
+    model = best(sequences.vocabulary, dim=16, max_length=8)
+    train(model, sequences, config=replace(RECIPES["best"], epochs=2), device="cpu")
+    saved = DiffRec.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in model.state_dict().items())
 
 
 @pytest.mark.parametrize(
@@ -252,7 +285,7 @@ def test_recommend_among_candidates_and_seen_items(models):
     assert diffrec(*history, "-k", 2, *some)[2] == ""
     told = diffrec(*history, "-k", 3, *some)[2]
     assert told == (
-        "after item-001,item-002: 2 of 3 items, for the others are in the history. --include-seen keeps them.\n"
+        "after item-001,item-002: 2 of 3 items, because the others are in the history or excluded. --include-seen keeps those of the history.\n"
     )
 
 
@@ -374,20 +407,20 @@ def test_columns_cores_and_short_users(logs, tmp_path):
 TRAIN = {
     "no such file": ("nowhere.csv", [], "There is no file .*nowhere.csv"),
     "a folder": (".", [], "' is a folder"),
-    "empty table": ("empty.csv", [], "empty.csv: expected a csv file with at least one row"),
+    "empty table": ("empty.csv", [], "empty.csv: expected a header and at least one row"),
     "empty sequences": ("empty.txt", [], "the file is empty"),
     "unknown suffix": ("log.xyz", [], "cannot tell the format of log.xyz"),
     "no such column": ("untimed.csv", [], r"\['time'\] are missing"),
     "other column": ("log.csv", ["--item", "book"], r"\['book'\] are missing"),
     "ragged": ("ragged.csv", [], "rows of equal width"),
-    "an id missing": ("gap.csv", [], "item in row 2, counted from 1, is missing"),
+    "an id missing": ("gap.csv", [], "item in row 2, counted from 1, is empty"),
     "a user without items": ("broken.txt", [], "line 2: user '4' has no items"),
     "one-item users": ("short.csv", [], r"1 of 61 have fewer \(first: 'one'\).*--k-core 3, --short drop, "),
     "one-item users alone": ("single.txt", ["--short", "drop"], "every user needs at least 3 items"),
     "wrong format": ("log.csv", ["--format", "movielens"], "line 1: expected user::item::rating::time"),
     "core too large": ("log.csv", ["--k-core", "1000"], r"Use a smaller k.*--k-core\."),
     "broken JSON": ("log.csv", ["--set", "training.epochs=[1,"], r"--set: \[1, is not JSON \("),
-    "no threads": ("nowhere.csv", ["--threads", "0"], "--threads must be an integer >= 1, got 0"),
+    "no threads": ("nowhere.csv", ["--threads", "0"], "--threads must be an integer >= 1 and <= 1024, got 0"),
     "no part of that name": ("log.csv", ["--set", "denoiser=diffusion"], "Unknown denoiser name: 'diffusion'. Known"),
     "no such part": (
         "log.csv", ["--set", "decoder=linear"], "--set decoder=linear: Unknown part: .* Did you mean 'denoiser'"
@@ -407,6 +440,17 @@ TRAIN = {
     "dropout": ("log.csv", ["--dropout", "1.5"], "dropout"),
     "heads": ("log.csv", ["--set", "denoiser.num_heads=3"], "num_heads"),
     "max length": ("log.csv", ["--max-length", "1"], "max_length"),
+    "no such metric": ("log.csv", ["--select-by", "mrr@10"], "select_by must be 'hr@K' or 'ndcg@K', .* got 'mrr@10'"),
+    "seen items twice": (
+        "log.csv", ["--include-seen", "--set", "training.exclude_seen=true"], "--include-seen and --set .* same setting"
+    ),
+    "nothing to validate": (
+        "log.csv", ["--no-validation", "--short", "drop", "--include-seen"],
+        "--no-validation leaves --short and --include-seen nothing to do",
+    ),
+    "patience for nothing": (
+        "log.csv", ["--no-validation", "--set", "training.patience=5"], "patience=5 counts validations"
+    ),
     "negative seed": ("log.csv", ["--seed", "-1"], "seed must be"),
 }  # fmt: skip
 
@@ -436,7 +480,7 @@ def test_wrong_input_for_train_is_one_line_and_writes_nothing(case, logs, tmp_pa
         ("--dim", "embedding.dim"), ("--dim", "denoiser.dim"), ("--dim", "head.dim"),
         ("--max-length", "denoiser.max_length"), ("--dropout", "denoiser.dropout"), ("--epochs", "training.epochs"),
         ("--batch-targets", "training.batch_targets"), ("--learning-rate", "training.learning_rate"),
-        ("--set", "training.epochs"),
+        ("--select-by", "training.select_by"), ("--set", "training.epochs"),
     ],
 )  # fmt: skip
 def test_a_setting_that_is_given_twice_is_refused(shorthand, key, logs, tmp_path):
@@ -509,7 +553,10 @@ OTHERS = {
     ),
     "no checkpoint": (["recommend", "{logs}", "--history", "item-001"], "holds no checkpoint: config.json is missing"),
     "no folder": (["evaluate", "{logs}/nowhere", "{logs}/log.csv"], "holds no checkpoint"),
-    "other data": (["evaluate", "{models}/csv", "{logs}/log.txt"], "have different items"),
+    "other data": (
+        ["evaluate", "{models}/csv", "{logs}/log.txt"],
+        r"The model does not know all items of the holdout.* 100 is a int. Convert the ids",
+    ),
     "no data": (["evaluate", "{models}/csv", "{logs}/nowhere.csv"], "There is no file"),
     "info of nothing": (["info", "{logs}/nowhere"], "There is no file"),
     "info of no model": (["info", "{logs}"], "holds no checkpoint"),
@@ -569,7 +616,7 @@ def test_a_folder_that_cannot_be_is_told_in_one_line(place, logs, tmp_path):
 
 def test_a_full_disk_is_the_machines_failure(logs, tmp_path):
     full = OSError(errno.ENOSPC, "No space left on device")
-    with mock.patch("diffusers_rec.checkpoint.os.fsync", side_effect=full):
+    with mock.patch("diffusers_rec.files.os.fsync", side_effect=full):
         code, out, err = diffrec("train", logs / "log.csv", "--out", tmp_path / "run", *SMALL, "-q")
     assert code == 1
     assert out == ""
@@ -673,6 +720,24 @@ def test_interrupted_while_training_it_goes_on(logs, tmp_path):
     assert progress.count("going on where it stopped") == 1
     assert epochs[-1] == 30
     assert json.loads(answer) | {"out": ""} == as_json(*command[:3], tmp_path / "other", *command[4:]) | {"out": ""}
+
+
+def test_the_next_command_reads_as_the_training_did(tmp_path):
+    rows = [f"{user}\t{item}" for user in ("a", "NA") for item in ("'v", "w", "x", "y", "z")]
+    (tmp_path / "log.csv").write_text("\n".join(["user\titem", *rows]) + "\n")
+    reading = ("--time=", r"--separator=\t", "--quote=", "--missing=nan", "--missing=null")
+    err = diffrec("train", tmp_path / "log.csv", "--out", tmp_path / "run", *SMALL, *reading)[2]
+    (told,) = re.findall("Next: diffrec (.*)", err)
+    assert set(reading) < set(shlex.split(told))
+    assert diffrec(*shlex.split(told), "-q")[0] == 0
+
+
+@pytest.mark.parametrize("name", ["csv", "txt"])
+def test_a_log_comes_through_a_pipe(name, logs):
+    format = {"csv": "csv", "txt": "sequences"}[name]
+    command = [sys.executable, "-m", "diffusers_rec", "info", "/dev/stdin", "--format", format, "--json"]
+    done = subprocess.run(command, input=(logs / f"log.{name}").read_bytes(), capture_output=True, check=True)
+    assert json.loads(done.stdout) == as_json("info", logs / f"log.{name}")
 
 
 def test_a_log_without_times_and_with_semicolons_is_read(tmp_path):

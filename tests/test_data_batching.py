@@ -115,9 +115,9 @@ def test_to_keeps_everything():
     ("settings", "message"),
     [
         ({"examples": "prefix"}, "one of every-prefix, last-target, all-positions, got 'prefix'"),
-        ({"max_length": 1}, "max_length must be at least 2, got 1"),
-        ({"batch_targets": 0}, "batch_targets must be at least 1, got 0"),
-        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"max_length": 1}, "TrainingBatches: max_length must be an integer >= 2, got 1"),
+        ({"batch_targets": 0}, "TrainingBatches: batch_targets must be an integer >= 1, got 0"),
+        ({"seed": -1}, "TrainingBatches: seed must be an integer >= 0, got -1"),
     ],
 )
 def test_refuses_bad_settings(settings, message):
@@ -125,10 +125,23 @@ def test_refuses_bad_settings(settings, message):
         TrainingBatches(sequences_of([3]), **settings)
 
 
+@pytest.mark.parametrize("setting", ["max_length", "batch_targets", "seed"])
+def test_settings_are_integers(setting):
+    with pytest.raises(TypeError, match=rf"TrainingBatches: {setting} must be an integer >= \d, got 2\.5 \(float\)"):
+        TrainingBatches(sequences_of([3]), **{setting: 2.5})
+    with pytest.raises(TypeError, match=r"TrainingBatches: epoch must be an integer >= 0, got 0\.0"):
+        TrainingBatches(sequences_of([3])).epoch(0.0)
+
+
+def test_what_takes_sequences_says_where_they_come_from():
+    with pytest.raises(TypeError, match=r"TrainingBatches: sequences must be Sequences, got list\. Use read_inter"):
+        TrainingBatches([[1, 2]])
+
+
 def test_refuses_nothing_to_learn_from():
     with pytest.raises(ValueError, match="none of the 2 sequences has two items"):
         TrainingBatches(sequences_of([1, 0]))
-    with pytest.raises(ValueError, match="epochs are numbered from 0, got -1"):
+    with pytest.raises(ValueError, match="TrainingBatches: epoch must be an integer >= 0, got -1"):
         TrainingBatches(sequences_of([2])).epoch(-1)
 
 
@@ -150,7 +163,9 @@ def test_pad_keeps_the_latest(lengths, max_length):
     ("histories", "max_length", "error", "message"),
     [
         ([], 5, ValueError, "at least one history"),
-        ([[1]], 0, ValueError, "max_length must be at least 1, got 0"),
+        ([[1]], 0, ValueError, "max_length must be an integer >= 1, got 0"),
+        ([[1]], 1.5, TypeError, "max_length must be an integer >= 1, got 1.5"),
+        ([[0, 1], {0, 1}], 5, TypeError, "history 1 has dtype object; expected item indices"),
         ([[1], [-1]], 5, ValueError, "history 1 must be"),
         ([[[1]]], 5, ValueError, "history 0 must be"),
         ([["a"]], 5, TypeError, "history 0 has dtype <U1; expected item indices"),

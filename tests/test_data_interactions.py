@@ -2,12 +2,13 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from diffusers_rec.data import Interactions, Statistics, Vocabulary, read_interactions
@@ -62,8 +63,10 @@ def test_k_core_is_the_largest_fixed_point(rows, k):
 
 
 def test_k_core_refuses_k_below_one():
-    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="k must be an integer >= 1, got 0"):
         log_of([(0, 0, 0)]).k_core(0)
+    with pytest.raises(TypeError, match=r"k must be an integer >= 1, got 2\.0 \(float\)"):
+        log_of([(0, 0, 0)]).k_core(2.0)
 
 
 @pytest.mark.parametrize("make", [list, np.array, torch.tensor, pd.Series])
@@ -93,6 +96,10 @@ NANOSECONDS = 1_700_000_000_000_000_001  # float64 would drop the last one
         ([b"1"], [1]),
         (["1970-01-02", "1970-01-01T00:00:01"], [86_400_000_000_000, 1_000_000_000]),
         (["1970-01-01T01:00:01Z", "1970-01-01T01:00:01+01:00"], [3_601_000_000_000, 1_000_000_000]),
+        (["1970-01-01T00:00:00.123456789987654321", " 1970-01-02 "], [123_456_789, 86_400_000_000_000]),
+        (["1969-12-31T23:59:59.999999999999"], [-1]),
+        (np.array([1999], dtype="datetime64[ps]"), [1]),
+        (["0.5", "0.50", "5e-1"], [0.5, 0.5, 0.5]),
         ([date(1970, 1, 2)], [86_400_000_000_000]),
         ([datetime(1970, 1, 1, 0, 0, 1)], [1_000_000_000]),
         ([datetime(1970, 1, 1, 1, tzinfo=timezone(timedelta(hours=1)))], [0]),
@@ -105,10 +112,22 @@ def test_times_of_any_notation(times, expected):
     assert log.times.dtype == (np.float64 if isinstance(expected[0], float) else np.int64)
 
 
+@given(numbers=st.lists(st.decimals(-(2**62), 2**62, places=6) | st.integers(-(2**62), 2**62), min_size=1, max_size=9))
+@example(numbers=[10**18, 10**18 + 1, Decimal("0.5")])
+def test_times_written_as_text_sort_as_they_are_written_or_are_refused(numbers):
+    try:
+        times = Interactions.from_arrays(numbers, numbers, [f"{Decimal(number):f}" for number in numbers]).times
+    except ValueError as error:
+        assert "by less than float64 can hold" in str(error)  # noqa: PT017 - most are read
+        return
+    assert [a < b for a in times for b in times] == [a < b for a in numbers for b in numbers]
+
+
 @pytest.mark.parametrize(
     ("times", "error", "message"),
     [
-        ([1.0, float("nan")], ValueError, "time in row 2, counted from 1, is missing or infinite"),
+        ([1.0, float("nan")], ValueError, "time in row 2, counted from 1, is missing"),
+        (np.array([1.0, np.nan]), ValueError, "time in row 2, counted from 1, is missing or infinite"),
         ([1.0, float("inf")], ValueError, "time in row 2, counted from 1, is missing or infinite"),
         ([1, None], ValueError, "time in row 2, counted from 1, is missing"),
         (["2020-01-01", ""], ValueError, "time in row 2, counted from 1, is missing"),
@@ -123,6 +142,22 @@ def test_times_of_any_notation(times, expected):
         ),
         (np.array([1, 2**63], dtype=np.uint64), ValueError, "row 2, counted from 1, does not fit into int64"),
         ([0, 10**30], ValueError, "row 2, counted from 1, does not fit into int64"),
+        (["0", "9" * 24], ValueError, "row 2, counted from 1, does not fit into int64"),
+        ([0, 10**400], ValueError, "row 2, counted from 1, is missing or infinite"),
+        ([10**18, 10**18 + 1, 0.5], ValueError, "row 2, counted from 1, differs from an earlier one by less than"),
+        (
+            ["1700000000.1234567", "1700000000.1234568"],
+            ValueError,
+            "row 2, counted from 1, differs from an earlier one",
+        ),
+        (["2020-01-01", "now"], ValueError, "row 2, counted from 1, is neither a number nor an ISO date"),
+        (["2020-01-01", "today"], ValueError, "row 2, counted from 1, is neither a number nor an ISO date"),
+        (["2020-01-01", "NaT"], ValueError, "time in row 2, counted from 1, is missing"),
+        (["2020-01-01", "5"], ValueError, "row 2, counted from 1, is a number among dates"),
+        (["2020-01-01", "99999999999999-01-01"], ValueError, "row 2, .* neither a number nor an ISO date"),
+        (["2020-01-01T00:00:00.123456789", "9999-01-01"], ValueError, "row 2, .* outside the years 1678..2261"),
+        ([np.datetime64(1, "ns"), np.datetime64("9999-01-01")], ValueError, "row 2, .* outside the years 1678..2261"),
+        ([datetime(2020, 1, 1), datetime(9999, 1, 1)], ValueError, "row 2, .* outside the years 1678..2261"),
         ([True, False], TypeError, "times as numbers, datetimes or text, all of one kind, got bool"),
         ([timedelta(1), timedelta(2)], TypeError, "got object of timedelta"),
         ([date(2020, 1, 1), 5], TypeError, "of date, int"),
@@ -159,6 +194,8 @@ def test_a_bad_time_is_shown_as_it_stands(times, shown):
         ([1, 2], [1], ValueError, "equally long, got 2, 1 and 2"),
         ([], [], ValueError, "at least one interaction, but users is empty"),
         ("ab", [1, 2], TypeError, "users as a sequence of ids, got 'ab'"),
+        ({"a", "b"}, [1, 2], TypeError, r"users in an order, got a set, .* sorted\(\.\.\.\)"),
+        ([1, 2], frozenset({1, 2}), TypeError, r"items in an order, got a frozenset"),
     ],
 )
 def test_refuses_bad_ids(users, items, error, message):
@@ -173,6 +210,10 @@ def test_the_constructor_checks_indices():
         Interactions(index, index + 1, index, one, one)
     with pytest.raises(TypeError, match=r"Interactions\.users: expected an int64 array, got float64"):
         Interactions(np.zeros(1), index, index, one, one)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"Interactions\.item_vocabulary must be Vocabulary, got list\. Use Vocabulary"):
+        Interactions(index, index, index, one, ["a"])
+    with pytest.raises(TypeError, match=r"Interactions\.times must be ndarray, got list"):
+        Interactions(index, index, [0], one, one)
     with pytest.raises(ValueError, match="at least one interaction, got none"):
         Interactions(index[:0], index[:0], index[:0], one, one)
 
@@ -183,6 +224,8 @@ def test_statistics_follow_from_counts():
     assert statistics.sparsity == pytest.approx(0.6)
     with pytest.raises(ValueError, match="at least one user, item and action, got 0, 5 and 4"):
         Statistics(0, 5, 4)
+    with pytest.raises(TypeError, match=r"num_items must be an integer, got 5\.5"):
+        Statistics(2, 5.5, 4)
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,36 @@ def test_short_users_are_named():
         sequences.leave_one_out("keep")
 
 
+@given(lists=lists, order=st.permutations(range(NUM_ITEMS + 3)))
+def test_another_vocabulary_changes_indices_and_no_ids(lists, order):
+    sequences, other = sequences_of(lists), Vocabulary(order)
+    moved = sequences.reindexed(other)
+    assert moved.vocabulary is other
+    assert [other.decode(row) for row in moved] == lists
+    targets = np.arange(len(lists)) % NUM_ITEMS
+    holdout = Holdout(sequences, targets).reindexed(other)
+    assert [other.decode(row) for row in holdout.histories] == lists
+    assert other.decode(holdout.targets) == targets.tolist()
+    assert sequences.reindexed(Vocabulary(range(NUM_ITEMS))) is sequences
+
+
+@given(lists=lists, known=st.sets(st.integers(0, NUM_ITEMS - 1), min_size=1))
+def test_the_items_that_occur_must_be_in_the_other_vocabulary(lists, known):
+    sequences, other = sequences_of(lists), Vocabulary(sorted(known))
+    unknown = {item for items in lists for item in items} - known
+    if not unknown:
+        assert [other.decode(row) for row in sequences.reindexed(other)] == lists
+        return
+    shown = ", ".join(map(str, sorted(unknown)[:5]))
+    with pytest.raises(ValueError, match=f"not know all items of the sequences.* {len(unknown)} unknown .*: {shown}"):
+        sequences.reindexed(other)
+
+
+def test_unknown_targets_are_refused_too():
+    with pytest.raises(ValueError, match=r"not know all items of the holdout.* 1 unknown id among 2 known: 3\."):
+        Holdout(sequences_of([[1, 2]]), np.array([3])).reindexed(Vocabulary([2, 1]))
+
+
 def test_statistics_count_what_occurs():
     statistics = sequences_of([[1, 2], [], [2, 2]]).statistics()
     assert (statistics.num_users, statistics.num_items, statistics.num_actions) == (2, 2, 4)
@@ -89,5 +119,24 @@ def test_refuses_indices_outside_the_vocabulary():
         sequences_of([[12]])
     with pytest.raises(ValueError, match="one target a history, got 2 for 1"):
         Holdout(sequences_of([[1]]), np.zeros(2, np.int64))
+    with pytest.raises(
+        TypeError, match=r"Holdout\.histories must be Sequences, got list\. Use read_interactions\(\.\.\.\)\.sequences"
+    ):
+        Holdout([[1]], np.zeros(1, np.int64))
+    with pytest.raises(TypeError, match=r"Sequences\.users must be Vocabulary, got list\. Use Vocabulary\(ids\)\."):
+        Sequences(np.zeros(1, np.int64), np.array([0, 1]), ["u"], Vocabulary([0]))
     with pytest.raises(TypeError, match=r"Holdout\.targets: expected an int64 array, got list"):
         Holdout(sequences_of([[1]]), [0])
+
+
+@pytest.mark.parametrize(
+    ("users", "seed", "error", "message"),
+    [
+        (1.5, 0, TypeError, r"users must be an integer >= 1, got 1\.5"),
+        (0, 0, ValueError, "users must be an integer >= 1, got 0"),
+        (1, None, TypeError, "seed must be an integer >= 0, got None"),
+    ],
+)
+def test_a_sample_takes_integers(users, seed, error, message):
+    with pytest.raises(error, match=rf"Holdout\.sample: {message}"):
+        Holdout(sequences_of([[1], [2]]), np.zeros(2, np.int64)).sample(users, seed)

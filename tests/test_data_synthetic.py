@@ -106,15 +106,27 @@ def test_refuses_nonsense(world, test_holdout):
         ValueError, match=r"every group needs two items, got num_items=5, num_groups=3. Use num_items >= 6"
     ):
         SyntheticWorld(5, num_groups=3)
-    with pytest.raises(ValueError, match=r"1 <= min_length <= max_length <= 200"):
+    with pytest.raises(ValueError, match="min_length must be an integer >= 1 and <= 4, got 5"):
         world.sample(3, min_length=5, max_length=4)
-    with pytest.raises(ValueError, match="got 0, 5 and 20"):
+    with pytest.raises(ValueError, match="max_length must be an integer >= 1 and <= 200, got 201"):
+        world.sample(3, max_length=201)
+    with pytest.raises(ValueError, match="num_users must be an integer >= 1, got 0"):
         world.sample(0)
+    for wrong in ({"num_users": 2.5}, {"num_users": 2, "max_length": 5.5}, {"num_users": 2, "seed": 0.5}):
+        with pytest.raises(TypeError, match=r"SyntheticWorld\.sample: .* must be an integer .*\.5 \(float\)"):
+            world.sample(**wrong)
+    for wrong in ({"num_items": 20.5}, {"num_groups": 2.5}, {"seed": 0.5}):
+        with pytest.raises(TypeError, match=r"SyntheticWorld: .* must be an integer.*\.5 \(float\)"):
+            SyntheticWorld(**wrong)
+    with pytest.raises(TypeError, match=r"best_metrics: holdout must be Holdout, got Split\. Use sequences\.leave_one"):
+        world.best_metrics(world.sample(9).sequences().leave_one_out())
+    with pytest.raises(TypeError, match=r"history 0 has dtype float64; expected item indices"):
+        world.next_item_probabilities([[1.5]])
     with pytest.raises(ValueError, match=r"item indices in 0\.\.199, got 0\.\.200"):
         world.next_item_probabilities([[0, 200]])
     with pytest.raises(ValueError, match="holds every item"):
         world.next_item_probabilities([range(200)])
-    with pytest.raises(ValueError, match=r"cut-offs of at least 1, got \[0\]"):
+    with pytest.raises(ValueError, match="each of ks must be an integer >= 1, got 0"):
         world.best_metrics(test_holdout, ks=[0])
     stranger = Sequences(np.array([0]), np.array([0, 1]), Vocabulary(["u"]), Vocabulary(["book"]))
     with pytest.raises(ValueError, match="unknown id"):

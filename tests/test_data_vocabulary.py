@@ -38,6 +38,10 @@ def test_numpy_scalars_become_python_scalars():
     assert type(Vocabulary(np.array(["a"])).ids[0]) is str
 
 
+def test_the_keys_of_a_dict_have_an_order():
+    assert Vocabulary({"b": 0, "a": 1}.keys()).ids == ("b", "a")
+
+
 def test_looks_like_a_container():
     vocabulary = Vocabulary("abcd"[i] for i in range(4))
     assert len(vocabulary) == 4
@@ -58,6 +62,8 @@ def test_looks_like_a_container():
         (["a", None], ValueError, "the id in row 2, counted from 1, is missing"),
         (["a", ["b"]], TypeError, "must be hashable, but row 2, counted from 1, holds a list"),
         ("abc", TypeError, "sequence of ids, got 'abc'"),
+        ({"a", "b"}, TypeError, r"ids in an order, got a set, whose order differs from run to run.* sorted\(\.\.\.\)"),
+        (frozenset({"a"}), TypeError, r"ids in an order, got a frozenset"),
         (5, TypeError, "sequence of ids, got 5"),
         (np.eye(2), ValueError, r"shape \(n,\), got \(2, 2\)"),
     ],
@@ -86,7 +92,11 @@ def test_numpy_ids_are_shown_plain():
 
 @pytest.mark.parametrize(
     ("ids", "error", "message"),
-    [("5", TypeError, "got '5'. Wrap"), ([[1]], TypeError, "row 1, counted from 1, holds a list")],
+    [
+        ("5", TypeError, "got '5'. Wrap"),
+        ({1}, TypeError, "in an order, got a set"),
+        ([[1]], TypeError, "row 1, counted from 1, holds a list"),
+    ],
 )
 def test_encode_refuses(ids, error, message):
     with pytest.raises(error, match=message):

@@ -29,8 +29,11 @@ UNSHOWN = {
     "progress",
     "sealed",
     "version",
+    "data.text",
     "data.times",
     "denoisers.dropout",
+    "training.processes",
+    "training.selection",
     "training.state",
 }
 """Modules that the reference leaves out on purpose; those of ``testing`` are shown by their package."""

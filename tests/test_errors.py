@@ -7,19 +7,21 @@ import warnings
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffusers_rec.entrances import checked
 from diffusers_rec.errors import (
     check_bool,
     check_choice,
+    check_class,
     check_float,
     check_int,
     check_path,
-    checked,
     require_extra,
     warn_caller,
 )
@@ -117,16 +119,22 @@ def test_an_installed_extra_with_a_broken_dependency_keeps_its_own_error(missing
 class Tea:
     made_by = "kettle.boil()"
 
+    @checked
+    def __init__(self, leaves: str = "green"):
+        self.leaves = leaves
+
 
 @checked
-def serve(tea: Tea, place: str | PathLike[str] | None = None, cups: int = 1, *, names: Iterable[str] = ()):
+def serve(
+    tea: Tea, place: str | PathLike[str] | None = None, cups: int = 1, *, names: Iterable[str] = (), sugar: Any = None
+):
     return tea
 
 
 def test_arguments_of_the_annotated_class_pass():
     tea = Tea()
     assert serve(tea) is tea
-    assert serve(tea=tea, place=Path("here"), cups=2.5, names={"a": 1}) is tea
+    assert serve(tea=tea, place=Path("here"), cups=2.5, names={"a": 1}, sugar=3) is tea
 
 
 @pytest.mark.parametrize(
@@ -139,6 +147,18 @@ def test_arguments_of_the_annotated_class_pass():
 def test_an_argument_of_another_class_is_refused_by_name(arguments, message):
     with pytest.raises(TypeError, match=message):
         serve(*arguments)
+
+
+def test_a_constructor_is_called_by_its_class():
+    with pytest.raises(TypeError, match=r"^Tea: leaves must be str, got int\.$"):
+        Tea(5)
+
+
+def test_a_value_of_the_class_comes_back():
+    tea = Tea()
+    assert check_class("tea", tea, Tea, str) is tea
+    with pytest.raises(TypeError, match=r"^tea must be Tea or None, got int\. Use kettle\.boil\(\)\.$"):
+        check_class("tea", 5, Tea, type(None))
 
 
 def test_an_empty_path_is_refused_and_the_working_folder_named():

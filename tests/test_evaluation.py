@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from dataclasses import replace
+from functools import lru_cache, partial
 
 import numpy as np
 import pytest
@@ -14,14 +15,17 @@ from torch import Generator
 
 from diffusers_rec import DDPMSampler, DiffRec, Holdout, Sequences, SyntheticWorld, Vocabulary
 from diffusers_rec.evaluation import (
+    audit,
     evaluate,
     evaluate_item_to_item,
+    evaluate_memory,
     evaluate_popularity,
     hit_rate,
     ndcg,
     ranking_metrics,
 )
-from diffusers_rec.ranking import count_ranks
+from diffusers_rec.memory import NoMemory
+from diffusers_rec.ranking import UNRANKED, count_ranks
 from diffusers_rec.training import TrainingConfig, train
 
 KS = (1, 5, 10, 20)
@@ -65,9 +69,9 @@ def holdout(histories, targets, num_items=40):
 
 
 def reference_rank(scores, target, left_out=()):
-    """How many of the items that are not left out score at least as much as the target; V where it is itself out."""
+    """How many items that are not left out score at least as much as the target; UNRANKED where it is itself out."""
     if target in left_out:
-        return len(scores)
+        return UNRANKED
     return sum(1 for item, score in enumerate(scores) if score >= scores[target] and item not in left_out)
 
 
@@ -125,7 +129,7 @@ def test_ties_count_against_the_target(data, users, items, chunk):
     targets = data.draw(st.lists(index, min_size=users, max_size=users))
     seen = data.draw(st.lists(st.lists(index, min_size=3, max_size=3), min_size=users, max_size=users))
     chunks = [(slice(at, min(at + chunk, items)), scores[:, at : at + chunk]) for at in range(0, items, chunk)]
-    ranks, masked = count_ranks(lambda: chunks, torch.tensor(targets), torch.tensor(seen), items)
+    ranks, masked = count_ranks(lambda: chunks, torch.tensor(targets), torch.tensor(seen))
     triples = list(zip(scores.tolist(), targets, seen, strict=True))
     assert ranks.tolist() == [reference_rank(row, target) for row, target, _ in triples]
     assert masked.tolist() == [reference_rank(*triple) for triple in triples]
@@ -240,9 +244,15 @@ def replace_vocabulary(trained):
 
 def test_a_target_seen_before_is_never_hit_under_the_mask():
     data = holdout([[3, 4, 5], [1, 2]], [4, 2])
-    report = evaluate(replace_vocabulary(model()), data, ks=[1, 39, 40])
-    assert report.masked["hr@39"] == 0
-    assert report.unmasked["hr@40"] == 1
+    counted = Sequences(np.arange(40), np.array([0, 40]), Vocabulary(["u"]), data.histories.vocabulary)
+    for report in (
+        evaluate(replace_vocabulary(model()), data, ks=[40, 1000]),
+        evaluate_popularity(counted, data, ks=[40, 1000]),
+        evaluate_item_to_item(counted, data, ks=[40, 1000]),
+        evaluate_memory(NoMemory(), data, ks=[40, 1000]),
+    ):
+        assert set(report.masked.values()) == {0}
+        assert report.unmasked["hr@40"] == 1
 
 
 @pytest.mark.parametrize("noising", [{"name": "last-k", "k": 3}, "whole"], ids=str)
@@ -252,10 +262,37 @@ def test_every_noising_strategy_can_be_evaluated(noising):
     assert_report(report, reference_report(dense(SPLIT.test, several), SPLIT.test))
 
 
-def test_other_items_are_refused():
-    other = SyntheticWorld(30).sample(40).sequences().leave_one_out().test
-    with pytest.raises(ValueError, match=r"different items \(30 and 40\)"):
-        evaluate(model(), other)
+EVALUATORS = {
+    "evaluate": lambda data: evaluate(model(), data),
+    "audit": lambda data: audit(model(), data, users=1000, seeds=2, steps=[2], levels=1),
+    "popularity": lambda data: evaluate_popularity(SPLIT.train, data),
+    "item to item": lambda data: evaluate_item_to_item(SPLIT.train, data),
+}
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS.values(), ids=EVALUATORS)
+def test_items_are_matched_by_id(evaluator):
+    """In another order, and beside one that never occurs."""
+    other = SPLIT.test.reindexed(Vocabulary([*reversed(model().vocabulary.ids), "never seen"]))
+    assert other.targets.tolist() != SPLIT.test.targets.tolist()
+    assert evaluator(other) == evaluator(SPLIT.test)
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS.values(), ids=EVALUATORS)
+def test_unknown_items_are_refused_by_name(evaluator):
+    renamed = Vocabulary([f"my {raw_id}" for raw_id in model().vocabulary.ids])
+    histories = replace(SPLIT.test.histories, vocabulary=renamed)
+    with pytest.raises(ValueError, match=r"does not know all items of the holdout\..*: ('my item-\d+', ){5}\.\.\."):
+        evaluator(Holdout(histories, SPLIT.test.targets))
+
+
+@pytest.mark.parametrize("evaluator", [*EVALUATORS.values(), partial(evaluate_memory, NoMemory())])
+def test_a_holdout_is_asked_for(evaluator):
+    with pytest.raises(TypeError, match=r"holdout must be Holdout, got Split\b"):
+        evaluator(SPLIT)
+
+
+def test_a_batch_size_below_one_is_refused():
     with pytest.raises(ValueError, match="batch_size must be an integer >= 1, got 0"):
         evaluate(model(), SPLIT.test, batch_size=0)
 
@@ -312,7 +349,7 @@ def oracle_report(data):
     scores = torch.from_numpy(WORLD.next_item_probabilities([own[row] for row in data.histories])[:, own])
     chunks = [(slice(0, len(own)), scores)]
     nobody = torch.full((len(data), 1), -1)
-    ranks, _ = count_ranks(lambda: chunks, torch.from_numpy(data.targets), nobody, len(own))
+    ranks, _ = count_ranks(lambda: chunks, torch.from_numpy(data.targets), nobody)
     return ranking_metrics(ranks, KS)
 
 

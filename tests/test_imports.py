@@ -16,19 +16,19 @@ import diffusers_rec
 ROOT = Path(diffusers_rec.__file__).parent
 FLOORS = [
     {"errors", "version"},
-    {"registry", "randomness", "progress"},
+    {"registry", "randomness", "progress", "files", "entrances"},
     {"data"},
     {"schedules", "noising", "timesteps", "embeddings", "cross_entropy", "negatives", "memory", "heads", "denoisers"},
-    {"samplers", "objectives", "ranking", "checkpoint"},
-    {"sealed", "recommender"},
+    {"samplers", "objectives", "choice", "ranking", "requests", "checkpoint", "blueprint", "serving"},
+    {"sealed", "recommender", "pretrained"},
     {"pipeline"},
     {"presets", "evaluation", "ensemble"},
     {"training"},
     {""},  # the public face
     {"integrations", "testing"},
-    {"cli", "__main__"},
+    {"terminal", "cli", "__main__"},
 ]
-DEPENDENCIES = ["torch", "numpy", "einops", "safetensors.torch", "typing_extensions"]
+DEPENDENCIES = ["torch", "numpy", "einops", "safetensors.torch", "typing_extensions", "filelock"]
 
 
 def module_name(path: Path) -> str:

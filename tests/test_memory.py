@@ -78,12 +78,14 @@ def test_an_answer_does_not_depend_on_company_or_padding():
     assert torch.equal(memory.recall(*pad(rows)).share, torch.cat(shares))
 
 
-def test_a_memory_that_knows_nothing_leaves_the_ranking_alone():
+def test_a_memory_that_knows_nothing_leaves_the_ranking_alone_and_warns():
     memory = TransitionMemory(5)
-    assert memory.recall(torch.tensor([[1, 2]]), torch.tensor([2])).share.item() == 0
+    with pytest.warns(UserWarning, match=r"has counted nothing.*model\.prepare\(sequences\)"):
+        assert memory.recall(torch.tensor([[1, 2]]), torch.tensor([2])).share.item() == 0
     model = DiffRec(range(5), dim=8, memory="transitions")
     plain = DiffRec(range(5), dim=8)
-    torch.testing.assert_close(model.predict_proba([[1, 2]]), plain.predict_proba([[1, 2]]))
+    with pytest.warns(UserWarning, match="has counted nothing"):
+        torch.testing.assert_close(model.predict_proba([[1, 2]]), plain.predict_proba([[1, 2]]))
 
 
 def test_fitting_again_forgets():

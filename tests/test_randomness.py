@@ -63,13 +63,15 @@ def test_gaussian_draws_are_gaussian():
 @pytest.mark.parametrize(
     ("seeds", "error", "message"),
     [
-        (0, ValueError, "must be an integer >= 1, got 0"),
-        (-2, ValueError, "must be an integer >= 1, got -2"),
-        ([], ValueError, "at least one seed, got none"),
+        (0, ValueError, "must be an integer >= 1 and <= 10000, got 0"),
+        (-2, ValueError, "must be an integer >= 1 and <= 10000, got -2"),
+        ([], ValueError, "at least one seed and at most 10000, got none"),
         ([3, -1], ValueError, "each seed must be an integer >= 0, got -1"),
         ([1, 2, 1, 2, 5], ValueError, r"\[1, 2\] came more than once"),
         ([1.5], TypeError, "each seed must be an integer >= 0, got 1.5"),
-        (True, TypeError, "must be an integer >= 1, got True"),
+        (True, TypeError, "must be an integer >= 1 and <= 10000, got True"),
+        (10**9, ValueError, "must be an integer >= 1 and <= 10000, got 1000000000"),
+        (range(10**9), ValueError, "at most 10000, got more"),
     ],
 )
 def test_refuses_bad_seeds(seeds, error, message):

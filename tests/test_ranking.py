@@ -11,7 +11,7 @@ from strategies import built, gaussian, learned, seeds
 from diffusers_rec.embeddings import ItemEmbedding
 from diffusers_rec.heads import ItemHead, LinearHead
 from diffusers_rec.memory import Recalled
-from diffusers_rec.ranking import count_ranks, mean_over_draws, score_chunks, target_ranks, top_k
+from diffusers_rec.ranking import UNRANKED, count_ranks, mean_over_draws, score_chunks, target_ranks, top_k
 
 WIDTH = 4
 
@@ -112,7 +112,7 @@ def test_target_ranks_are_places_in_the_dense_ranking(ranking, data):
         order = mean.argsort(descending=True).tolist()
         assert ranks[row] == order.index(targets[row]) + 1
         left = [v for v in order if v not in barred]
-        assert masked[row] == (num_items if targets[row] in barred else left.index(targets[row]) + 1)
+        assert masked[row] == (UNRANKED if targets[row] in barred else left.index(targets[row]) + 1)
 
 
 @given(ranking=rankings(), data=st.data())
@@ -141,12 +141,12 @@ def test_ties_and_scores_that_are_no_numbers_count_against_the_target(data):
         (slice(start, min(start + size, num_items)), dense[:, start : start + size])
         for start in range(0, num_items, size)
     ]
-    ranks, masked = count_ranks(lambda: chunks, torch.tensor(targets), excluded, num_items)
+    ranks, masked = count_ranks(lambda: chunks, torch.tensor(targets), excluded)
     for row, target in enumerate(targets):
         own, barred = scores[row][target], set(excluded[row].tolist())
         others = [v for v in range(num_items) if v != target and not scores[row][v] < own]
         assert ranks[row] == 1 + len(others)
-        assert masked[row] == (num_items if target in barred else 1 + len(set(others) - barred))
+        assert masked[row] == (UNRANKED if target in barred else 1 + len(set(others) - barred))
 
 
 def test_equal_scores_put_the_target_last():

@@ -181,3 +181,92 @@ def test_a_stride_pairs_steps_by_their_leading_axes():
 def test_refuses_a_stride_that_does_not_go_down():
     with pytest.raises(ValueError, match="previous must lie below timesteps"):
         NoiseSchedule.build("sqrt").posterior(gaussian(1, 3), gaussian(1, 3), torch.tensor([5]), torch.tensor([5]))
+
+
+# What other programs do with a schedule
+
+
+@given(schedule=schedules())
+def test_a_table_in_other_hands_is_a_copy(schedule):
+    x, n = torch.ones(1, 1), torch.tensor([1])
+    for name in ("alpha_bar", "alpha", "beta", "posterior_variance"):
+        before, noised = getattr(schedule, name).clone(), schedule.add_noise(x, x, n)
+        getattr(schedule, name).mul_(0.5)
+        assert torch.equal(getattr(schedule, name), before)
+        assert torch.equal(schedule.add_noise(x, x, n), noised)
+
+
+CONVERSIONS = {
+    "add_noise": 0, "x0_from_noise": 0, "x0_from_velocity": 0,
+    "noise_from_x0": 1, "velocity_from_x0": 1, "posterior": 1,
+}  # fmt: skip
+"""The conversions and the first timestep that each is defined at."""
+
+
+@pytest.mark.parametrize(("name", "first"), CONVERSIONS.items())
+def test_a_conversion_is_refused_where_it_divides_by_zero(name, first):
+    schedule = CosineSchedule(5)
+    convert = getattr(schedule, name)
+    x = torch.ones(2, 3)
+    for n in (first, 5):
+        answer = convert(x, x, torch.tensor([n, n]))
+        assert all(bool(part.isfinite().all()) for part in (answer if isinstance(answer, tuple) else (answer,)))
+    for wrong in (first - 1, 6):
+        with pytest.raises(ValueError, match=rf"timesteps must lie in {first}\.\.5, got"):
+            convert(x, x, torch.tensor([5, wrong]))
+
+
+@pytest.mark.parametrize("name", CONVERSIONS)
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int16, torch.bool, torch.complex64])
+def test_latents_that_are_no_floating_point_numbers_are_refused(name, dtype):
+    x = torch.ones(2, 3).to(dtype)
+    with pytest.raises(TypeError, match=f"must be floating point, got {dtype}"):
+        getattr(CosineSchedule(5), name)(x, x, torch.tensor([1, 2]))
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.int32])
+def test_timesteps_may_be_any_integers(dtype):
+    schedule, x, n = CosineSchedule(5), torch.ones(2, 3), torch.tensor([1, 5])
+    assert torch.equal(schedule.add_noise(x, x, n.to(dtype)), schedule.add_noise(x, x, n))
+    with pytest.raises(TypeError, match=r"timesteps must be integers, got torch\.bool"):
+        schedule.add_noise(x, x, n.bool())
+
+
+class Noising(torch.nn.Module):
+    """Somebody's module that holds a schedule."""
+
+    def __init__(self):
+        super().__init__()
+        self.schedule = CosineSchedule(5)
+
+    def forward(self, x, noise, timesteps):
+        return self.schedule.add_noise(x, noise, timesteps) + self.schedule.posterior(x, noise, timesteps)[0]
+
+
+@pytest.mark.parametrize("way", ["export", "strict export", "compile", "inference mode", "meta"])
+def test_a_schedule_that_was_traced_serves_on(way):
+    arguments = torch.ones(2, 3), torch.ones(2, 3), torch.tensor([1, 5])
+    expected = Noising()(*arguments)
+    module = Noising()
+    if "export" in way:
+        traced = torch.export.export(module, arguments, strict=way.startswith("strict")).module()
+    elif way == "compile":
+        traced = torch.compile(module, backend="eager")
+    else:
+        traced = module
+    with torch.inference_mode() if way == "inference mode" else torch.no_grad():
+        assert torch.equal(traced(*arguments), expected)
+    if way == "meta":
+        with torch.device("meta"):
+            module = Noising()
+    x = arguments[0].clone().requires_grad_()
+    answer = module(x, *arguments[1:])
+    answer.sum().backward()
+    assert torch.equal(answer, expected)
+    assert x.grad is not None
+
+
+@pytest.mark.parametrize("build", [CosineSchedule, SqrtSchedule, LinearSchedule])
+def test_a_schedule_beyond_all_memory_is_refused_at_once(build):
+    with pytest.raises(ValueError, match="num_timesteps must be an integer >= 1 and <= 1000000, got 1000000000"):
+        build(10**9)

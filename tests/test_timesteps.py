@@ -135,7 +135,7 @@ def test_what_importance_refuses_leaves_it_unchanged(call, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_timesteps": 0}, "num_timesteps must be an integer >= 1, got 0"),
+        ({"num_timesteps": 0}, "num_timesteps must be an integer >= 1 and <= 1000000, got 0"),
         ({"estimate": "median"}, "estimate must be one of 'mean', 'sum', got 'median'"),
         ({"start_share": 1.5}, "start_share must be a finite number at least 0 and below 1"),
     ],

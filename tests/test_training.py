@@ -10,6 +10,7 @@ import random
 import signal
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -57,6 +58,7 @@ KINDS = {
     "bf16": {"precision": "bf16"},
     "the best preset's parts": BEST,
     "averaged weights": {"average_decay": 0.9},
+    "no validation": {"validation": None},
 }
 
 
@@ -70,12 +72,12 @@ def build(seed=0, vocabulary=SPLIT.train.vocabulary, **parts):
     return DiffRec(vocabulary, dim=16, max_length=8, seeds=2, seed=seed, **{**settings, **parts})
 
 
-def fit(directory=None, *, model=None, on_epoch=None, **changes):
+def fit(directory=None, *, model=None, validation=SPLIT.validation, on_epoch=None, **changes):
     """Train; ``changes`` are of the training settings, the rest of the model's parts."""
     settings = {name: changes.pop(name) for name in list(changes) if name in TrainingConfig.names()}
     model = model or build(**changes)
     config = replace(CONFIG, **settings)
-    result = train(model, SPLIT.train, SPLIT.validation, config, directory=directory, device="cpu", on_epoch=on_epoch)
+    result = train(model, SPLIT.train, validation, config, directory=directory, device="cpu", on_epoch=on_epoch)
     return model, result
 
 
@@ -84,7 +86,7 @@ def end(model, result):
     history = [{name: value for name, value in row.items() if name != "targets_per_second"} for row in result.history]
     states = {**model.state_dict(), **{f"timesteps.{k}": v for k, v in model.timesteps.state_dict().items()}}
     tensors = {name: tensor.numpy().tobytes() for name, tensor in states.items()}
-    return tensors, history, result.best_epoch, result.best_score
+    return tensors, history, result.best_epoch, repr(result.best_score)  # NaN differs from itself
 
 
 @lru_cache
@@ -359,15 +361,59 @@ def test_a_damaged_state_is_refused(damage, tmp_path):
 
 
 def test_other_items_are_refused(tmp_path):
-    other = SyntheticWorld(30).sample(40, min_length=4).sequences().leave_one_out()
+    renamed = Vocabulary([f"my {raw_id}" for raw_id in SPLIT.train.vocabulary.ids])
     model = build()
-    with pytest.raises(ValueError, match="training sequences have different items"):
-        train(model, other.train, SPLIT.validation, CONFIG, directory=tmp_path / "run")
-    with pytest.raises(ValueError, match="validation sequences have different items"):
-        train(model, SPLIT.train, other.validation, CONFIG, directory=tmp_path / "run")
+    other_train, other_histories = (
+        replace(part, vocabulary=renamed) for part in (SPLIT.train, SPLIT.validation.histories)
+    )
+    with pytest.raises(ValueError, match=r"does not know all items of the sequences\..*: ('my item-\d+', ){5}\.\.\."):
+        train(model, other_train, SPLIT.validation, CONFIG, directory=tmp_path / "run")
+    with pytest.raises(ValueError, match="does not know all items of the holdout"):
+        train(
+            model, SPLIT.train, Holdout(other_histories, SPLIT.validation.targets), CONFIG, directory=tmp_path / "run"
+        )
     with pytest.raises(ValueError, match="device must be one of None, 'cpu', got 'gpu'"):
         train(model, SPLIT.train, SPLIT.validation, CONFIG, device="gpu")
     assert not files(tmp_path)
+
+
+def test_what_cannot_be_trained_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match=r"No parameter of the model requires a gradient.*requires_grad_\(\)"):
+        fit(tmp_path / "run", model=build().requires_grad_(False))
+    with pytest.raises(ValueError, match="patience=2 counts validations, but validation is None"):
+        fit(tmp_path / "run", validation=None, patience=2)
+    assert not files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((SPLIT.train, SPLIT.validation, {"epochs": 2}),
+         r"train: config must be TrainingConfig or None, got dict\. Use TrainingConfig\(.* or one of RECIPES"),
+        ((SPLIT.train, SPLIT.validation.histories), "train: validation must be Holdout or None, got Sequences"),
+        ((SPLIT.train, CONFIG), "train: validation must be Holdout or None, got TrainingConfig"),
+        ((SPLIT,), "train: sequences must be Sequences, got Split"),
+    ],
+)  # fmt: skip
+def test_arguments_of_another_class_are_refused(arguments, message, tmp_path):
+    with pytest.raises(TypeError, match=message):
+        train(build(), *arguments, directory=tmp_path / "run")
+    assert not files(tmp_path)
+
+
+def test_a_part_of_the_model_may_be_frozen():
+    model = build()
+    model.embedding.requires_grad_(False)
+    before = model.embedding.weight.clone()
+    fit(model=model, epochs=1)
+    assert torch.equal(model.embedding.weight, before)
+
+
+def test_items_are_matched_by_id():
+    other = Vocabulary([*reversed(SPLIT.train.vocabulary.ids), "never seen"])
+    model = build()
+    result = train(model, SPLIT.train.reindexed(other), SPLIT.validation.reindexed(other), CONFIG, device="cpu")
+    assert end(model, result) == undisturbed()
 
 
 def test_a_swapped_part_that_does_not_fit_is_told_before_the_folder_is_made(tmp_path):
@@ -420,6 +466,51 @@ def test_the_best_epoch_by_ndcg_is_kept(tmp_path):
     assert all(torch.equal(tensor, best[name]) for name, tensor in model.state_dict().items())
     assert evaluate(DiffRec.from_pretrained(tmp_path), SPLIT.validation, seeds=1).masked["ndcg@10"] == max(scores)
     assert not model.training
+
+
+@pytest.mark.parametrize("select_by", ["hr@1", "hr@30", "ndcg@10", "ndcg@3"])
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_the_epoch_is_chosen_by_any_metric_with_seen_items_or_without(select_by, exclude_seen):
+    model, result = fit(select_by=select_by, exclude_seen=exclude_seen)
+    scores = [row[f"validation_{select_by}"] for row in result.history]
+    assert result.best_score == max(scores)
+    assert result.best_epoch == 1 + scores.index(max(scores))
+    k = int(select_by.partition("@")[2])
+    report = evaluate(model, SPLIT.validation, ks=[k], seeds=CONFIG.validation_seeds)
+    assert result.best_score == (report.masked if exclude_seen else report.unmasked)[select_by]
+    assert {f"validation_{name}@{k}" for name in ("hr", "ndcg") for k in (5, 10, 20)} < set(result.history[0])
+
+
+def test_without_validation_the_last_epoch_is_kept(tmp_path):
+    weights = []
+    model = build()
+    fit(model=model, on_epoch=lambda _: weights.append({n: t.clone() for n, t in model.state_dict().items()}))
+    last, result = fit(tmp_path, validation=None)
+    assert (result.best_epoch, len(result.history)) == (3, 3)
+    assert math.isnan(result.best_score)
+    assert not any(name.startswith("validation") for row in result.history for name in row)
+    saved = DiffRec.from_pretrained(tmp_path).state_dict()
+    for name, tensor in last.state_dict().items():
+        assert torch.equal(tensor, weights[-1][name])
+        assert torch.equal(tensor, saved[name])
+
+
+def test_without_validation_every_epoch_is_saved(tmp_path):
+    epochs = []
+    model = build()
+
+    def look(record):
+        saved = DiffRec.from_pretrained(tmp_path).state_dict()
+        epochs.append(all(torch.equal(tensor, saved[name]) for name, tensor in model.state_dict().items()))
+
+    fit(tmp_path, model=model, validation=None, on_epoch=look)
+    assert epochs == [True] * 3
+
+
+def test_a_good_validation_warns_of_nothing():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(epochs=1)
 
 
 def test_patience_stops_early():
@@ -633,7 +724,9 @@ def test_progress_goes_to_standard_error(capsys):
         ("learning_rate", 0), ("learning_rate", -1), ("learning_rate", math.nan), ("learning_rate", math.inf),
         ("learning_rate", "1e-3"), ("decay", "linear"), ("warmup_epochs", -0.1), ("weight_decay", -1),
         ("clip_norm", -1), ("clip_norm", math.inf), ("patience", -1), ("validate_every", 0), ("validation_seeds", 0),
-        ("precision", "fp16"), ("seed", -1), ("seed", None),
+        ("precision", "fp16"), ("seed", -1), ("seed", None), ("exclude_seen", 0), ("select_by", "hr"),
+        ("select_by", "hr@0"), ("select_by", "mrr@10"), ("select_by", "ndcg@10.5"), ("select_by", "hr@-1"),
+        ("select_by", 10),
     ],
 )  # fmt: skip
 def test_bad_settings_are_refused_by_name(setting, bad):
@@ -647,6 +740,39 @@ def test_settings_go_through_json():
     assert set(config.config()) == set(TrainingConfig.names())
 
 
+# What the environment asks of accelerate
+
+
+HOSTILE = {
+    "ACCELERATE_MIXED_PRECISION": "bf16",
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4",
+    "ACCELERATE_DYNAMO_BACKEND": "EAGER",
+    "ACCELERATE_TORCH_DEVICE": "meta",
+}
+
+
+@pytest.mark.parametrize(
+    ("environment", "before"),
+    [(HOSTILE, ""), ({}, "import accelerate; accelerate.Accelerator(mixed_precision='bf16', cpu=True)")],
+    ids=["variables", "an earlier accelerator"],
+)
+def test_the_settings_alone_decide_how_it_trains(environment, before, tmp_path):
+    script = (
+        f"{before}\nimport test_training as t; t.train_in_company({str(tmp_path)!r}, 'causal, dropout, importance')"
+    )
+    command, here = [sys.executable, "-c", script], Path(__file__).parent
+    subprocess.run(command, cwd=here, env={**os.environ, **environment}, check=True, timeout=120)
+    assert (tmp_path / "end-0.json").read_text() == as_json(undisturbed())
+
+
+def test_an_accelerator_may_come_after_a_training():
+    script = (
+        "import test_training; test_training.fit(epochs=1)\n"
+        "import accelerate; assert accelerate.Accelerator(mixed_precision='bf16').mixed_precision == 'bf16'"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parent, check=True, timeout=120)
+
+
 # Several processes
 
 
@@ -655,9 +781,14 @@ def train_in_company(folder, kind):
     torch.set_num_threads(1)
     from accelerate import PartialState
 
-    tensors, *rest = end(*fit(Path(folder) / "run", **KINDS[kind]))
-    text = json.dumps([{name: data.hex() for name, data in tensors.items()}, *rest])
+    text = as_json(end(*fit(Path(folder) / "run", **KINDS[kind])))
     (Path(folder) / f"end-{PartialState().process_index}.json").write_text(text)
+
+
+def as_json(ended):
+    """How a run ended, as text."""
+    tensors, *rest = ended
+    return json.dumps([{name: data.hex() for name, data in tensors.items()}, *rest])
 
 
 def launched(folder, kind):

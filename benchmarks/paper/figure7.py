@@ -94,7 +94,7 @@ def ranks_by_draws(head: ItemHead, latents: Tensor, targets: Tensor, seen: Tenso
         for chunk, log_probabilities in score_chunks(head, draw[:, None]):
             total[:, chunk] += log_probabilities[:, 0].exp()
         chunks = [(every, total / count)]
-        found.append(count_ranks(lambda: chunks, targets, seen, every.stop))  # noqa: B023 - called at once
+        found.append(count_ranks(lambda: chunks, targets, seen))  # noqa: B023 - called at once
     ranks, masked = zip(*found, strict=True)
     return torch.stack(ranks).cpu(), torch.stack(masked).cpu()
 

@@ -31,8 +31,8 @@ from diffusers_rec import (
     TrainingBatches,
     Vocabulary,
 )
-from diffusers_rec.checkpoint import write_atomically
 from diffusers_rec.evaluation import Report, evaluate
+from diffusers_rec.files import write_atomically
 from diffusers_rec.pipeline import PARTS
 from diffusers_rec.presets import best, paper
 from diffusers_rec.training import RECIPES, TrainingConfig, train
@@ -228,10 +228,11 @@ def refuse_unlike(
         trial = trials(row["dataset"]).get(row[column]) if row["dataset"] in options.datasets else None
         if trial is None or not row.get("settings"):
             continue
-        theirs = json.loads(row["settings"])["training"]
+        # A setting that came after the row was written had its default then.
+        theirs = TrainingConfig(**json.loads(row["settings"])["training"]).config()
         ours = training_of(trial.lasting(options.epochs), 0, options).config()
-        unlike = [f"{key} {theirs.get(key)} and not {ours[key]}" for key in ours if key != "seed"
-                  and theirs.get(key) != ours[key]]  # fmt: skip
+        unlike = [f"{key} {theirs[key]} and not {ours[key]}" for key in ours if key != "seed"
+                  and theirs[key] != ours[key]]  # fmt: skip
         if unlike:
             raise ValueError(
                 f"--add: {results.file('.csv')} holds a training on {row['dataset']}, {row[column]}, with "

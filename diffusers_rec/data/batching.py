@@ -15,15 +15,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from diffusers_rec.data.sequences import Sequences, places_within
+from diffusers_rec.data.sequences import Sequences, check_history, places_within
 from diffusers_rec.data.vocabulary import IndexArray
+from diffusers_rec.entrances import checked
+from diffusers_rec.errors import check_int
 
 Examples = Literal["every-prefix", "last-target", "all-positions"]
 
@@ -90,8 +92,12 @@ class TrainingBatches:
 
     Raises:
         ValueError: settings out of range, an unknown word for ``examples``, or no sequence of two items.
+        TypeError: settings that are not integers, or sequences that are none.
     """
 
+    made_by: ClassVar[str] = "TrainingBatches(sequences)"
+
+    @checked
     def __init__(
         self,
         sequences: Sequences,
@@ -103,13 +109,6 @@ class TrainingBatches:
     ) -> None:
         if examples not in _CUTS:
             raise ValueError(f"TrainingBatches: examples must be one of {', '.join(_CUTS)}, got {examples!r}.")
-        for name, value, least in (
-            ("max_length", max_length, 2),
-            ("batch_targets", batch_targets, 1),
-            ("seed", seed, 0),
-        ):
-            if value < least:
-                raise ValueError(f"TrainingBatches: {name} must be at least {least}, got {value}.")
         if not (sequences.lengths >= 2).any():
             raise ValueError(
                 f"TrainingBatches: no example, as none of the {len(sequences)} sequences has two items "
@@ -117,9 +116,9 @@ class TrainingBatches:
             )
         self.sequences = sequences
         self.examples = examples
-        self.max_length = max_length
-        self.batch_targets = batch_targets
-        self.seed = seed
+        self.max_length = check_int("TrainingBatches: max_length", max_length, minimum=2)
+        self.batch_targets = check_int("TrainingBatches: batch_targets", batch_targets, minimum=1)
+        self.seed = check_int("TrainingBatches: seed", seed, minimum=0)
 
     @property
     def num_targets(self) -> int:
@@ -155,9 +154,8 @@ class TrainingBatches:
         return (self._batch(starts[cuts[i] : cuts[i + 1]], stops[cuts[i] : cuts[i + 1]]) for i in order.tolist())
 
     def _generator(self, epoch: int) -> np.random.Generator:
-        if epoch < 0:
-            raise ValueError(f"TrainingBatches: epochs are numbered from 0, got {epoch}.")
-        return np.random.Generator(np.random.PCG64([self.seed, epoch]))
+        number = check_int("TrainingBatches: epoch", epoch, minimum=0)
+        return np.random.Generator(np.random.PCG64([self.seed, number]))
 
     def _plan(self, generator: np.random.Generator) -> tuple[IndexArray, IndexArray, IndexArray]:
         """Examples in an order where ``cuts`` parts them into batches."""
@@ -199,35 +197,23 @@ def pad(
 
     Raises:
         ValueError: no histories, max_length below 1, or a history that is not ``(L_b,)`` with indices from 0.
-        TypeError: indices that are not integers.
+        TypeError: indices, max_length or fill that are not integers.
     """
     if max_length is None:
         max_length = max([1, *map(len, histories)])  # type: ignore[arg-type]
-    if max_length < 1:
-        raise ValueError(f"pad: max_length must be at least 1, got {max_length}.")
+    max_length, fill = check_int("pad: max_length", max_length, minimum=1), check_int("pad: fill", fill)
     if len(histories) == 0:
         raise ValueError("pad: expected at least one history, got none.")
     if isinstance(histories, Sequences):
         items, stops = histories.items, histories.offsets[1:]
         starts = np.maximum(histories.offsets[:-1], stops - max_length)
     else:
-        rows = [_checked(history, row)[-max_length:] for row, history in enumerate(histories)]
+        rows = [check_history("pad", history, row)[-max_length:] for row, history in enumerate(histories)]
         items = np.concatenate(rows)
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         stops = np.cumsum(lengths)
         starts = stops - lengths
     return _gather(items, starts, stops, fill)
-
-
-def _checked(history: npt.ArrayLike, row: int) -> IndexArray:
-    indices: npt.NDArray[Any] = np.asarray(history)
-    if indices.size == 0:
-        return np.zeros(0, np.int64)
-    if indices.dtype.kind not in "iu":
-        raise TypeError(f"pad: history {row} has dtype {indices.dtype}; expected item indices (Vocabulary.encode).")
-    if indices.ndim != 1 or indices.min() < 0:
-        raise ValueError(f"pad: history {row} must be (L,) indices from 0, got {indices.shape} from {indices.min()}.")
-    return indices.astype(np.int64)
 
 
 def _gather(items: IndexArray, starts: IndexArray, stops: IndexArray, fill: int = 0) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sized
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from diffusers_rec.data.sequences import Sequences, check_indices
 from diffusers_rec.data.statistics import Statistics
 from diffusers_rec.data.times import TimeArray, as_times
 from diffusers_rec.data.vocabulary import IndexArray, Vocabulary, factorize
+from diffusers_rec.errors import check_class, check_int
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +29,10 @@ class Interactions:
 
     Raises:
         ValueError: no rows, unequal lengths, or an index outside its vocabulary.
-        TypeError: indices that are not int64.
+        TypeError: indices that are not int64, or vocabularies that are none.
     """
+
+    made_by: ClassVar[str] = "read_interactions(), from_frame() or Interactions.from_arrays()"
 
     users: IndexArray
     items: IndexArray
@@ -37,6 +41,9 @@ class Interactions:
     item_vocabulary: Vocabulary
 
     def __post_init__(self) -> None:
+        check_class("Interactions.user_vocabulary", self.user_vocabulary, Vocabulary)
+        check_class("Interactions.item_vocabulary", self.item_vocabulary, Vocabulary)
+        check_class("Interactions.times", self.times, np.ndarray)
         _check_rows(len(self.users), len(self.items), len(self.times))
         check_indices("Interactions.users", self.users, len(self.user_vocabulary))
         check_indices("Interactions.items", self.items, len(self.item_vocabulary))
@@ -77,9 +84,9 @@ class Interactions:
 
         Raises:
             ValueError: k below one, or nothing left.
+            TypeError: k that is not an integer.
         """
-        if k < 1:
-            raise ValueError(f"Interactions.k_core: k must be at least 1, got {k}. Use k=1 to keep every row.")
+        k = check_int("Interactions.k_core: k", k, minimum=1)
         rows = np.arange(len(self))
         while rows.size:
             users, items = self.users[rows], self.items[rows]

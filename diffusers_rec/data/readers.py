@@ -8,31 +8,41 @@ format                  a line                                                  
 ``movielens``           ``user::item::rating::time``, no header                      ``.dat``
 ``sequences``           a user, then that user's items, oldest first                 ``.txt``
 ======================  ===========================================================  =========================
+
+Text may be packed with gzip (``.csv.gz``); the case of a suffix does not matter.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Collection, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
+from io import BytesIO
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from diffusers_rec.data.interactions import Interactions
-from diffusers_rec.data.sequences import places_within
-from diffusers_rec.data.vocabulary import FirstSeen, Vocabulary
-
-if TYPE_CHECKING:
-    from os import PathLike
+from diffusers_rec.data.text import TextLog, lines, table
+from diffusers_rec.data.times import as_times
+from diffusers_rec.entrances import checked
+from diffusers_rec.errors import check_path
 
 Format = Literal["auto", "csv", "tsv", "parquet", "movielens", "sequences"]
 
+MISSING = ("NA", "N/A", "n/a", "<NA>", "NaN", "nan", "NaT", "NULL", "Null", "null", "None")
+"""Texts that mean a missing id, in files as programs write them; an empty text always does."""
+
+_INT64 = np.iinfo(np.int64).max
 _SUFFIXES: dict[str, Format] = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".dat": "movielens"}
 _SEPARATORS: dict[Format, str] = {"csv": ",", "tsv": "\t", "movielens": "::"}
+_QUOTES: dict[Format, str] = {"csv": '"', "tsv": ""}
 
 
+@checked
 def read_interactions(
     path: str | PathLike[str],
     *,
@@ -41,49 +51,69 @@ def read_interactions(
     item: str = "item",
     time: str | None = "time",
     separator: str | None = None,
+    quote: str | None = None,
+    missing: Collection[str] = MISSING,
 ) -> Interactions:
     """Reads a log from a file.
 
     In text files ids are int where every id of the column is a plain integer (``42``; ``007`` stays text), else str.
 
     Args:
-        path: the file, text in UTF-8.
+        path: a file, text in UTF-8, or a pipe (with ``format``).
         format: one of the table above; "auto" goes by the suffix, and takes a ``.txt`` whose first line holds
             ``::`` for movielens.
         user: column of the users (csv, tsv, parquet).
         item: column of the items (csv, tsv, parquet).
         time: column of the times (csv, tsv, parquet); None means that rows come oldest first.
-        separator: what divides a line, if not the format's own: ``,``, tab, ``::``, or any white space.
+        separator: what divides a line, if not the format's own: ``,``, tab, ``::``, or any white space. One character
+            for csv and tsv.
+        quote: character around fields that hold separators (csv, tsv); "" for none. ``"`` in csv if None, none in tsv,
+            where a quote is part of the text.
+        missing: texts that mean a missing id (all but parquet), which is refused; ``()`` if all but the empty text are
+            ids.
 
     Raises:
         FileNotFoundError: no such file.
         IsADirectoryError: a folder.
-        ImportError: csv, tsv or parquet without the ``data`` extra.
+        ImportError: parquet without the ``data`` extra.
         ValueError: an unknown format, an empty file, a missing column or value, or a broken line, with its number.
+        TypeError: a path or a name that is not text.
     """
-    path = Path(path)
+    path = check_path("read_interactions: path", path)
     if path.is_dir():
         raise IsADirectoryError(f"'{path}' is a folder. Name the file in it.")
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"There is no file '{path}' (looked from {Path.cwd()}).")
+    if isinstance(missing, str):
+        raise TypeError(f"read_interactions: missing must be a list of texts, got {missing!r}. Use [{missing!r}].")
+    if separator == "":
+        raise ValueError("read_interactions: separator must not be empty. Leave it out for the format's own.")
     kind = _by_suffix(path) if format == "auto" else format
+    absent = frozenset(("", *missing))
     if kind == "movielens":
-        return _read_movielens(path, separator or _SEPARATORS[kind])
+        return _read_movielens(path, separator or _SEPARATORS[kind], absent)
     if kind == "sequences":
-        return _read_sequences(path, separator)
-    if kind in ("csv", "tsv", "parquet"):
-        return _read_table(path, kind, separator, {"user": user, "item": item, "time": time})
+        return _read_sequences(path, separator, absent)
+    columns = {"user": user, "item": item, "time": time}
+    if kind == "parquet":
+        return _read_parquet(path, columns)
+    if kind in ("csv", "tsv"):
+        divider, around = separator or _SEPARATORS[kind], _QUOTES[kind] if quote is None else quote
+        _check_dialect(kind, divider, around)
+        return _read_table(path, divider, around, columns, absent)
     raise ValueError(
         f"read_interactions: unknown format {kind!r}. Use 'auto', 'csv', 'tsv', 'parquet', 'movielens' or 'sequences'."
     )
 
 
-def from_frame(frame: Any, *, user: str = "user", item: str = "item", time: str | None = "time") -> Interactions:
+def from_frame(
+    frame: Any, *, user: str | int = "user", item: str | int = "item", time: str | int | None = "time"
+) -> Interactions:
     """A log from a pandas, Polars or PyArrow table, or anything else that narwhals knows.
 
     Args:
         frame: one interaction a row.
-        user: column of the users.
+        user: column of the users; a number where the table numbers its columns, as pandas does without a header.
         item: column of the items.
         time: column of the times; None means that rows come oldest first.
 
@@ -101,116 +131,118 @@ def from_frame(frame: Any, *, user: str = "user", item: str = "item", time: str 
             f"For plain arrays use Interactions.from_arrays."
         ) from None
     columns = [user, item] if time is None else [user, item, time]
-    present = table.collect_schema().names()
+    _check_columns(columns, table.collect_schema().names())
+    chosen = table.select([nw.col(column) for column in dict.fromkeys(columns)]).collect()
+    times = None if time is None else _frame_times(chosen.get_column(time))
+    users, items = (chosen.get_column(column).to_list() for column in (user, item))
+    return Interactions.from_arrays(users, items, times)
+
+
+def _check_columns(columns: Sequence[Hashable], present: Sequence[Hashable]) -> None:
     missing = [column for column in columns if column not in present]
     if missing:
         raise ValueError(
             f"Expected the columns {columns}, but {missing} are missing; the table has {present}. "
             f"Name them with user=, item= and time= (time=None if rows come oldest first)."
         )
-    table = table.select(list(dict.fromkeys(columns))).collect()
-    times = None if time is None else _frame_times(nw, table[time])
-    return Interactions.from_arrays(table[user].to_list(), table[item].to_list(), times)
 
 
-def _frame_times(nw: Any, column: Any) -> Any:
-    if column.is_null().any() or column.dtype not in (nw.Datetime, nw.Date):
-        return column.to_numpy()
-    return column.dt.timestamp("ns").to_numpy()
-
-
-def _read_table(path: Path, kind: Format, separator: str | None, columns: dict[str, Any]) -> Interactions:
-    nw, pl = _extra("narwhals"), _extra("polars")
-    try:
-        if kind == "parquet":
-            return from_frame(pl.scan_parquet(path, glob=False), **columns)
-        divider = separator or _SEPARATORS[kind]
-        text = pl.scan_csv(path, separator=divider, infer_schema_length=0, glob=False)  # every column as str
-        return _with_integer_ids(from_frame(text, **columns))
-    except (nw.exceptions.NarwhalsError, pl.exceptions.PolarsError) as error:
-        raise ValueError(
-            f"{path}: expected a {kind} file with at least one row and rows of equal width, "
-            f"but {str(error).splitlines()[0]}. Check the file, or pass format= and separator=."
-        ) from None
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{path}: {error}") from error
+def _frame_times(column: Any) -> Any:
+    if getattr(column.dtype, "time_zone", None):
+        column = column.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+    return column.to_numpy()
 
 
 def _by_suffix(path: Path) -> Format:
-    if path.suffix == ".txt":
-        return "movielens" if "::" in next(_lines(path), (0, ""))[1] else "sequences"
-    if path.suffix not in _SUFFIXES:
+    if not path.is_file():
+        raise ValueError(f"read_interactions: {path} is a pipe or a device, whose suffix means nothing. Pass format=.")
+    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
+    if suffix == ".txt":
+        return "movielens" if any("::" in field for field in next(lines(path, None), (0, []))[1]) else "sequences"
+    if suffix not in _SUFFIXES:
         raise ValueError(
             f"read_interactions: cannot tell the format of {path.name} from its suffix {path.suffix!r}; "
-            f"known are {', '.join(_SUFFIXES)} and .txt. Pass format=."
+            f"known are {', '.join(_SUFFIXES)} and .txt, and .gz behind them. Pass format=."
         )
-    return _SUFFIXES[path.suffix]
+    return _SUFFIXES[suffix]
 
 
-def _read_movielens(path: Path, separator: str) -> Interactions:
-    users, items, times = array("q"), array("q"), array("q")
-    user_index, item_index = FirstSeen(), FirstSeen()
-    for number, line in _lines(path):
-        fields = line.split(separator)
-        if len(fields) != 4 or not all(fields) or not fields[3].strip().isdecimal():
+def _check_dialect(kind: Format, separator: str, quote: str) -> None:
+    if len(separator) != 1 or separator in "\r\n":
+        raise ValueError(
+            f"read_interactions: separator must be one character in a {kind} file, got {separator!r}. "
+            f"For user::item::rating::time use format='movielens'; else put another in the file."
+        )
+    if len(quote) > 1 or quote in (separator, "\r", "\n"):
+        raise ValueError(
+            f"read_interactions: quote must be one character other than the separator, got {quote!r}. "
+            f"Use '' if fields are not quoted."
+        )
+
+
+def _read_parquet(path: Path, columns: dict[str, Any]) -> Interactions:
+    nw, pl = _extra("narwhals"), _extra("polars")
+    try:
+        with _naming(path):
+            frame = pl.scan_parquet(path, glob=False) if path.is_file() else pl.read_parquet(BytesIO(path.read_bytes()))
+            return from_frame(frame, **columns)
+    except (nw.exceptions.NarwhalsError, pl.exceptions.PolarsError) as error:
+        raise ValueError(
+            f"{path}: expected a parquet file, but {str(error).splitlines()[0]}. Check the file, or pass format=."
+        ) from None
+
+
+def _read_table(
+    path: Path, separator: str, quote: str, columns: dict[str, Any], missing: frozenset[str]
+) -> Interactions:
+    rows, log = table(path, separator, quote), TextLog(path, "row", missing)
+    header = next(rows)
+    names = [name for name in columns.values() if name is not None]
+    with _naming(path):
+        _check_columns(names, header)
+    user, item, *time = map(header.index, names)
+    texts: list[str] = []
+    for number, row in enumerate(rows, 1):
+        log.add(number, row[user], [row[item]])
+        if time:
+            texts.append(row[time[0]])
+    with _naming(path):
+        times = as_times(texts) if time else np.arange(len(log.users))
+    return log.interactions(times)
+
+
+def _read_movielens(path: Path, separator: str, missing: frozenset[str]) -> Interactions:
+    log, times = TextLog(path, "line", missing), array("q")
+    for number, fields in lines(path, separator):
+        if len(fields) != 4 or not all(fields) or not fields[3].isdecimal() or int(fields[3]) > _INT64:
+            line = separator.join(fields)
             raise ValueError(
                 f"{path}, line {number}: expected user{separator}item{separator}rating{separator}time, got {line!r}."
             )
-        users.append(user_index[fields[0]])
-        items.append(item_index[fields[1]])
+        log.add(number, fields[0], [fields[1]])
         times.append(int(fields[3]))
-    _some(path, len(users))
-    user_codes, item_codes, seconds = (np.array(column, dtype=np.int64) for column in (users, items, times))
-    log = Interactions(user_codes, item_codes, seconds, Vocabulary(user_index), Vocabulary(item_index))
-    return _with_integer_ids(log)
+    return log.interactions(np.array(times, np.int64))
 
 
-def _read_sequences(path: Path, separator: str | None) -> Interactions:
-    items, counts = array("q"), array("q")
-    user_index, item_index = FirstSeen(), FirstSeen()
-    for number, line in _lines(path):
-        user, *row = line.split(separator)
-        if not row:
+def _read_sequences(path: Path, separator: str | None, missing: frozenset[str]) -> Interactions:
+    log, times = TextLog(path, "line", missing), array("q")
+    for number, (user, *items) in lines(path, separator):
+        if not items:
             raise ValueError(f"{path}, line {number}: user {user!r} has no items. Expected the user, then the items.")
-        if user in user_index:
+        if user in log.user_index:
             raise ValueError(f"{path}, line {number}: user {user!r} had a line before. Expected one line a user.")
-        counts.append(len(row))
-        items.extend(map(item_index.__getitem__, row))
-        user_index[user]
-    _some(path, len(items))
-    lengths = np.array(counts, dtype=np.int64)
-    users = np.repeat(np.arange(len(lengths)), lengths)
-    codes = np.array(items, dtype=np.int64)
-    log = Interactions(users, codes, places_within(lengths), Vocabulary(user_index), Vocabulary(item_index))
-    return _with_integer_ids(log)
+        log.add(number, user, items)
+        times.extend(range(len(items)))
+    return log.interactions(np.array(times, np.int64))
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines that are not blank, with their number from 1."""
-    with path.open(encoding="utf-8-sig") as file:
-        try:
-            yield from ((number, line.strip()) for number, line in enumerate(file, 1) if not line.isspace())
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: expected text in UTF-8; {error}. Convert it, for instance with iconv.") from None
-
-
-def _some(path: Path, num_rows: int) -> None:
-    if num_rows == 0:
-        raise ValueError(f"{path}: expected at least one interaction, but the file is empty.")
-
-
-def _with_integer_ids(log: Interactions) -> Interactions:
-    users, items = _integers(log.user_vocabulary), _integers(log.item_vocabulary)
-    return Interactions(log.users, log.items, log.times, users, items)
-
-
-def _integers(vocabulary: Vocabulary) -> Vocabulary:
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Puts the file's name before an error of its content."""
     try:
-        numbers = [int(str(raw_id)) for raw_id in vocabulary.ids]
-    except ValueError:
-        return vocabulary
-    as_written = all(str(number) == raw_id for number, raw_id in zip(numbers, vocabulary.ids, strict=True))
-    return Vocabulary(numbers) if as_written else vocabulary
+        yield
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{path}: {error}") from error
 
 
 def _extra(name: str) -> Any:

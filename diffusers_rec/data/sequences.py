@@ -6,14 +6,15 @@ All sequences lie end to end in one array; user u owns ``items[offsets[u]:offset
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from diffusers_rec.data.statistics import Statistics
 from diffusers_rec.data.vocabulary import IndexArray, Vocabulary
+from diffusers_rec.errors import check_class, check_int
 
 Short = Literal["error", "drop", "train"]
 
@@ -30,8 +31,10 @@ class Sequences:
 
     Raises:
         ValueError: offsets that do not cut ``items`` into one sequence a user, or an index outside the vocabulary.
-        TypeError: arrays that are not int64.
+        TypeError: arrays that are not int64, or vocabularies that are none.
     """
+
+    made_by: ClassVar[str] = "read_interactions(...).sequences()"
 
     items: IndexArray
     offsets: IndexArray
@@ -39,6 +42,8 @@ class Sequences:
     vocabulary: Vocabulary
 
     def __post_init__(self) -> None:
+        check_class("Sequences.users", self.users, Vocabulary)
+        check_class("Sequences.vocabulary", self.vocabulary, Vocabulary)
         check_indices("Sequences.items", self.items, len(self.vocabulary))
         check_indices("Sequences.offsets", self.offsets, len(self.items) + 1)
         ends = self.offsets[[0, -1]].tolist() if len(self.offsets) else []
@@ -92,6 +97,21 @@ class Sequences:
         places = np.repeat(self.offsets[rows], lengths) + places_within(lengths)
         return Sequences(self.items[places], _offsets(lengths), kept, self.vocabulary)
 
+    def reindexed(self, vocabulary: Vocabulary) -> Sequences:
+        """The same sequences with the item indices of another vocabulary, matched by id.
+
+        Args:
+            vocabulary: Item ids, in any order; those that never occur here are ignored.
+
+        Raises:
+            ValueError: an item that occurs here is not in the vocabulary.
+        """
+        if vocabulary == self.vocabulary:
+            return self
+        return replace(
+            self, items=_matched("sequences", self.items, self.vocabulary, vocabulary), vocabulary=vocabulary
+        )
+
     def leave_one_out(self, short: Short = "error") -> Split:
         """The last item of each user for the test, the one before it for validation, the rest for training.
 
@@ -138,12 +158,19 @@ class Holdout:
     Args:
         histories: U sequences; ``histories.users`` says whose.
         targets: the item that followed, int64 ``(U,)``.
+
+    Raises:
+        ValueError: another number of targets than of histories, or an index outside the vocabulary.
+        TypeError: histories that are no sequences, or targets that are not int64.
     """
+
+    made_by: ClassVar[str] = "sequences.leave_one_out().test"
 
     histories: Sequences
     targets: IndexArray
 
     def __post_init__(self) -> None:
+        check_class("Holdout.histories", self.histories, Sequences)
         check_indices("Holdout.targets", self.targets, len(self.histories.vocabulary))
         if len(self.targets) != len(self.histories):
             raise ValueError(
@@ -153,9 +180,24 @@ class Holdout:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def reindexed(self, vocabulary: Vocabulary) -> Holdout:
+        """As :meth:`Sequences.reindexed`, of histories and targets.
+
+        Raises:
+            ValueError: an item that occurs here is not in the vocabulary.
+        """
+        own = self.histories.vocabulary
+        if vocabulary == own:
+            return self
+        matched = _matched("holdout", np.concatenate([self.histories.items, self.targets]), own, vocabulary)
+        items, targets = np.split(matched, [len(self.histories.items)])
+        return Holdout(replace(self.histories, items=items, vocabulary=vocabulary), targets)
+
     def sample(self, users: int, seed: int) -> Holdout:
         """So many of the users, all where there are fewer, chosen by ``seed`` and in their order here."""
-        rows = np.random.default_rng(seed).choice(len(self), min(users, len(self)), replace=False)
+        number = min(check_int("Holdout.sample: users", users, minimum=1), len(self))
+        generator = np.random.default_rng(check_int("Holdout.sample: seed", seed, minimum=0))
+        rows = generator.choice(len(self), number, replace=False)
         rows.sort()
         return Holdout(self.histories.take(rows), self.targets[rows])
 
@@ -180,6 +222,20 @@ def places_within(lengths: IndexArray) -> IndexArray:
     return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
+def check_history(name: str, history: npt.ArrayLike, row: int) -> IndexArray:
+    """One history of several, as int64 ``(L,)``; anything but item indices is refused."""
+    indices: npt.NDArray[Any] = np.asarray(history)
+    if indices.size == 0:
+        return np.zeros(0, np.int64)
+    if indices.dtype.kind not in "iu":
+        raise TypeError(f"{name}: history {row} has dtype {indices.dtype}; expected item indices (Vocabulary.encode).")
+    if indices.ndim != 1 or indices.min() < 0:
+        raise ValueError(
+            f"{name}: history {row} must be (L,) indices from 0, got {indices.shape} from {indices.min()}."
+        )
+    return indices.astype(np.int64)
+
+
 def check_indices(name: str, values: npt.NDArray[Any], size: int) -> None:
     """Refuses anything but int64 ``(n,)`` in 0..size-1."""
     if not isinstance(values, np.ndarray) or values.dtype != np.int64:
@@ -188,6 +244,15 @@ def check_indices(name: str, values: npt.NDArray[Any], size: int) -> None:
         raise ValueError(f"{name}: expected shape (n,), got {values.shape}.")
     if values.size and (values.min() < 0 or values.max() >= size):
         raise ValueError(f"{name}: expected indices in 0..{size - 1}, got {values.min()}..{values.max()}.")
+
+
+def _matched(name: str, items: IndexArray, own: Vocabulary, other: Vocabulary) -> IndexArray:
+    """The indices in another vocabulary of items of one's own."""
+    occurring, place = np.unique(items, return_inverse=True)
+    try:
+        return other.encode(own.decode(occurring))[place]
+    except ValueError as error:
+        raise ValueError(f"The model does not know all items of the {name}. {error}") from error
 
 
 def _offsets(lengths: IndexArray) -> IndexArray:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from diffusers_rec.errors import check_int
+
 
 @dataclass(frozen=True)
 class Statistics:
@@ -21,6 +23,7 @@ class Statistics:
 
     Raises:
         ValueError: a count below one.
+        TypeError: a count that is not an integer.
     """
 
     num_users: int
@@ -30,6 +33,8 @@ class Statistics:
     sparsity: float = field(init=False)
 
     def __post_init__(self) -> None:
+        for name in ("num_users", "num_items", "num_actions"):
+            check_int(f"Statistics: {name}", getattr(self, name))
         if min(self.num_users, self.num_items, self.num_actions) < 1:
             raise ValueError(
                 f"Statistics: expected at least one user, item and action, got {self.num_users}, {self.num_items} "

@@ -18,8 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from diffusers_rec.data.interactions import Interactions
-from diffusers_rec.data.sequences import Holdout, places_within
+from diffusers_rec.data.sequences import Holdout, check_history, places_within
 from diffusers_rec.data.vocabulary import IndexArray, Vocabulary
+from diffusers_rec.entrances import checked
+from diffusers_rec.errors import check_int
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -40,16 +42,19 @@ class SyntheticWorld:
         popularity: where sequences start, float64 ``(V,)``, sums to one.
 
     Raises:
-        ValueError: a group of fewer than two items.
+        ValueError: a group of fewer than two items, or settings out of range.
+        TypeError: settings that are not integers.
     """
 
     def __init__(self, num_items: int = 200, *, num_groups: int = 8, seed: int = 0) -> None:
-        if num_groups < 1 or num_items < 2 * num_groups:
+        num_groups = check_int("SyntheticWorld: num_groups", num_groups, minimum=1)
+        num_items = check_int("SyntheticWorld: num_items", num_items)
+        if num_items < 2 * num_groups:
             raise ValueError(
                 f"SyntheticWorld: every group needs two items, got num_items={num_items}, num_groups={num_groups}. "
-                f"Use num_items >= {2 * max(num_groups, 1)}."
+                f"Use num_items >= {2 * num_groups}."
             )
-        generator = np.random.default_rng(seed)
+        generator = np.random.default_rng(check_int("SyntheticWorld: seed", seed, minimum=0))
         place = generator.permutation(num_items)  # so that an item's index says nothing about its place
         self.items = Vocabulary(_ids("item", num_items))
         self.popularity = _normalized(1 / (10 + generator.permutation(num_items)))
@@ -70,8 +75,9 @@ class SyntheticWorld:
 
         Raises:
             ValueError: an index out of range, or a history that holds every item.
+            TypeError: indices that are not integers.
         """
-        rows = [np.asarray(history, np.int64) for history in histories]
+        rows = [check_history("SyntheticWorld", history, row) for row, history in enumerate(histories)]
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         flat = np.concatenate([np.zeros(0, np.int64), *rows])
         if flat.size and (flat.min() < 0 or flat.max() >= len(self.items)):
@@ -102,13 +108,13 @@ class SyntheticWorld:
 
         Raises:
             ValueError: num_users below one, or not 1 <= min_length <= max_length <= V.
+            TypeError: settings that are not integers.
         """
-        if num_users < 1 or not 1 <= min_length <= max_length <= len(self.items):
-            raise ValueError(
-                f"SyntheticWorld.sample: expected num_users >= 1 and 1 <= min_length <= max_length <= "
-                f"{len(self.items)} (the items), got {num_users}, {min_length} and {max_length}."
-            )
-        generator = np.random.default_rng(seed)
+        name = "SyntheticWorld.sample"
+        num_users = check_int(f"{name}: num_users", num_users, minimum=1)
+        max_length = check_int(f"{name}: max_length", max_length, minimum=1, maximum=len(self.items))
+        min_length = check_int(f"{name}: min_length", min_length, minimum=1, maximum=max_length)
+        generator = np.random.default_rng(check_int(f"{name}: seed", seed, minimum=0))
         lengths = generator.integers(min_length, max_length + 1, num_users)
         uniform = generator.random((num_users, max_length))
         drawn = np.concatenate([self._draw(uniform[at : at + _CHUNK]) for at in range(0, num_users, _CHUNK)])
@@ -116,6 +122,7 @@ class SyntheticWorld:
         users = np.repeat(np.array(_ids("user", num_users), dtype=object), lengths)
         return Interactions.from_arrays(users, items, places_within(lengths))
 
+    @checked
     def best_metrics(self, holdout: Holdout, ks: Iterable[int] = (5, 10, 20)) -> dict[str, float]:
         """The best HR@k and NDCG@k that any recommender can expect on these histories.
 
@@ -132,10 +139,9 @@ class SyntheticWorld:
 
         Raises:
             ValueError: a cut-off below one, or items that are not of this world.
+            TypeError: a cut-off that is not an integer, or a holdout that is none.
         """
-        cutoffs = list(ks)
-        if min(cutoffs, default=0) < 1:
-            raise ValueError(f"SyntheticWorld.best_metrics: expected cut-offs of at least 1, got {cutoffs}.")
+        cutoffs = [check_int("SyntheticWorld.best_metrics: each of ks", k, minimum=1) for k in ks]
         reachable = self.items.encode(holdout.histories.vocabulary.ids)
         histories = [reachable[history] for history in holdout.histories]
         by_rank = np.zeros(len(reachable))

@@ -1,13 +1,18 @@
 """Times: seconds, nanoseconds, dates or text come in; one int64 or float64 array goes out.
 
 Only the order of times matters to a sequence, so units are kept as they come; whatever is a date becomes int64
-nanoseconds since 1970 (UTC where no zone is given). Integers stay integers: float64 would merge close nanoseconds.
+nanoseconds since 1970 (UTC where no zone is given), cut where it is finer. Integers stay integers: float64 would merge
+close nanoseconds. Fractions become float64, and those that it would merge are refused.
 """
 
 from __future__ import annotations
 
+import math
+import re
 import warnings
+from collections.abc import Callable
 from datetime import date, datetime, timezone
+from decimal import Decimal
 from numbers import Real
 from typing import Any
 
@@ -17,6 +22,10 @@ import numpy.typing as npt
 from diffusers_rec.data.vocabulary import is_missing, plain
 
 TimeArray = npt.NDArray[np.int64] | npt.NDArray[np.float64]
+
+_SECONDS, _NANOSECONDS = np.dtype("datetime64[s]"), np.dtype("datetime64[ns]")
+_OUTSIDE = "lies outside the years 1678..2261"
+_DATE = re.compile(r"\d{4}(-.+)?")  # NumPy also takes the word "now", and wraps a year of 14 digits
 
 
 def as_times(times: npt.ArrayLike) -> TimeArray:
@@ -29,12 +38,15 @@ def as_times(times: npt.ArrayLike) -> TimeArray:
         int64 ``(n,)``, or float64 where the times are fractions.
 
     Raises:
-        ValueError: a missing, infinite or unreadable time, with its row (from 1).
+        ValueError: a missing, infinite or unreadable time, one outside the years 1678..2261, or two that would become
+            one, with its row (from 1).
         TypeError: anything that is no time, such as bool or timedelta.
     """
     values = np.asarray(times)
     if values.ndim != 1:
         raise ValueError(f"Expected times of shape (n,), got {values.shape}. Flatten them first.")
+    if values.dtype.kind in "fM" and not hasattr(times, "dtype"):  # NumPy rounds ints among floats
+        values = np.array(times, dtype=object)
     if values.dtype.kind == "O":
         values = _from_objects(values)
     if values.dtype.kind in "US":
@@ -51,16 +63,16 @@ def as_times(times: npt.ArrayLike) -> TimeArray:
 
 
 def _from_objects(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    _refuse(np.fromiter(map(is_missing, values), bool, len(values)), values, "is missing")
+    _refuse(_each(values, is_missing), values, "is missing")
     kinds = set(map(type, values))
     if all(issubclass(kind, str) for kind in kinds):
         return np.array(values.tolist(), dtype=str)
     if all(issubclass(kind, date | np.datetime64) for kind in kinds):
-        return np.array([_utc(value) for value in values])
+        _refuse(_each(values, lambda value: _outside(_utc(value))), values, _OUTSIDE)
+        return np.array([_utc(value).astype(_NANOSECONDS) for value in values])
     if all(issubclass(kind, Real) and not issubclass(kind, bool) for kind in kinds):
-        _refuse(np.abs(values) > np.iinfo(np.int64).max, values, "does not fit into int64")
         numbers = np.array(values.tolist())
-        return numbers if numbers.dtype.kind != "O" else numbers.astype(np.float64)
+        return numbers if numbers.dtype.kind in "iu" else _exactly(values, values.tolist())
     raise _no_times(values)
 
 
@@ -72,26 +84,60 @@ def _utc(value: Any) -> Any:
     return np.datetime64(value)
 
 
-def _from_text(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    for dtype in (np.int64, np.float64):
-        try:
-            return values.astype(dtype)
-        except (ValueError, OverflowError):
-            continue
+def _from_text(values: npt.NDArray[np.str_]) -> npt.NDArray[Any]:
+    try:
+        return values.astype(np.int64)
+    except (ValueError, OverflowError):
+        pass
+    try:
+        values.astype(np.float64)
+    except ValueError:
+        return _from_dates(np.char.strip(values))
+    return _exactly(values, [Decimal(text) for text in values.tolist()])
+
+
+def _exactly(values: npt.NDArray[Any], numbers: list[Any]) -> npt.NDArray[np.float64]:
+    """Numbers as float64, which may round them but not merge two."""
+    rounded = np.array([_rounded(number) for number in numbers])
+    _refuse(~np.isfinite(rounded), values, "is missing or infinite")
+    _refuse(np.abs(rounded) >= 2.0**63, values, "does not fit into int64")
+    first: dict[float, Any] = {}
+    merged = [first.setdefault(key, number) != number for key, number in zip(rounded.tolist(), numbers, strict=True)]
+    _refuse(np.array(merged, bool), values, "differs from an earlier one by less than float64 can hold")
+    return rounded
+
+
+def _rounded(number: Any) -> float:
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf
+
+
+def _from_dates(texts: npt.NDArray[np.str_]) -> npt.NDArray[np.datetime64]:
+    _refuse(_each(texts, lambda text: text.lower() in ("", "nat")), texts, "is missing")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # NumPy warns that it turns zones into UTC, which is what is meant here
-        try:
-            return np.array(values, dtype="datetime64")
-        except ValueError:
-            _refuse(
-                ~np.fromiter(map(_is_date, values), bool, len(values)), values, "is neither a number nor an ISO date"
-            )
-            raise
+        if not all(map(_DATE.fullmatch, texts.tolist())) or not _parses(texts):
+            bad = ~_each(texts, lambda text: bool(_DATE.fullmatch(text)) and _parses(np.array(text)))
+            _refuse(bad & ~_each(texts, _is_number), texts, "is neither a number nor an ISO date")
+            _refuse(bad, texts, "is a number among dates")
+        nanoseconds = texts.astype(_NANOSECONDS)
+        _refuse(nanoseconds.astype(_SECONDS) != texts.astype(_SECONDS), texts, _OUTSIDE)
+    return nanoseconds
 
 
-def _is_date(text: str) -> bool:
+def _parses(texts: npt.NDArray[np.str_]) -> bool:
     try:
-        np.datetime64(text)
+        texts.astype(_SECONDS)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
     except ValueError:
         return False
     return True
@@ -99,9 +145,18 @@ def _is_date(text: str) -> bool:
 
 def _nanoseconds(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     _refuse(np.isnat(values), values, "is missing")
-    nanoseconds = values.astype("datetime64[ns]")
-    _refuse(nanoseconds.astype(values.dtype) != values, values, "lies outside the years 1678..2261")
-    return nanoseconds.astype(np.int64)
+    _refuse(_outside(values), values, _OUTSIDE)
+    return values.astype(_NANOSECONDS).astype(np.int64)
+
+
+def _outside(values: Any) -> Any:
+    """Whether nanoseconds overflow. Units finer than a nanosecond span fewer years, so they never do."""
+    finer = np.promote_types(values.dtype, _NANOSECONDS) != _NANOSECONDS
+    return (values.astype(_NANOSECONDS).astype(values.dtype) != values) & (not finer)
+
+
+def _each(values: npt.NDArray[Any], question: Callable[[Any], bool]) -> npt.NDArray[np.bool_]:
+    return np.array([question(value) for value in values.tolist()], dtype=bool)
 
 
 def _refuse(bad: npt.NDArray[np.bool_], values: npt.NDArray[Any], complaint: str) -> None:

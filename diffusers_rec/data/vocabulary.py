@@ -7,7 +7,7 @@ aside for padding: padding is told by lengths.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +23,10 @@ class Vocabulary:
 
     Raises:
         ValueError: no ids, a repeated id, or a missing one (None, NaN).
-        TypeError: an id that is not hashable, or a str in place of a sequence of ids.
+        TypeError: an id that is not hashable, a str in place of a sequence of ids, or a set, which has no order.
     """
+
+    made_by: ClassVar[str] = "Vocabulary(ids)"
 
     def __init__(self, ids: Iterable[Hashable]) -> None:
         raw = [plain(i) for i in listed(ids, "ids")]
@@ -71,7 +73,7 @@ class Vocabulary:
 
         Raises:
             ValueError: ids that the vocabulary does not hold.
-            TypeError: a str in place of a sequence of ids, or an id that is not hashable.
+            TypeError: a str or a set in place of a sequence of ids, or an id that is not hashable.
         """
         raw = listed(ids, "ids")
         try:
@@ -180,7 +182,12 @@ def number(ids: list[Hashable], name: str) -> tuple[IndexArray, FirstSeen]:
 
 
 def listed(ids: Iterable[Hashable], name: str) -> list[Hashable]:
-    """Raw ids as a list of Python objects, from lists, arrays, tensors and series."""
+    """Raw ids as a list of Python objects, from lists, arrays, tensors and series; sets are refused."""
+    if isinstance(ids, set | frozenset):
+        raise TypeError(
+            f"Expected {name} in an order, got a {type(ids).__name__}, whose order differs from run to run. "
+            f"Pass a list, for instance sorted(...)."
+        )
     if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
         raise TypeError(f"Expected {name} as a sequence of ids, got {ids!r}. Wrap a single id in a list.")
     if getattr(ids, "ndim", 1) != 1:

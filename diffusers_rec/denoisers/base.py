@@ -32,6 +32,8 @@ class Denoiser(nn.Module, Component, ABC, kind="denoiser"):
         seed: of the initial weights.
     """
 
+    entrances = "encode", "forward"
+
     def __init__(self, dim: int, max_length: int, seed: int) -> None:
         super().__init__()
         self.dim = check_int("dim", dim, minimum=1)

@@ -34,8 +34,8 @@ class LowPass(nn.Module):
         self.sharpness = nn.Parameter(torch.randn(dim))
         wave = 2 * math.pi / PERIOD * torch.arange(PERIOD)
         kernel = (1 + 2 * wave.cos() + 2 * (2 * wave).cos()) / PERIOD
-        lobe = int((kernel <= 0).nonzero()[0])
-        self.register_buffer("kernel", kernel.where(torch.arange(PERIOD) < lobe, 0), persistent=False)
+        in_lobe = (kernel > 0).cumprod(0).bool()
+        self.register_buffer("kernel", kernel.where(in_lobe, 0), persistent=False)
 
     def forward(self, sequence: Tensor, x: Tensor, distance: Tensor, attended: Tensor) -> Tensor:
         """Mix.

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from diffusers_rec.denoisers.base import Denoiser
+from diffusers_rec.embeddings import ItemEmbedding
+from diffusers_rec.heads import ItemHead
 from diffusers_rec.schedules import NoiseSchedule
 
 
@@ -21,30 +23,44 @@ class NoiselessDenoiser(Denoiser, name="noiseless"):
     Args:
         base: a denoiser, its name or its config.
         schedule: says N; shared, not owned.
+        embedding: for a ``base`` given by name that shares it.
+        head: for a ``base`` given by name that shares it.
         dim: D, for a ``base`` given by name.
         max_length: for a ``base`` given by name.
         seed: of the initial weights of a ``base`` given by name.
     """
 
-    context = frozenset({"schedule"})
+    context = frozenset({"embedding", "head", "schedule"})
 
     def __init__(
         self,
         base: Denoiser | str | Mapping[str, Any] = "conditional-mlp",
         *,
         schedule: NoiseSchedule,
+        embedding: ItemEmbedding | None = None,
+        head: ItemHead | None = None,
         dim: int = 256,
         max_length: int = 50,
         seed: int = 0,
     ) -> None:
-        built = Denoiser.build_with({"dim": dim, "max_length": max_length, "seed": seed}, base)
+        shared = {"schedule": schedule, "embedding": embedding, "head": head}
+        given = {name: part for name, part in shared.items() if part is not None}
+        built = Denoiser.build_with({"dim": dim, "max_length": max_length, "seed": seed, **given}, base)
         super().__init__(built.dim, built.max_length, seed)
         self.base = built
-        self._shared = (schedule,)  # outside the module tree, as its owner's
+        self._shared = (embedding, head, schedule)  # outside the module tree: their owner trains and saves them
+
+    @property
+    def embedding(self) -> ItemEmbedding | None:
+        return self._shared[0]
+
+    @property
+    def head(self) -> ItemHead | None:
+        return self._shared[1]
 
     @property
     def schedule(self) -> NoiseSchedule:
-        return self._shared[0]
+        return self._shared[2]
 
     def encode(self, history: Tensor, mask: Tensor) -> Any:
         return self.base.encode(history, mask)

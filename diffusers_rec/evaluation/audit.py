@@ -13,7 +13,7 @@ A diffusion recommender can score well while its noise does nothing. Three table
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,6 +24,7 @@ from torch import Generator, Tensor
 
 from diffusers_rec.data.batching import pad
 from diffusers_rec.data.sequences import Holdout
+from diffusers_rec.entrances import checked
 from diffusers_rec.errors import check_int
 from diffusers_rec.evaluation.full_ranking import evaluate, user_chunks
 from diffusers_rec.pipeline import DiffRec
@@ -59,13 +60,14 @@ class Audit:
     num_users: int
 
 
+@checked
 def audit(
     model: DiffRec,
     holdout: Holdout,
     *,
     users: int = 1024,
     seeds: int = 10,
-    steps: Sequence[int] | None = None,
+    steps: Iterable[int] | None = None,
     levels: int = 5,
     seed: int = 0,
     progress: bool = False,
@@ -73,8 +75,8 @@ def audit(
     """Audit the noise of a trained model.
 
     Args:
-        model: whose vocabulary the holdout's indices follow.
-        holdout: histories and the items that came next.
+        model: A trained model.
+        holdout: Histories and the items that came next; items are matched with the model's by id.
         users: how many of them to look at, at most, chosen by ``seed``.
         seeds: noise draws to average in the ranking, and chains a user.
         steps: lengths of the chains, each at most N; 10 and 50 when None, as far as N allows, or N below 10.
@@ -84,14 +86,14 @@ def audit(
         progress: show bars (needs the ``train`` extra).
 
     Raises:
-        ValueError: settings out of range, a step twice or above N, or the holdout was made with other items than the
-            model knows.
-        TypeError: settings that are not integers, or ``steps`` not a sequence of them.
+        ValueError: settings out of range, a step twice or above N, or the holdout has items that the model does
+            not know.
+        TypeError: settings that are not integers, or arguments of another class.
     """
     for name, value, minimum in (("users", users, 1), ("seeds", seeds, 1), ("levels", levels, 1), ("seed", seed, 0)):
         check_int(name, value, minimum=minimum)
     steps = chain_lengths(steps, model.schedule.num_timesteps)
-    some = holdout.sample(users, seed)
+    some = holdout.reindexed(model.vocabulary).sample(users, seed)
     chains: dict[str, Sampler] = {f"ddpm, {n} steps": DDPMSampler(num_steps=n) for n in steps}
     ranking = [
         {"xn": xn, "steps": n, "seeds": draws, **_accuracy(model, some, sampler, draws, progress)}
@@ -102,15 +104,15 @@ def audit(
             *(("drawn", n, seeds, sampler) for n, sampler in zip(steps, chains.values(), strict=True)),
         )
     ]
-    with model.serving():
+    with model.serving() as served:
         at_once = min(USERS_AT_ONCE, max(1, SCORES_AT_ONCE // len(model.vocabulary)))
-        questions = [_Question(model, some, rows) for rows in user_chunks(some, at_once)]
-        timesteps = _timesteps(model, questions, levels, seed)
+        questions = [_Question(served, some, rows) for rows in user_chunks(some, at_once)]
+        timesteps = _timesteps(served, questions, levels, seed)
         bar = progress_bar(questions, show=progress, total=len(questions), text="chains")
-        return Audit(ranking, timesteps, _landings(model, bar, chains, seeds, seed), len(some))
+        return Audit(ranking, timesteps, _landings(served, bar, chains, seeds, seed), len(some))
 
 
-def chain_lengths(steps: Sequence[int] | None, num_timesteps: int, *, name: str = "steps") -> list[int]:
+def chain_lengths(steps: Iterable[int] | None, num_timesteps: int, *, name: str = "steps") -> list[int]:
     """The lengths of chains that :func:`audit` runs.
 
     Args:
@@ -120,12 +122,12 @@ def chain_lengths(steps: Sequence[int] | None, num_timesteps: int, *, name: str 
 
     Raises:
         ValueError: a length below 1, above N, or given twice.
-        TypeError: not a sequence of integers.
+        TypeError: not integers.
     """
     if steps is None:
         return [n for n in (10, 50) if n <= num_timesteps] or [num_timesteps]
-    if isinstance(steps, str) or not isinstance(steps, Iterable):
-        raise TypeError(f"{name} must be a sequence of chain lengths, got {steps!r}. One alone is [{steps}].")
+    if isinstance(steps, str):
+        raise TypeError(f"{name} must be a list of chain lengths, got {steps!r}. One alone is [{steps}].")
     lengths = [check_int(f"each of {name}", n, minimum=1) for n in steps]
     twice = sorted({n for n in lengths if lengths.count(n) > 1})
     if twice:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffusers_rec.data.batching import pad
 from diffusers_rec.data.sequences import Holdout, Sequences
+from diffusers_rec.entrances import checked
 from diffusers_rec.evaluation.full_ranking import Report, user_chunks
 from diffusers_rec.evaluation.metrics import ranking_metrics
 from diffusers_rec.memory import Memory
@@ -18,18 +19,27 @@ from diffusers_rec.ranking import count_ranks
 USERS_AT_ONCE = 256
 
 
+@checked
 def evaluate_popularity(train: Sequences, holdout: Holdout, *, ks: Iterable[int] = (5, 10, 20)) -> Report:
-    """Every item ranked by how often it occurs in ``train``, the same for all users; ties count against it."""
+    """Every item ranked by how often it occurs in ``train``, the same for all users; ties count against it.
+
+    Raises:
+        ValueError: the holdout has items that are not in the vocabulary of ``train``.
+    """
     counts = torch.from_numpy(np.bincount(train.items, minlength=len(train.vocabulary))).double()
-    return _evaluate(lambda histories: counts.expand(len(histories), -1), holdout, ks)
+    return _evaluate(lambda histories: counts.expand(len(histories), -1), holdout.reindexed(train.vocabulary), ks)
 
 
+@checked
 def evaluate_item_to_item(train: Sequences, holdout: Holdout, *, ks: Iterable[int] = (5, 10, 20)) -> Report:
     r"""Items ranked by the sum of their cosines with the items of the history (Sarwar et al. 2001).
 
     .. math:: s_v = \sum_{h \in \text{history}} \frac{|U_h \cap U_v|}{\sqrt{|U_h|\,|U_v|}}
 
     with :math:`U_v` the users who have v in ``train``.
+
+    Raises:
+        ValueError: the holdout has items that are not in the vocabulary of ``train``.
     """
     num_items = len(train.vocabulary)
     users = np.repeat(np.arange(len(train)), train.lengths)
@@ -45,11 +55,16 @@ def evaluate_item_to_item(train: Sequences, holdout: Holdout, *, ks: Iterable[in
         marks = torch.zeros(len(items), num_items).scatter_reduce_(1, items, real, "amax")
         return torch.sparse.mm(owned.t(), torch.sparse.mm(owned, marks.T)).T
 
-    return _evaluate(scores, holdout, ks)
+    return _evaluate(scores, holdout.reindexed(train.vocabulary), ks)
 
 
+@checked
 def evaluate_memory(memory: Memory, holdout: Holdout, *, ks: Iterable[int] = (5, 10, 20)) -> Report:
-    """Items ranked by what a fitted memory recalls, without a network; ties count against an item."""
+    """Items ranked by what a fitted memory recalls, without a network; ties count against an item.
+
+    A memory holds indices and no ids: ``holdout`` needs the vocabulary of the sequences that it was fitted to, see
+    :meth:`Holdout.reindexed <diffusers_rec.data.Holdout.reindexed>`.
+    """
     num_items = len(holdout.histories.vocabulary)
     device = next((held.device for held in memory.buffers()), torch.device("cpu"))
 
@@ -73,7 +88,6 @@ def _evaluate(scores: Callable[[Sequences], Tensor], holdout: Holdout, ks: Itera
             lambda chunks=chunks: chunks,  # type: ignore[misc]
             torch.from_numpy(holdout.targets[rows]),
             pad(histories, fill=-1)[0],
-            num_items,
         )
         ranks.append(found[0])
         masked.append(found[1])

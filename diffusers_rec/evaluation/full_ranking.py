@@ -11,6 +11,7 @@ import torch
 from diffusers_rec.data.batching import pad
 from diffusers_rec.data.sequences import Holdout
 from diffusers_rec.data.vocabulary import IndexArray
+from diffusers_rec.entrances import checked
 from diffusers_rec.errors import check_int
 from diffusers_rec.evaluation.metrics import ranking_metrics
 from diffusers_rec.progress import progress_bar
@@ -23,7 +24,7 @@ class Report:
     """Metrics over U users, every item ranked.
 
     Attributes:
-        masked: with the items of the user's history left out of the ranking.
+        masked: with the items of the user's history left out of the ranking; a target among them is a miss.
         unmasked: with all items.
         num_users: U.
     """
@@ -33,6 +34,7 @@ class Report:
     num_users: int
 
 
+@checked
 def evaluate(
     model: Recommender,
     holdout: Holdout,
@@ -47,8 +49,8 @@ def evaluate(
     """HR and NDCG of the held-out items among all items.
 
     Args:
-        model: whose vocabulary the holdout's indices follow.
-        holdout: histories and the items that came next.
+        model: A trained model.
+        holdout: Histories and the items that came next; items are matched with the model's by id.
         ks: cut-offs.
         seeds: noise draws to average; the model's own when None.
         sampler: a component, a name, or a config; the model's own when None.
@@ -57,13 +59,9 @@ def evaluate(
         progress: show a bar (needs the ``train`` extra).
 
     Raises:
-        ValueError: the holdout was made with other items than the model knows.
+        ValueError: the holdout has items that the model does not know.
     """
-    if holdout.histories.vocabulary != model.vocabulary:
-        raise ValueError(
-            f"The holdout and the model have different items ({len(holdout.histories.vocabulary)} and "
-            f"{len(model.vocabulary)}). Evaluate on the data that the model was trained on."
-        )
+    holdout = holdout.reindexed(model.vocabulary)
     ranks, masked = [], []
     batches = user_chunks(holdout, check_int("batch_size", batch_size, minimum=1))
     for rows in progress_bar(batches, show=progress, total=len(batches), text="evaluate"):

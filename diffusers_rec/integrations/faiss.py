@@ -29,7 +29,9 @@ import torch
 from torch import Tensor
 
 from diffusers_rec import ranking
+from diffusers_rec.entrances import checked
 from diffusers_rec.errors import check_bool, check_choice, check_int, require_extra
+from diffusers_rec.files import naming
 from diffusers_rec.heads import ItemHead
 from diffusers_rec.ranking import TopK, mean_over_draws
 from diffusers_rec.sealed import read_sealed, write_sealed
@@ -72,6 +74,7 @@ class ItemIndex:
         ValueError: a setting that the kind does not have or cannot take, or keys that are not finite.
     """
 
+    @checked
     def __init__(
         self,
         head: ItemHead,
@@ -83,8 +86,7 @@ class ItemIndex:
         **settings: int,
     ) -> None:
         faiss = require_extra("faiss", "faiss")
-        check_choice("kind", kind, SETTINGS)
-        if unknown := sorted(set(settings) - set(SETTINGS[kind])):
+        if unknown := sorted(set(settings) - set(SETTINGS[check_choice("kind", kind, SETTINGS)])):
             raise ValueError(f"kind={kind!r} has no setting {unknown}. It has: {sorted(SETTINGS[kind])}.")
         self._read(head, kind, num_tail, seed)
         vectors = torch.cat([self._keys, self._bias[:, None]], dim=1)
@@ -96,7 +98,7 @@ class ItemIndex:
 
     def _read(self, head: ItemHead, kind: str, num_tail: int, seed: int) -> None:
         """Everything but the search itself."""
-        self.head, self.kind = head, kind
+        self.head, self.kind = head, check_choice("kind", kind, SETTINGS)
         self.seed = check_int("seed", seed, minimum=0)
         self._keys, self._bias = _on_cpu(head)
         self.num_items = len(self._keys)
@@ -120,6 +122,7 @@ class ItemIndex:
         write_sealed(Path(path), metadata, tensors)
 
     @classmethod
+    @checked
     def load(cls, path: str | PathLike[str], head: ItemHead) -> ItemIndex:
         """Read what :meth:`save` wrote. It answers as the saved one did, bit for bit.
 
@@ -136,15 +139,14 @@ class ItemIndex:
             ValueError: it is damaged, no saved index, or of a head with other keys.
         """
         faiss = require_extra("faiss", "faiss")
-        try:
-            metadata, tensors = read_sealed(Path(path))
-        except ValueError as error:
-            raise ValueError(f"{path} is no saved index, or is damaged ({error}).") from error
         index = cls.__new__(cls)
-        index._read(head, metadata["kind"], int(metadata["num_tail"]), int(metadata["seed"]))
-        index._index = faiss.deserialize_index(tensors["index"].numpy())
-        shapes = (index._index.ntotal, index._index.d - 1), tuple(index._keys.shape)
-        if shapes[0] != shapes[1] or not _alike(tensors["marks"], index._marks):
+        with naming(Path(path), "is no saved index, or is damaged"):
+            metadata, tensors = read_sealed(Path(path))
+            index._read(head, metadata["kind"], int(metadata["num_tail"]), int(metadata["seed"]))
+            index._index = faiss.deserialize_index(tensors["index"].numpy())
+            marks, shape = tensors["marks"], (index._index.ntotal, index._index.d - 1)
+        shapes = shape, tuple(index._keys.shape)
+        if shapes[0] != shapes[1] or not _alike(marks, index._marks):
             raise ValueError(
                 f"{path} is the index of another head: it has keys {shapes[0]}, this one {shapes[1]}"
                 f"{', but other ones' if shapes[0] == shapes[1] else ''}. Build a new one: ItemIndex(head, ...)."
@@ -277,7 +279,7 @@ def _marks(head: ItemHead) -> Tensor:
 
 def _alike(one: Tensor, other: Tensor) -> bool:
     """Whether marks are those of equal heads; another device may round otherwise."""
-    if one.shape != other.shape:
+    if one.shape != other.shape or one.dtype != other.dtype:
         return False
     size = other.abs()
     tolerance = size.add_(size.mean()).mul_(1e-5)

@@ -19,6 +19,8 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 class Sampler(Component, ABC, kind="sampler"):
     """Runs the reverse process."""
 
+    entrances = ("sample",)
+
     @abstractmethod
     def sample(self, denoise: Denoise, schedule: NoiseSchedule, noise: Tensor, generator: Generators) -> Tensor:
         """Draw clean latents.

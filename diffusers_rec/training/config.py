@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 from diffusers_rec.data.batching import Examples
-from diffusers_rec.errors import check_choice, check_float, check_int
+from diffusers_rec.errors import check_bool, check_choice, check_float, check_int
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,10 @@ class TrainingConfig:
         clip_norm: gradients of a larger norm are scaled down to it; 0 never does.
         average_decay: validate and keep an exponential moving average of the weights, with this decay a step; 0 keeps
             the weights themselves. The average starts fast: its decay at step t is at most (1 + t) / (10 + t).
-        patience: stop after so many validations without a better NDCG@10; 0 never does.
+        select_by: Validation metric that chooses the epoch, ``"hr@K"`` or ``"ndcg@K"`` with any K >= 1.
+        exclude_seen: Leave the items of the history out of the validation's ranking, as ``recommend`` does by default;
+            False where users return to items, whose targets are misses otherwise.
+        patience: stop after so many validations without a better ``select_by``; 0 never does.
         validate_every: epochs between validations.
         validation_seeds: noise draws averaged in a validation.
         precision: ``"fp32"``, or ``"bf16"`` for the backbone's matrix products; losses and softmax stay fp32.
@@ -42,11 +46,15 @@ class TrainingConfig:
     weight_decay: float = 0.0
     clip_norm: float = 0.0
     average_decay: float = 0.0
+    select_by: str = "ndcg@10"
+    exclude_seen: bool = True
     patience: int = 0
     validate_every: int = 1
     validation_seeds: int = 1
     precision: str = "fp32"
     seed: int = 0
+
+    made_by: ClassVar[str] = "TrainingConfig(epochs=20, ...) or one of RECIPES"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_targets", "validate_every", "validation_seeds"):
@@ -57,6 +65,9 @@ class TrainingConfig:
             object.__setattr__(self, name, check_float(name, getattr(self, name), minimum=0))
         object.__setattr__(self, "learning_rate", check_float("learning_rate", self.learning_rate, above=0))
         object.__setattr__(self, "average_decay", check_float("average_decay", self.average_decay, minimum=0, below=1))
+        check_bool("exclude_seen", self.exclude_seen)
+        if not isinstance(self.select_by, str) or not re.fullmatch("(hr|ndcg)@[1-9][0-9]*", self.select_by):
+            raise ValueError(f"select_by must be 'hr@K' or 'ndcg@K', K a whole number >= 1, got {self.select_by!r}.")
         check_choice("decay", self.decay, ("constant", "cosine"))
         check_choice("precision", self.precision, ("fp32", "bf16"))
         check_choice("examples", self.examples, ("every-prefix", "last-target", "all-positions"))
@@ -66,6 +77,11 @@ class TrainingConfig:
         warmup = min(1.0, epochs_done / self.warmup_epochs) if self.warmup_epochs else 1.0
         left = 1.0 if self.decay == "constant" else 0.5 + 0.5 * math.cos(math.pi * min(1.0, epochs_done / self.epochs))
         return self.learning_rate * warmup * left
+
+    @property
+    def cutoffs(self) -> list[int]:
+        """The K of the metrics that a validation records, that of ``select_by`` among them."""
+        return sorted({5, 10, 20, int(self.select_by.partition("@")[2])})
 
     def config(self) -> dict[str, Any]:
         """The settings, ready for JSON."""

@@ -1,4 +1,4 @@
-"""The training loop (Algorithm 1), on accelerate: CPU, GPU, bf16, several processes.
+"""The training loop (Algorithm 1): CPU, GPU, bf16, several processes.
 
 Everything random in step i of epoch e is drawn from a generator seeded by (seed, e, i, process), and the order of the
 examples by (seed, e). A run's future therefore depends on its saved state alone: killed and started again, it ends bit
@@ -10,27 +10,30 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
+from torch.nn.utils import clip_grad_norm_
 
-from diffusers_rec.checkpoint import CONFIG_FILE, read_checkpoint, remove_temporaries, write_atomically
+from diffusers_rec.checkpoint import CONFIG_FILE, read_checkpoint
 from diffusers_rec.data.batching import Batch, TrainingBatches
 from diffusers_rec.data.sequences import Holdout, Sequences
-from diffusers_rec.errors import check_choice, require_extra
+from diffusers_rec.entrances import checked
+from diffusers_rec.errors import check_choice
 from diffusers_rec.evaluation.full_ranking import evaluate
+from diffusers_rec.files import write_atomically
 from diffusers_rec.pipeline import DiffRec, Loss
 from diffusers_rec.progress import progress_bar
 from diffusers_rec.training.config import TrainingConfig
+from diffusers_rec.training.processes import Processes
+from diffusers_rec.training.selection import warn_of_repeats, warn_of_zeros
 from diffusers_rec.training.state import STATE_FILE, Progress, fingerprint, load_state, save_state
 
 LOG_FILE = "log.jsonl"
@@ -41,9 +44,10 @@ class TrainingResult:
     """How a run ended.
 
     Attributes:
-        best_epoch: whose weights the model now has, counted from 1.
-        best_score: its validation NDCG@10, history masked.
-        history: one record an epoch: mean loss terms, learning rate, targets a second, validation metrics.
+        best_epoch: Epoch whose weights the model now has, counted from 1: the best on validation, or the last.
+        best_score: Its validation metric, ``config.select_by``; NaN without validation.
+        history: One record an epoch: mean loss terms, learning rate, targets a second, validation metrics. These are
+            those of ``config.select_by`` and at 5, 10 and 20, all with seen items as ``config.exclude_seen`` says.
     """
 
     best_epoch: int
@@ -51,10 +55,11 @@ class TrainingResult:
     history: list[dict[str, float]]
 
 
+@checked
 def train(
     model: DiffRec,
     sequences: Sequences,
-    validation: Holdout,
+    validation: Holdout | None = None,
     config: TrainingConfig | None = None,
     *,
     directory: str | PathLike[str] | None = None,
@@ -62,12 +67,13 @@ def train(
     progress: bool = False,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> TrainingResult:
-    """Train a model, keep its best weights by validation NDCG@10 (history masked), and leave it with them.
+    """Train a model and leave it with the weights of its best epoch on validation, or of its last one without.
 
     Args:
         model: trained in place.
-        sequences: the training sequences, in the model's vocabulary.
-        validation: histories and next items to choose the epoch by.
+        sequences: The training sequences; items are matched with the model's by id.
+        validation: Histories and next items to choose the epoch by (``config.select_by``), matched likewise. None
+            trains for all ``config.epochs`` and keeps the last, for a model of all that is known.
         config: settings; the paper's when None.
         directory: keeps the best model (as ``save_pretrained`` does), the log and the state to go on from. A run that
             was killed goes on when started again with the same arguments, from its own saved weights whatever the
@@ -78,32 +84,35 @@ def train(
 
     Raises:
         ImportError: accelerate is missing (extra ``train``).
-        ValueError: the data has other items than the model, parts of the model do not fit, the directory holds another
-            run, all told before anything is written; or training diverged.
+        ValueError: the data has items that the model does not know, parts of the model do not fit, no parameter
+            requires a gradient, ``patience`` without validation, the directory holds another run, all told before
+            anything is written; or training diverged.
+        TypeError: an argument of another class.
         OSError: the directory cannot be written; told before training.
     """
     config = config or TrainingConfig()
     check_choice("device", device, (None, "cpu"))
-    accelerate = require_extra("accelerate", "train")
-    for name, data in (("training", sequences), ("validation", validation.histories)):
-        if data.vocabulary != model.vocabulary:
-            raise ValueError(f"The model and the {name} sequences have different items. Build the model on theirs.")
+    if validation is None and config.patience:
+        raise ValueError(f"patience={config.patience} counts validations, but validation is None. Use patience=0.")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("No parameter of the model requires a gradient. Call model.requires_grad_() to train it.")
+    sequences = sequences.reindexed(model.vocabulary)
+    if validation is not None:
+        validation = validation.reindexed(model.vocabulary)
     model.check_fit()  # a part may have been swapped since the model was composed
-    # accelerate joins the processes of a CPU machine only when told that it is one.
-    accelerator = accelerate.Accelerator(cpu=device == "cpu" or not torch.cuda.is_available())
-    if int(os.environ.get("WORLD_SIZE", "1")) != accelerator.num_processes:
-        raise ValueError(
-            f"{os.environ['WORLD_SIZE']} processes were launched, but accelerate joined {accelerator.num_processes}. "
-            "Give device='cpu' on a machine with fewer GPUs than processes."
-        )
-    run = _Run(model, sequences, validation, config, accelerator, None if directory is None else Path(directory))
+    processes = Processes(device)
+    if validation is not None and processes.is_main:
+        warn_of_repeats(validation, config)
+    run = _Run(model, sequences, validation, config, processes, None if directory is None else Path(directory))
     while not run.finished:
         record = run.epoch(progress)
-        if on_epoch is not None and accelerator.is_main_process:
+        if on_epoch is not None and processes.is_main:
             on_epoch(record)
     run.restore_best()
     state = run.state
-    return TrainingResult(state.best_epoch, state.best_score, state.history)
+    if processes.is_main:
+        warn_of_zeros(state.best_score, config)
+    return TrainingResult(state.best_epoch, math.nan if validation is None else state.best_score, state.history)
 
 
 class _Run:
@@ -113,13 +122,13 @@ class _Run:
         self,
         model: DiffRec,
         sequences: Sequences,
-        validation: Holdout,
+        validation: Holdout | None,
         config: TrainingConfig,
-        accelerator: Any,
+        processes: Processes,
         directory: Path | None,
     ) -> None:
         self.model, self.validation, self.config = model, validation, config
-        self.accelerator, self.directory = accelerator, directory
+        self.processes, self.directory = processes, directory
         self.batches = TrainingBatches(
             sequences,
             examples=config.examples,
@@ -129,7 +138,7 @@ class _Run:
         )
         model.negatives.fit(self.batches.target_counts())
         model.memory.fit(sequences)
-        model.to(accelerator.device)
+        model.to(processes.device)
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
@@ -139,22 +148,17 @@ class _Run:
         self.name = ""
         if directory is not None:
             model.vocabulary.to_json()  # refuses ids that cannot be saved, now rather than after an epoch
-            self.name = fingerprint(model.config(), config.config(), sequences, validation, accelerator.num_processes)
+            self.name = fingerprint(model.config(), config.config(), sequences, validation, processes.count)
             if directory.exists() and not directory.is_dir():
                 raise NotADirectoryError(f"{directory} is a file; a run needs a folder of its own.")
             started = (directory / STATE_FILE).exists()
             if not started and (directory / CONFIG_FILE).exists():
                 raise ValueError(f"{directory} holds a model that no run here has made. Choose another folder.")
             directory.mkdir(parents=True, exist_ok=True)
-            if accelerator.is_main_process:
-                remove_temporaries(directory)
             if started:
                 self.state = load_state(directory / STATE_FILE, self.name, model, optimizer, self.average)
         self.best = copy.deepcopy(model.state_dict()) if directory is None else None
-        self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
-        if accelerator.num_processes > 1:
-            # Buffers are equal in all processes; sent at every step, a memory's would cost more than the step.
-            self.wrapped.broadcast_buffers = False
+        self.wrapped, self.optimizer = processes.together(model), optimizer
         if directory is not None and not started:
             self._save()  # a folder that cannot be written is told now, and the run is known as its own from here on
         elif directory is not None and self.state.best_epoch:
@@ -179,8 +183,10 @@ class _Run:
         record["learning_rate"] = self.config.rate(number + 1)
         record["targets_per_second"] = self.batches.num_targets / seconds
         self.state.epoch = number + 1
-        if self.state.epoch % self.config.validate_every == 0 or self.state.epoch == self.config.epochs:
-            record |= self._validate(progress)
+        if self.validation is None:
+            self._choose()
+        elif self.state.epoch % self.config.validate_every == 0 or self.state.epoch == self.config.epochs:
+            record |= self._validate(self.validation, progress)
         self.state.history.append(record)
         if self._last_is_best and self.directory is not None:
             self.state.replaced = _digest_of(self.directory)
@@ -191,12 +197,11 @@ class _Run:
 
     def _train(self, epoch: int, progress: bool) -> dict[str, float]:
         self.wrapped.train()
-        count = self.batches.num_batches(epoch)
-        rounds = math.ceil(count / self.accelerator.num_processes)
+        rounds = self.processes.rounds(self.batches, epoch)
         sums: dict[str, float] = {}
         targets = 0
         bar = progress_bar(
-            self._own_batches(epoch, rounds), show=progress and self.accelerator.is_main_process, total=rounds,
+            self.processes.share(self.batches, epoch), show=progress and self.processes.is_main, total=rounds,
             text=f"epoch {epoch + 1}/{self.config.epochs}",
         )  # fmt: skip
         for step, batch in enumerate(bar):
@@ -207,26 +212,25 @@ class _Run:
             targets += batch.num_targets
         if not all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters()):
             raise self._diverged("not all weights are finite after the last step")  # no later loss would tell
-        if self.accelerator.num_processes > 1:
-            mine = torch.tensor([targets, *sums.values()], dtype=torch.float64, device=self.accelerator.device)
-            targets, *of_all = self.accelerator.reduce(mine).tolist()
+        if self.processes.count > 1:
+            mine = torch.tensor([targets, *sums.values()], dtype=torch.float64, device=self.processes.device)
+            targets, *of_all = self.processes.summed(mine).tolist()
             sums = dict(zip(sums, of_all, strict=True))
         return {name: value / targets for name, value in sums.items()}
 
     def _step(self, batch: Batch, generator: Generator, rate: float) -> dict[str, float]:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        device = self.accelerator.device
-        # Not accelerate's own bf16, which is fixed for the whole process by the first run in it.
+        device = self.processes.device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             loss: Loss = self.wrapped(batch.to(device, non_blocking=True), generator)
         if not torch.isfinite(loss.total):
             raise self._diverged(f"the loss is {float(loss.total.detach())}")
-        self.accelerator.backward(loss.total)
+        loss.total.backward()  # type: ignore[no-untyped-call]
         if self.config.clip_norm:
-            self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.config.clip_norm)
+            clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         self.model.timesteps.update(*self._gathered(loss.timesteps, loss.per_latent))
         return {name: float(value) for name, value in loss.named.items()}
 
@@ -245,54 +249,44 @@ class _Run:
 
     def _gathered(self, timesteps: Tensor, losses: Tensor) -> tuple[Tensor, Tensor]:
         """Of all processes, so that their timestep samplers stay alike."""
-        if self.accelerator.num_processes == 1:
+        if self.processes.count == 1:
             return timesteps, losses
-        timesteps, losses = (
-            self.accelerator.gather(self.accelerator.pad_across_processes(part)) for part in (timesteps, losses)
-        )
+        timesteps, losses = self.processes.gathered(timesteps), self.processes.gathered(losses)
         return timesteps[timesteps > 0], losses[timesteps > 0]
 
-    def _own_batches(self, epoch: int, rounds: int) -> Iterator[Batch]:
-        """Every so many-th batch; the last round is filled up from the first, so that no process waits."""
-        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
-        if processes == 1:
-            yield from self.batches.epoch(epoch)
-            return
-        yielded = 0
-        for batch in islice(self.batches.epoch(epoch), rank, None, processes):
-            yielded += 1
-            yield batch
-        if yielded < rounds:
-            yield next(iter(self.batches.epoch(epoch)))
-
     def _generator(self, epoch: int, step: int) -> Generator:
-        place = [self.config.seed, epoch, step, self.accelerator.process_index]
+        place = [self.config.seed, epoch, step, self.processes.rank]
         return Generator().manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1))
 
-    def _validate(self, progress: bool) -> dict[str, float]:
+    def _validate(self, validation: Holdout, progress: bool) -> dict[str, float]:
         report = evaluate(
             self._judged,
-            self.validation,
+            validation,
+            ks=self.config.cutoffs,
             seeds=self.config.validation_seeds,
-            progress=progress and self.accelerator.is_main_process,
+            progress=progress and self.processes.is_main,
         )
-        score = report.masked["ndcg@10"]
+        metrics = report.masked if self.config.exclude_seen else report.unmasked
+        score = metrics[self.config.select_by]
         if score > self.state.best_score:
-            self.state.best_score, self.state.best_epoch, self.state.stale = score, self.state.epoch, 0
-            if self.directory is None:
-                self.best = copy.deepcopy(self._judged.state_dict())
+            self.state.best_score, self.state.stale = score, 0
+            self._choose()
         else:
             self.state.stale += 1
-        return {f"validation_{name}": value for name, value in report.masked.items()}
+        return {f"validation_{name}": value for name, value in metrics.items()}
+
+    def _choose(self) -> None:
+        """Take the epoch that has just ended for the best so far."""
+        self.state.best_epoch = self.state.epoch
+        if self.directory is None:
+            self.best = copy.deepcopy(self._judged.state_dict())
 
     def _save(self) -> None:
-        if self.directory is None or not self.accelerator.is_main_process:
+        if self.directory is None or not self.processes.is_main:
             return
         lines = "".join(json.dumps(record) + "\n" for record in self.state.history)
         write_atomically(self.directory / LOG_FILE, lines.encode())
-        save_state(
-            self.directory / STATE_FILE, self.name, self.state, self.model, self.optimizer.optimizer, self.average
-        )
+        save_state(self.directory / STATE_FILE, self.name, self.state, self.model, self.optimizer, self.average)
 
     @property
     def _last_is_best(self) -> bool:
@@ -300,7 +294,7 @@ class _Run:
 
     def _save_best(self) -> None:
         """Write the model as it is after the last epoch. The state, which holds its weights too, has been written."""
-        if self.directory is not None and self.accelerator.is_main_process:
+        if self.directory is not None and self.processes.is_main:
             self._judged.save_pretrained(self.directory)
 
     def _mend_best(self, directory: Path) -> None:
@@ -319,7 +313,7 @@ class _Run:
 
     def restore_best(self) -> None:
         """Give the model its best weights."""
-        self.accelerator.wait_for_everyone()
+        self.processes.wait()
         best = self.best or read_checkpoint(cast(Path, self.directory)).weights
         self.model.load_state_dict(best)
         self.model.eval()

@@ -25,8 +25,8 @@ class Progress:
 
     Attributes:
         epoch: epochs done.
-        best_epoch: of the best validation, 0 before the first.
-        best_score: its NDCG@10.
+        best_epoch: of the best validation, 0 before the first; without validation the last.
+        best_score: its ``select_by``; -1 before the first.
         stale: validations since the best.
         replaced: digest of the weights that the best ones take the place of, empty where there were none.
         history: one record an epoch.
@@ -107,17 +107,18 @@ def fingerprint(
     model_config: Mapping[str, Any],
     training_config: Mapping[str, Any],
     data: Sequences,
-    validation: Holdout,
+    validation: Holdout | None,
     processes: int,
 ) -> str:
     """A digest of what is trained, how, on what, by how many processes: equal runs go the same way, bit for bit."""
     settings = json.dumps([model_config, training_config, processes], sort_keys=True)
     digest = hashlib.sha256(settings.encode())
     digest.update(repr(data.vocabulary.ids).encode())
-    for part in (data, validation.histories):
+    for part in [data] if validation is None else [data, validation.histories]:
         digest.update(part.items.tobytes())
         digest.update(part.offsets.tobytes())
-    digest.update(validation.targets.tobytes())
+    if validation is not None:
+        digest.update(validation.targets.tobytes())
     return digest.hexdigest()
 
 

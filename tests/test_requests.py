@@ -1,0 +1,141 @@
+"""What callers may ask: candidates and exclusions of their own, unknown ids, empty histories."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffusers_rec import DiffRec, Ensemble, SyntheticWorld
+
+SEQUENCES = SyntheticWorld(24).sample(60).sequences()
+ITEMS = SEQUENCES.vocabulary.ids
+V = len(ITEMS)
+
+
+def build(**settings):
+    schedule = {"name": "cosine", "num_timesteps": 6}
+    settings = {"denoiser": "conditional-mlp", "memory": "transitions", **settings}
+    return DiffRec(SEQUENCES.vocabulary, dim=8, max_length=6, schedule=schedule, seeds=2, **settings).eval()
+
+
+MODEL = build().prepare(SEQUENCES)
+histories = st.lists(st.lists(st.sampled_from(ITEMS), min_size=1, max_size=7), min_size=1, max_size=4)
+some_items = st.lists(st.sampled_from(ITEMS), min_size=1, max_size=V, unique=True)
+
+
+def alone(history, **asked):
+    found = MODEL.recommend([history], **asked)
+    return found.items[0], found.scores[0]
+
+
+@given(histories=histories, data=st.data())
+def test_lists_of_each_history_answer_as_the_same_lists_alone(histories, data):
+    candidates = [data.draw(some_items) for _ in histories]
+    exclude = [data.draw(some_items) for _ in histories]
+    found = MODEL.recommend(histories, candidates=candidates, exclude=exclude)
+    for row, history in enumerate(histories):
+        items, scores = alone(history, candidates=candidates[row], exclude=exclude[row])
+        allowed = set(candidates[row]) - set(exclude[row]) - set(history)
+        assert found.items[row] == items
+        assert set(items) <= allowed
+        assert len(items) == min(len(allowed), found.scores.shape[1])
+        torch.testing.assert_close(found.scores[row][: len(scores)], scores[: found.scores.shape[1]])
+
+
+@given(histories=histories, items=some_items)
+def test_one_list_is_for_all_histories(histories, items):
+    found = MODEL.recommend(histories, candidates=items, exclude=items[:3])
+    each = MODEL.recommend(histories, candidates=[items] * len(histories), exclude=[items[:3]] * len(histories))
+    assert found.items == each.items
+    assert torch.equal(found.scores, each.scores)
+
+
+@pytest.mark.parametrize("form", [list, tuple, set, frozenset, np.array, dict.fromkeys, iter])
+def test_candidates_may_come_in_any_form_but_a_mapping(form):
+    some = form(ITEMS[:5])
+    if isinstance(some, dict):
+        with pytest.raises(TypeError, match="candidates must be a list of item ids"):
+            MODEL.recommend([[ITEMS[9]]], candidates=some)
+    else:
+        assert set(MODEL.recommend([[ITEMS[9]]], candidates=some).items[0]) == set(ITEMS[:5])
+
+
+def test_k_is_ten_or_as_many_as_there_are():
+    assert len(MODEL.recommend([[ITEMS[0]]]).items[0]) == 10
+    assert len(MODEL.recommend([[ITEMS[0]]], candidates=ITEMS[1:4]).items[0]) == 3
+    assert [len(row) for row in MODEL.recommend([[ITEMS[0]]] * 2, candidates=[ITEMS[1:4], ITEMS[1:3]]).items] == [3, 2]
+    with pytest.raises(ValueError, match=r"k must lie in 1\.\.3, the number of items to choose from, got 4"):
+        MODEL.recommend([[ITEMS[0]]], 4, candidates=ITEMS[1:4])
+
+
+def test_unknown_ids_are_dropped_on_request():
+    asked = [["nowhere", ITEMS[3], "nowhere else", ITEMS[5]], [ITEMS[2]]]
+    with pytest.raises(ValueError, match=r"histories\[0\]: .*2 unknown ids"):
+        MODEL.recommend(asked)
+    found = MODEL.recommend(asked, unknown="drop", candidates=[*ITEMS[:9], "nowhere"], exclude=["nowhere", ITEMS[1]])
+    known = MODEL.recommend([[ITEMS[3], ITEMS[5]], [ITEMS[2]]], candidates=ITEMS[:9], exclude=[ITEMS[1]])
+    assert found.items == known.items
+    with pytest.raises(ValueError, match=r"histories\[1\] holds no known item.*empty='popularity'"):
+        MODEL.recommend([[ITEMS[0]], ["nowhere"]], unknown="drop")
+
+
+@pytest.mark.parametrize("model", [MODEL, Ensemble([MODEL, build(seed=1).prepare(SEQUENCES)])])
+def test_an_empty_history_is_answered_by_popularity_on_request(model):
+    counts = np.bincount(SEQUENCES.items, minlength=V)
+    best = sorted(range(V), key=lambda item: -counts[item])
+    found = model.recommend([[], [ITEMS[0]], [], ["nowhere"]], k=3, unknown="drop", empty="popularity", batch_size=2)
+    for row in (0, 2, 3):
+        assert [counts[ITEMS.index(item)] for item in found.items[row]] == [counts[item] for item in best[:3]]
+        torch.testing.assert_close(found.scores[row].numpy(), (np.sort(counts)[::-1][:3] / counts.sum()).astype("f4"))
+        assert not found.spread[row].any()
+    assert found.items[1] == model.recommend([[ITEMS[0]]], k=3).items[0]
+    only = model.recommend([[]], candidates=ITEMS[:4], exclude=[ITEMS[0]], empty="popularity").items[0]
+    assert sorted(only) == sorted(ITEMS[1:4])
+
+
+def test_popularity_that_is_not_known_is_told():
+    with pytest.raises(ValueError, match=r"needs to know how often each item occurs. Call model\.prepare"):
+        build(memory="none").recommend([[]], empty="popularity")
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "message"),
+    [
+        ({"candidates": [ITEMS[:2], ITEMS[:3]]}, ValueError, "candidates holds 2 lists for 1 histories"),
+        ({"exclude": [ITEMS[:2], ITEMS[:3]]}, ValueError, "exclude holds 2 lists for 1 histories"),
+        ({"exclude": "i1"}, TypeError, "exclude must be a list of item ids, or one list a history"),
+        ({"candidates": [[]]}, ValueError, "candidates is empty"),
+        ({"candidates": [["nowhere"]]}, ValueError, r"candidates\[0\]: .*unknown id"),
+        ({"unknown": "ignore"}, ValueError, "unknown must be one of 'error', 'drop'"),
+        ({"empty": True}, ValueError, "empty must be one of 'error', 'popularity'"),
+        ({"histories": [set(ITEMS[:2])]}, TypeError, r"histories\[0\] must be a list of item ids"),
+        ({"histories": {ITEMS[0]}}, TypeError, "histories must be a list of histories"),
+        ({"histories": [frozenset(ITEMS[:2])]}, TypeError, r"histories\[0\] must be a list of item ids"),
+    ],
+)
+def test_bad_requests_are_told_apart(asked, error, message):
+    with pytest.raises(error, match=message):
+        MODEL.recommend(**{"histories": [[ITEMS[0]]], **asked})
+
+
+@pytest.mark.parametrize("broken", ["embedding.weight", "head.weight", "head.offset", "denoiser.out.bias"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_give_no_answer(broken, value):
+    model = build(memory="none")
+    with torch.no_grad():
+        model.state_dict()[broken].view(-1)[0] = value
+    for ask in (model.recommend, model.predict_proba, model.sample):
+        with pytest.raises(ValueError, match=rf"cannot serve: {broken} holds values that are not finite"):
+            ask([[ITEMS[0]]])
+
+
+def test_a_broken_weight_that_was_written_behind_torchs_back_is_seen_in_the_answer():
+    model = build(memory="none")
+    model.recommend([[ITEMS[0]]])
+    model.head.weight.data[3] = torch.nan
+    for ask in (model.recommend, model.predict_proba):
+        with pytest.raises(ValueError, match="weights hold NaN or infinities"):
+            ask([[ITEMS[0]]])
