@@ -103,7 +103,7 @@ def _trial_of_state(whole: Whole, folder: Path, generator: random.Random, note: 
     try:
         result, weights = resume(folder)
     except Exception as error:
-        if signed and "Training diverged" in str(error):
+        if signed and "diverged" in str(error):
             return AS_SAID, "the file's weights are no start"
         return of_file_error(error, folder)
     equal = all(torch.equal(tensor, whole.weights[name]) for name, tensor in weights.items())

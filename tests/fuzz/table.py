@@ -15,6 +15,7 @@ CALLS = {**table_data.CALLS, **table_components.CALLS, **table_methods.CALLS, **
 
 _ABSTRACT = "abstract: called through its subclasses"
 _RECORD = "a record that the library fills"
+_HOOK = "what a subclass writes: next_item_latents looks at the arguments first"
 
 EXEMPT = {
     "Component": "a base without a constructor of its own",
@@ -39,6 +40,9 @@ EXEMPT = {
     "Objective.without_noise": _ABSTRACT,
     "Recommender": _ABSTRACT,
     "Recommender.next_item_latents": _ABSTRACT,
+    "Recommender.draw": _HOOK,
+    "DiffRec.draw": _HOOK,
+    "Ensemble.draw": _HOOK,
     "Sampler": _ABSTRACT,
     "Sampler.sample": _ABSTRACT,
     "TimestepSampler": _ABSTRACT,

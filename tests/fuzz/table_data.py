@@ -57,6 +57,14 @@ CALLS: dict[str, Call] = {
     "Sequences.__getitem__": Call(lambda: world.sequences().__getitem__, lambda: {"user": 1}, errors=(IndexError,)),
     "Sequences.statistics": Call(lambda: world.sequences().statistics, dict),
     "Sequences.take": Call(lambda: world.sequences().take, lambda: {"users": [1, 2]}, of(dr.Sequences)),
+    "Sequences.reindexed": Call(
+        lambda: world.sequences().reindexed, lambda: {"vocabulary": dr.Vocabulary([f"i{v}" for v in range(9, -1, -1)])},
+        of(dr.Sequences),
+    ),
+    "Holdout.reindexed": Call(
+        lambda: world.holdout().reindexed, lambda: {"vocabulary": dr.Vocabulary([f"i{v}" for v in range(9, -1, -1)])},
+        of(dr.Holdout),
+    ),
     "Sequences.leave_one_out": Call(lambda: world.sequences().leave_one_out, lambda: {"short": "error"}, of(dr.Split)),
     "Holdout": Call(lambda: dr.Holdout, lambda: {"histories": world.sequences(), "targets": np.zeros(6, np.int64)}),
     "Holdout.sample": Call(lambda: world.holdout().sample, lambda: {"users": 3, "seed": 0}, of(dr.Holdout)),

@@ -57,6 +57,9 @@ CALLS: dict[str, Call] = {
         lambda: dr.DiffRec.from_config, lambda: {"items": world.vocabulary(), "config": world.model().config()}, serves
     ),
     "DiffRec.config": Call(lambda: world.model().config, dict),
+    "DiffRec.prepare": Call(
+        lambda: world.model().prepare, lambda: {"sequences": world.sequences(), "examples": "last-target"}, serves
+    ),
     "DiffRec.check_fit": Call(lambda: world.model().check_fit, dict),
     "DiffRec.save_pretrained": Call(
         lambda: world.model().save_pretrained, lambda: {"directory": "new"},
