@@ -9,10 +9,11 @@ from .harness import run
 from .table import CALLS, EXEMPT, public_names
 from .world import write_files
 
+pytestmark = pytest.mark.filterwarnings("ignore")
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CAMPAIGNS)
-@pytest.mark.filterwarnings("ignore")
 def test_a_campaign_finds_nothing(name):
     failed = [trial for trial in run(CAMPAIGNS[name], seed=0, seconds=5) if trial.failed]
     assert not failed, "\n".join(f"{name} {each.number}: {each.mutation}: {each.detail}" for each in failed[:20])
