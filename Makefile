@@ -6,7 +6,7 @@ OLDEST := .venv-oldest/bin
 OLDEST_PYTHON ?= $(shell sed -n 's/^requires-python = ">=\(.*\)"/python\1/p' pyproject.toml)
 BENCHMARKS := training_throughput training_profile one_step_vs_n_step chains seeds top_k negatives history_length components
 
-.PHONY: setup demo examples docs test test-slow test-oldest test-integrations bench bench-quick lint format types check clean
+.PHONY: setup demo examples docs test test-slow test-oldest test-integrations fuzz bench bench-quick lint format types check clean
 
 setup: $(STAMP)
 
@@ -55,6 +55,9 @@ test-oldest: .venv-oldest/.installed
 test-integrations: .venv-recbole/.installed .venv-rectools/.installed
 	.venv-recbole/bin/pytest -m slow tests/integrations/test_recbole.py
 	.venv-rectools/bin/pytest -m slow tests/integrations/test_rectools.py
+
+fuzz: setup
+	$(BIN)/python -m tests.fuzz --seconds 60 --seed 0
 
 bench bench-quick: setup
 	set -e; for name in $(BENCHMARKS); do \

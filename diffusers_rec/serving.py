@@ -57,7 +57,7 @@ def _twin(module: nn.Module, made: dict[int, nn.Module]) -> nn.Module:
         twin = made[id(module)] = object.__new__(type(module))
         own = vars(module).items()
         held = {name: _held(value, made) for name, value in own if isinstance(value, tuple | list)}
-        children = {name: child and _twin(child, made) for name, child in module._modules.items()}
+        children = {name: child if child is None else _twin(child, made) for name, child in module._modules.items()}
         vars(twin).update({**vars(module), **held, "_modules": children, "training": False})
     return made[id(module)]
 

@@ -168,5 +168,5 @@ def test_an_embedding_without_a_weight_is_told_what_is_missing():
 def test_an_objective_with_an_unknown_place_is_refused():
     model = build()
     model.objective.recommend_from = "end"
-    with pytest.raises(ValueError, match="recommend_from of the objective must be one of .* got 'end'"):
+    with pytest.raises(ValueError, match=r"recommend_from of the objective must be one of .* got 'end'"):
         model.check_fit()

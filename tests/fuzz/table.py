@@ -1,0 +1,89 @@
+"""Every public name: a valid call of it, or the reason why there is none."""
+
+from __future__ import annotations
+
+import inspect
+from types import ModuleType
+
+import diffusers_rec
+from diffusers_rec import evaluation, presets, training
+from diffusers_rec.integrations import faiss
+
+from . import table_components, table_data, table_methods, table_models
+
+CALLS = {**table_data.CALLS, **table_components.CALLS, **table_methods.CALLS, **table_models.CALLS}
+
+_ABSTRACT = "abstract: called through its subclasses"
+_RECORD = "a record that the library fills"
+_HOOK = "what a subclass writes: next_item_latents looks at the arguments first"
+
+EXEMPT = {
+    "Component": "a base without a constructor of its own",
+    "Denoiser": _ABSTRACT,
+    "Denoiser.encode": _ABSTRACT,
+    "Denoiser.forward": _ABSTRACT,
+    "ItemHead": _ABSTRACT,
+    "ItemHead.bias": _ABSTRACT,
+    "ItemHead.keys": _ABSTRACT,
+    "ItemHead.queries": _ABSTRACT,
+    "Memory": _ABSTRACT,
+    "Memory.fit": _ABSTRACT,
+    "Memory.recall": _ABSTRACT,
+    "Negatives": _ABSTRACT,
+    "Negatives.draw": _ABSTRACT,
+    "NoiseSchedule": _ABSTRACT,
+    "NoisingStrategy": _ABSTRACT,
+    "NoisingStrategy.max_noised": _ABSTRACT,
+    "NoisingStrategy.questions": _ABSTRACT,
+    "Objective": _ABSTRACT,
+    "Objective.__call__": _ABSTRACT,
+    "Objective.without_noise": _ABSTRACT,
+    "Recommender": _ABSTRACT,
+    "Recommender.next_item_latents": _ABSTRACT,
+    "Recommender.draw": _HOOK,
+    "DiffRec.draw": _HOOK,
+    "Ensemble.draw": _HOOK,
+    "Sampler": _ABSTRACT,
+    "Sampler.sample": _ABSTRACT,
+    "TimestepSampler": _ABSTRACT,
+    "Audit": _RECORD,
+    "Loss": _RECORD,
+    "Questions": _RECORD,
+    "Recommendations": _RECORD,
+    "Report": _RECORD,
+    "TrainingResult": _RECORD,
+    "PRESETS": "a dictionary of functions that have entries",
+    "RECIPES": "a dictionary of settings",
+    "SETTINGS": "a dictionary of settings",
+    "__version__": "a string",
+    "Recommender.serving": "a context without arguments; the campaign of threads enters it",
+}
+
+
+def public_names() -> list[str]:
+    """Every public name of the public modules, and every public method where it is defined."""
+    names = []
+    for module in (diffusers_rec, evaluation, training, presets, faiss):
+        for name in _listed(module):
+            names.append(name)
+            if inspect.isclass(getattr(module, name)):
+                names += [f"{name}.{method}" for method in _methods(getattr(module, name))]
+    return names
+
+
+def _listed(module: ModuleType) -> list[str]:
+    if hasattr(module, "__all__"):
+        return list(module.__all__)
+    own = {name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__}
+    constants = {name for name in vars(module) if name.isupper()}
+    return sorted(name for name in own | constants if not name.startswith("_"))
+
+
+def _methods(cls: type) -> list[str]:
+    called = ("__call__", "__getitem__", "__contains__")
+    kinds = (classmethod, staticmethod)
+    return [
+        name
+        for name, value in vars(cls).items()
+        if (inspect.isfunction(value) or isinstance(value, kinds)) and (not name.startswith("_") or name in called)
+    ]

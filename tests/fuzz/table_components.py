@@ -1,0 +1,89 @@
+"""Valid constructions of every component."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import diffusers_rec as dr
+
+from . import world
+from .soundness import Call, component
+from .world import DIM, NUM_ITEMS, STEPS
+
+
+def sized(**more: Any) -> dict[str, Any]:
+    return {"dim": DIM, "max_length": 6, "num_layers": 1, "num_heads": 1, "dropout": 0.1, "seed": 0, **more}
+
+
+def shared() -> dict[str, Any]:
+    embedding = world.embedding()
+    return {"embedding": embedding, "head": world.head(), "schedule": world.schedule()}
+
+
+CALLS: dict[str, Call] = {
+    "SqrtSchedule": Call(lambda: dr.SqrtSchedule, lambda: {"num_timesteps": 9, "log_snr_shift": -1.0}, component),
+    "CosineSchedule": Call(lambda: dr.CosineSchedule, lambda: {"num_timesteps": 9, "log_snr_shift": -1.0}, component),
+    "LinearSchedule": Call(
+        lambda: dr.LinearSchedule,
+        lambda: {"num_timesteps": 90, "beta_start": 1e-4, "beta_end": 0.02, "rescale": True, "log_snr_shift": 0.0},
+        component,
+    ),
+    "TargetOnly": Call(lambda: dr.TargetOnly, dict, component),
+    "LastK": Call(lambda: dr.LastK, lambda: {"k": 2, "ahead": False, "independent_steps": False}, component),
+    "WholeSequence": Call(lambda: dr.WholeSequence, lambda: {"independent_steps": False}, component),
+    "UniformTimestepSampler": Call(
+        lambda: dr.UniformTimestepSampler,
+        lambda: {"num_timesteps": STEPS, "estimate": "mean", "start_share": 0.1}, component,
+    ),
+    "ImportanceTimestepSampler": Call(
+        lambda: dr.ImportanceTimestepSampler,
+        lambda: {"num_timesteps": STEPS, "history": 2, "uniform_share": 0.1, "estimate": "sum", "start_share": 0.1},
+        component,
+    ),
+    "ItemEmbedding": Call(
+        lambda: dr.ItemEmbedding,
+        lambda: {"num_items": NUM_ITEMS, "dim": DIM, "scale": "unit", "init_std": 0.1, "seed": 0}, component,
+    ),
+    "TransformerDenoiser": Call(lambda: dr.TransformerDenoiser, sized, component),
+    "CausalTransformerDenoiser": Call(lambda: dr.CausalTransformerDenoiser, sized, component),
+    "ConditionalMLPDenoiser": Call(
+        lambda: dr.ConditionalMLPDenoiser, lambda: sized(mlp_layers=1, low_pass=0.5), component
+    ),
+    "PosteriorDenoiser": Call(
+        lambda: dr.PosteriorDenoiser,
+        lambda: {"base": world.DENOISER, **shared(), "num_candidates": 3, "dim": DIM, "max_length": 6, "seed": 0},
+        component,
+    ),
+    "NoiselessDenoiser": Call(
+        lambda: dr.NoiselessDenoiser,
+        lambda: {"base": world.DENOISER, "schedule": world.schedule(), "dim": DIM, "max_length": 6, "seed": 0},
+        component,
+    ),
+    "LinearHead": Call(lambda: dr.LinearHead, lambda: {"num_items": NUM_ITEMS, "dim": DIM, "seed": 0}, component),
+    "TiedHead": Call(lambda: dr.TiedHead, lambda: {"embedding": world.embedding(), "use_bias": True}, component),
+    "CosineHead": Call(lambda: dr.CosineHead, lambda: {"embedding": world.embedding(), "temperature": 0.1}, component),
+    "SimplifiedObjective": Call(
+        lambda: dr.SimplifiedObjective,
+        lambda: {"reconstruction_weight": 1.0, "recommendation_weight": 1.0, "distance": "cosine", "reduction": "sum",
+                 "recommend_from": "start"}, component,
+    ),
+    "ContrastiveObjective": Call(
+        lambda: dr.ContrastiveObjective,
+        lambda: {"contrastive_weight": 0.1, "temperature": 0.1, "reconstruction_weight": 1.0,
+                 "recommendation_weight": 1.0, "distance": "cosine", "reduction": "sum", "recommend_from": "start"},
+        component,
+    ),
+    "AllItems": Call(lambda: dr.AllItems, dict, component),
+    "InBatchNegatives": Call(lambda: dr.InBatchNegatives, dict, component),
+    "UniformNegatives": Call(lambda: dr.UniformNegatives, lambda: {"count": 3}, component),
+    "PopularityNegatives": Call(lambda: dr.PopularityNegatives, lambda: {"count": 3, "power": 0.5}, component),
+    "NoMemory": Call(lambda: dr.NoMemory, dict, component),
+    "TransitionMemory": Call(
+        lambda: dr.TransitionMemory,
+        lambda: {"num_items": NUM_ITEMS, "share": 0.4, "window": 3, "decay": 0.5, "backward": 0.5, "neighbours": 4},
+        component,
+    ),
+    "OneStepSampler": Call(lambda: dr.OneStepSampler, dict, component),
+    "DDPMSampler": Call(lambda: dr.DDPMSampler, lambda: {"variance": "beta", "num_steps": 3}, component),
+    "DDIMSampler": Call(lambda: dr.DDIMSampler, lambda: {"num_steps": 3, "eta": 0.5}, component),
+}  # fmt: skip

@@ -1,0 +1,124 @@
+"""Valid calls of the data: vocabularies, logs, sequences, batches, readers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+import diffusers_rec as dr
+from diffusers_rec.data import pad
+
+from . import world
+from .soundness import Call, finite, of, probabilities
+from .world import generator
+
+
+def frame() -> pd.DataFrame:
+    return pd.DataFrame({"user": ["a", "a", "b"], "item": ["x", "y", "x"], "time": [1, 2, 3]})
+
+
+def arrays() -> dict[str, Any]:
+    log = world.log()
+    return {"items": log.items.copy(), "users": log.users.copy(), "times": log.times.copy()}
+
+
+def sequence_arguments() -> dict[str, Any]:
+    whole = world.sequences()
+    return {"items": whole.items, "offsets": whole.offsets, "users": whole.users, "vocabulary": whole.vocabulary}
+
+
+def synthetic() -> dr.SyntheticWorld:
+    return dr.SyntheticWorld(12, num_groups=2)
+
+
+CALLS: dict[str, Call] = {
+    "Vocabulary": Call(lambda: dr.Vocabulary, lambda: {"ids": ["a", 1, ("b", 2)]}, of(dr.Vocabulary)),
+    "Vocabulary.encode": Call(lambda: world.vocabulary().encode, lambda: {"ids": ["i0", "i1"]}),
+    "Vocabulary.decode": Call(lambda: world.vocabulary().decode, lambda: {"indices": np.array([0, 1])}),
+    "Vocabulary.__contains__": Call(lambda: world.vocabulary().__contains__, lambda: {"raw_id": "i0"}),
+    "Vocabulary.to_json": Call(lambda: world.vocabulary().to_json, dict),
+    "Vocabulary.from_json": Call(lambda: dr.Vocabulary.from_json, lambda: {"ids": ["a", 1]}, of(dr.Vocabulary)),
+    "Interactions": Call(
+        lambda: dr.Interactions,
+        lambda: {**arrays(), "user_vocabulary": world.vocabulary(6), "item_vocabulary": world.vocabulary()},
+        lambda result, _: bool(result.sequences()),
+    ),
+    "Interactions.from_arrays": Call(
+        lambda: dr.Interactions.from_arrays, lambda: {"users": ["a", "a"], "items": ["x", "y"], "times": [1, 2]},
+        lambda result, _: bool(result.sequences()),
+    ),
+    "Interactions.k_core": Call(lambda: world.log().k_core, lambda: {"k": 2}),
+    "Interactions.statistics": Call(lambda: world.log().statistics, dict),
+    "Interactions.sequences": Call(lambda: world.log().sequences, dict),
+    "Sequences": Call(lambda: dr.Sequences, sequence_arguments, lambda result, _: len(list(result)) == len(result)),
+    "Sequences.__getitem__": Call(lambda: world.sequences().__getitem__, lambda: {"user": 1}, errors=(IndexError,)),
+    "Sequences.statistics": Call(lambda: world.sequences().statistics, dict),
+    "Sequences.take": Call(lambda: world.sequences().take, lambda: {"users": [1, 2]}, of(dr.Sequences)),
+    "Sequences.reindexed": Call(
+        lambda: world.sequences().reindexed, lambda: {"vocabulary": dr.Vocabulary([f"i{v}" for v in range(9, -1, -1)])},
+        of(dr.Sequences),
+    ),
+    "Holdout.reindexed": Call(
+        lambda: world.holdout().reindexed, lambda: {"vocabulary": dr.Vocabulary([f"i{v}" for v in range(9, -1, -1)])},
+        of(dr.Holdout),
+    ),
+    "Sequences.leave_one_out": Call(lambda: world.sequences().leave_one_out, lambda: {"short": "error"}, of(dr.Split)),
+    "Holdout": Call(lambda: dr.Holdout, lambda: {"histories": world.sequences(), "targets": np.zeros(6, np.int64)}),
+    "Holdout.sample": Call(lambda: world.holdout().sample, lambda: {"users": 3, "seed": 0}, of(dr.Holdout)),
+    "Split": Call(
+        lambda: dr.Split,
+        lambda: {"train": world.sequences(), "validation": world.holdout(), "test": world.holdout()},
+        lambda result, _: isinstance(result.train, dr.Sequences) and isinstance(result.test, dr.Holdout)
+        and isinstance(result.validation, dr.Holdout),
+    ),
+    "Statistics": Call(lambda: dr.Statistics, lambda: {"num_users": 2, "num_items": 3, "num_actions": 4}),
+    "Batch": Call(
+        lambda: dr.Batch,
+        lambda: {"items": torch.ones(2, 3).long(), "lengths": torch.tensor([3, 2]),
+                 "positions": torch.tensor([[2], [1]]), "num_targets": 2},
+        lambda result, _: finite(world.model().loss(result, generator()), {}),
+    ),
+    "Batch.to": Call(lambda: world.batch().to, lambda: {"device": "cpu", "non_blocking": False}),
+    "TrainingBatches": Call(
+        lambda: dr.TrainingBatches,
+        lambda: {"sequences": world.sequences(), "examples": "all-positions", "max_length": 4, "batch_targets": 5,
+                 "seed": 0},
+        lambda result, _: sum(batch.num_targets for batch in result.epoch(0)) == result.num_targets,
+    ),
+    "TrainingBatches.epoch": Call(
+        lambda: dr.TrainingBatches(world.sequences()).epoch, lambda: {"epoch": 1}, lambda result, _: bool(list(result))
+    ),
+    "TrainingBatches.num_batches": Call(
+        lambda: dr.TrainingBatches(world.sequences(), examples="all-positions").num_batches, lambda: {"epoch": 1}
+    ),
+    "TrainingBatches.target_counts": Call(lambda: dr.TrainingBatches(world.sequences()).target_counts, dict),
+    "pad": Call(lambda: pad, lambda: {"histories": [[1, 2], [3]], "max_length": 2, "fill": -1}),
+    "from_frame": Call(
+        lambda: dr.from_frame, lambda: {"frame": frame(), "user": "user", "item": "item", "time": "time"},
+        of(dr.Interactions),
+    ),
+    "read_interactions": Call(
+        lambda: dr.read_interactions,
+        lambda: {"path": "log.csv", "format": "csv", "user": "user", "item": "item", "time": "time", "separator": ","},
+        of(dr.Interactions),
+    ),
+    "SyntheticWorld": Call(
+        lambda: dr.SyntheticWorld, lambda: {"num_items": 12, "num_groups": 2, "seed": 0},
+        lambda result, _: probabilities(result.next_item_probabilities([[0]]), {}),
+    ),
+    "SyntheticWorld.next_item_probabilities": Call(
+        lambda: synthetic().next_item_probabilities, lambda: {"histories": [[0, 1], []]}, probabilities
+    ),
+    "SyntheticWorld.sample": Call(
+        lambda: synthetic().sample, lambda: {"num_users": 3, "min_length": 2, "max_length": 4, "seed": 0},
+        of(dr.Interactions),
+    ),
+    "SyntheticWorld.best_metrics": Call(
+        lambda: synthetic().best_metrics,
+        lambda: {"holdout": synthetic().sample(5, max_length=8).sequences().leave_one_out().test, "ks": [2, 5]},
+        lambda result, _: probabilities([*result.values()], {}),
+    ),
+}  # fmt: skip

@@ -1,0 +1,203 @@
+"""Valid calls of the components' methods."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+import diffusers_rec as dr
+from diffusers_rec.negatives import NegativeSample
+
+from . import world
+from .soundness import Call, component, like, of, probabilities
+from .table_components import shared, sized
+from .world import DIM, NUM_ITEMS, STEPS, gaussian, generator
+
+
+def latents() -> dict[str, Any]:
+    return {"x0": gaussian(2, DIM), "xn": gaussian(2, DIM), "timesteps": torch.tensor([1, STEPS])}
+
+
+def without(given: dict[str, Any], *names: str, **more: Any) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if name not in names} | more
+
+
+def denoiser(cls: Any) -> Any:
+    if cls in (dr.PosteriorDenoiser, dr.NoiselessDenoiser):
+        parts = shared() if cls is dr.PosteriorDenoiser else {"schedule": world.schedule()}
+        return cls(world.DENOISER, dim=DIM, max_length=6, **parts).eval()
+    return cls(**sized()).eval()
+
+
+def history() -> dict[str, Any]:
+    return {"history": gaussian(2, 3, DIM), "mask": torch.tensor([[True, True, True], [True, True, False]])}
+
+
+def question(cls: Any) -> dict[str, Any]:
+    return {
+        "xn": gaussian(2, 2, 1, DIM), "timesteps": torch.full((2, 2), STEPS), "visible": torch.tensor([[3, 3], [2, 2]]),
+        "context": denoiser(cls).encode(**history()), "count": torch.ones(2, 2, dtype=torch.int64),
+    }  # fmt: skip
+
+
+def targets() -> torch.Tensor:
+    return torch.tensor([1, 2, 3])
+
+
+def losses() -> dict[str, Any]:
+    return {
+        "x0": gaussian(3, DIM), "predicted": gaussian(3, DIM), "weights": torch.ones(3), "from_start": gaussian(3, DIM),
+        "items": targets(), "head": world.head(),
+        "negatives": NegativeSample(torch.tensor([0, 5]), torch.tensor([-0.5, -0.5])),
+    }  # fmt: skip
+
+
+def draw() -> dict[str, Any]:
+    return {"targets": targets(), "num_items": NUM_ITEMS, "generator": generator()}
+
+
+def fitted(negatives: Any) -> Any:
+    negatives.fit(torch.arange(NUM_ITEMS))
+    return negatives
+
+
+def chain() -> dict[str, Any]:
+    return {
+        "denoise": lambda xn, timesteps: xn / 2, "schedule": world.schedule(), "noise": gaussian(2, 2, 1, DIM),
+        "generator": [generator(0), generator(1)],
+    }  # fmt: skip
+
+
+def build(spec: Any, **settings: Any) -> Any:
+    """``Component.build``, whose first parameter has no name to call it by."""
+    return dr.NoiseSchedule.build(spec, **settings)
+
+
+def heads() -> dict[str, Any]:
+    held = world.embedding
+    return {
+        "LinearHead": world.head, "TiedHead": lambda: dr.TiedHead(held()),
+        "CosineHead": lambda: dr.CosineHead(held()),
+    }  # fmt: skip
+
+
+CALLS: dict[str, Call] = {
+    "Component.named": Call(lambda: dr.NoiseSchedule.named, lambda: {"name": "sqrt"}, of(type)),
+    "Component.names": Call(lambda: dr.NoiseSchedule.names, dict),
+    "Component.settings": Call(lambda: dr.SqrtSchedule.settings, dict),
+    "Component.config": Call(lambda: dr.SqrtSchedule(3).config, dict),
+    "Component.build": Call(lambda: build, lambda: {"spec": "sqrt", "num_timesteps": 5}, component),
+    "Component.build_with": Call(
+        lambda: dr.NoiseSchedule.build_with,
+        lambda: {"defaults": {"num_timesteps": 5}, "spec": {"name": "sqrt", "log_snr_shift": 0.0}}, component,
+    ),
+    "NoiseSchedule.add_noise": Call(
+        lambda: world.schedule().add_noise, lambda: without(latents(), "xn", noise=gaussian(2, DIM)), like("x0"),
+        arithmetic=True,
+    ),
+    "NoiseSchedule.posterior": Call(
+        lambda: world.schedule().posterior, lambda: {**latents(), "previous": torch.tensor([0, 3])}, arithmetic=True
+    ),
+    "NoiseSchedule.levels": Call(
+        lambda: world.schedule().levels, lambda: {"like": gaussian(2, DIM), "timesteps": torch.tensor([0, STEPS])}
+    ),
+    "NoiseSchedule.reverse_variance": Call(
+        lambda: world.schedule().reverse_variance,
+        lambda: {"like": gaussian(2, DIM), "timesteps": torch.tensor([1, STEPS]), "previous": torch.tensor([0, 3])},
+    ),
+    "NoiseSchedule.noise_from_x0": Call(lambda: world.schedule().noise_from_x0, latents, like("x0"), arithmetic=True),
+    "NoiseSchedule.x0_from_noise": Call(
+        lambda: world.schedule().x0_from_noise, lambda: without(latents(), "x0", noise=gaussian(2, DIM)), like("xn"),
+        arithmetic=True,
+    ),
+    "NoiseSchedule.velocity_from_x0": Call(
+        lambda: world.schedule().velocity_from_x0, latents, like("x0"), arithmetic=True
+    ),
+    "NoiseSchedule.x0_from_velocity": Call(
+        lambda: world.schedule().x0_from_velocity, lambda: without(latents(), "x0", velocity=gaussian(2, DIM)),
+        like("xn"), arithmetic=True,
+    ),
+    "NoisingStrategy.timestep_shape": Call(
+        lambda: dr.TargetOnly().timestep_shape,
+        lambda: {"questions": dr.TargetOnly().questions(torch.tensor([[2], [3]]), 1)},
+    ),
+    "TimestepSampler.probabilities": Call(lambda: dr.UniformTimestepSampler(5).probabilities, dict, probabilities),
+    "TimestepSampler.sample": Call(
+        lambda: dr.UniformTimestepSampler(5).sample,
+        lambda: {"shape": (2, 3), "generator": generator(), "device": torch.device("cpu")},
+    ),
+    "TimestepSampler.load_state_dict": Call(
+        lambda: dr.UniformTimestepSampler(5).load_state_dict, lambda: {"state": {}}
+    ),
+    "TimestepSampler.state_dict": Call(lambda: dr.UniformTimestepSampler(5).state_dict, dict),
+    "TimestepSampler.update": Call(
+        lambda: dr.UniformTimestepSampler(5).update, lambda: {"timesteps": targets(), "losses": torch.ones(3)}
+    ),
+    "ImportanceTimestepSampler.update": Call(
+        lambda: dr.ImportanceTimestepSampler(5).update, lambda: {"timesteps": targets(), "losses": torch.ones(3)}
+    ),
+    "ImportanceTimestepSampler.state_dict": Call(lambda: dr.ImportanceTimestepSampler(5).state_dict, dict),
+    "ImportanceTimestepSampler.load_state_dict": Call(
+        lambda: dr.ImportanceTimestepSampler(5, history=1).load_state_dict,
+        lambda: {"state": {"losses": torch.ones(5, 1, dtype=torch.float64), "seen": torch.ones(5, dtype=torch.int64)}},
+    ),
+    "ItemEmbedding.forward": Call(lambda: world.embedding().forward, lambda: {"items": targets()}),
+    "ItemEmbedding.table": Call(lambda: world.embedding().table, dict),
+    "ItemHead.logits": Call(lambda: world.head().logits, lambda: {"latent": gaussian(3, DIM)}, arithmetic=True),
+    "ItemHead.scoring_keys": Call(lambda: world.head().scoring_keys, lambda: {"items": targets()}),
+    "ItemHead.loss": Call(
+        lambda: world.head().loss, lambda: {name: losses()[key] for name, key in
+                                            (("latent", "x0"), ("target", "items"), ("negatives", "negatives"))},
+        arithmetic=True,
+    ),
+    "Negatives.fit": Call(lambda: dr.PopularityNegatives(3).fit, lambda: {"counts": torch.arange(NUM_ITEMS)}),
+    "AllItems.draw": Call(lambda: dr.AllItems().draw, draw, opaque=tuple(draw())),
+    "UniformNegatives.draw": Call(lambda: dr.UniformNegatives(3).draw, draw),
+    "PopularityNegatives.draw": Call(lambda: fitted(dr.PopularityNegatives(3)).draw, draw),
+    "InBatchNegatives.draw": Call(lambda: fitted(dr.InBatchNegatives()).draw, draw),
+    "NoMemory.fit": Call(lambda: dr.NoMemory().fit, lambda: {"sequences": world.sequences()}, opaque=("sequences",)),
+    "TransitionMemory.fit": Call(lambda: world.memory().fit, lambda: {"sequences": world.sequences()}),
+    "NoMemory.recall": Call(
+        lambda: dr.NoMemory().recall, lambda: {"items": torch.ones(2, 3).long(), "lengths": torch.tensor([3, 2])}
+    ),
+    "TransitionMemory.recall": Call(
+        lambda: world.memory().recall, lambda: {"items": torch.ones(2, 3).long(), "lengths": torch.tensor([3, 2])}
+    ),
+    "SimplifiedObjective.without_noise": Call(lambda: dr.SimplifiedObjective().without_noise, dict),
+    "ContrastiveObjective.without_noise": Call(lambda: dr.ContrastiveObjective().without_noise, dict),
+    "SimplifiedObjective.__call__": Call(dr.SimplifiedObjective, losses, arithmetic=True),
+    "ContrastiveObjective.__call__": Call(dr.ContrastiveObjective, losses, arithmetic=True),
+}  # fmt: skip
+
+for _name, _make in heads().items():
+    CALLS[f"{_name}.queries"] = Call(lambda make=_make: make().queries, lambda: {"latent": gaussian(3, DIM)},
+                                     like("latent"), arithmetic=True)  # fmt: skip
+    CALLS[f"{_name}.keys"] = Call(lambda make=_make: make().keys, lambda: {"items": targets()})
+    if _name != "CosineHead":
+        CALLS[f"{_name}.bias"] = Call(lambda make=_make: make().bias, lambda: {"items": targets()})
+for _cls in (dr.OneStepSampler, dr.DDPMSampler, dr.DDIMSampler):
+    CALLS[f"{_cls.__name__}.sample"] = Call(lambda cls=_cls: cls().sample, chain, like("noise"), arithmetic=True)
+for _cls in (dr.TargetOnly, dr.LastK, dr.WholeSequence):
+    CALLS[f"{_cls.__name__}.max_noised"] = Call(
+        lambda cls=_cls: cls().max_noised, lambda: {"max_length": 5},
+        opaque=("max_length",) if _cls is dr.TargetOnly else (),
+    )  # fmt: skip
+    CALLS[f"{_cls.__name__}.questions"] = Call(
+        lambda cls=_cls: cls().questions, lambda: {"targets": torch.tensor([[2], [3]]), "width": 4}
+    )
+CALLS["NoisingStrategy.serving"] = Call(
+    lambda: dr.TargetOnly().serving, lambda: {"lengths": torch.tensor([2, 3]), "width": 1}
+)
+CALLS["LastK.serving"] = Call(
+    lambda: dr.LastK(ahead=True).serving, lambda: {"lengths": torch.tensor([2, 3]), "width": 2}
+)
+for _cls in (
+    dr.TransformerDenoiser, dr.CausalTransformerDenoiser, dr.ConditionalMLPDenoiser, dr.PosteriorDenoiser,
+    dr.NoiselessDenoiser,
+):  # fmt: skip
+    CALLS[f"{_cls.__name__}.encode"] = Call(lambda cls=_cls: denoiser(cls).encode, history, lambda *_: True)
+    CALLS[f"{_cls.__name__}.forward"] = Call(
+        lambda cls=_cls: denoiser(cls).forward, lambda cls=_cls: question(cls), like("xn"), ("context",),
+        arithmetic=True,
+    )  # fmt: skip

@@ -1,0 +1,170 @@
+"""Valid calls of the pipeline, training, evaluation and what is built on them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+import diffusers_rec as dr
+from diffusers_rec import evaluation, presets, training
+from diffusers_rec.integrations.faiss import ItemIndex
+
+from . import world
+from .soundness import Call, finite, probabilities, serves
+from .world import DIM, NUM_ITEMS, STEPS, gaussian, generator
+
+HISTORIES = [["i0", "i3"], ["i1"]]
+
+
+def served() -> dict[str, Any]:
+    return {"histories": HISTORIES, "seeds": 2, "sampler": "one-step"}
+
+
+def indexed() -> dict[str, Any]:
+    return {"latents": gaussian(2, 3, DIM), "k": 3, "excluded": torch.tensor([[1, -1], [2, 3]]), "oversample": 2}
+
+
+def members() -> dr.Ensemble:
+    return dr.Ensemble([world.model(seed=1), world.model(seed=2)]).eval()
+
+
+def plain_training() -> dict[str, Any]:
+    return {"epochs": 1, "batch_targets": 16, "average_decay": 0.5}
+
+
+def recommended(result: dr.Recommendations, _: Any) -> bool:
+    return finite(result, {}) and probabilities([result.scores, result.spread], {})
+
+
+def reported(result: evaluation.Report, _: Any) -> bool:
+    return probabilities([*result.masked.values(), *result.unmasked.values()], {})
+
+
+def held_out() -> dict[str, Any]:
+    return {"train": world.sequences(), "holdout": world.holdout(), "ks": [2, 5]}
+
+
+CALLS: dict[str, Call] = {
+    "DiffRec": Call(
+        lambda: dr.DiffRec,
+        lambda: {"items": world.vocabulary(), **world.SETTINGS, "noising": "target", "timesteps": "uniform",
+                 "embedding": "table", "head": "linear", "objective": "simplified", "negatives": "all",
+                 "sampler": "one-step", "seed": 0},
+        serves,
+    ),
+    "DiffRec.from_config": Call(
+        lambda: dr.DiffRec.from_config, lambda: {"items": world.vocabulary(), "config": world.model().config()}, serves
+    ),
+    "DiffRec.config": Call(lambda: world.model().config, dict),
+    "DiffRec.prepare": Call(
+        lambda: world.model().prepare, lambda: {"sequences": world.sequences(), "examples": "last-target"}, serves
+    ),
+    "DiffRec.check_fit": Call(lambda: world.model().check_fit, dict),
+    "DiffRec.save_pretrained": Call(
+        lambda: world.model().save_pretrained, lambda: {"directory": "new"},
+        lambda _, given: serves(dr.DiffRec.from_pretrained(given["directory"]), {}),
+    ),
+    "DiffRec.from_pretrained": Call(lambda: dr.DiffRec.from_pretrained, lambda: {"directory": "model"}, serves),
+    "DiffRec.forward": Call(
+        lambda: world.model().train().forward, lambda: {"batch": world.batch(), "generator": generator()}
+    ),
+    "DiffRec.loss": Call(
+        lambda: world.model().train().loss, lambda: {"batch": world.batch(), "generator": generator()}
+    ),
+    "DiffRec.sample": Call(lambda: world.model().sample, served),
+    "DiffRec.next_item_latents": Call(
+        lambda: world.model().next_item_latents,
+        lambda: {"items": torch.ones(2, 3).long(), "lengths": torch.tensor([3, 2]), "seeds": 2, "sampler": "ddim"},
+    ),
+    "Recommender.predict_proba": Call(lambda: world.model().predict_proba, served, probabilities),
+    "Recommender.recommend": Call(
+        lambda: world.model().recommend,
+        lambda: {**served(), "k": 2, "exclude_seen": True, "candidates": ["i4", "i5", "i6"], "batch_size": 1},
+        recommended,
+    ),
+    "Recommender.encode_histories": Call(
+        lambda: world.model().encode_histories, lambda: {"histories": HISTORIES}
+    ),
+    "Recommendations.__getitem__": Call(
+        lambda: world.model().recommend(HISTORIES, 2).__getitem__, lambda: {"row": 1}, errors=(IndexError,)
+    ),
+    "Ensemble": Call(lambda: dr.Ensemble, lambda: {"members": [world.model(seed=1), world.model(seed=2)]}, serves),
+    "Ensemble.from_pretrained": Call(
+        lambda: dr.Ensemble.from_pretrained, lambda: {"directories": ["model"]}, serves
+    ),
+    "Ensemble.next_item_latents": Call(
+        lambda: members().next_item_latents,
+        lambda: {"items": torch.ones(2, 3).long(), "lengths": torch.tensor([3, 2]), "seeds": 2, "sampler": "ddim"},
+    ),
+    "chunked_cross_entropy": Call(
+        lambda: dr.chunked_cross_entropy,
+        lambda: {"queries": gaussian(3, DIM), "keys": gaussian(NUM_ITEMS, DIM), "bias": torch.zeros(NUM_ITEMS),
+                 "target": torch.tensor([0, 1, 2]), "gradient_dtype": torch.bfloat16, "chunk_scores": 8},
+        arithmetic=True,
+    ),
+    "audit": Call(
+        lambda: evaluation.audit,
+        lambda: {"model": world.model(), "holdout": world.holdout(), "users": 3, "seeds": 2, "steps": [1, STEPS],
+                 "levels": 2, "seed": 0, "progress": False},
+    ),
+    "evaluate": Call(
+        lambda: evaluation.evaluate,
+        lambda: {"model": world.model(), "holdout": world.holdout(), "ks": [2, 5], "seeds": 2, "sampler": "one-step",
+                 "memory": True, "batch_size": 4, "progress": False},
+        reported,
+    ),
+    "evaluate_item_to_item": Call(lambda: evaluation.evaluate_item_to_item, held_out, reported),
+    "evaluate_popularity": Call(lambda: evaluation.evaluate_popularity, held_out, reported),
+    "evaluate_memory": Call(
+        lambda: evaluation.evaluate_memory,
+        lambda: {"memory": world.memory(), "holdout": world.holdout(), "ks": [2, 5]}, reported,
+    ),
+    "hit_rate": Call(lambda: evaluation.hit_rate, lambda: {"ranks": torch.tensor([1, 4]), "k": 2}, probabilities),
+    "ndcg": Call(lambda: evaluation.ndcg, lambda: {"ranks": torch.tensor([1, 4]), "k": 2}, probabilities),
+    "ranking_metrics": Call(
+        lambda: evaluation.ranking_metrics, lambda: {"ranks": torch.tensor([1, 4]), "ks": [2, 5]},
+        lambda result, _: probabilities([*result.values()], {}),
+    ),
+    "TrainingConfig": Call(lambda: training.TrainingConfig, training.TrainingConfig().config),
+    "TrainingConfig.rate": Call(lambda: training.TrainingConfig().rate, lambda: {"epochs_done": 1.5}),
+    "TrainingConfig.config": Call(lambda: training.TrainingConfig().config, dict),
+    "TrainingConfig.names": Call(lambda: training.TrainingConfig.names, dict),
+    "train": Call(
+        lambda: training.train,
+        lambda: {"model": world.model(), "sequences": world.sequences(), "validation": world.holdout(),
+                 "config": training.TrainingConfig(**plain_training()), "directory": "run", "device": "cpu",
+                 "progress": False, "on_epoch": lambda record: None},
+    ),
+    "best": Call(
+        lambda: presets.best,
+        lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "low_pass": 0.5, "seed": 0},
+        serves,
+    ),
+    "paper": Call(
+        lambda: presets.paper,
+        lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "seed": 0}, serves,
+    ),
+    "control": Call(lambda: presets.control, lambda: {"model": world.model()}, serves),
+    "ItemIndex": Call(
+        lambda: ItemIndex,
+        lambda: {"head": world.head(), "kind": "ivf", "num_tail": 4, "seed": 0, "num_threads": 1, "num_lists": 2,
+                 "num_probes": 1},
+        lambda result, _: finite(result.top_k(gaussian(1, 1, DIM), 2), {}),
+    ),
+    "ItemIndex of a graph": Call(
+        lambda: ItemIndex,
+        lambda: {"head": world.head(), "kind": "hnsw", "num_links": 4, "ef_construction": 4, "ef_search": 4},
+        lambda result, _: finite(result.top_k(gaussian(1, 1, DIM), 2), {}),
+    ),
+    "ItemIndex.save": Call(lambda: world.index().save, lambda: {"path": "new.safetensors"}),
+    "ItemIndex.load": Call(
+        lambda: ItemIndex.load, lambda: {"path": "index.safetensors", "head": world.head()},
+        lambda result, _: finite(result.top_k(gaussian(1, 1, DIM), 2), {}),
+    ),
+    "ItemIndex.top_k": Call(
+        lambda: world.index().top_k, lambda: {**indexed(), "verify": True},
+        lambda result, _: finite(result, {}) and probabilities([result.scores], {}),
+    ),
+    "ItemIndex.recall": Call(lambda: world.index().recall, indexed, probabilities),
+}  # fmt: skip
