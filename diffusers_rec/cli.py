@@ -26,7 +26,7 @@ from rich.table import Table
 from diffusers_rec.data import Holdout, Interactions, Sequences, Split, Vocabulary, read_interactions
 from diffusers_rec.denoisers import NoiselessDenoiser
 from diffusers_rec.ensemble import Ensemble
-from diffusers_rec.errors import check_int
+from diffusers_rec.errors import check_int, check_path
 from diffusers_rec.evaluation import Report, audit, evaluate, evaluate_memory, evaluate_popularity
 from diffusers_rec.evaluation.audit import chain_lengths
 from diffusers_rec.memory import NoMemory
@@ -156,7 +156,9 @@ AUDITED = {
 @app.command("train")
 def train_command(
     data: DataPath,
-    to: Annotated[Path, typer.Option("--out", help="Folder for the model, the log and the state to go on from.")],
+    out_folder: Annotated[
+        str, typer.Option("--out", help="Folder for the model, the log and the state to go on from.")
+    ],
     preset: Annotated[Preset, typer.Option(help="The best found so far, or the paper's (Sec. 5.1.4).")] = "best",
     dim: Annotated[int | None, typer.Option(help="Width.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Positions in a sequence.")] = None,
@@ -217,7 +219,7 @@ def train_command(
                                          "--include-seen": include_seen})  # fmt: skip
     if threads is not None:
         torch.set_num_threads(check_int("--threads", threads, minimum=1, maximum=MAX_THREADS))
-    _check_folder(to)
+    to = _folder(out_folder)
     sequences = _read(data, format, user, item, time, separator, quote, missing, k_core).sequences()
     split = None if no_validation else _split(sequences, short)
     model = PRESETS[preset](sequences.vocabulary, seed=seed, **size)
@@ -535,11 +537,13 @@ def _as_options(names: str) -> Iterator[None]:
         raise type(error)(f"{error} (As options: {names}.)") from error
 
 
-def _check_folder(path: Path) -> None:
-    """Refuses a place for a run where a file is, or above which one is."""
+def _folder(text: str) -> Path:
+    """The place for a run; an empty one is refused, and one where a file is or above which one is."""
+    path = check_path("--out", text)
     nearest = next((place for place in (path, *path.parents) if place.exists()), None)
     if nearest is not None and not nearest.is_dir():
         raise NotADirectoryError(f"--out {path}: {nearest} is a file; a run needs a folder of its own.")
+    return path
 
 
 def _split(sequences: Sequences, short: Short) -> Split:

@@ -14,30 +14,50 @@ import warnings
 from collections.abc import Collection
 from os import PathLike
 from pathlib import Path
-from typing import Any, SupportsFloat, TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
+_LEAST, _LARGEST = -(2**63), 2**63 - 1
 
 
 def check_class(name: str, value: T, *classes: type) -> T:
     """Return ``value`` when it is of one of ``classes``, whose ``made_by`` names what makes one."""
     if not isinstance(value, classes):
-        names = " or ".join("None" if cls is types.NoneType else cls.__name__ for cls in classes)
-        made_by = next((f" Use {cls.made_by}." for cls in classes if hasattr(cls, "made_by")), "")
-        raise TypeError(f"{name} must be {names}, got {type(value).__name__}.{made_by}")
+        raise wrong_class(name, value, classes)
     return value
 
 
+def wrong_class(name: str, value: object, classes: tuple[type, ...]) -> TypeError:
+    """The error of :func:`check_class`."""
+    names = " or ".join(
+        "None" if cls is types.NoneType else cls.__name__ for cls in classes if cls.__module__ != "numpy"
+    )
+    made_by = next((f" Use {cls.made_by}." for cls in classes if hasattr(cls, "made_by")), "")
+    got = value if isinstance(value, bool) else type(value).__name__
+    return TypeError(f"{name} must be {names}, got {got}.{made_by}")
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it: not longer than a line, and whatever it is."""
+    try:
+        text = repr(value)
+    except Exception:  # of an integer of thousands of digits, or of a class of somebody else's
+        return f"a {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def check_int(name: str, value: Any, *, minimum: int | None = None, maximum: int | None = None) -> int:
-    """Return ``value`` as an ``int``; floats, booleans and anything outside the bounds are refused."""
+    """Return ``value`` as an ``int``; floats, booleans and anything outside the bounds or 64 bits are refused."""
     low, high = ("" if minimum is None else f" >= {minimum}"), ("" if maximum is None else f" <= {maximum}")
     bound = f"{low}{' and' * bool(low and high)}{high}"
     try:
-        number = operator.index(value)
-    except TypeError:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except (TypeError, RuntimeError):
         number = None
-    if number is None or isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer{bound}, got {value!r} ({type(value).__name__}).")
+    if number is None:
+        raise TypeError(f"{name} must be an integer{bound}, got {shown(value)} ({type(value).__name__}).")
+    if not _LEAST <= number <= _LARGEST:
+        raise ValueError(f"{name} must be an integer{bound} of 64 bits, got {shown(number)}.")
     if (minimum is not None and number < minimum) or (maximum is not None and number > maximum):
         raise ValueError(f"{name} must be an integer{bound}, got {number}.")
     return number
@@ -60,25 +80,30 @@ def check_float(
         *([f"below {below:g}"] if below < math.inf else []),
     ]
     expected = " ".join(["a finite number", " and ".join(bounds)]).rstrip()
-    if isinstance(value, (str, bool)) or not isinstance(value, SupportsFloat):
-        raise TypeError(f"{name} must be {expected}, got {value!r} ({type(value).__name__}).")
-    number = float(value)
+    try:
+        number = None if isinstance(value, (str, bytes, bool, type)) else float(value)
+    except OverflowError:
+        number = math.inf
+    except (TypeError, ValueError, RuntimeError):  # an array of several numbers, for instance
+        number = None
+    if number is None:
+        raise TypeError(f"{name} must be {expected}, got {shown(value)} ({type(value).__name__}).")
     if not math.isfinite(number) or not (above < number < below and minimum <= number <= maximum):
-        raise ValueError(f"{name} must be {expected}, got {value!r}.")
+        raise ValueError(f"{name} must be {expected}, got {shown(value)}.")
     return number
 
 
 def check_choice(name: str, value: T, choices: Collection[T]) -> T:
     """Return ``value`` when it is one of ``choices``."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(repr(choice) for choice in choices)}, got {value!r}.")
+    if not any(value is choice or (isinstance(value, type(choice)) and value == choice) for choice in choices):
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {shown(value)}.")
     return value
 
 
 def check_bool(name: str, value: Any) -> bool:
     """Return ``value`` when it is a ``bool``; 0, 1 and "false" are refused, for they are usually mistakes."""
     if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, got {value!r} ({type(value).__name__}).")
+        raise TypeError(f"{name} must be True or False, got {shown(value)} ({type(value).__name__}).")
     return value
 
 

@@ -47,7 +47,7 @@ class NoisingStrategy(Component, ABC, kind="noising"):
         independent_steps: each noised position has a timestep of its own, instead of one for the whole question.
     """
 
-    entrances = "questions", "serving", "timestep_shape"
+    entrances = "max_noised", "questions", "serving", "timestep_shape"
 
     def __init__(self, *, independent_steps: bool = False) -> None:
         self.independent_steps = check_bool("independent_steps", independent_steps)
@@ -143,6 +143,8 @@ class WholeSequence(NoisingStrategy, name="whole"):
 
 def _last(targets: Tensor, k: int, width: int) -> Questions:
     """Noise the last ``k`` of the positions 0..target."""
+    if targets.is_floating_point() or targets.dtype == torch.bool or targets.ndim != 2:
+        raise ValueError(f"targets must be integers (B, Q), got {tuple(targets.shape)} of {targets.dtype}.")
     count = (targets + 1).clamp(max=k)
     visible = (targets + 1 - k).clamp(min=0)
     positions = visible[..., None] + torch.arange(width, device=targets.device)

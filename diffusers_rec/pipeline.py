@@ -19,7 +19,7 @@ from diffusers_rec.data.sequences import Sequences
 from diffusers_rec.data.vocabulary import Vocabulary
 from diffusers_rec.denoisers import Denoiser
 from diffusers_rec.embeddings import ItemEmbedding
-from diffusers_rec.entrances import checked
+from diffusers_rec.entrances import checked, shaped
 from diffusers_rec.errors import check_choice, check_int, warn_caller
 from diffusers_rec.heads import ItemHead
 from diffusers_rec.memory import Memory
@@ -155,6 +155,7 @@ class DiffRec(Pretrained, Recommender):
         self.popularity.copy_(counts)
         return self
 
+    @shaped
     def forward(self, batch: Batch, generator: Generator) -> Loss:
         """:meth:`loss`, without entering the losses into the timestep sampler: for wrappers that gather them first."""
         if not self.training:
@@ -162,6 +163,7 @@ class DiffRec(Pretrained, Recommender):
         with isolated_rng(generator, self.device):  # dropout draws from torch's global state
             return self._loss(batch, generator)
 
+    @shaped
     def loss(self, batch: Batch, generator: Generator) -> Loss:
         """The loss of a batch (Algorithm 1, lines 3-12 and 15).
 

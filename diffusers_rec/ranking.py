@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffusers_rec.choice import Choice, among
-from diffusers_rec.entrances import checked
+from diffusers_rec.entrances import shaped
 from diffusers_rec.errors import check_int
 from diffusers_rec.heads import ItemHead
 from diffusers_rec.memory import Recalled
@@ -125,7 +125,7 @@ def mean_chunks(
         yield chunk, scores
 
 
-@checked
+@shaped
 def top_k(
     head: ItemHead,
     latents: Tensor,
@@ -225,7 +225,7 @@ def most_popular(popularity: Tensor, k: int, *, excluded: Tensor, candidates: Te
     return TopK(items.masked_fill(barred, -1), best.masked_fill(barred, 0), torch.zeros_like(best))
 
 
-@checked
+@shaped
 def target_ranks(
     head: ItemHead,
     latents: Tensor,

@@ -43,7 +43,7 @@ class Component:
     def __init_subclass__(cls, *, kind: str | None = None, name: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.registered_name = name
-        for entrance in cls.entrances:
+        for entrance in ("__init__", *cls.entrances):
             if entrance in vars(cls) and not getattr(vars(cls)[entrance], "__isabstractmethod__", False):
                 setattr(cls, entrance, shaped(vars(cls)[entrance]))
         if kind is not None:

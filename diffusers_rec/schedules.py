@@ -127,6 +127,7 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
                 that do not lead those of ``x0``.
             TypeError: latents that are not floating point, or timesteps that are not integers.
         """
+        _expect_alike(x0, noise)
         signal, sigma = self._at(x0, timesteps, "signal", "noise")
         return (signal * x0).addcmul_(sigma, noise)
 
@@ -152,6 +153,7 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
         Raises:
             ValueError: as in :meth:`add_noise`, or m is not below n.
         """
+        _expect_alike(x0, xn)
         if previous is None:
             names = "posterior_x0", "posterior_xn", "posterior_variance"
             clean, noised, variance = self._at(x0, timesteps, *names, first=1)
@@ -180,21 +182,25 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
 
     def noise_from_x0(self, x0: Tensor, xn: Tensor, timesteps: Tensor) -> Tensor:
         r""":math:`\epsilon = (x_n - \sqrt{\bar\alpha_n} x_0) / \sqrt{1 - \bar\alpha_n}`, for n >= 1."""
+        _expect_alike(x0, xn)
         signal, sigma = self._at(x0, timesteps, "signal", "noise", first=1)
         return (xn - signal * x0) / sigma
 
     def x0_from_noise(self, noise: Tensor, xn: Tensor, timesteps: Tensor) -> Tensor:
         r""":math:`x_0 = (x_n - \sqrt{1 - \bar\alpha_n}\,\epsilon) / \sqrt{\bar\alpha_n}`."""
+        _expect_alike(noise, xn)
         signal, sigma = self._at(xn, timesteps, "signal", "noise")
         return (xn - sigma * noise) / signal
 
     def velocity_from_x0(self, x0: Tensor, xn: Tensor, timesteps: Tensor) -> Tensor:
         r""":math:`v = \sqrt{\bar\alpha_n}\,\epsilon - \sqrt{1 - \bar\alpha_n}\,x_0`, n >= 1 (Salimans & Ho 2022)."""
+        _expect_alike(x0, xn)
         signal, sigma = self._at(x0, timesteps, "signal", "noise", first=1)
         return (signal * xn - x0) / sigma
 
     def x0_from_velocity(self, velocity: Tensor, xn: Tensor, timesteps: Tensor) -> Tensor:
         r""":math:`x_0 = \sqrt{\bar\alpha_n}\,x_n - \sqrt{1 - \bar\alpha_n}\,v`."""
+        _expect_alike(velocity, xn)
         signal, sigma = self._at(xn, timesteps, "signal", "noise")
         return signal * xn - sigma * velocity
 
@@ -355,6 +361,11 @@ def unexpanded(timesteps: Tensor) -> Tensor:
         if stride == 0:
             timesteps = timesteps.narrow(axis, 0, min(1, timesteps.shape[axis]))
     return timesteps
+
+
+def _expect_alike(one: Tensor, other: Tensor) -> None:
+    if one.shape != other.shape:
+        raise ValueError(f"The latents must have one shape, got {tuple(one.shape)} and {tuple(other.shape)}.")
 
 
 def _ordinary(tensor: Tensor) -> bool:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -632,6 +633,108 @@ def test_an_interrupt_is_130(logs, tmp_path):
     assert_one_clear_line(err.strip(), "goes on when the same command is started again", start="Interrupted")
 
 
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError(), "MemoryError Where a size is too large for this machine, lower it"),
+        (RuntimeError("can't allocate memory\nstack"), "can't allocate memory Where a size is too large"),
+        (OverflowError("int too big"), "int too big Where a size"),
+    ],
+)
+def test_what_the_machine_cannot_hold_is_told_in_a_line(error, message, logs):
+    with mock.patch("diffusers_rec.cli.read_interactions", side_effect=error):
+        code, out, err = diffrec("info", logs / "log.csv")
+    assert (code, out) == (1, "")
+    assert_one_clear_line(err.strip(), message)
+
+
+@pytest.mark.parametrize(
+    "option", [("--dim", 10**12), ("--max-length", 10**15), ("--set", "denoiser.num_layers=1000000000"),
+               ("--set", "schedule.num_timesteps=1000000000"), ("--set", "seeds=1000000000"), ("--threads", 10**8)]
+)  # fmt: skip
+def test_sizes_beyond_all_machines_are_told_in_a_line(option, logs, tmp_path):
+    code, out, err = diffrec("train", logs / "log.csv", "--out", tmp_path / "run", "--quiet", *option)
+    assert code in (1, 2)
+    assert out == ""
+    assert err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"name": ' * 100_000])
+def test_json_that_is_nested_without_end_is_told_in_a_line(text, models, logs):
+    for command in (
+        ["evaluate", models / "csv", logs / "log.csv", "--sampler", text],
+        ["train", logs / "log.csv", "--out", "nowhere", "--set", f"denoiser.num_layers={text}"],
+        ["recommend", models / "csv", "--history", text],
+    ):
+        code, out, err = diffrec(*command)
+        assert (code, out) == (2, "")
+        assert err.startswith("diffrec: ")
+        assert len(err) < 2000
+
+
+def test_no_folder_is_not_the_working_folder(logs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = diffrec("train", logs / "log.csv", "--out", "", *SMALL)
+    assert (code, out) == (2, "")
+    assert_one_clear_line(err.strip(), "--out must be a path, got ''")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_an_id_holds_does_not_reach_the_terminal(tmp_path):
+    evil = ["\x1b[2J", "\x9b31m", "\u202ecod", "\x07bell", "plain", "a\x00b"]
+    rows = [f"u{user},{evil[(user + step) % 6]},{step}" for user in range(30) for step in range(5)]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,time", *rows]) + "\n")
+    good("train", tmp_path / "log.csv", "--out", tmp_path / "run", *SMALL, "--quiet")
+    history = json.dumps(["\x1b[2J", "plain"])
+    printed = "".join(diffrec("recommend", tmp_path / "run", "--history", history, "--include-seen")[1:])
+    printed += "".join(diffrec("recommend", tmp_path / "run", "--history", "\x1b[2J\x9b", "--candidates", "\x07")[1:])
+    assert r"\x1b[2J" in printed
+    assert r"\u202ecod" in printed
+    as_object = good("recommend", tmp_path / "run", "--history", history, "--include-seen", "--json")
+    for text in (printed, as_object):
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", text)
+    found = {row["item"] for row in json.loads(as_object)[0]["recommendations"]}
+    assert found == set(evil)
+
+
+def test_a_warning_is_a_line(tmp_path):
+    rows = [f"u{user},{(user + step) % 3},{step}" for user in range(30) for step in range(8)]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,time", *rows]) + "\n")
+    err = diffrec("train", tmp_path / "log.csv", "--out", tmp_path / "run", *SMALL, "--quiet")[2]
+    told = [line for line in err.splitlines() if "in their own histories" in line]
+    assert len(told) == 1
+    assert told[0].startswith("diffrec: 30 of 30 validation targets")
+
+
+def test_a_folder_that_vanishes_is_told_with_what_to_do(logs, tmp_path):
+    out = tmp_path / "run"
+
+    def vanish(*_):
+        shutil.rmtree(out)
+
+    with mock.patch("diffusers_rec.cli._print_epoch", side_effect=vanish):
+        code, _, err = diffrec("train", logs / "log.csv", "--out", out, *SMALL)
+    assert code == 1
+    assert re.search(rf"diffrec: .*{out}.* could not be written .*The folder has vanished; make it anew", err)
+
+
+def test_recommend_drops_unknown_ids_and_answers_empty_histories_on_request(models):
+    asked = ["recommend", models / "csv", "--history", "item-001,nowhere", "--history", "nowhere"]
+    assert "nowhere" in diffrec(*asked)[2]
+    assert "holds no known item" in diffrec(*asked, "--unknown", "drop")[2]
+    rows = as_json(*asked, "--unknown", "drop", "--empty", "popularity", "-k", 3, "--exclude", "item-002,nowhere")
+    assert rows[0]["recommendations"] == as_json(
+        "recommend", models / "csv", "--history", "item-001", "-k", 3, "--exclude", "item-002"
+    )[0]["recommendations"]  # fmt: skip
+    scores = [row["score"] for row in rows[1]["recommendations"]]
+    assert len(scores) == 3
+    assert scores == sorted(scores, reverse=True)
+    assert as_json("recommend", models / "csv", "--history", "[]", "--empty", "popularity", "-k", 3)[0][
+        "recommendations"
+    ]
+
+
 def test_a_bug_keeps_its_traceback(logs):
     with (
         mock.patch("diffusers_rec.cli.read_interactions", side_effect=ZeroDivisionError),
@@ -700,7 +803,8 @@ def test_without_typer_it_says_what_to_install():
     assert_one_clear_line(done.stderr, r"needs typer, which is not installed.*pip install 'diffusers-rec\[cli\]'")
 
 
-def test_interrupted_while_training_it_goes_on(logs, tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_while_training_it_goes_on(sent, logs, tmp_path):
     command = ["train", logs / "log.csv", "--out", tmp_path / "run", *SMALL[:4], "--epochs", 30, "--cpu"]
     command = [*map(str, command), "--set", "training.patience=0", "--set", "training.precision=fp32"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
@@ -708,7 +812,7 @@ def test_interrupted_while_training_it_goes_on(logs, tmp_path):
     seen = []
     for line in child.stderr:
         if line.startswith("epoch   2") and not any(before.startswith("epoch   2") for before in seen):
-            child.send_signal(signal.SIGINT)
+            child.send_signal(sent)
         seen.append(line)
     out = child.stdout.read()
     assert child.wait(60) == 130

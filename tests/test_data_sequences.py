@@ -65,7 +65,7 @@ def test_short_users_are_named():
     sequences = sequences_of([[1, 2], [1, 2, 3], [], [4], [5], [6], [7]])
     with pytest.raises(ValueError, match=r"6 of 7 have fewer \(first: 'u0', 'u2', 'u3', 'u4', 'u5'\)"):
         sequences.leave_one_out()
-    with pytest.raises(ValueError, match="short must be 'error', 'drop' or 'train', got 'keep'"):
+    with pytest.raises(ValueError, match="short must be one of 'error', 'drop', 'train', got 'keep'"):
         sequences.leave_one_out("keep")
 
 

@@ -102,7 +102,7 @@ def test_refuses_bad_sizes(spec, settings, message):
     [
         ({"dim": 7}, "dim must be even for the sinusoidal step embedding, got 7"),
         ({"num_heads": 3}, "num_heads must divide dim, got num_heads=3 and dim=8"),
-        ({"num_layers": 0}, "num_layers must be an integer >= 1, got 0"),
+        ({"num_layers": 0}, "num_layers must be an integer >= 1 and <= 1000, got 0"),
         ({"dropout": 1.0}, r"dropout must be a finite number at least 0 and below 1, got 1\.0"),
         ({"dropout": -0.1}, "dropout must be a finite number at least 0 and below 1, got -0.1"),
     ],

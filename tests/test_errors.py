@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusers_rec.entrances import checked
+from diffusers_rec import LinearHead
+from diffusers_rec.entrances import checked, shaped
 from diffusers_rec.errors import (
     check_bool,
     check_choice,
@@ -29,7 +31,7 @@ from diffusers_rec.errors import (
 finite = st.floats(allow_nan=False, allow_infinity=False)
 
 
-@given(value=st.integers(), minimum=st.integers())
+@given(value=st.integers(-(2**63), 2**63 - 1), minimum=st.integers())
 def test_an_integer_passes_exactly_when_it_reaches_the_minimum(value, minimum):
     if value >= minimum:
         assert check_int("k", value, minimum=minimum) == value
@@ -134,7 +136,7 @@ def serve(
 def test_arguments_of_the_annotated_class_pass():
     tea = Tea()
     assert serve(tea) is tea
-    assert serve(tea=tea, place=Path("here"), cups=2.5, names={"a": 1}, sugar=3) is tea
+    assert serve(tea=tea, place=Path("here"), cups=np.int64(2), names={"a": 1}, sugar=3) is tea
 
 
 @pytest.mark.parametrize(
@@ -142,6 +144,9 @@ def test_arguments_of_the_annotated_class_pass():
     [
         (("coffee",), r"serve: tea must be Tea, got str\. Use kettle\.boil\(\)\."),
         ((Tea(), 3), "serve: place must be str or PathLike or None, got int"),
+        ((Tea(), None, 2.5), "serve: cups must be int, got float"),
+        ((Tea(), None, True), "serve: cups must be int, got True"),
+        ((Tea(), None, "2"), "serve: cups must be int, got str"),
     ],
 )
 def test_an_argument_of_another_class_is_refused_by_name(arguments, message):
@@ -159,6 +164,48 @@ def test_a_value_of_the_class_comes_back():
     assert check_class("tea", tea, Tea, str) is tea
     with pytest.raises(TypeError, match=r"^tea must be Tea or None, got int\. Use kettle\.boil\(\)\.$"):
         check_class("tea", 5, Tea, type(None))
+
+
+@pytest.mark.parametrize("value", [2**63, -(2**64), 10**5000], ids=["2**63", "-2**64", "10**5000"])
+def test_an_integer_beyond_64_bits_is_refused(value):
+    with pytest.raises(ValueError, match="k must be an integer >= 1 of 64 bits, got "):
+        check_int("k", value, minimum=1)
+
+
+@pytest.mark.parametrize("value", [np.zeros(2), torch.zeros(2), int, b"1", object(), [1.0]])
+def test_what_is_no_number_is_a_type_error_whatever_it_is(value):
+    for check in (check_float, check_int):
+        with pytest.raises(TypeError, match=r"rate must be an? (finite number|integer), got"):
+            check("rate", value)
+    with pytest.raises(ValueError, match="rate must be one of 'a', None, got"):
+        check_choice("rate", value, ("a", None))
+
+
+def test_a_number_too_large_for_a_float_is_refused():
+    with pytest.raises(ValueError, match="rate must be a finite number, got"):
+        check_float("rate", 10**400)
+
+
+@shaped
+def mix(x: torch.Tensor, weight: torch.Tensor, share: float = 0.5):
+    if share > 1:
+        raise RuntimeError("on purpose")
+    return (x @ weight) * share
+
+
+def test_where_a_computation_fails_the_error_says_what_came():
+    x = torch.ones(2, 3)
+    assert torch.equal(mix(x, x.T), x @ x.T / 2)
+    assert torch.equal(mix(x, weight=x.T, share=torch.tensor(0.5)), x @ x.T / 2)
+    with pytest.raises(ValueError, match=r"ItemHead.logits: the arguments do not fit .*Got latent \(2, 3\) of float32"):
+        LinearHead(4, 5).logits(x)
+    with pytest.raises(TypeError, match="mix: weight must be Tensor, got list"):
+        mix(x, [1.0])
+
+
+def test_an_error_that_somebody_raises_on_purpose_is_left_as_it_is():
+    with pytest.raises(RuntimeError, match="on purpose"):
+        mix(torch.ones(2, 3), torch.ones(3, 2), 2.0)
 
 
 def test_an_empty_path_is_refused_and_the_working_folder_named():

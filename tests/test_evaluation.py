@@ -142,7 +142,7 @@ def test_metrics_by_hand():
 
 
 def test_nothing_to_measure_is_refused():
-    with pytest.raises(ValueError, match="the holdout is empty"):
+    with pytest.raises(ValueError, match="There is nothing to measure"):
         ranking_metrics(torch.zeros(0, dtype=torch.int64))
     with pytest.raises(ValueError, match="each k must be an integer >= 1, got 0"):
         ranking_metrics(torch.tensor([1]), [5, 0])

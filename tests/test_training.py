@@ -10,6 +10,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import warnings
 from dataclasses import replace
 from functools import lru_cache
@@ -32,6 +33,7 @@ from diffusers_rec import (
 )
 from diffusers_rec.checkpoint import CONFIG_FILE
 from diffusers_rec.evaluation import evaluate
+from diffusers_rec.sealed import read_sealed, write_sealed
 from diffusers_rec.training import TrainingConfig, loop, train
 from diffusers_rec.training.keeping import LOG_FILE
 from diffusers_rec.training.state import STATE_FILE
@@ -432,6 +434,88 @@ def test_a_folder_that_holds_anothers_model_is_left_as_it_is(tmp_path):
     with pytest.raises(ValueError, match="holds a model that no run here has made"):
         fit(tmp_path)
     assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", [LOG_FILE, STATE_FILE])
+def test_a_file_of_somebody_else_is_not_overwritten(name, tmp_path):
+    (tmp_path / name).write_text('{"epoch": 1, "loss": 0.5}\n')
+    before = files(tmp_path)
+    with pytest.raises(ValueError, match=rf"{name} is (not the log of this run, and is not overwritten|damaged)"):
+        fit(tmp_path)
+    assert files(tmp_path) == before
+
+
+def test_a_log_that_was_replaced_is_not_overwritten(tmp_path):
+    fit(tmp_path, epochs=1)
+    (tmp_path / LOG_FILE).write_text('{"epoch": 1, "loss": 0.5}\n')
+    before = files(tmp_path)
+    with pytest.raises(ValueError, match="is not the log of this run"):
+        fit(tmp_path, epochs=1)
+    assert files(tmp_path) == before
+    (tmp_path / LOG_FILE).unlink()
+    fit(tmp_path, epochs=1)
+    assert (tmp_path / LOG_FILE).read_text()
+
+
+def test_a_second_run_in_the_folder_is_refused_and_harms_nothing(tmp_path):
+    refused = []
+
+    def second():
+        with pytest.raises(ValueError, match="is in use: another process or thread is writing to it"):
+            fit(tmp_path)
+        refused.append(True)
+
+    def on_epoch(_):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join()
+
+    model, result = fit(tmp_path, on_epoch=on_epoch)
+    assert len(refused) == 3
+    assert end(model, result) == undisturbed()
+
+
+@pytest.mark.parametrize("change", ["epoch", "history", "record", "best", "text", "nothing"])
+def test_a_state_whose_numbers_do_not_fit_is_refused(change, tmp_path):
+    fit(tmp_path, epochs=1)
+    metadata, tensors = read_sealed(tmp_path / STATE_FILE)
+    progress = json.loads(metadata["progress"])
+    changed = {
+        "epoch": progress | {"epoch": 7},
+        "history": progress | {"history": {}},
+        "record": progress | {"history": [3]},
+        "best": progress | {"best_epoch": 2},
+        "text": "text",
+        "nothing": {},
+    }[change]
+    write_sealed(tmp_path / STATE_FILE, {**metadata, "progress": json.dumps(changed)}, tensors)
+    with pytest.raises(ValueError, match=f"{STATE_FILE} is damaged .* Delete it"):
+        fit(tmp_path, epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("model.embedding.weight", lambda tensor: tensor.to(torch.int32)),
+        ("model.embedding.weight", lambda tensor: tensor[1:].contiguous()),
+        ("model.embedding.weight", lambda tensor: tensor * torch.nan),
+        ("model.timesteps.losses", lambda tensor: tensor[1:].contiguous()),
+        ("optimizer.0.exp_avg", lambda tensor: tensor[1:].contiguous()),
+        ("optimizer.0.step", None),
+        ("model.embedding.weight", None),
+        ("optimizer.999.step", lambda _: torch.tensor(1.0)),
+    ],
+)
+def test_a_state_whose_tensors_do_not_fit_is_refused(name, change, tmp_path):
+    fit(tmp_path, epochs=1)
+    metadata, tensors = read_sealed(tmp_path / STATE_FILE)
+    if change is None:
+        del tensors[name]
+    else:
+        tensors[name] = change(tensors.get(name))
+    write_sealed(tmp_path / STATE_FILE, metadata, tensors)
+    with pytest.raises(ValueError, match=f"{STATE_FILE} is damaged .* Delete it"):
+        fit(tmp_path, epochs=1)
 
 
 @pytest.mark.parametrize("place", ["under a file", "a file", "read-only"])

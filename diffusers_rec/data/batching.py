@@ -24,7 +24,7 @@ from torch import Tensor
 
 from diffusers_rec.data.sequences import Sequences, check_history, places_within
 from diffusers_rec.data.vocabulary import IndexArray
-from diffusers_rec.entrances import checked
+from diffusers_rec.entrances import checked, checked_fields, shaped
 from diffusers_rec.errors import check_int
 
 Examples = Literal["every-prefix", "last-target", "all-positions"]
@@ -32,6 +32,7 @@ Examples = Literal["every-prefix", "last-target", "all-positions"]
 _POOL = 64  # batches that are sorted by length together: enough to trim well, few enough to mix well
 
 
+@checked_fields
 @dataclass(frozen=True, eq=False)
 class Batch:
     """B rows of items and the targets among them. A target's history is everything before its position.
@@ -66,10 +67,13 @@ class Batch:
             raise ValueError(f"Batch: a row of {shapes[0][1]} items cannot have {int(self.lengths.max())} of them.")
         if bool((self.positions >= self.lengths[:, None]).any()):
             raise ValueError("Batch: a target lies behind the end of its row; positions must stay below lengths.")
+        if bool((self.positions < -1).any()) or bool((self.items < 0).any()) or bool((self.lengths < 0).any()):
+            raise ValueError("Batch: items and lengths are numbers from 0, positions from -1, which is no question.")
 
     def __len__(self) -> int:
         return len(self.items)
 
+    @shaped
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The same batch on another device."""
         items, lengths, positions = (

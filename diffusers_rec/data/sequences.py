@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from diffusers_rec.data.statistics import Statistics
 from diffusers_rec.data.vocabulary import IndexArray, Vocabulary
-from diffusers_rec.errors import check_class, check_int
+from diffusers_rec.entrances import checked, checked_fields
+from diffusers_rec.errors import check_choice, check_class, check_int
 
 Short = Literal["error", "drop", "train"]
 
@@ -97,6 +98,7 @@ class Sequences:
         places = np.repeat(self.offsets[rows], lengths) + places_within(lengths)
         return Sequences(self.items[places], _offsets(lengths), kept, self.vocabulary)
 
+    @checked
     def reindexed(self, vocabulary: Vocabulary) -> Sequences:
         """The same sequences with the item indices of another vocabulary, matched by id.
 
@@ -122,8 +124,7 @@ class Sequences:
         Raises:
             ValueError: short users under "error", nobody with three items, or another word for ``short``.
         """
-        if short not in ("error", "drop", "train"):
-            raise ValueError(f"leave_one_out: short must be 'error', 'drop' or 'train', got {short!r}.")
+        check_choice("leave_one_out: short", short, ("error", "drop", "train"))
         is_short = self.lengths < 3
         if is_short.all() or (short == "error" and is_short.any()):
             raise self._too_short(is_short)
@@ -180,6 +181,7 @@ class Holdout:
     def __len__(self) -> int:
         return len(self.targets)
 
+    @checked
     def reindexed(self, vocabulary: Vocabulary) -> Holdout:
         """As :meth:`Sequences.reindexed`, of histories and targets.
 
@@ -202,6 +204,7 @@ class Holdout:
         return Holdout(self.histories.take(rows), self.targets[rows])
 
 
+@checked_fields
 @dataclass(frozen=True, eq=False)
 class Split:
     """The leave-one-out split; all parts share the vocabulary of items.

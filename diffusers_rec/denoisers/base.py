@@ -23,6 +23,22 @@ from diffusers_rec.errors import check_int
 from diffusers_rec.registry import Component
 
 
+def check_shapes(xn: Tensor, timesteps: Tensor, visible: Tensor, count: Tensor | None) -> None:
+    """Refuse what would be broadcast to a wrong answer; a backbone asks it first.
+
+    Raises:
+        ValueError: shapes other than those of :meth:`Denoiser.forward`.
+    """
+    asked = xn.shape[:2]
+    fits = xn.ndim == 4 and timesteps.shape in (asked, xn.shape[:3]) and visible.shape == asked
+    if not fits or (count is not None and count.shape != asked):
+        got = [None if part is None else tuple(part.shape) for part in (xn, timesteps, visible, count)]
+        raise ValueError(
+            "A denoiser takes xn (B, Q, K, D), timesteps (B, Q) or (B, Q, K), visible (B, Q) and count (B, Q) or None, "
+            f"got {got[0]}, {got[1]}, {got[2]} and {got[3]}."
+        )
+
+
 class Denoiser(nn.Module, Component, ABC, kind="denoiser"):
     """Predicts clean latents. See the module's docstring for the shapes.
 

@@ -15,6 +15,9 @@ from diffusers_rec.denoisers.low_pass import LowPass
 from diffusers_rec.errors import check_float, check_int
 from diffusers_rec.schedules import unexpanded
 
+MAX_LAYERS = 1000
+"""Far more than any of these backbones can learn with."""
+
 
 def step_embedding(timesteps: Tensor, dim: int) -> Tensor:
     r"""Sinusoidal embedding of the diffusion step (Eq. 15).
@@ -249,7 +252,7 @@ def check_architecture(dim: int, num_layers: int, num_heads: int, dropout: float
         ValueError: an odd width (Eq. 15 pairs dimensions), a width that the heads do not divide, or a dropout outside
         [0, 1).
     """
-    num_layers = check_int("num_layers", num_layers, minimum=1)
+    num_layers = check_int("num_layers", num_layers, minimum=1, maximum=MAX_LAYERS)
     num_heads = check_int("num_heads", num_heads, minimum=1)
     dropout = check_float("dropout", dropout, minimum=0, below=1)
     if dim % 2:

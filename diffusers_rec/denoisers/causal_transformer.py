@@ -15,7 +15,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from diffusers_rec.denoisers.base import Denoiser
+from diffusers_rec.denoisers.base import Denoiser, check_shapes
 from diffusers_rec.denoisers.blocks import (
     CausalEncoder,
     StepEmbedding,
@@ -95,6 +95,7 @@ class CausalTransformerDenoiser(Denoiser, name="causal-transformer"):
     def forward(
         self, xn: Tensor, timesteps: Tensor, visible: Tensor, context: _Context, count: Tensor | None = None
     ) -> Tensor:
+        check_shapes(xn, timesteps, visible, count)
         questions, noised = xn.shape[1:3]
         if timesteps.ndim == 2:
             timesteps = timesteps[..., None]

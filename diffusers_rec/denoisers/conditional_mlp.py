@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusers_rec.denoisers.base import Denoiser
+from diffusers_rec.denoisers.base import Denoiser, check_shapes
 from diffusers_rec.denoisers.blocks import (
+    MAX_LAYERS,
     CausalEncoder,
     StepEmbedding,
     check_architecture,
@@ -77,7 +78,7 @@ class ConditionalMLPDenoiser(Denoiser, name="conditional-mlp"):
     ) -> None:
         super().__init__(dim, max_length, seed)
         self.num_layers, self.num_heads, self.dropout = check_architecture(dim, num_layers, num_heads, dropout)
-        self.mlp_layers = check_int("mlp_layers", mlp_layers, minimum=1)
+        self.mlp_layers = check_int("mlp_layers", mlp_layers, minimum=1, maximum=MAX_LAYERS)
         self.low_pass = check_float("low_pass", low_pass, minimum=0, maximum=1)
         with isolated_rng(self.seed):
             self.encoder = CausalEncoder(dim, max_length, num_layers, num_heads, self.dropout, self.low_pass)
@@ -98,6 +99,7 @@ class ConditionalMLPDenoiser(Denoiser, name="conditional-mlp"):
     def forward(
         self, xn: Tensor, timesteps: Tensor, visible: Tensor, context: _Context, count: Tensor | None = None
     ) -> Tensor:
+        check_shapes(xn, timesteps, visible, count)
         if timesteps.ndim == 2:
             timesteps = timesteps[..., None]
         asked = question_key(visible, count, xn.shape[2])

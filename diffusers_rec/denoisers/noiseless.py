@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusers_rec.denoisers.base import Denoiser
+from diffusers_rec.denoisers.base import Denoiser, check_shapes
 from diffusers_rec.embeddings import ItemEmbedding
 from diffusers_rec.heads import ItemHead
 from diffusers_rec.schedules import NoiseSchedule
@@ -68,5 +68,6 @@ class NoiselessDenoiser(Denoiser, name="noiseless"):
     def forward(
         self, xn: Tensor, timesteps: Tensor, visible: Tensor, context: Any, count: Tensor | None = None
     ) -> Tensor:
+        check_shapes(xn, timesteps, visible, count)
         last = torch.full_like(visible, self.schedule.num_timesteps)
         return self.base(torch.zeros_like(xn), last, visible, context, count)

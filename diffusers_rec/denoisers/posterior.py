@@ -20,7 +20,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from diffusers_rec.denoisers.base import Denoiser
+from diffusers_rec.denoisers.base import Denoiser, check_shapes
 from diffusers_rec.embeddings import ItemEmbedding
 from diffusers_rec.errors import check_int
 from diffusers_rec.heads import ItemHead
@@ -119,6 +119,7 @@ class PosteriorDenoiser(Denoiser, name="posterior"):
     def forward(
         self, xn: Tensor, timesteps: Tensor, visible: Tensor, context: _Context, count: Tensor | None = None
     ) -> Tensor:
+        check_shapes(xn, timesteps, visible, count)
         if self.training:
             return self.base(xn, timesteps, visible, context.base, count)
         if context.candidates is None or context.visible is not visible:

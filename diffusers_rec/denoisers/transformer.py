@@ -15,7 +15,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from diffusers_rec.denoisers.base import Denoiser
+from diffusers_rec.denoisers.base import Denoiser, check_shapes
 from diffusers_rec.denoisers.blocks import TransformerBlock, check_architecture, last_visible, step_embedding
 from diffusers_rec.denoisers.dropout import Dropout
 from diffusers_rec.errors import check_bool, check_choice
@@ -86,6 +86,7 @@ class TransformerDenoiser(Denoiser, name="transformer"):
     def forward(
         self, xn: Tensor, timesteps: Tensor, visible: Tensor, context: _Context, count: Tensor | None = None
     ) -> Tensor:
+        check_shapes(xn, timesteps, visible, count)
         batch, questions, noised, _ = xn.shape
         if count is None:
             count = torch.full_like(visible, noised)

@@ -7,35 +7,68 @@ averaged over users, each user counting once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
+import torch
 from torch import Tensor
 
-from diffusers_rec.errors import check_int
+from diffusers_rec.entrances import shaped
+from diffusers_rec.errors import check_int, shown
 
 
+@shaped
 def hit_rate(ranks: Tensor, k: int) -> float:
-    """HR@k of ``(U,)`` ranks."""
+    """HR@k of ``(U,)`` ranks.
+
+    Raises:
+        ValueError: a k below 1, no ranks, or ranks below 1.
+        TypeError: ranks that are not integers.
+    """
+    _check(ranks, k)
     return float((ranks <= k).double().mean())
 
 
+@shaped
 def ndcg(ranks: Tensor, k: int) -> float:
-    """NDCG@k of ``(U,)`` ranks."""
+    """NDCG@k of ``(U,)`` ranks.
+
+    Raises:
+        ValueError: a k below 1, no ranks, or ranks below 1.
+        TypeError: ranks that are not integers.
+    """
+    _check(ranks, k)
     gains = 1 / (ranks.double() + 1).log2()
     return float(gains.where(ranks <= k, 0.0).mean())
 
 
+@shaped
 def ranking_metrics(ranks: Tensor, ks: Iterable[int] = (5, 10, 20)) -> dict[str, float]:
     """``{"hr@5": ..., "ndcg@5": ..., ...}`` of ``(U,)`` ranks.
 
     Raises:
-        ValueError: a k below 1, or no ranks.
+        ValueError: a k below 1, no k, no ranks, or ranks below 1.
+        TypeError: ranks or a k that are not integers.
     """
-    if not ranks.numel():
-        raise ValueError("There is nothing to measure: the holdout is empty.")
     metrics = {}
-    for k in ks:
-        check_int("each k", k, minimum=1)
+    for k in check_cutoffs(ks):
         metrics[f"hr@{k}"] = hit_rate(ranks, k)
         metrics[f"ndcg@{k}"] = ndcg(ranks, k)
     return metrics
+
+
+def check_cutoffs(ks: Iterable[int]) -> list[int]:
+    """Return the cut-offs as a list; anything but integers from 1 is refused, and so is none."""
+    if isinstance(ks, str | bytes | Mapping) or getattr(ks, "ndim", 1) == 0:
+        raise TypeError(f"ks must be a list of cut-offs, got {shown(ks)}. One alone is [10].")
+    cutoffs = [check_int("each k", k, minimum=1) for k in ks]
+    if not cutoffs:
+        raise ValueError("ks must hold one cut-off at least, got none.")
+    return cutoffs
+
+
+def _check(ranks: Tensor, k: int) -> None:
+    check_int("k", k, minimum=1)
+    if ranks.is_floating_point() or ranks.is_complex() or ranks.dtype == torch.bool:
+        raise TypeError(f"ranks must be integers, got {ranks.dtype}.")
+    if not ranks.numel() or int(ranks.min()) < 1:
+        raise ValueError("There is nothing to measure: ranks must hold numbers from 1, one at least.")

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from diffusers_rec import ranking
-from diffusers_rec.entrances import checked
+from diffusers_rec.entrances import shaped
 from diffusers_rec.errors import check_bool, check_choice, check_int, require_extra
 from diffusers_rec.files import naming
 from diffusers_rec.heads import ItemHead
@@ -74,7 +74,7 @@ class ItemIndex:
         ValueError: a setting that the kind does not have or cannot take, or keys that are not finite.
     """
 
-    @checked
+    @shaped
     def __init__(
         self,
         head: ItemHead,
@@ -108,6 +108,7 @@ class ItemIndex:
         self._place_in_tail = torch.full((self.num_items,), -1).index_copy_(0, tail, torch.arange(self.num_tail))
         self._marks = _marks(head)
 
+    @shaped
     def save(self, path: str | PathLike[str]) -> None:
         """Write the index to one file; what was there before stays whole until all is written.
 
@@ -122,7 +123,7 @@ class ItemIndex:
         write_sealed(Path(path), metadata, tensors)
 
     @classmethod
-    @checked
+    @shaped
     def load(cls, path: str | PathLike[str], head: ItemHead) -> ItemIndex:
         """Read what :meth:`save` wrote. It answers as the saved one did, bit for bit.
 
@@ -153,6 +154,7 @@ class ItemIndex:
             )
         return index
 
+    @shaped
     def top_k(
         self, latents: Tensor, k: int, *, excluded: Tensor | None = None, oversample: int = 4, verify: bool = True
     ) -> TopK:
@@ -188,6 +190,8 @@ class ItemIndex:
                 f"latents must be (users, noise draws, width), got {tuple(latents.shape)}. One draw alone is "
                 "latents[:, None]."
             )
+        if not bool(latents.isfinite().all()):
+            raise ValueError("latents must be finite.")
         check_bool("verify", verify)
         with torch.no_grad(), torch.autocast(latents.device.type, enabled=False):
             if verify and not _alike(self._marks, _marks(self.head)):
@@ -211,6 +215,7 @@ class ItemIndex:
             spread[row, : len(order)] = log_probabilities[:, order].exp().std(0, correction=0)
         return TopK(*(part.to(latents.device) for part in (items, scores, spread)))
 
+    @shaped
     def recall(self, latents: Tensor, k: int, *, excluded: Tensor | None = None, oversample: int = 4) -> float:
         """The share of the exact k best items that :meth:`top_k` finds, averaged over users; the same arguments."""
         excluded = None if excluded is None else excluded.to(latents.device)
