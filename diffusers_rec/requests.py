@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diffusers_rec.data.batching import pad
 from diffusers_rec.data.vocabulary import IndexArray, Vocabulary, listed
+from diffusers_rec.errors import shown
 
 Items = Iterable[Hashable]
 
@@ -95,12 +96,12 @@ def encode_histories(
         TypeError: histories that are no lists of ids; a set has no order.
     """
     if isinstance(histories, _UNORDERED) or not isinstance(histories, Iterable):
-        raise TypeError(f"histories must be a list of histories, each a list of item ids, got {histories!r}.")
+        raise TypeError(f"histories must be a list of histories, each a list of item ids, got {shown(histories)}.")
     rows = []
     for number, history in enumerate(histories):
         if isinstance(history, _UNORDERED) or not isinstance(history, Iterable):
             raise TypeError(
-                f"histories[{number}] must be a list of item ids, got {history!r}. One history alone is [[...]]."
+                f"histories[{number}] must be a list of item ids, got {shown(history)}. One history alone is [[...]]."
             )
         rows.append(_encoded(vocabulary, history, f"histories[{number}]", drop=drop))
         if not len(rows[-1]) and not may_be_empty:
@@ -121,7 +122,7 @@ def _selection(
     if ids is None:
         return []
     if isinstance(ids, str | bytes | Mapping) or not isinstance(ids, Iterable):
-        raise TypeError(f"{name} must be a list of item ids, or one list a history, got {ids!r}.")
+        raise TypeError(f"{name} must be a list of item ids, or one list a history, got {shown(ids)}.")
     if isinstance(ids, np.ndarray | Tensor):
         return [_encoded(vocabulary, ids, name, drop=drop)]
     given: list[Any] = list(ids)

@@ -452,9 +452,6 @@ def test_a_log_that_was_replaced_is_not_overwritten(tmp_path):
     with pytest.raises(ValueError, match="is not the log of this run"):
         fit(tmp_path, epochs=1)
     assert files(tmp_path) == before
-    (tmp_path / LOG_FILE).unlink()
-    fit(tmp_path, epochs=1)
-    assert (tmp_path / LOG_FILE).read_text()
 
 
 def test_a_second_run_in_the_folder_is_refused_and_harms_nothing(tmp_path):

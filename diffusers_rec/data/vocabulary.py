@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from diffusers_rec.errors import shown
+
 IndexArray = npt.NDArray[np.int64]
 
 
@@ -37,7 +39,7 @@ class Vocabulary:
             repeated = raw[int(np.argmax(codes != np.arange(len(raw))))]
             raise ValueError(
                 f"Vocabulary: every id must occur once, but {len(raw) - len(self._index)} of {len(raw)} are repeats, "
-                f"the first {repeated!r}. Pass dict.fromkeys(ids) to keep first appearances."
+                f"the first {shown(repeated)}. Pass dict.fromkeys(ids) to keep first appearances."
             )
         self._ids = tuple(raw)
 
@@ -129,13 +131,13 @@ class Vocabulary:
         return cls(_json_id(raw_id) for raw_id in ids)
 
     def _unknown(self, unknown: list[Hashable]) -> ValueError:
-        shown = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
-        message = f"Vocabulary: {len(unknown)} unknown id{'s' * (len(unknown) > 1)} among {len(self)} known: {shown}."
+        some = ", ".join(map(shown, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
+        message = f"Vocabulary: {len(unknown)} unknown id{'s' * (len(unknown) > 1)} among {len(self)} known: {some}."
         kinds = sorted({type(raw_id).__name__ for raw_id in self._ids})
         kind = type(unknown[0]).__name__
         if kind not in kinds:
             return ValueError(
-                f"{message} The vocabulary holds {' and '.join(kinds)} ids, {unknown[0]!r} is a {kind}. "
+                f"{message} The vocabulary holds {' and '.join(kinds)} ids, {shown(unknown[0])} is a {kind}. "
                 f"Convert the ids first."
             )
         return ValueError(f"{message} Drop them, or build the vocabulary from data that holds them.")
@@ -176,7 +178,7 @@ def number(ids: list[Hashable], name: str) -> tuple[IndexArray, FirstSeen]:
         row = int(np.argmax(codes == missing))
         raise ValueError(
             f"Expected an id in every row, but the {name} in row {row + 1}, counted from 1, is missing "
-            f"({plain(ids[row])!r}). Drop it."
+            f"({shown(plain(ids[row]))}). Drop it."
         )
     return codes, index
 
@@ -189,7 +191,7 @@ def listed(ids: Iterable[Hashable], name: str) -> list[Hashable]:
             f"Pass a list, for instance sorted(...)."
         )
     if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
-        raise TypeError(f"Expected {name} as a sequence of ids, got {ids!r}. Wrap a single id in a list.")
+        raise TypeError(f"Expected {name} as a sequence of ids, got {shown(ids)}. Wrap a single id in a list.")
     if getattr(ids, "ndim", 1) != 1:
         raise ValueError(f"Expected {name} of shape (n,), got {tuple(getattr(ids, 'shape', ()))}. Flatten it first.")
     for method in ("tolist", "to_list", "to_pylist"):  # NumPy, torch and pandas; Polars; PyArrow
@@ -217,7 +219,7 @@ def _json_id(raw_id: object) -> str | int:
     if isinstance(raw_id, str | int) and not isinstance(raw_id, bool):
         return raw_id
     raise TypeError(
-        f"Vocabulary: only str and int ids can be saved, got {raw_id!r} ({type(raw_id).__name__}). "
+        f"Vocabulary: only str and int ids can be saved, got {shown(raw_id)} ({type(raw_id).__name__}). "
         f"Convert the ids with str() before building the interactions."
     )
 
@@ -226,5 +228,5 @@ def _unhashable(ids: list[Hashable], name: str) -> TypeError:
     row, raw_id = next(((row, i) for row, i in enumerate(ids) if not isinstance(i, Hashable)), (0, ids[0]))
     return TypeError(
         f"Every {name} must be hashable, but row {row + 1}, counted from 1, holds a {type(raw_id).__name__}: "
-        f"{raw_id!r}. Use str, int or tuple ids."
+        f"{shown(raw_id)}. Use str, int or tuple ids."
     )

@@ -102,6 +102,8 @@ class InFolder(Keeper):
         self._refuse_foreign_log()
 
     def begin(self, trained: Trained) -> Progress:
+        if self.writes:
+            remove_temporaries(self.folder, _FILES)
         if self._found is None:
             self._save(trained, Progress())  # a folder that cannot be written is told now
             return Progress()
@@ -123,7 +125,6 @@ class InFolder(Keeper):
 
     def _save(self, trained: Trained, progress: Progress) -> None:
         if self.writes:
-            remove_temporaries(self.folder, _FILES)
             write_atomically(self.folder / LOG_FILE, _log(progress))
             save_state(self.folder / STATE_FILE, self.run, progress, trained.model, trained.optimizer, trained.average)
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,10 @@ class Progress:
             ValueError: numbers that do not fit one another.
             TypeError: anything that is no progress.
         """
-        progress = cls(**json.loads(text))
+        values = json.loads(text)
+        if set(values) != {each.name for each in fields(cls)}:
+            raise ValueError(f"progress must hold {', '.join(each.name for each in fields(cls))}")
+        progress = cls(**values)
         check_int("epoch", progress.epoch, minimum=0)
         check_int("best_epoch", progress.best_epoch, minimum=0, maximum=progress.epoch)
         check_int("stale", progress.stale, minimum=0, maximum=progress.epoch)
