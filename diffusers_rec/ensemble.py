@@ -19,12 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from diffusers_rec.data.sequences import Sequences
+from diffusers_rec.entrances import guarded
 from diffusers_rec.heads import ItemHead
 from diffusers_rec.memory import Memory, NoMemory, Recalled
 from diffusers_rec.pipeline import DiffRec
 from diffusers_rec.recommender import Recommender, SamplerChoice, Seeds
 
 
+@guarded
 class Ensemble(Recommender):
     """Recommends, and is evaluated, as one :class:`~diffusers_rec.DiffRec` is.
 

@@ -58,9 +58,15 @@ def shaped(function: Callable[P, T]) -> Callable[P, T]:
     return _guarded(function, _UNCLEAR)
 
 
-def checked_fields(cls: C) -> C:
-    """:func:`shaped`, for the constructor of a dataclass."""
-    cls.__init__ = shaped(cls.__init__)
+def guarded(cls: C) -> C:
+    """:func:`shaped`, for the constructor and every public method that a class defines."""
+    for name, member in list(vars(cls).items()):
+        if name.startswith("_") and name not in ("__init__", "__getitem__"):
+            continue
+        if isinstance(member, types.FunctionType):
+            setattr(cls, name, shaped(member))
+        elif isinstance(member, classmethod):
+            setattr(cls, name, classmethod(shaped(member.__func__)))
     return cls
 
 

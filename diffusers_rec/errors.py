@@ -111,8 +111,8 @@ def check_path(name: str, value: str | PathLike[str]) -> Path:
     """Return ``value`` as a ``Path``; an empty one, which would stand for the working folder, is refused."""
     if not isinstance(value, str | PathLike):
         raise TypeError(f"{name} must be a path, got {value!r} ({type(value).__name__}).")
-    if not str(value).strip():
-        raise ValueError(f"{name} must be a path, got {value!r}. The working folder is '.'.")
+    if not str(value).strip() or "\0" in str(value):
+        raise ValueError(f"{name} must be a path, got {str(value)!r}. The working folder is '.'.")
     return Path(value)
 
 

@@ -46,7 +46,7 @@ class Negatives(Component, ABC, kind="negatives"):
     refused otherwise.
     """
 
-    entrances = ("draw",)
+    entrances = "fit", "draw"
 
     def fit(self, counts: Tensor | npt.ArrayLike) -> None:
         """Learn how often each item is a target in the training data.

@@ -19,7 +19,7 @@ from diffusers_rec.data.sequences import Sequences
 from diffusers_rec.data.vocabulary import Vocabulary
 from diffusers_rec.denoisers import Denoiser
 from diffusers_rec.embeddings import ItemEmbedding
-from diffusers_rec.entrances import checked, shaped
+from diffusers_rec.entrances import guarded
 from diffusers_rec.errors import check_choice, check_int, warn_caller
 from diffusers_rec.heads import ItemHead
 from diffusers_rec.memory import Memory
@@ -55,6 +55,7 @@ class Loss:
     per_latent: Tensor
 
 
+@guarded
 class DiffRec(Pretrained, Recommender):
     """Sequential recommendation with diffusion models (Du et al. 2023). The defaults are the paper's choices.
 
@@ -134,7 +135,6 @@ class DiffRec(Pretrained, Recommender):
 
     # Training
 
-    @checked
     def prepare(self, sequences: Sequences, *, examples: Examples = "every-prefix") -> Self:
         """Count what the parts need to know of the training data: memory, negatives and the items' popularity.
 
@@ -155,7 +155,6 @@ class DiffRec(Pretrained, Recommender):
         self.popularity.copy_(counts)
         return self
 
-    @shaped
     def forward(self, batch: Batch, generator: Generator) -> Loss:
         """:meth:`loss`, without entering the losses into the timestep sampler: for wrappers that gather them first."""
         if not self.training:
@@ -163,7 +162,6 @@ class DiffRec(Pretrained, Recommender):
         with isolated_rng(generator, self.device):  # dropout draws from torch's global state
             return self._loss(batch, generator)
 
-    @shaped
     def loss(self, batch: Batch, generator: Generator) -> Loss:
         """The loss of a batch (Algorithm 1, lines 3-12 and 15).
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from diffusers_rec.blueprint import check_weights
 from diffusers_rec.checkpoint import CONFIG_FILE, NO_MODEL, read_checkpoint, refuse_nonfinite, write_checkpoint
 from diffusers_rec.data.vocabulary import Vocabulary
+from diffusers_rec.entrances import guarded
 from diffusers_rec.files import naming
 from diffusers_rec.registry import Config
 from diffusers_rec.timesteps import TimestepSampler
@@ -22,6 +23,7 @@ _LEARNED_BESIDE = "popularity", "timesteps."
 _COMPILED = "_orig_mod."  # what torch.compile puts before the names of a part that it wraps
 
 
+@guarded
 class Pretrained(nn.Module):
     """A model that is known by its items, its config and its state dict."""
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from diffusers_rec.data.batching import pad
 from diffusers_rec.data.vocabulary import IndexArray, Vocabulary
-from diffusers_rec.entrances import shaped
+from diffusers_rec.entrances import guarded
 from diffusers_rec.errors import check_bool, check_choice, check_int
 from diffusers_rec.heads import ItemHead
 from diffusers_rec.memory import Memory
@@ -32,6 +32,7 @@ R = TypeVar("R", bound="Recommender")
 SamplerChoice = Sampler | str | Mapping[str, Any]
 
 
+@guarded
 @dataclass(frozen=True, eq=False)  # tensors have no one answer to ==
 class Recommendations:
     """What :meth:`Recommender.recommend` gives, best first, for B histories.
@@ -55,6 +56,7 @@ class Recommendations:
         return list(zip(items, self.scores[row].tolist(), self.spread[row].tolist(), strict=False))
 
 
+@guarded
 class Recommender(nn.Module, ABC):
     """Histories in, ranked items out.
 
@@ -86,7 +88,6 @@ class Recommender(nn.Module, ABC):
     def draw(self, items: Tensor, lengths: Tensor, seeds: Seeds | None, sampler: SamplerChoice | None) -> Tensor:
         """What :meth:`next_item_latents` gives, of a model in evaluation mode, where no gradient is wanted."""
 
-    @shaped
     def next_item_latents(
         self, items: Tensor, lengths: Tensor, *, seeds: Seeds | None = None, sampler: SamplerChoice | None = None
     ) -> Tensor:

@@ -92,6 +92,7 @@ class Component:
         return [name for name in _parameters(cls) if name not in cls.context]
 
     @classmethod
+    @shaped
     def build(cls, spec: Self | str | Mapping[str, Any], /, **settings: Any) -> Self:
         """Make a component of this family.
 
@@ -115,6 +116,7 @@ class Component:
         return built
 
     @classmethod
+    @shaped
     def build_with(cls, defaults: Mapping[str, Any], spec: Self | str | Mapping[str, Any]) -> Self:
         """As :meth:`build`, with values for what ``spec`` leaves open; those that the class does not have pass over.
 

@@ -40,6 +40,8 @@ def read_sealed(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, or of an older version; the message is the reason alone, without the file.
     """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file '{path}'.")
     try:
         with safe_open(path, "pt") as file:
             metadata: dict[str, str] = file.metadata() or {}

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import math
+import pkgutil
+import typing
 import warnings
 from collections.abc import Iterable
 from os import PathLike
@@ -15,6 +19,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import diffusers_rec
 from diffusers_rec import LinearHead
 from diffusers_rec.entrances import checked, shaped
 from diffusers_rec.errors import (
@@ -221,3 +226,23 @@ def test_a_warning_names_the_line_that_called_the_library():
         warnings.simplefilter("always")
         warn_caller("look here")
     assert caught[0].filename == __file__
+
+
+def guarded_functions():
+    """Every function of the package behind an entrance, by its name."""
+    for info in pkgutil.walk_packages(diffusers_rec.__path__, "diffusers_rec."):
+        if info.name.endswith("__main__"):
+            continue
+        module = importlib.import_module(info.name)
+        for owner in (module, *(member for member in vars(module).values() if isinstance(member, type))):
+            for member in vars(owner).values():
+                function = getattr(member, "__func__", member)
+                if inspect.isfunction(function) and hasattr(function, "__wrapped__"):
+                    yield function
+
+
+def test_the_annotations_behind_every_entrance_can_be_resolved():
+    functions = list(guarded_functions())
+    assert len(functions) > 150
+    for function in functions:
+        typing.get_type_hints(inspect.unwrap(function))

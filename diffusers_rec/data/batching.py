@@ -24,7 +24,7 @@ from torch import Tensor
 
 from diffusers_rec.data.sequences import Sequences, check_history, places_within
 from diffusers_rec.data.vocabulary import IndexArray
-from diffusers_rec.entrances import checked, checked_fields, shaped
+from diffusers_rec.entrances import guarded, shaped
 from diffusers_rec.errors import check_int
 
 Examples = Literal["every-prefix", "last-target", "all-positions"]
@@ -32,7 +32,7 @@ Examples = Literal["every-prefix", "last-target", "all-positions"]
 _POOL = 64  # batches that are sorted by length together: enough to trim well, few enough to mix well
 
 
-@checked_fields
+@guarded
 @dataclass(frozen=True, eq=False)
 class Batch:
     """B rows of items and the targets among them. A target's history is everything before its position.
@@ -53,13 +53,20 @@ class Batch:
     num_targets: int = -1
 
     def __post_init__(self) -> None:
-        if self.items.device.type == "cpu":  # on a GPU the look would wait for it; batches come from the CPU
-            self._check()
-        if self.num_targets < 0:
-            object.__setattr__(self, "num_targets", int((self.positions >= 0).sum()))
+        given = check_int("Batch: num_targets", self.num_targets, minimum=-1)
+        if given >= 0 and self.items.device.type != "cpu":
+            return  # a look would wait for the GPU; batches come from the CPU
+        self._check()
+        counted = int((self.positions >= 0).sum())
+        if given not in (-1, counted):
+            raise ValueError(f"Batch: num_targets is {given}, but positions hold {counted} questions.")
+        object.__setattr__(self, "num_targets", counted)
 
     def _check(self) -> None:
         """Refuses what would read padding as items."""
+        for name in ("items", "lengths", "positions"):
+            if getattr(self, name).dtype not in (torch.int32, torch.int64):
+                raise TypeError(f"Batch: {name} must be int64, got {getattr(self, name).dtype}.")
         shapes = tuple(self.items.shape), tuple(self.lengths.shape), tuple(self.positions.shape)
         if [len(shape) for shape in shapes] != [2, 1, 2] or len({shape[0] for shape in shapes}) > 1:
             raise ValueError(f"Batch: expected items (B, T), lengths (B,) and positions (B, Q), got {shapes}.")
@@ -73,7 +80,6 @@ class Batch:
     def __len__(self) -> int:
         return len(self.items)
 
-    @shaped
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The same batch on another device."""
         items, lengths, positions = (
@@ -82,6 +88,7 @@ class Batch:
         return Batch(items, lengths, positions, self.num_targets)
 
 
+@guarded
 class TrainingBatches:
     """Training batches, epoch after epoch; every example of an epoch comes exactly once.
 
@@ -101,7 +108,6 @@ class TrainingBatches:
 
     made_by: ClassVar[str] = "TrainingBatches(sequences)"
 
-    @checked
     def __init__(
         self,
         sequences: Sequences,
@@ -185,6 +191,7 @@ class TrainingBatches:
         return Batch(items, lengths, places.where(places <= last, -1), int(last.sum()))
 
 
+@shaped
 def pad(
     histories: Sequences | Sequence[npt.ArrayLike], max_length: int | None = None, *, fill: int = 0
 ) -> tuple[Tensor, Tensor]:

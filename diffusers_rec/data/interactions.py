@@ -13,9 +13,11 @@ from diffusers_rec.data.sequences import Sequences, check_indices
 from diffusers_rec.data.statistics import Statistics
 from diffusers_rec.data.times import TimeArray, as_times
 from diffusers_rec.data.vocabulary import IndexArray, Vocabulary, factorize
+from diffusers_rec.entrances import guarded
 from diffusers_rec.errors import check_class, check_int
 
 
+@guarded
 @dataclass(frozen=True, eq=False)
 class Interactions:
     """A log of n interactions, one a row, in the order given.

@@ -14,12 +14,13 @@ import numpy.typing as npt
 
 from diffusers_rec.data.statistics import Statistics
 from diffusers_rec.data.vocabulary import IndexArray, Vocabulary
-from diffusers_rec.entrances import checked, checked_fields
+from diffusers_rec.entrances import guarded
 from diffusers_rec.errors import check_choice, check_class, check_int
 
 Short = Literal["error", "drop", "train"]
 
 
+@guarded
 @dataclass(frozen=True, eq=False)
 class Sequences:
     """U users' item indices, oldest first.
@@ -98,7 +99,6 @@ class Sequences:
         places = np.repeat(self.offsets[rows], lengths) + places_within(lengths)
         return Sequences(self.items[places], _offsets(lengths), kept, self.vocabulary)
 
-    @checked
     def reindexed(self, vocabulary: Vocabulary) -> Sequences:
         """The same sequences with the item indices of another vocabulary, matched by id.
 
@@ -152,6 +152,7 @@ class Sequences:
         )
 
 
+@guarded
 @dataclass(frozen=True, eq=False)
 class Holdout:
     """One question a user: what follows this history?
@@ -181,7 +182,6 @@ class Holdout:
     def __len__(self) -> int:
         return len(self.targets)
 
-    @checked
     def reindexed(self, vocabulary: Vocabulary) -> Holdout:
         """As :meth:`Sequences.reindexed`, of histories and targets.
 
@@ -204,7 +204,7 @@ class Holdout:
         return Holdout(self.histories.take(rows), self.targets[rows])
 
 
-@checked_fields
+@guarded
 @dataclass(frozen=True, eq=False)
 class Split:
     """The leave-one-out split; all parts share the vocabulary of items.

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from diffusers_rec.data.interactions import Interactions
 from diffusers_rec.data.sequences import Holdout, check_history, places_within
 from diffusers_rec.data.vocabulary import IndexArray, Vocabulary
-from diffusers_rec.entrances import checked
+from diffusers_rec.entrances import guarded
 from diffusers_rec.errors import check_int
 
 FloatArray = npt.NDArray[np.float64]
@@ -29,6 +29,7 @@ _LAST, _BEFORE, _POPULARITY = 0.6, 0.3, 0.1
 _CHUNK = 2048  # users at a time: bounds the (users, items) tables in memory
 
 
+@guarded
 class SyntheticWorld:
     """Draws interaction logs whose next-item distribution is known in closed form.
 
@@ -122,7 +123,6 @@ class SyntheticWorld:
         users = np.repeat(np.array(_ids("user", num_users), dtype=object), lengths)
         return Interactions.from_arrays(users, items, places_within(lengths))
 
-    @checked
     def best_metrics(self, holdout: Holdout, ks: Iterable[int] = (5, 10, 20)) -> dict[str, float]:
         """The best HR@k and NDCG@k that any recommender can expect on these histories.
 

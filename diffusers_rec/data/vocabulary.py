@@ -12,11 +12,13 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from diffusers_rec.entrances import guarded
 from diffusers_rec.errors import shown
 
 IndexArray = npt.NDArray[np.int64]
 
 
+@guarded
 class Vocabulary:
     """A fixed two-way map between raw ids and the indices 0..size-1.
 

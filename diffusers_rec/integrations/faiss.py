@@ -21,7 +21,6 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,8 +28,8 @@ import torch
 from torch import Tensor
 
 from diffusers_rec import ranking
-from diffusers_rec.entrances import shaped
-from diffusers_rec.errors import check_bool, check_choice, check_int, require_extra
+from diffusers_rec.entrances import guarded
+from diffusers_rec.errors import check_bool, check_choice, check_int, check_path, require_extra
 from diffusers_rec.files import naming
 from diffusers_rec.heads import ItemHead
 from diffusers_rec.ranking import TopK, mean_over_draws
@@ -44,6 +43,7 @@ SETTINGS: dict[str, dict[str, int]] = {
 """The kinds of index, their settings and the defaults."""
 
 
+@guarded
 class ItemIndex:
     """Finds the likeliest items of a head without scoring them all. It lives on the CPU, whatever the model does.
 
@@ -74,7 +74,6 @@ class ItemIndex:
         ValueError: a setting that the kind does not have or cannot take, or keys that are not finite.
     """
 
-    @shaped
     def __init__(
         self,
         head: ItemHead,
@@ -108,7 +107,6 @@ class ItemIndex:
         self._place_in_tail = torch.full((self.num_items,), -1).index_copy_(0, tail, torch.arange(self.num_tail))
         self._marks = _marks(head)
 
-    @shaped
     def save(self, path: str | PathLike[str]) -> None:
         """Write the index to one file; what was there before stays whole until all is written.
 
@@ -120,10 +118,9 @@ class ItemIndex:
         data = require_extra("faiss", "faiss").serialize_index(self._index)
         tensors = {"index": torch.from_numpy(data), "marks": self._marks}
         metadata = {"kind": self.kind, "num_tail": str(self.num_tail), "seed": str(self.seed)}
-        write_sealed(Path(path), metadata, tensors)
+        write_sealed(check_path("path", path), metadata, tensors)
 
     @classmethod
-    @shaped
     def load(cls, path: str | PathLike[str], head: ItemHead) -> ItemIndex:
         """Read what :meth:`save` wrote. It answers as the saved one did, bit for bit.
 
@@ -141,8 +138,9 @@ class ItemIndex:
         """
         faiss = require_extra("faiss", "faiss")
         index = cls.__new__(cls)
-        with naming(Path(path), "is no saved index, or is damaged"):
-            metadata, tensors = read_sealed(Path(path))
+        file = check_path("path", path)
+        with naming(file, "is no saved index, or is damaged"):
+            metadata, tensors = read_sealed(file)
             index._read(head, metadata["kind"], int(metadata["num_tail"]), int(metadata["seed"]))
             index._index = faiss.deserialize_index(tensors["index"].numpy())
             marks, shape = tensors["marks"], (index._index.ntotal, index._index.d - 1)
@@ -154,7 +152,6 @@ class ItemIndex:
             )
         return index
 
-    @shaped
     def top_k(
         self, latents: Tensor, k: int, *, excluded: Tensor | None = None, oversample: int = 4, verify: bool = True
     ) -> TopK:
@@ -215,7 +212,6 @@ class ItemIndex:
             spread[row, : len(order)] = log_probabilities[:, order].exp().std(0, correction=0)
         return TopK(*(part.to(latents.device) for part in (items, scores, spread)))
 
-    @shaped
     def recall(self, latents: Tensor, k: int, *, excluded: Tensor | None = None, oversample: int = 4) -> float:
         """The share of the exact k best items that :meth:`top_k` finds, averaged over users; the same arguments."""
         excluded = None if excluded is None else excluded.to(latents.device)

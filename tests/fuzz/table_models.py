@@ -135,6 +135,7 @@ CALLS: dict[str, Call] = {
         lambda: {"model": world.model(), "sequences": world.sequences(), "validation": world.holdout(),
                  "config": training.TrainingConfig(**plain_training()), "directory": "run", "device": "cpu",
                  "progress": False, "on_epoch": lambda record: None},
+        opaque=("on_epoch",),
     ),
     "best": Call(
         lambda: presets.best,
