@@ -8,12 +8,11 @@ from __future__ import annotations
 import dis
 import functools
 import inspect
-import operator
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from os import PathLike
 from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,19 +25,18 @@ P = ParamSpec("P")
 _UNCLEAR = TypeError, ValueError, RuntimeError, LookupError, AttributeError, ArithmeticError, AssertionError
 """What Python, torch and NumPy raise where arguments do not fit; told from our own by :func:`_explained`."""
 
-_FITTING: dict[Any, tuple[type, ...]] = {
-    int: (int, np.integer),
-    float: (float, int, np.floating, np.integer),
-    Sequence: (Sequence, np.ndarray, Tensor),
-}
-"""Annotations that allow more classes than they name."""
+_LEFT_TO_THE_FUNCTION = {
+    int, float, bool, bytes, list, tuple, dict, set, object, Any,
+    Iterable, Sequence, Mapping, Collection, PathLike,
+}  # fmt: skip
+"""Annotations of numbers and containers: what of them is allowed, and how it is mended, the function knows."""
 
 
 def checked(function: Callable[P, T]) -> Callable[P, T]:
     """Refuse arguments that are not of the class that their annotation names.
 
-    Annotations of classes, of numbers and of unions of them are checked. Literals and type variables are not, nor are
-    the numbers of a constructor, which has bounds for them. A class can say in ``made_by`` where its objects come from.
+    Numbers and containers are left to the function, which has bounds and better words for them. A class can say in
+    ``made_by`` where its objects come from.
 
     Raises:
         TypeError: an argument of another class, at the call.
@@ -73,24 +71,20 @@ def guarded(cls: C) -> C:
 def _guarded(function: Callable[P, T], unclear: tuple[type[Exception], ...]) -> Callable[P, T]:
     names = list(inspect.signature(function).parameters)
     where = function.__qualname__.removesuffix(".__init__")
-    numbers = function.__name__ != "__init__"
 
     @functools.cache
     def expected() -> dict[str, tuple[type, ...]]:  # at the first call, when every annotation can be resolved
         hints = get_type_hints(function)
-        return {name: _classes(hints.get(name), numbers=numbers) or (object,) for name in names}
+        return {name: _classes(hints.get(name)) or (object,) for name in names}
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
         if torch.compiler.is_compiling():
             return function(*args, **kwargs)
         classes = expected()
-        for value, allowed in zip(args, classes.values()):  # noqa: B905 - not all are given by position
-            if not isinstance(value, allowed) or value.__class__ is bool:
-                _check(where, dict(zip(names, args, strict=False)), classes)
-        for name, value in kwargs.items():
-            if not isinstance(value, classes.get(name, object)) or value.__class__ is bool:
-                _check(where, kwargs, classes)
+        for name, value in (*zip(names, args), *kwargs.items()):  # noqa: B905 - not all are given by position
+            if not isinstance(value, classes.get(name, object)):
+                raise wrong_class(f"{where}: {name}", value, classes[name])
         try:
             return function(*args, **kwargs)
         except unclear as error:
@@ -99,30 +93,6 @@ def _guarded(function: Callable[P, T], unclear: tuple[type[Exception], ...]) -> 
             raise _explanation(where, {**dict(zip(names, args, strict=False)), **kwargs}, error) from error
 
     return wrapper
-
-
-def _check(where: str, given: Mapping[str, Any], classes: Mapping[str, tuple[type, ...]]) -> None:
-    """The slow way, in which a zero-dimensional array is a number and a boolean is none."""
-    for name, value in given.items():
-        allowed = classes.get(name, (object,))
-        fits = bool in allowed or object in allowed if isinstance(value, bool) else isinstance(value, allowed)
-        if not fits and not _is_number(value, allowed):
-            raise wrong_class(f"{where}: {name}", value, allowed)
-
-
-def _is_number(value: Any, allowed: tuple[type, ...]) -> bool:
-    if isinstance(value, bool | str | bytes | type):
-        return False
-    try:
-        if int in allowed and float not in allowed:
-            operator.index(value)
-        elif float in allowed:
-            float(value)
-        else:
-            return False
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        return False
-    return True
 
 
 def _explained(error: Exception) -> bool:
@@ -147,17 +117,14 @@ def _explanation(where: str, given: Mapping[str, Any], error: Exception) -> Exce
     return kind(f"{where}: the arguments do not fit ({said}). Got {came}. help({where}) has the shapes.")
 
 
-def _classes(hint: Any, *, numbers: bool) -> tuple[type, ...]:
-    """The classes that an annotation allows; none where it holds anything that is not a class."""
+def _classes(hint: Any) -> tuple[type, ...]:
+    """The classes that an annotation allows; none where it holds anything that is left to the function."""
     if get_origin(hint) in (Union, types.UnionType):
-        parts = [_classes(part, numbers=numbers) for part in get_args(hint)]
+        parts = [_classes(part) for part in get_args(hint)]
         return tuple(cls for part in parts for cls in part) if all(parts) else ()
     cls = get_origin(hint) or hint
-    if not isinstance(cls, type) or cls in (object, Any) or getattr(cls, "_is_protocol", False):
-        return ()
-    if cls in (int, float, bool) and not numbers:
-        return ()
-    return _FITTING.get(cls, (cls,))
+    known = isinstance(cls, type) and cls not in _LEFT_TO_THE_FUNCTION and not getattr(cls, "_is_protocol", False)
+    return (cls,) if known else ()
 
 
 def _described(value: Any) -> str:

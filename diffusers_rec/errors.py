@@ -29,12 +29,9 @@ def check_class(name: str, value: T, *classes: type) -> T:
 
 def wrong_class(name: str, value: object, classes: tuple[type, ...]) -> TypeError:
     """The error of :func:`check_class`."""
-    names = " or ".join(
-        "None" if cls is types.NoneType else cls.__name__ for cls in classes if cls.__module__ != "numpy"
-    )
+    names = " or ".join(dict.fromkeys("None" if cls is types.NoneType else cls.__name__ for cls in classes))
     made_by = next((f" Use {cls.made_by}." for cls in classes if hasattr(cls, "made_by")), "")
-    got = value if isinstance(value, bool) else type(value).__name__
-    return TypeError(f"{name} must be {names}, got {got}.{made_by}")
+    return TypeError(f"{name} must be {names}, got {type(value).__name__}.{made_by}")
 
 
 def shown(value: object) -> str:

@@ -91,6 +91,7 @@ class TargetOnly(NoisingStrategy, name="target"):
         super().__init__()
 
     def max_noised(self, max_length: int) -> int:
+        check_int("max_length", max_length, minimum=1)
         return 1
 
     def questions(self, targets: Tensor, width: int) -> Questions:
@@ -118,7 +119,7 @@ class LastK(NoisingStrategy, name="last-k"):
         return self.k if self.ahead else 1
 
     def max_noised(self, max_length: int) -> int:
-        return min(self.k, max_length)
+        return min(self.k, check_int("max_length", max_length, minimum=1))
 
     def questions(self, targets: Tensor, width: int) -> Questions:
         return _last(targets, self.k, width)
@@ -135,7 +136,7 @@ class WholeSequence(NoisingStrategy, name="whole"):
     """Noise every item (Sec. 5.3.4): nothing of the history is seen clean."""
 
     def max_noised(self, max_length: int) -> int:
-        return max_length
+        return check_int("max_length", max_length, minimum=1)
 
     def questions(self, targets: Tensor, width: int) -> Questions:
         return _last(targets, width, width)
@@ -145,6 +146,7 @@ def _last(targets: Tensor, k: int, width: int) -> Questions:
     """Noise the last ``k`` of the positions 0..target."""
     if targets.is_floating_point() or targets.dtype == torch.bool or targets.ndim != 2:
         raise ValueError(f"targets must be integers (B, Q), got {tuple(targets.shape)} of {targets.dtype}.")
+    check_int("width", width, minimum=1)
     count = (targets + 1).clamp(max=k)
     visible = (targets + 1 - k).clamp(min=0)
     positions = visible[..., None] + torch.arange(width, device=targets.device)

@@ -210,9 +210,9 @@ def test_the_constructor_checks_indices():
         Interactions(index, index + 1, index, one, one)
     with pytest.raises(TypeError, match=r"Interactions\.users: expected an int64 array, got float64"):
         Interactions(np.zeros(1), index, index, one, one)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"Interactions\.item_vocabulary must be Vocabulary, got list\. Use Vocabulary"):
+    with pytest.raises(TypeError, match=r"Interactions: item_vocabulary must be Vocabulary, got list\. Use Vocabulary"):
         Interactions(index, index, index, one, ["a"])
-    with pytest.raises(TypeError, match=r"Interactions\.times must be ndarray, got list"):
+    with pytest.raises(TypeError, match=r"Interactions: times must be ndarray, got list"):
         Interactions(index, index, [0], one, one)
     with pytest.raises(ValueError, match="at least one interaction, got none"):
         Interactions(index[:0], index[:0], index[:0], one, one)

@@ -120,12 +120,12 @@ def test_refuses_indices_outside_the_vocabulary():
     with pytest.raises(ValueError, match="one target a history, got 2 for 1"):
         Holdout(sequences_of([[1]]), np.zeros(2, np.int64))
     with pytest.raises(
-        TypeError, match=r"Holdout\.histories must be Sequences, got list\. Use read_interactions\(\.\.\.\)\.sequences"
+        TypeError, match=r"Holdout: histories must be Sequences, got list\. Use read_interactions\(\.\.\.\)\.sequences"
     ):
         Holdout([[1]], np.zeros(1, np.int64))
-    with pytest.raises(TypeError, match=r"Sequences\.users must be Vocabulary, got list\. Use Vocabulary\(ids\)\."):
+    with pytest.raises(TypeError, match=r"Sequences: users must be Vocabulary, got list\. Use Vocabulary\(ids\)\."):
         Sequences(np.zeros(1, np.int64), np.array([0, 1]), ["u"], Vocabulary([0]))
-    with pytest.raises(TypeError, match=r"Holdout\.targets: expected an int64 array, got list"):
+    with pytest.raises(TypeError, match=r"Holdout: targets must be ndarray, got list"):
         Holdout(sequences_of([[1]]), [0])
 
 

@@ -14,7 +14,7 @@ from diffusers_rec.data.statistics import Statistics
 from diffusers_rec.data.times import TimeArray, as_times
 from diffusers_rec.data.vocabulary import IndexArray, Vocabulary, factorize
 from diffusers_rec.entrances import guarded
-from diffusers_rec.errors import check_class, check_int
+from diffusers_rec.errors import check_int
 
 
 @guarded
@@ -43,9 +43,6 @@ class Interactions:
     item_vocabulary: Vocabulary
 
     def __post_init__(self) -> None:
-        check_class("Interactions.user_vocabulary", self.user_vocabulary, Vocabulary)
-        check_class("Interactions.item_vocabulary", self.item_vocabulary, Vocabulary)
-        check_class("Interactions.times", self.times, np.ndarray)
         _check_rows(len(self.users), len(self.items), len(self.times))
         check_indices("Interactions.users", self.users, len(self.user_vocabulary))
         check_indices("Interactions.items", self.items, len(self.item_vocabulary))

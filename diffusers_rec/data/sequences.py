@@ -15,7 +15,7 @@ import numpy.typing as npt
 from diffusers_rec.data.statistics import Statistics
 from diffusers_rec.data.vocabulary import IndexArray, Vocabulary
 from diffusers_rec.entrances import guarded
-from diffusers_rec.errors import check_choice, check_class, check_int
+from diffusers_rec.errors import check_choice, check_int
 
 Short = Literal["error", "drop", "train"]
 
@@ -44,8 +44,6 @@ class Sequences:
     vocabulary: Vocabulary
 
     def __post_init__(self) -> None:
-        check_class("Sequences.users", self.users, Vocabulary)
-        check_class("Sequences.vocabulary", self.vocabulary, Vocabulary)
         check_indices("Sequences.items", self.items, len(self.vocabulary))
         check_indices("Sequences.offsets", self.offsets, len(self.items) + 1)
         ends = self.offsets[[0, -1]].tolist() if len(self.offsets) else []
@@ -172,7 +170,6 @@ class Holdout:
     targets: IndexArray
 
     def __post_init__(self) -> None:
-        check_class("Holdout.histories", self.histories, Sequences)
         check_indices("Holdout.targets", self.targets, len(self.histories.vocabulary))
         if len(self.targets) != len(self.histories):
             raise ValueError(
