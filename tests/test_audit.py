@@ -157,7 +157,7 @@ def test_chains_are_as_long_as_the_schedule_allows(num_timesteps, lengths):
 @pytest.mark.parametrize(
     ("steps", "error", "message"),
     [
-        (10, TypeError, "audit: steps must be Iterable or None, got int"),
+        (10, TypeError, "steps must be a list of chain lengths, got 10"),
         ("10", TypeError, r"steps must be a list of chain lengths, got '10'\. One alone is \[10\]"),
         ([5, 10, 5], ValueError, r"steps must differ, but \[5\] came more than once"),
         ([5, 51], ValueError, "steps must be at most num_timesteps=50, the model's N, got 51"),

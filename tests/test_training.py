@@ -454,7 +454,8 @@ def test_a_log_that_was_replaced_is_not_overwritten(tmp_path):
     assert files(tmp_path) == before
 
 
-def test_a_second_run_in_the_folder_is_refused_and_harms_nothing(tmp_path):
+def test_a_second_run_in_the_folder_is_refused_and_harms_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("diffusers_rec.training.keeping.WAIT", 0.1)
     refused = []
 
     def second():
@@ -516,7 +517,8 @@ def test_a_state_whose_tensors_do_not_fit_is_refused(name, change, tmp_path):
 
 
 @pytest.mark.parametrize("place", ["under a file", "a file", "read-only"])
-def test_an_unwritable_directory_is_told_before_training(place, tmp_path):
+def test_an_unwritable_directory_is_told_before_training(place, tmp_path, monkeypatch):
+    monkeypatch.setattr("diffusers_rec.training.keeping.WAIT", 0.1)
     (tmp_path / "file").touch()
     file = tmp_path / "file"
     directory = {"under a file": file / "run", "a file": file, "read-only": Path("/proc/self")}[place]

@@ -126,7 +126,7 @@ def chain_lengths(steps: Iterable[int] | None, num_timesteps: int, *, name: str 
     """
     if steps is None:
         return [n for n in (10, 50) if n <= num_timesteps] or [num_timesteps]
-    if isinstance(steps, str):
+    if isinstance(steps, str) or not isinstance(steps, Iterable):
         raise TypeError(f"{name} must be a list of chain lengths, got {steps!r}. One alone is [{steps}].")
     lengths = [check_int(f"each of {name}", n, minimum=1) for n in steps]
     twice = sorted({n for n in lengths if lengths.count(n) > 1})
