@@ -29,7 +29,8 @@ from diffusers_rec.files import folder_lock, naming, reason, remove_temporaries,
 from diffusers_rec.version import __version__
 
 FORMAT = "diffusers_rec"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1 had weights and memory alone; it is read as well."""
 CONFIG_FILE = "config.json"
 NO_MODEL = "holds no model that can be built"
 WAIT = 60.0
@@ -92,8 +93,6 @@ def write_checkpoint(
         content["items"]["file"]: item_bytes,
         CONFIG_FILE: (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(),
     }
-    if folder.is_dir():
-        _files_of_ours(folder, files)  # refuses before a lock is left in a folder of something else
     with _made(folder), folder_lock(folder, wait=WAIT):
         ours = _files_of_ours(folder, files)
         _write_all(folder, files)

@@ -33,7 +33,7 @@ class Choice:
             ValueError: an index that is no item's.
         """
         for name, items in (("excluded", excluded), ("candidates", candidates)):
-            if items is not None and items.numel() and items.device.type == "cpu":  # a GPU would be waited for
+            if items is not None and items.numel():
                 first = -1 if items.ndim > 1 else 0
                 low, high = int(items.min()), int(items.max())
                 if low < first or high >= num_items:
@@ -50,7 +50,7 @@ class Choice:
         """That of some users."""
         return Choice(self.excluded[users], self.everyone, None if self.each is None else self.each[users])
 
-    def bar_(self, scores: Tensor, chunk: slice) -> None:
+    def mask_(self, scores: Tensor, chunk: slice) -> None:
         """Set the scores of a chunk's other items to -inf, in place, ``(B, chunk)``."""
         if self.everyone is not None:
             scores.masked_fill_(~self.everyone[chunk], -math.inf)

@@ -35,7 +35,7 @@ from diffusers_rec.presets import PRESETS, control
 from diffusers_rec.recommender import Empty, Recommender, Unknown
 from diffusers_rec.registry import Config, unknown_name
 from diffusers_rec.samplers import Sampler
-from diffusers_rec.terminal import out, plain_manners, print_json, say
+from diffusers_rec.terminal import out, print_json, say, terminal_session
 from diffusers_rec.training import RECIPES, TrainingConfig, TrainingResult, train
 from diffusers_rec.training.state import STATE_FILE
 from diffusers_rec.version import __version__
@@ -470,7 +470,7 @@ def info_command(
 
 def run() -> int:
     """Run the command line and return its exit code."""
-    with plain_manners():
+    with terminal_session():
         return _run()
 
 
@@ -490,7 +490,8 @@ def _run() -> int:
         return _fail(error, 2 if asked_for and error.__cause__ is None else 1)  # what could not be written has a cause
     except (MemoryError, RuntimeError, OverflowError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        return _fail(error, 1, f"{reason} Where a size is too large for this machine, lower it.")
+        of_size = not isinstance(error, RuntimeError) or "memory" in reason
+        return _fail(error, 1, f"{reason}. A size is too large for this machine; lower it." if of_size else reason)
     except Exception as error:
         show = getattr(error, "show", None)  # a wrong option or argument, told by the parser
         if show is None:

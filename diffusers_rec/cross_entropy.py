@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from diffusers_rec.entrances import shaped
+from diffusers_rec.entrances import explained
 from diffusers_rec.errors import check_int
 
 CHUNK_SCORES = 2**24
@@ -27,7 +27,7 @@ Each chunk also costs a few passes over the keys, so that smaller ones would be 
 """
 
 
-@shaped
+@explained
 def chunked_cross_entropy(
     queries: Tensor,
     keys: Tensor,

@@ -1,6 +1,6 @@
 """What stands before a public function: one look at the class of each argument, and an explanation where it fails.
 
-The look costs about a microsecond. While torch traces a function it is left out, and so is the explanation.
+The look costs about two microseconds. While torch traces a function it is left out, and so is the explanation.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
     return _guarded(function, ())
 
 
-def shaped(function: Callable[P, T]) -> Callable[P, T]:
+def explained(function: Callable[P, T]) -> Callable[P, T]:
     """:func:`checked`, and where the function fails on what it was given, the error says what that was.
 
     Errors that this library or a component of somebody else's raises on purpose are left as they are.
@@ -57,24 +57,29 @@ def shaped(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def guarded(cls: C) -> C:
-    """:func:`shaped`, for the constructor and every public method that a class defines."""
+    """:func:`explained`, for the constructor and every public method that a class defines."""
     for name, member in list(vars(cls).items()):
         if name.startswith("_") and name not in ("__init__", "__getitem__"):
             continue
         if isinstance(member, types.FunctionType):
-            setattr(cls, name, shaped(member))
+            setattr(cls, name, explained(member))
         elif isinstance(member, classmethod):
-            setattr(cls, name, classmethod(shaped(member.__func__)))
+            setattr(cls, name, classmethod(explained(member.__func__)))
     return cls
 
 
 def _guarded(function: Callable[P, T], unclear: tuple[type[Exception], ...]) -> Callable[P, T]:
-    names = list(inspect.signature(function).parameters)
+    parameters = inspect.signature(function).parameters
+    names = list(parameters)
     where = function.__qualname__.removesuffix(".__init__")
+    constructs = function.__name__ == "__init__"
 
     @functools.cache
     def expected() -> dict[str, tuple[type, ...]]:  # at the first call, when every annotation can be resolved
-        hints = get_type_hints(function)
+        try:
+            hints = get_type_hints(function)
+        except Exception:  # somebody else's annotations may name what is imported for type checkers alone
+            hints = {}
         return {name: _classes(hints.get(name)) or (object,) for name in names}
 
     @functools.wraps(function)
@@ -83,12 +88,12 @@ def _guarded(function: Callable[P, T], unclear: tuple[type[Exception], ...]) -> 
             return function(*args, **kwargs)
         classes = expected()
         for name, value in (*zip(names, args), *kwargs.items()):  # noqa: B905 - not all are given by position
-            if not isinstance(value, classes.get(name, object)):
+            if not isinstance(value, classes.get(name, object)) and value is not parameters[name].default:
                 raise wrong_class(f"{where}: {name}", value, classes[name])
         try:
             return function(*args, **kwargs)
         except unclear as error:
-            if _explained(error):
+            if _explained(error) or (not constructs and _is_of_the_machine(error)):
                 raise
             raise _explanation(where, {**dict(zip(names, args, strict=False)), **kwargs}, error) from error
 
@@ -97,7 +102,7 @@ def _guarded(function: Callable[P, T], unclear: tuple[type[Exception], ...]) -> 
 
 def _explained(error: Exception) -> bool:
     """Whether somebody raised it on purpose, who is neither torch nor NumPy."""
-    if isinstance(error, RecursionError | torch.cuda.OutOfMemoryError):
+    if isinstance(error, RecursionError):
         return True
     trace = error.__traceback__
     while trace and trace.tb_next:
@@ -108,6 +113,12 @@ def _explained(error: Exception) -> bool:
     if owner != "diffusers_rec":
         return owner not in ("torch", "numpy", "einops", "faiss")
     return trace.tb_frame.f_code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]  # a raise, not an operation
+
+
+def _is_of_the_machine(error: Exception) -> bool:
+    """Whether memory or a device failed; of a constructor, whose sizes ask for the memory, that is the caller's."""
+    marks = "can't allocate memory", "out of memory", "CUDA error"
+    return isinstance(error, RuntimeError) and any(mark in str(error) for mark in marks)
 
 
 def _explanation(where: str, given: Mapping[str, Any], error: Exception) -> Exception:

@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -57,7 +57,8 @@ def folder_lock(folder: Path, *, wait: float) -> Iterator[None]:
         yield
     finally:
         if outermost:  # the file goes while it is locked: whoever waits for it notices, and makes another
-            Path(lock.lock_file).unlink(missing_ok=True)
+            with suppress(OSError):  # nobody is harmed by a file that stays
+                Path(lock.lock_file).unlink()
         lock.release()
 
 

@@ -28,7 +28,7 @@ from diffusers_rec.noising import NoisingStrategy, Questions
 from diffusers_rec.objectives import Objective
 from diffusers_rec.pretrained import Pretrained
 from diffusers_rec.randomness import MAX_SEED, generators_from, isolated_rng, randn
-from diffusers_rec.recommender import Recommender, SamplerChoice, Seeds
+from diffusers_rec.recommender import Recommender, SamplerChoice, Seeds, Unknown
 from diffusers_rec.registry import Component, Config
 from diffusers_rec.samplers import Sampler
 from diffusers_rec.schedules import NoiseSchedule
@@ -127,7 +127,7 @@ class DiffRec(Pretrained, Recommender):
         self.register_buffer("popularity", torch.zeros(size["num_items"], dtype=torch.int64))
         self.check_fit()
         signal = float(self.schedule.alpha_bar[-1])
-        if signal > MAX_LAST_ALPHA_BAR:
+        if signal > MAX_LAST_ALPHA_BAR and not self.embedding.weight.is_meta:  # which is not the model yet
             warn_caller(
                 f"At the last step {signal:.0%} of the signal is left (alpha_bar_N), but serving starts from pure "
                 "noise: training would learn to read the target there. Use more steps, or a negative log_snr_shift."
@@ -217,6 +217,7 @@ class DiffRec(Pretrained, Recommender):
         self,
         histories: Iterable[Iterable[Hashable]],
         *,
+        unknown: Unknown = "error",
         seeds: Seeds | None = None,
         sampler: SamplerChoice | None = None,
     ) -> Tensor:
@@ -224,13 +225,14 @@ class DiffRec(Pretrained, Recommender):
 
         Args:
             histories: raw item ids, oldest first, one item at least.
+            unknown: Treatment of ids that the model does not know: ``"error"`` or ``"drop"``.
             seeds: noise draws; the model's own when None.
             sampler: a component, a name, or a config; the model's own when None.
 
         Returns:
             ``(B, S, K, D)``; K = 1 but for strategies that noise several positions.
         """
-        history = self.encode_histories(histories)
+        history = self.encode_histories(histories, unknown=unknown)
         with self.serving() as model:
             return model._sample(*history, seeds, sampler)[0]
 

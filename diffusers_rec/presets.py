@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterable
 import torch
 
 from diffusers_rec.data.vocabulary import Vocabulary
-from diffusers_rec.entrances import shaped
+from diffusers_rec.entrances import explained
 from diffusers_rec.pipeline import DiffRec
 
 
@@ -99,7 +99,7 @@ def best(
     )
 
 
-@shaped
+@explained
 def control(model: DiffRec) -> DiffRec:
     """A model's plain twin: the same parts and initial weights, with the noise and the reconstruction switched off.
 

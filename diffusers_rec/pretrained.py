@@ -73,9 +73,9 @@ class Pretrained(nn.Module):
 
         A part that :func:`torch.compile` has wrapped has the names of the part itself.
         """
-        state = super().state_dict(*args, **kwargs)
-        for name in [name for name in state if _COMPILED in name]:
-            state[name.replace(_COMPILED, "")] = state.pop(name)
+        state, prefix = super().state_dict(*args, **kwargs), kwargs.get("prefix", "")
+        for name in [name for name in state if name.startswith(prefix) and _COMPILED in name[len(prefix) :]]:
+            state[prefix + name[len(prefix) :].replace(_COMPILED, "")] = state.pop(name)
         return state
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:

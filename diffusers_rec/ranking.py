@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffusers_rec.choice import Choice, among
-from diffusers_rec.entrances import shaped
+from diffusers_rec.entrances import explained
 from diffusers_rec.errors import check_int
 from diffusers_rec.heads import ItemHead
 from diffusers_rec.memory import Recalled
@@ -125,7 +125,7 @@ def mean_chunks(
         yield chunk, scores
 
 
-@shaped
+@explained
 def top_k(
     head: ItemHead,
     latents: Tensor,
@@ -197,7 +197,7 @@ def _top_k(
         scores = mean_over_draws(log_probabilities) if logarithms else log_probabilities.exp().mean(1)
         if recalled is not None:
             scores = recalled.mix(scores, chunk, logarithms=logarithms)
-        choice.bar_(scores, chunk)
+        choice.mask_(scores, chunk)
         chunk_best, chunk_index = scores.topk(min(k, scores.shape[1]), dim=1)
         kept = log_probabilities.gather(2, chunk_index[:, None].expand(-1, log_probabilities.shape[1], -1))
         best = torch.cat([best, chunk_best], dim=1)
@@ -219,13 +219,13 @@ def most_popular(popularity: Tensor, k: int, *, excluded: Tensor, candidates: Te
     """
     choice = Choice.of(len(popularity), len(excluded), popularity.device, excluded, candidates)
     scores = (popularity.double() / popularity.sum()).float().repeat(len(excluded), 1)
-    choice.bar_(scores, slice(0, len(popularity)))
+    choice.mask_(scores, slice(0, len(popularity)))
     best, items = scores.topk(k, dim=1)
     barred = best == -math.inf
     return TopK(items.masked_fill(barred, -1), best.masked_fill(barred, 0), torch.zeros_like(best))
 
 
-@shaped
+@explained
 def target_ranks(
     head: ItemHead,
     latents: Tensor,

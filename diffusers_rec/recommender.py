@@ -117,6 +117,7 @@ class Recommender(nn.Module, ABC):
         self,
         histories: Iterable[Items],
         *,
+        unknown: Unknown = "error",
         seeds: Seeds | None = None,
         sampler: SamplerChoice | None = None,
     ) -> Tensor:
@@ -125,7 +126,7 @@ class Recommender(nn.Module, ABC):
         Raises:
             ValueError: as :meth:`recommend`.
         """
-        history = self.encode_histories(histories)
+        history = self.encode_histories(histories, unknown=unknown)
         with self.serving() as model:
             latents = model.draw(*history, seeds, sampler)
             chunks = [scores for _, scores in mean_chunks(model.head, latents, model.memory.recall(*history))]
@@ -182,7 +183,7 @@ class Recommender(nn.Module, ABC):
             candidates=candidates,
             exclude=exclude,
             exclude_seen=exclude_seen,
-            drop=check_choice("unknown", unknown, ("error", "drop")) == "drop",
+            drop=_drops(unknown),
             may_be_empty=check_choice("empty", empty, ("error", "popularity")) == "popularity",
         )
         most = requests.most_items(len(self.vocabulary))
@@ -215,9 +216,9 @@ class Recommender(nn.Module, ABC):
             recalled = model.memory.recall(*history)
             return top_k(model.head, latents, k, recalled=recalled, excluded=excluded, candidates=candidates)
 
-    def encode_histories(self, histories: Iterable[Items]) -> tuple[Tensor, Tensor]:
+    def encode_histories(self, histories: Iterable[Items], *, unknown: Unknown = "error") -> tuple[Tensor, Tensor]:
         """Raw ids to item indices ``(B, L)``, the last :attr:`history_length` of each, and lengths ``(B,)``."""
-        return self._padded(encode_histories(self.vocabulary, histories))
+        return self._padded(encode_histories(self.vocabulary, histories, drop=_drops(unknown)))
 
     def _padded(self, rows: list[IndexArray]) -> tuple[Tensor, Tensor]:
         items, lengths = pad(rows, self.history_length)
@@ -235,3 +236,7 @@ class Recommender(nn.Module, ABC):
         self._written = check_finite(self, self._written)
         with torch.no_grad():
             yield in_evaluation_mode(self)
+
+
+def _drops(unknown: Unknown) -> bool:
+    return check_choice("unknown", unknown, ("error", "drop")) == "drop"

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, Self
 
-from diffusers_rec.entrances import shaped
+from diffusers_rec.entrances import explained
 
 Config = dict[str, Any]
 
@@ -45,7 +45,7 @@ class Component:
         cls.registered_name = name
         for entrance in ("__init__", *cls.entrances):
             if entrance in vars(cls) and not getattr(vars(cls)[entrance], "__isabstractmethod__", False):
-                setattr(cls, entrance, shaped(vars(cls)[entrance]))
+                setattr(cls, entrance, explained(vars(cls)[entrance]))
         if kind is not None:
             cls.kind = kind
             _FAMILIES.setdefault(kind, {})
@@ -92,7 +92,7 @@ class Component:
         return [name for name in _parameters(cls) if name not in cls.context]
 
     @classmethod
-    @shaped
+    @explained
     def build(cls, spec: Self | str | Mapping[str, Any], /, **settings: Any) -> Self:
         """Make a component of this family.
 
@@ -116,7 +116,7 @@ class Component:
         return built
 
     @classmethod
-    @shaped
+    @explained
     def build_with(cls, defaults: Mapping[str, Any], spec: Self | str | Mapping[str, Any]) -> Self:
         """As :meth:`build`, with values for what ``spec`` leaves open; those that the class does not have pass over.
 

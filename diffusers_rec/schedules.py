@@ -379,8 +379,11 @@ def _readable(tensor: Tensor) -> bool:
 
 
 def _least(index: Tensor) -> int:
-    """The smallest number; one alone is read three times faster."""
-    return int(index if index.numel() == 1 else index.min()) if index.numel() else MAX_TIMESTEPS
+    """The smallest number, one alone three times faster; one that is never too small where none can be read."""
+    try:
+        return int(index if index.numel() == 1 else index.min()) if index.numel() else MAX_TIMESTEPS
+    except RuntimeError:  # under torch.func.vmap
+        return MAX_TIMESTEPS
 
 
 def _leads(shape: torch.Size, latents: torch.Size) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
+from types import MethodType
 from typing import Any, TypeVar, cast
 
 from torch import nn
@@ -18,8 +20,8 @@ def in_evaluation_mode(model: M) -> M:
     """The model itself where it is in evaluation mode; else a twin that is, and that shares its tensors.
 
     To switch a model that trains, and back, would switch it under all other threads. The twin has modules of its own
-    and every other attribute of the model's, by reference. Modules that are held in a tuple or a list outside the
-    module tree, as a head holds its embedding, are its own as well.
+    and every other attribute of the model's, by reference. Modules that an attribute holds in a tuple, a list or a
+    mapping outside the module tree, as a head holds its embedding, are its own as well, and so are bound methods.
     """
     if not any(module.training for module in _modules(model)):
         return model
@@ -27,7 +29,9 @@ def in_evaluation_mode(model: M) -> M:
 
 
 def check_finite(model: nn.Module, known: Written | None) -> Written:
-    """Look for weights that are not finite, unless nothing has written to them since ``known``.
+    """Look for weights that are not finite, unless torch has written to none since ``known``.
+
+    What is written to ``weight.data`` torch does not count; there only the answer shows it.
 
     Returns:
         What tells whether anything is written later.
@@ -55,14 +59,21 @@ def _twin(module: nn.Module, made: dict[int, nn.Module]) -> nn.Module:
     module = getattr(module, "_orig_mod", module)  # what torch.compile has wrapped would call the module itself
     if id(module) not in made:
         twin = made[id(module)] = object.__new__(type(module))
-        own = vars(module).items()
-        held = {name: _held(value, made) for name, value in own if isinstance(value, tuple | list)}
-        children = {name: child if child is None else _twin(child, made) for name, child in module._modules.items()}
-        vars(twin).update({**vars(module), **held, "_modules": children, "training": False})
+        shared = {"_parameters": module._parameters, "_buffers": module._buffers, "training": False}
+        own = {name: _twins_in(value, made) for name, value in vars(module).items() if name not in shared}
+        vars(twin).update(own, **shared)
     return made[id(module)]
 
 
-def _held(values: Any, made: dict[int, nn.Module]) -> Any:
-    if not any(isinstance(value, nn.Module) for value in values):
-        return values
-    return type(values)(_twin(value, made) if isinstance(value, nn.Module) else value for value in values)
+def _twins_in(value: Any, made: dict[int, nn.Module]) -> Any:
+    """The value, with twins in the place of the modules that it is, holds or is bound to."""
+    if isinstance(value, nn.Module):
+        return _twin(value, made)
+    if isinstance(value, MethodType) and isinstance(value.__self__, nn.Module):
+        return MethodType(value.__func__, _twin(value.__self__, made))
+    if type(value) in (dict, OrderedDict):
+        return type(value)((key, _twins_in(each, made)) for key, each in value.items())
+    if isinstance(value, tuple | list) and any(isinstance(each, nn.Module) for each in value):
+        twins = [_twins_in(each, made) for each in value]
+        return type(value)(*twins) if hasattr(value, "_fields") else type(value)(twins)
+    return value

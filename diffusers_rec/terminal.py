@@ -42,7 +42,7 @@ def print_json(value: Any) -> None:
 
 
 @contextmanager
-def plain_manners() -> Iterator[None]:
+def terminal_session() -> Iterator[None]:
     """Warnings are one line each, and a request to terminate ends as an interrupt does."""
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:

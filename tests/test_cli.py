@@ -636,9 +636,9 @@ def test_an_interrupt_is_130(logs, tmp_path):
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (MemoryError(), "MemoryError Where a size is too large for this machine, lower it"),
-        (RuntimeError("can't allocate memory\nstack"), "can't allocate memory Where a size is too large"),
-        (OverflowError("int too big"), "int too big Where a size"),
+        (MemoryError(), "MemoryError. A size is too large for this machine; lower it"),
+        (RuntimeError("can't allocate memory\nstack"), "can't allocate memory. A size is too large"),
+        (OverflowError("int too big"), "int too big. A size"),
     ],
 )
 def test_what_the_machine_cannot_hold_is_told_in_a_line(error, message, logs):

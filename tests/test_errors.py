@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import diffusers_rec
 from diffusers_rec import LinearHead, entrances
-from diffusers_rec.entrances import checked, shaped
+from diffusers_rec.entrances import checked, explained
 from diffusers_rec.errors import (
     check_bool,
     check_choice,
@@ -194,7 +194,7 @@ def test_a_number_too_large_for_a_float_is_refused():
         check_float("rate", 10**400)
 
 
-@shaped
+@explained
 def mix(x: torch.Tensor, weight: torch.Tensor, share: float = 0.5):
     if share > 1:
         raise RuntimeError("on purpose")
@@ -249,3 +249,12 @@ def test_the_annotations_behind_every_entrance_can_be_resolved():
     assert len(functions) > 150
     for function in functions:
         typing.get_type_hints(inspect.unwrap(function))
+
+
+def test_memory_that_ran_out_is_not_the_arguments_fault():
+    @explained
+    def fill(x: torch.Tensor):
+        return torch.empty(2**50) + x
+
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        fill(torch.ones(1))

@@ -170,3 +170,38 @@ def test_an_objective_with_an_unknown_place_is_refused():
     model.objective.recommend_from = "end"
     with pytest.raises(ValueError, match=r"recommend_from of the objective must be one of .* got 'end'"):
         model.check_fit()
+
+
+@pytest.mark.usefixtures("fresh_registry")
+@pytest.mark.parametrize("habit", ["reads its numbers", "takes numpy's", "fills a table", "nothing odd"])
+def test_a_part_of_somebody_elses_comes_back_whatever_its_constructor_does(habit, tmp_path):
+    class Odd(ConditionalMLPDenoiser, name="odd"):  # with annotations that nobody can resolve, and one that is wrong
+        def __init__(self, dim=256, max_length=50, *, act: str = None, other: NotHere = None, seed=0):  # noqa: F821,RUF013
+            super().__init__(dim, max_length, num_layers=1, seed=seed)
+            self.act, self.other = act, other
+            if habit == "reads its numbers":
+                self.rates = [rate.item() for rate in torch.linspace(0, 0.1, 3)]
+            if habit == "takes numpy's":
+                self.rates = torch.linspace(0, 0.1, 3).numpy()
+            if habit == "fills a table":
+                table = torch.zeros(3000)
+                for n in range(3000):
+                    table[n] = torch.tensor(n) ** 2
+
+    model = DiffRec(range(9), dim=8, max_length=5, denoiser="odd")
+    model.save_pretrained(tmp_path)
+    assert_equal(DiffRec.from_pretrained(tmp_path).state_dict(), model.state_dict())
+
+
+def test_a_compiled_model_and_a_compiled_neighbour_keep_their_names():
+    class Owner(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.own = torch.compile(torch.nn.Linear(2, 2), backend="eager")
+            self.model = build()
+
+    owner = Owner()
+    assert "own._orig_mod.weight" in owner.state_dict()
+    owner.load_state_dict(owner.state_dict())
+    whole = torch.compile(build(), backend="eager")
+    whole.load_state_dict(whole.state_dict())

@@ -270,3 +270,10 @@ def test_a_schedule_that_was_traced_serves_on(way):
 def test_a_schedule_beyond_all_memory_is_refused_at_once(build):
     with pytest.raises(ValueError, match="num_timesteps must be an integer >= 1 and <= 1000000, got 1000000000"):
         build(10**9)
+
+
+@pytest.mark.parametrize("name", ["noise_from_x0", "velocity_from_x0"])
+def test_a_conversion_runs_under_vmap(name):
+    x, n = torch.randn(4, 2, 3, generator=seeded(0)), torch.tensor([[1, 5]] * 4)
+    convert = getattr(CosineSchedule(5), name)
+    torch.testing.assert_close(torch.func.vmap(convert)(x, x.flip(0), n), convert(x, x.flip(0), n))

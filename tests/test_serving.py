@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -62,6 +63,34 @@ def test_what_a_head_holds_outside_the_module_tree_is_in_evaluation_mode_too():
     twin = in_evaluation_mode(model.train())
     assert twin.head.embedding is twin.embedding
     assert twin.embedding.weight is model.embedding.weight
+
+
+class Pair(NamedTuple):
+    first: nn.Module
+    second: int
+
+
+class Holding(nn.Module):
+    """Reaches its dropout in every way but by the module tree alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.drop = nn.Dropout(0.5)
+        self.ways = {"mapping": {"drop": self.drop}, "pair": Pair(self.drop, 1), "list": [self.drop]}
+        self.pair, self.bound = Pair(self.drop, 1), self.go
+
+    def go(self, x):
+        return self.drop(x)
+
+    def forward(self, x):
+        answers = self.drop(x), self.ways["mapping"]["drop"](x), self.ways["pair"].first(x), self.ways["list"][0](x)
+        return torch.stack([*answers, self.pair.first(x), self.bound(x)])
+
+
+def test_a_twin_has_twins_wherever_a_module_is_held():
+    x = torch.ones(50)
+    twin = in_evaluation_mode(Holding().train())
+    assert torch.equal(twin(x), torch.ones(6, 50))
 
 
 def test_an_ensemble_that_trains_answers_as_one_that_does_not():

@@ -358,7 +358,7 @@ def test_a_damaged_state_is_refused(damage, tmp_path):
     assert path.read_bytes() != data
     model = build()
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with pytest.raises(ValueError, match=r"is damaged .* Delete it"):
+    with pytest.raises(ValueError, match=r"cannot be used .* Delete the folder"):
         fit(tmp_path, model=model, epochs=1)
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
 
@@ -440,7 +440,9 @@ def test_a_folder_that_holds_anothers_model_is_left_as_it_is(tmp_path):
 def test_a_file_of_somebody_else_is_not_overwritten(name, tmp_path):
     (tmp_path / name).write_text('{"epoch": 1, "loss": 0.5}\n')
     before = files(tmp_path)
-    with pytest.raises(ValueError, match=rf"{name} is (not the log of this run, and is not overwritten|damaged)"):
+    with pytest.raises(
+        ValueError, match=rf"{name} (is not the log of this run, and is not overwritten|cannot be used)"
+    ):
         fit(tmp_path)
     assert files(tmp_path) == before
 
@@ -487,7 +489,7 @@ def test_a_state_whose_numbers_do_not_fit_is_refused(change, tmp_path):
         "nothing": {},
     }[change]
     write_sealed(tmp_path / STATE_FILE, {**metadata, "progress": json.dumps(changed)}, tensors)
-    with pytest.raises(ValueError, match=f"{STATE_FILE} is damaged .* Delete it"):
+    with pytest.raises(ValueError, match=f"{STATE_FILE} cannot be used .* Delete the folder"):
         fit(tmp_path, epochs=1)
 
 
@@ -512,7 +514,7 @@ def test_a_state_whose_tensors_do_not_fit_is_refused(name, change, tmp_path):
     else:
         tensors[name] = change(tensors.get(name))
     write_sealed(tmp_path / STATE_FILE, metadata, tensors)
-    with pytest.raises(ValueError, match=f"{STATE_FILE} is damaged .* Delete it"):
+    with pytest.raises(ValueError, match=f"{STATE_FILE} cannot be used .* Delete the folder"):
         fit(tmp_path, epochs=1)
 
 

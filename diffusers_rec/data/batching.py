@@ -24,7 +24,7 @@ from torch import Tensor
 
 from diffusers_rec.data.sequences import Sequences, check_history, places_within
 from diffusers_rec.data.vocabulary import IndexArray
-from diffusers_rec.entrances import guarded, shaped
+from diffusers_rec.entrances import explained, guarded
 from diffusers_rec.errors import check_int
 
 Examples = Literal["every-prefix", "last-target", "all-positions"]
@@ -191,7 +191,7 @@ class TrainingBatches:
         return Batch(items, lengths, places.where(places <= last, -1), int(last.sum()))
 
 
-@shaped
+@explained
 def pad(
     histories: Sequences | Sequence[npt.ArrayLike], max_length: int | None = None, *, fill: int = 0
 ) -> tuple[Tensor, Tensor]:

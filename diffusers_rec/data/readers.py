@@ -28,7 +28,7 @@ import numpy as np
 from diffusers_rec.data.interactions import Interactions
 from diffusers_rec.data.text import TextLog, lines, table
 from diffusers_rec.data.times import as_times
-from diffusers_rec.entrances import shaped
+from diffusers_rec.entrances import explained
 from diffusers_rec.errors import check_path
 
 Format = Literal["auto", "csv", "tsv", "parquet", "movielens", "sequences"]
@@ -42,7 +42,7 @@ _SEPARATORS: dict[Format, str] = {"csv": ",", "tsv": "\t", "movielens": "::"}
 _QUOTES: dict[Format, str] = {"csv": '"', "tsv": ""}
 
 
-@shaped
+@explained
 def read_interactions(
     path: str | PathLike[str],
     *,
@@ -106,7 +106,7 @@ def read_interactions(
     )
 
 
-@shaped
+@explained
 def from_frame(
     frame: Any, *, user: str | int = "user", item: str | int = "item", time: str | int | None = "time"
 ) -> Interactions:

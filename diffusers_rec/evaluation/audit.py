@@ -24,7 +24,7 @@ from torch import Generator, Tensor
 
 from diffusers_rec.data.batching import pad
 from diffusers_rec.data.sequences import Holdout
-from diffusers_rec.entrances import shaped
+from diffusers_rec.entrances import explained
 from diffusers_rec.errors import check_int
 from diffusers_rec.evaluation.full_ranking import evaluate, user_chunks
 from diffusers_rec.pipeline import DiffRec
@@ -60,7 +60,7 @@ class Audit:
     num_users: int
 
 
-@shaped
+@explained
 def audit(
     model: DiffRec,
     holdout: Holdout,

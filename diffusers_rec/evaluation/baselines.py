@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffusers_rec.data.batching import pad
 from diffusers_rec.data.sequences import Holdout, Sequences
-from diffusers_rec.entrances import shaped
+from diffusers_rec.entrances import explained
 from diffusers_rec.evaluation.full_ranking import Report, user_chunks
 from diffusers_rec.evaluation.metrics import ranking_metrics
 from diffusers_rec.memory import Memory
@@ -19,7 +19,7 @@ from diffusers_rec.ranking import count_ranks
 USERS_AT_ONCE = 256
 
 
-@shaped
+@explained
 def evaluate_popularity(train: Sequences, holdout: Holdout, *, ks: Iterable[int] = (5, 10, 20)) -> Report:
     """Every item ranked by how often it occurs in ``train``, the same for all users; ties count against it.
 
@@ -30,7 +30,7 @@ def evaluate_popularity(train: Sequences, holdout: Holdout, *, ks: Iterable[int]
     return _evaluate(lambda histories: counts.expand(len(histories), -1), holdout.reindexed(train.vocabulary), ks)
 
 
-@shaped
+@explained
 def evaluate_item_to_item(train: Sequences, holdout: Holdout, *, ks: Iterable[int] = (5, 10, 20)) -> Report:
     r"""Items ranked by the sum of their cosines with the items of the history (Sarwar et al. 2001).
 
@@ -58,7 +58,7 @@ def evaluate_item_to_item(train: Sequences, holdout: Holdout, *, ks: Iterable[in
     return _evaluate(scores, holdout.reindexed(train.vocabulary), ks)
 
 
-@shaped
+@explained
 def evaluate_memory(memory: Memory, holdout: Holdout, *, ks: Iterable[int] = (5, 10, 20)) -> Report:
     """Items ranked by what a fitted memory recalls, without a network; ties count against an item.
 

@@ -11,7 +11,7 @@ import torch
 from diffusers_rec.data.batching import pad
 from diffusers_rec.data.sequences import Holdout
 from diffusers_rec.data.vocabulary import IndexArray
-from diffusers_rec.entrances import shaped
+from diffusers_rec.entrances import explained
 from diffusers_rec.errors import check_int
 from diffusers_rec.evaluation.metrics import ranking_metrics
 from diffusers_rec.progress import progress_bar
@@ -34,7 +34,7 @@ class Report:
     num_users: int
 
 
-@shaped
+@explained
 def evaluate(
     model: Recommender,
     holdout: Holdout,

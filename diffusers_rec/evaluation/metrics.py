@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from diffusers_rec.entrances import shaped
+from diffusers_rec.entrances import explained
 from diffusers_rec.errors import check_int, shown
 
 
-@shaped
+@explained
 def hit_rate(ranks: Tensor, k: int) -> float:
     """HR@k of ``(U,)`` ranks.
 
@@ -28,7 +28,7 @@ def hit_rate(ranks: Tensor, k: int) -> float:
     return float((ranks <= k).double().mean())
 
 
-@shaped
+@explained
 def ndcg(ranks: Tensor, k: int) -> float:
     """NDCG@k of ``(U,)`` ranks.
 
@@ -41,7 +41,7 @@ def ndcg(ranks: Tensor, k: int) -> float:
     return float(gains.where(ranks <= k, 0.0).mean())
 
 
-@shaped
+@explained
 def ranking_metrics(ranks: Tensor, ks: Iterable[int] = (5, 10, 20)) -> dict[str, float]:
     """``{"hr@5": ..., "ndcg@5": ..., ...}`` of ``(U,)`` ranks.
 

@@ -167,7 +167,7 @@ def put_state(
 
 
 def _damaged(path: Path) -> AbstractContextManager[None]:
-    return naming(path, "is damaged", mend="Delete it to train from the start.")
+    return naming(path, "cannot be used", mend=f"Delete the folder {path.parent} to train anew, or choose another.")
 
 
 def _moments(tensors: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:

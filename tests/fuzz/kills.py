@@ -65,6 +65,7 @@ def started(function: Callable[[], Any]) -> Any:
     begun = FORK.Event()  # while a process forks, the interpreter drops an interrupt
 
     def begin() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background has it ignored
         begun.set()
         sys.exit(function())
 
