@@ -12,7 +12,7 @@ import os
 import shlex
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -388,21 +388,22 @@ def recommend_command(
     """
     trained = _load(model)
     strict = unknown == "error"
-    histories = [_ids("--history", text, trained.vocabulary, strict=strict) for text in history]
-    among, without = (
-        None if text is None else _ids(option, text, trained.vocabulary, strict=strict)
-        for option, text in (("--candidates", candidates), ("--exclude", exclude))
-    )
-    found = _joined(trained, model, others).recommend(
-        histories, k,
-        exclude_seen=not include_seen,
-        candidates=among,
-        exclude=without,
-        unknown=unknown,
-        empty=empty,
-        seeds=seeds,
-        sampler=_sampler(trained, sampler, steps),
-    )  # fmt: skip
+    with _mending({"unknown id": "--unknown drop", "one item at least": "--empty popularity"}):
+        histories = [_ids("--history", text, trained.vocabulary, strict=strict) for text in history]
+        among, without = (
+            None if text is None else _ids(option, text, trained.vocabulary, strict=strict)
+            for option, text in (("--candidates", candidates), ("--exclude", exclude))
+        )
+        found = _joined(trained, model, others).recommend(
+            histories, k,
+            exclude_seen=not include_seen,
+            candidates=among,
+            exclude=without,
+            unknown=unknown,
+            empty=empty,
+            seeds=seeds,
+            sampler=_sampler(trained, sampler, steps),
+        )  # fmt: skip
     wanted = found.scores.shape[1]
     for text, names in zip(history, found.items, strict=True):
         if len(names) < wanted:
@@ -536,6 +537,16 @@ def _as_options(names: str) -> Iterator[None]:
         yield
     except (TypeError, ValueError) as error:
         raise type(error)(f"{error} (As options: {names}.)") from error
+
+
+@contextmanager
+def _mending(options: Mapping[str, str]) -> Iterator[None]:
+    """Adds to an error the option that mends it, where it holds certain words."""
+    try:
+        yield
+    except ValueError as error:
+        mend = next((f" (As an option: {option}.)" for words, option in options.items() if words in str(error)), "")
+        raise ValueError(f"{error}{mend}") from error
 
 
 def _folder(text: str) -> Path:

@@ -123,6 +123,8 @@ def _is_of_the_machine(error: Exception) -> bool:
 
 def _explanation(where: str, given: Mapping[str, Any], error: Exception) -> Exception:
     came = ", ".join(f"{name} {_described(value)}" for name, value in given.items() if name != "self")
+    if _is_of_the_machine(error):
+        return ValueError(f"{where}: these sizes need more memory than there is; make them smaller. Got {came}.")
     said = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
     kind = TypeError if isinstance(error, TypeError) else ValueError
     return kind(f"{where}: the arguments do not fit ({said}). Got {came}. help({where}) has the shapes.")

@@ -52,6 +52,7 @@ class Recommendations:
 
     def __getitem__(self, row: int) -> list[tuple[Hashable, float, float]]:
         """Item, score and spread of each recommendation for history ``row``."""
+        row = check_int("row", row)
         items = self.items[row]
         return list(zip(items, self.scores[row].tolist(), self.spread[row].tolist(), strict=False))
 

@@ -347,3 +347,11 @@ def test_the_extra_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "polars", None)
     with pytest.raises(ImportError, match=r"pip install 'diffusers-rec\[data\]'"):
         read_interactions(write(tmp_path / "log.parquet", ""))
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_a_table_of_one_column_is_told_its_separator(separator, tmp_path):
+    path = write(tmp_path / "log.csv", separator.join(["user", "item", "time"]) + "\n" + separator.join("ab1") + "\n")
+    with pytest.raises(ValueError, match=re.escape(f"has one column, 'user{separator}item".replace("\t", "\\t"))):
+        read_interactions(path)
+    assert len(read_interactions(path, separator=separator)) == 1

@@ -431,7 +431,7 @@ def test_a_folder_that_holds_anothers_model_is_left_as_it_is(tmp_path):
     (tmp_path / CONFIG_FILE).write_text("{}")
     (tmp_path / ".config.json.abcdefgh").touch()
     before = files(tmp_path)
-    with pytest.raises(ValueError, match="holds a model that no run here has made"):
+    with pytest.raises(ValueError, match=r"holds a config\.json that no run here has written"):
         fit(tmp_path)
     assert files(tmp_path) == before
 
@@ -921,7 +921,7 @@ def test_ids_that_cannot_be_saved_are_told_of_before_training(tmp_path):
 def test_a_model_that_no_run_has_made_is_not_overwritten(tmp_path):
     model = build()
     model.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="holds a model that no run here has made"):
+    with pytest.raises(ValueError, match=r"holds a config\.json that no run here has written"):
         fit(tmp_path, model=model)
 
 

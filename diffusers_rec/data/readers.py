@@ -142,6 +142,13 @@ def from_frame(
 def _check_columns(columns: Sequence[Hashable], present: Sequence[Hashable]) -> None:
     missing = [column for column in columns if column not in present]
     if missing:
+        only = str(present[0]) if len(present) == 1 else ""
+        other = next((each for each in ";\t|," if each in only), None)
+        if other is not None:
+            raise ValueError(
+                f"Expected the columns {columns}, but the table has one column, {only!r}. Give its separator: "
+                f"separator={other!r}."
+            )
         raise ValueError(
             f"Expected the columns {columns}, but {missing} are missing; the table has {present}. "
             f"Name them with user=, item= and time= (time=None if rows come oldest first)."

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from diffusers_rec.data.statistics import Statistics
 from diffusers_rec.data.vocabulary import IndexArray, Vocabulary
 from diffusers_rec.entrances import guarded
-from diffusers_rec.errors import check_choice, check_int
+from diffusers_rec.errors import check_choice, check_int, shown
 
 Short = Literal["error", "drop", "train"]
 
@@ -57,8 +57,8 @@ class Sequences:
         return len(self.users)
 
     def __getitem__(self, user: int) -> IndexArray:
-        if not isinstance(user, int | np.integer):
-            raise TypeError(f"Sequences: expected one user index, got {user!r}. Several come with take().")
+        if not isinstance(user, int | np.integer) or isinstance(user, bool):
+            raise TypeError(f"Sequences: expected one user index, got {shown(user)}. Several come with take().")
         if not -len(self) <= user < len(self):
             raise IndexError(f"Sequences: expected a user index below {len(self)}, got {user}.")
         user %= len(self)

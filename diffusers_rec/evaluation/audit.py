@@ -25,7 +25,7 @@ from torch import Generator, Tensor
 from diffusers_rec.data.batching import pad
 from diffusers_rec.data.sequences import Holdout
 from diffusers_rec.entrances import explained
-from diffusers_rec.errors import check_int
+from diffusers_rec.errors import check_bool, check_int
 from diffusers_rec.evaluation.full_ranking import evaluate, user_chunks
 from diffusers_rec.pipeline import DiffRec
 from diffusers_rec.progress import progress_bar
@@ -92,6 +92,7 @@ def audit(
     """
     for name, value, minimum in (("users", users, 1), ("seeds", seeds, 1), ("levels", levels, 1), ("seed", seed, 0)):
         check_int(name, value, minimum=minimum)
+    check_bool("progress", progress)
     steps = chain_lengths(steps, model.schedule.num_timesteps)
     some = holdout.reindexed(model.vocabulary).sample(users, seed)
     chains: dict[str, Sampler] = {f"ddpm, {n} steps": DDPMSampler(num_steps=n) for n in steps}

@@ -12,7 +12,7 @@ from diffusers_rec.data.batching import pad
 from diffusers_rec.data.sequences import Holdout
 from diffusers_rec.data.vocabulary import IndexArray
 from diffusers_rec.entrances import explained
-from diffusers_rec.errors import check_int
+from diffusers_rec.errors import check_bool, check_int
 from diffusers_rec.evaluation.metrics import ranking_metrics
 from diffusers_rec.progress import progress_bar
 from diffusers_rec.ranking import target_ranks
@@ -63,6 +63,8 @@ def evaluate(
     """
     holdout = holdout.reindexed(model.vocabulary)
     ranks, masked = [], []
+    check_bool("memory", memory)
+    check_bool("progress", progress)
     batches = user_chunks(holdout, check_int("batch_size", batch_size, minimum=1))
     for rows in progress_bar(batches, show=progress, total=len(batches), text="evaluate"):
         histories = holdout.histories.take(rows)

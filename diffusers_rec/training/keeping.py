@@ -98,7 +98,7 @@ class InFolder(Keeper):
         path = folder / STATE_FILE
         self._found = read_state(path, run) if path.exists() else None
         if self._found is None and (folder / CONFIG_FILE).exists():
-            raise ValueError(f"{folder} holds a model that no run here has made. Choose another folder.")
+            raise ValueError(f"{folder} holds a {CONFIG_FILE} that no run here has written. Choose another folder.")
         self._refuse_foreign_log()
 
     def begin(self, trained: Trained) -> Progress:

@@ -21,7 +21,7 @@ from torch.nn.utils import clip_grad_norm_
 from diffusers_rec.data.batching import Batch, TrainingBatches
 from diffusers_rec.data.sequences import Holdout, Sequences
 from diffusers_rec.entrances import checked
-from diffusers_rec.errors import check_choice
+from diffusers_rec.errors import check_bool, check_choice
 from diffusers_rec.evaluation.full_ranking import evaluate
 from diffusers_rec.pipeline import DiffRec, Loss
 from diffusers_rec.progress import progress_bar
@@ -86,6 +86,7 @@ def train(
     """
     config = config or TrainingConfig()
     check_choice("device", device, (None, "cpu"))
+    check_bool("progress", progress)
     if validation is None and config.patience:
         raise ValueError(f"patience={config.patience} counts validations, but validation is None. Use patience=0.")
     if not any(parameter.requires_grad for parameter in model.parameters()):

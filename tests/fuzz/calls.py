@@ -35,7 +35,7 @@ def trial(files: Path, generator: random.Random, note: Note) -> Outcome:
             for argument in generator.sample(places, min(len(places), generator.choice([1, 1, 1, 2]))):
                 try:
                     changes[argument], given[argument] = bad_value(given[argument], generator)
-                except (RuntimeError, IndexError, ValueError):  # one axis less than none
+                except (RuntimeError, IndexError, ValueError, StopIteration):  # one axis less than none
                     changes[argument], given[argument] = "None", None
             note(f"{name}: {', '.join(f'{argument} = {words}' for argument, words in changes.items())}")
             try:
