@@ -21,6 +21,7 @@ from benchmarks.naive import NaiveDSR, NaiveTraining
 from diffusers_rec import Batch, DiffRec, Split, TrainingBatches
 from diffusers_rec.presets import best, paper
 from diffusers_rec.training import RECIPES, TrainingConfig
+from diffusers_rec.training.keeping import InMemory
 from diffusers_rec.training.loop import _Run
 from diffusers_rec.training.processes import Processes
 
@@ -32,7 +33,7 @@ class Steps:
     """The library's training steps on a sample of an epoch's batches, one after another at each call."""
 
     def __init__(self, model: DiffRec, split: Split, config: TrainingConfig, count: int) -> None:
-        self.run = _Run(model, split.train, split.validation, config, Processes("cpu"), None)
+        self.run = _Run(model, split.train, split.validation, config, Processes("cpu"), InMemory())
         self.run.wrapped.train()
         self.batches = sampled(self.run.batches, count)
         self.targets = sum(batch.num_targets for batch in self.batches)

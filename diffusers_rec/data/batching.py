@@ -54,24 +54,32 @@ class Batch:
 
     def __post_init__(self) -> None:
         given = check_int("Batch: num_targets", self.num_targets, minimum=-1)
+        self._check_tensors()
         if given >= 0 and self.items.device.type != "cpu":
             return  # a look would wait for the GPU; batches come from the CPU
-        self._check()
+        self._check_numbers()
         counted = int((self.positions >= 0).sum())
         if given not in (-1, counted):
             raise ValueError(f"Batch: num_targets is {given}, but positions hold {counted} questions.")
         object.__setattr__(self, "num_targets", counted)
 
-    def _check(self) -> None:
-        """Refuses what would read padding as items."""
+    def _check_tensors(self) -> None:
         for name in ("items", "lengths", "positions"):
             if getattr(self, name).dtype not in (torch.int32, torch.int64):
                 raise TypeError(f"Batch: {name} must be int64, got {getattr(self, name).dtype}.")
         shapes = tuple(self.items.shape), tuple(self.lengths.shape), tuple(self.positions.shape)
         if [len(shape) for shape in shapes] != [2, 1, 2] or len({shape[0] for shape in shapes}) > 1:
             raise ValueError(f"Batch: expected items (B, T), lengths (B,) and positions (B, Q), got {shapes}.")
+        devices = {str(tensor.device) for tensor in (self.items, self.lengths, self.positions)}
+        if len(devices) > 1:
+            raise ValueError(f"Batch: items, lengths and positions must be on one device, got {sorted(devices)}.")
+
+    def _check_numbers(self) -> None:
+        """Refuses what would read padding as items."""
         if bool((self.lengths > self.items.shape[1]).any()):
-            raise ValueError(f"Batch: a row of {shapes[0][1]} items cannot have {int(self.lengths.max())} of them.")
+            raise ValueError(
+                f"Batch: a row of {self.items.shape[1]} items cannot have {int(self.lengths.max())} of them."
+            )
         if bool((self.positions >= self.lengths[:, None]).any()):
             raise ValueError("Batch: a target lies behind the end of its row; positions must stay below lengths.")
         if bool((self.positions < -1).any()) or bool((self.items < 0).any()) or bool((self.lengths < 0).any()):
