@@ -46,6 +46,19 @@ def at_step(n: int, x: Tensor) -> Tensor:
     return torch.tensor(n, device=x.device).expand(x.shape[:2])
 
 
+def last_answer(denoise: Denoise, x: Tensor, n: int) -> Tensor:
+    """What a chain ends on: the denoiser's answer at its last step.
+
+    Raises:
+        TypeError: the denoiser's answer is not like its latents.
+    """
+    answer = denoise(x, at_step(n, x))
+    if not isinstance(answer, Tensor) or answer.shape != x.shape:
+        got = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+        raise TypeError(f"denoise must give clean latents like xn, {tuple(x.shape)}, got {got}.")
+    return answer
+
+
 def reverse_steps(num_timesteps: int, num_steps: int | None) -> list[int]:
     """The steps that a chain visits, N first and 1 last, evenly spread; all N of them when ``num_steps`` is None.
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffusers_rec.errors import check_float, check_int
 from diffusers_rec.randomness import Generators, randn
-from diffusers_rec.samplers.base import Denoise, Sampler, at_step, reverse_steps
+from diffusers_rec.samplers.base import Denoise, Sampler, at_step, last_answer, reverse_steps
 from diffusers_rec.schedules import NoiseSchedule
 
 
@@ -46,4 +46,4 @@ class DDIMSampler(Sampler, name="ddim"):
             x = signal * x0 + direction * schedule.noise_from_x0(x0, x, now)
             if self.eta:
                 x = x + variance.sqrt() * randn(x.shape, generator, device=x.device, dtype=noise.dtype)
-        return denoise(x.to(noise.dtype), at_step(steps[-1], x))
+        return last_answer(denoise, x.to(noise.dtype), steps[-1])

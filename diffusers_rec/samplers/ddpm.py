@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diffusers_rec.errors import check_choice, check_int
 from diffusers_rec.randomness import Generators, randn
-from diffusers_rec.samplers.base import Denoise, Sampler, at_step, reverse_steps
+from diffusers_rec.samplers.base import Denoise, Sampler, at_step, last_answer, reverse_steps
 from diffusers_rec.schedules import NoiseSchedule
 
 
@@ -38,4 +38,4 @@ class DDPMSampler(Sampler, name="ddpm"):
             if self.variance == "beta":
                 variance = schedule.reverse_variance(x, now, then)
             x = mean + variance.sqrt() * randn(x.shape, generator, device=x.device, dtype=x.dtype)
-        return denoise(x, at_step(steps[-1], x))
+        return last_answer(denoise, x, steps[-1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from diffusers_rec.randomness import Generators
-from diffusers_rec.samplers.base import Denoise, Sampler, at_step
+from diffusers_rec.samplers.base import Denoise, Sampler, last_answer
 from diffusers_rec.schedules import NoiseSchedule
 
 
@@ -13,4 +13,4 @@ class OneStepSampler(Sampler, name="one-step"):
     r""":math:`\hat x_0 = f_\theta(x_N, N)`. The paper's default, which averages the probabilities of ten such draws."""
 
     def sample(self, denoise: Denoise, schedule: NoiseSchedule, noise: Tensor, generator: Generators | None) -> Tensor:
-        return denoise(noise, at_step(schedule.num_timesteps, noise))
+        return last_answer(denoise, noise, schedule.num_timesteps)
