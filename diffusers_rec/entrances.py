@@ -82,14 +82,22 @@ def _guarded(function: Callable[P, T], unclear: tuple[type[Exception], ...]) -> 
             hints = {}
         return {name: _classes(hints.get(name)) or (object,) for name in names}
 
+    def check(given: Mapping[str, Any], classes: Mapping[str, tuple[type, ...]]) -> None:
+        for name, value in given.items():
+            if not isinstance(value, classes.get(name, object)) and value is not parameters[name].default:
+                raise wrong_class(f"{where}: {name}", value, classes[name])
+
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
         if torch.compiler.is_compiling():
             return function(*args, **kwargs)
         classes = expected()
-        for name, value in (*zip(names, args), *kwargs.items()):  # noqa: B905 - not all are given by position
-            if not isinstance(value, classes.get(name, object)) and value is not parameters[name].default:
-                raise wrong_class(f"{where}: {name}", value, classes[name])
+        for value, allowed in zip(args, classes.values()):  # noqa: B905 - not all are given by position
+            if not isinstance(value, allowed):
+                check(dict(zip(names, args, strict=False)), classes)
+        for name, value in kwargs.items():
+            if not isinstance(value, classes.get(name, object)):
+                check(kwargs, classes)
         try:
             return function(*args, **kwargs)
         except unclear as error:
