@@ -143,10 +143,11 @@ def _files_of_ours(folder: Path, files: Mapping[str, bytes]) -> dict[str, str]:
     config = folder / CONFIG_FILE
     ours: dict[str, str] = {}
     if config.is_file():
-        if not _written_here(config.read_bytes()):
+        found = config.read_bytes()
+        if not _written_here(found):
             raise ValueError(f"{config} belongs to something else and is not overwritten. Choose another folder.")
         with contextlib.suppress(ValueError):  # of a damaged one nothing is removed
-            content = _verified_config(config, config.read_bytes())
+            content = _verified_config(config, found)
             ours = {_name(content[part]): content[part]["sha256"] for part in ("weights", "items")}
     for name, data in files.items():
         path = folder / name
