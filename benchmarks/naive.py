@@ -18,7 +18,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from diffusers_rec import DiffRec, ImportanceTimestepSampler, Sequences, TransformerDenoiser
-from diffusers_rec.randomness import generators_from
+from diffusers_rec.core.randomness import generators_from
 
 
 class NaiveDSR(nn.Module):

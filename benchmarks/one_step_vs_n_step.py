@@ -25,7 +25,7 @@ from benchmarks.models import BACKBONES, add_model_options, trained, untrained
 from benchmarks.naive import NaiveDSR
 from diffusers_rec import DDPMSampler, OneStepSampler
 from diffusers_rec.evaluation import evaluate
-from diffusers_rec.ranking import top_k
+from diffusers_rec.recommenders.ranking import top_k
 
 CHAINS = (10, 50, 200, 1000)
 RANKING = 0  # stands among the numbers of steps for the ranking that follows them all

@@ -18,7 +18,7 @@ from benchmarks.data import BEAUTY_ITEMS, full_histories
 from benchmarks.harness import Results, Timing, argument_parser, compare, extrapolated, parse
 from benchmarks.models import BACKBONES, untrained
 from diffusers_rec import DiffRec
-from diffusers_rec.ranking import TopK, top_k
+from diffusers_rec.recommenders.ranking import TopK, top_k
 
 SEEDS = (1, 2, 5, 10, 20, 50, 100)
 QUICK_SEEDS = (1, 10)

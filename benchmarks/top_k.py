@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from benchmarks import plots
 from benchmarks.harness import Results, argument_parser, compare, parse
 from diffusers_rec import LinearHead
-from diffusers_rec.ranking import CHUNK_SCORES, top_k
+from diffusers_rec.recommenders.ranking import CHUNK_SCORES, top_k
 
 CATALOGUES = (1_000, 10_000, 100_000, 1_000_000)
 DIM, DRAWS, K = 64, 10, 10

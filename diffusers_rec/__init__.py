@@ -1,8 +1,9 @@
 """Composable diffusion models for sequential recommendation."""
 
-from diffusers_rec.cross_entropy import chunked_cross_entropy
+from diffusers_rec.core.registry import Component
 from diffusers_rec.data import (
     Batch,
+    History,
     Holdout,
     Interactions,
     Sequences,
@@ -18,29 +19,28 @@ from diffusers_rec.denoisers import (
     CausalTransformerDenoiser,
     ConditionalMLPDenoiser,
     Denoiser,
-    NoiselessDenoiser,
-    PosteriorDenoiser,
     TransformerDenoiser,
 )
-from diffusers_rec.embeddings import ItemEmbedding
-from diffusers_rec.ensemble import Ensemble
-from diffusers_rec.heads import CosineHead, ItemHead, LinearHead, TiedHead
-from diffusers_rec.memory import Memory, NoMemory, TransitionMemory
-from diffusers_rec.negatives import (
+from diffusers_rec.guidance import NoiselessDenoiser, PosteriorDenoiser
+from diffusers_rec.items.cross_entropy import chunked_cross_entropy
+from diffusers_rec.items.embeddings import ItemEmbedding
+from diffusers_rec.items.heads import CosineHead, ItemHead, LinearHead, TiedHead
+from diffusers_rec.items.negatives import (
     AllItems,
     InBatchNegatives,
     Negatives,
     PopularityNegatives,
     UniformNegatives,
 )
-from diffusers_rec.noising import LastK, NoisingStrategy, Questions, TargetOnly, WholeSequence
 from diffusers_rec.objectives import ContrastiveObjective, Objective, SimplifiedObjective
-from diffusers_rec.pipeline import DiffRec, Loss
-from diffusers_rec.recommender import Recommendations, Recommender
-from diffusers_rec.registry import Component
+from diffusers_rec.processes.noising import LastK, NoisingStrategy, Questions, TargetOnly, WholeSequence
+from diffusers_rec.processes.schedules import CosineSchedule, LinearSchedule, NoiseSchedule, SqrtSchedule
+from diffusers_rec.processes.timesteps import ImportanceTimestepSampler, TimestepSampler, UniformTimestepSampler
+from diffusers_rec.recommenders.base import Recommendations, Recommender
+from diffusers_rec.recommenders.diffrec import DiffRec, Loss
+from diffusers_rec.recommenders.ensemble import Ensemble
+from diffusers_rec.recommenders.memory import Memory, NoMemory, TransitionMemory
 from diffusers_rec.samplers import DDIMSampler, DDPMSampler, OneStepSampler, Sampler
-from diffusers_rec.schedules import CosineSchedule, LinearSchedule, NoiseSchedule, SqrtSchedule
-from diffusers_rec.timesteps import ImportanceTimestepSampler, TimestepSampler, UniformTimestepSampler
 from diffusers_rec.version import __version__
 
 __all__ = [
@@ -57,6 +57,7 @@ __all__ = [
     "Denoiser",
     "DiffRec",
     "Ensemble",
+    "History",
     "Holdout",
     "ImportanceTimestepSampler",
     "InBatchNegatives",

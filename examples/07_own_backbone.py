@@ -11,10 +11,10 @@ from _options import parse
 from torch import nn
 
 from diffusers_rec import Denoiser, DiffRec, SyntheticWorld
-from diffusers_rec.denoisers.blocks import StepEmbedding, real_positions
+from diffusers_rec.core.randomness import isolated_rng
 from diffusers_rec.evaluation import evaluate
+from diffusers_rec.nn.attention import StepEmbedding, real_positions
 from diffusers_rec.presets import best
-from diffusers_rec.randomness import isolated_rng
 from diffusers_rec.testing import check_denoiser
 from diffusers_rec.training import TrainingConfig, train
 

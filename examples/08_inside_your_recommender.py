@@ -20,8 +20,8 @@ from diffusers_rec import (
     SyntheticWorld,
 )
 from diffusers_rec.data import pad
-from diffusers_rec.denoisers.blocks import StepEmbedding
 from diffusers_rec.evaluation import ranking_metrics
+from diffusers_rec.nn.attention import StepEmbedding
 
 options = parse(__doc__)
 num_timesteps, dim = 1000, 32

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from diffusers_rec import registry
+from diffusers_rec.core import registry
 
 torch.set_num_threads(1)  # the tests' tensors are small: threads would cost more than they bring
 settings.register_profile("diffusers_rec", deadline=None, derandomize=True)

@@ -9,18 +9,18 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from diffusers_rec.core.randomness import isolated_rng, randn
 from diffusers_rec.denoisers import Denoiser
-from diffusers_rec.denoisers.blocks import step_embedding
-from diffusers_rec.embeddings import ItemEmbedding
-from diffusers_rec.heads import LinearHead, TiedHead
-from diffusers_rec.memory import Recalled, TransitionMemory
-from diffusers_rec.negatives import NegativeSample, UniformNegatives
-from diffusers_rec.noising import Questions, TargetOnly
+from diffusers_rec.items.embeddings import ItemEmbedding
+from diffusers_rec.items.heads import LinearHead, TiedHead
+from diffusers_rec.items.negatives import NegativeSample, UniformNegatives
+from diffusers_rec.nn.attention import step_embedding
 from diffusers_rec.objectives import SimplifiedObjective, Terms
-from diffusers_rec.randomness import isolated_rng, randn
+from diffusers_rec.processes.noising import Questions, TargetOnly
+from diffusers_rec.processes.schedules import NoiseSchedule, SqrtSchedule
+from diffusers_rec.processes.timesteps import ImportanceTimestepSampler, UniformTimestepSampler
+from diffusers_rec.recommenders.memory import Recalled, TransitionMemory
 from diffusers_rec.samplers import DDPMSampler, OneStepSampler, Sampler
-from diffusers_rec.schedules import NoiseSchedule, SqrtSchedule
-from diffusers_rec.timesteps import ImportanceTimestepSampler, UniformTimestepSampler
 
 
 class Blend(Denoiser):

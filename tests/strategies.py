@@ -8,18 +8,18 @@ from hypothesis import strategies as st
 
 import diffusers_rec  # noqa: F401 - signs every component in
 from diffusers_rec.denoisers import Denoiser
-from diffusers_rec.embeddings import ItemEmbedding
-from diffusers_rec.heads import ItemHead, LinearHead
-from diffusers_rec.memory import Memory
-from diffusers_rec.negatives import Negatives
-from diffusers_rec.noising import NoisingStrategy
+from diffusers_rec.items.embeddings import ItemEmbedding
+from diffusers_rec.items.heads import ItemHead, LinearHead
+from diffusers_rec.items.negatives import Negatives
 from diffusers_rec.objectives import Objective
+from diffusers_rec.processes.noising import NoisingStrategy
+from diffusers_rec.processes.schedules import NoiseSchedule, SqrtSchedule
+from diffusers_rec.processes.timesteps import TimestepSampler
+from diffusers_rec.recommenders.memory import Memory
 from diffusers_rec.samplers import Sampler
-from diffusers_rec.schedules import NoiseSchedule, SqrtSchedule
 from diffusers_rec.testing.contract import SIZES
 from diffusers_rec.testing.every_kind import changed_settings
 from diffusers_rec.testing.inputs import DTYPES, gaussian, learned, seeded  # noqa: F401 - every test has them from here
-from diffusers_rec.timesteps import TimestepSampler
 
 FAMILIES = [
     NoiseSchedule,

@@ -46,7 +46,7 @@ from diffusers_rec.data import pad
 from diffusers_rec.evaluation import evaluate
 from diffusers_rec.evaluation.audit import landing
 from diffusers_rec.presets import best, control, paper
-from diffusers_rec.ranking import top_k
+from diffusers_rec.recommenders.ranking import top_k
 
 ROOT = Path(__file__).parents[1]
 

@@ -11,7 +11,7 @@ from unittest import mock
 import pytest
 
 from diffusers_rec import DiffRec, read_interactions
-from diffusers_rec.cli import run
+from diffusers_rec.cli.main import run
 
 
 def rows(log):

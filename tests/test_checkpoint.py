@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusers_rec import Denoiser, DiffRec, ItemHead
-from diffusers_rec.checkpoint import CONFIG_FILE, FORMAT_VERSION, write_checkpoint
-from diffusers_rec.files import folder_lock
+from diffusers_rec.core.checkpoint import CONFIG_FILE, FORMAT_VERSION, write_checkpoint
+from diffusers_rec.core.files import folder_lock
 
 ITEMS = [f"i{v}" for v in range(24)]
 
@@ -322,7 +322,7 @@ def test_an_error_in_any_step_of_any_file_changes_nothing(step, nth, target, mon
         return original(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"diffusers_rec.files.{step}", failing)
+        patch.setattr(f"diffusers_rec.core.files.{step}", failing)
         with pytest.raises(OSError, match=r"written \(No space left.*Free space on that disk\); nothing was changed"):
             build(items=range(24), seed=1).save_pretrained(target)
 
@@ -332,7 +332,7 @@ def test_an_interrupt_changes_nothing(target, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("diffusers_rec.files.os.replace", interrupt)
+        patch.setattr("diffusers_rec.core.files.os.replace", interrupt)
         with pytest.raises(KeyboardInterrupt):
             small(1).save_pretrained(target)
 
@@ -349,7 +349,7 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_file_changes_nothing(target):
     """A limit on the size of files, in a process of its own, stands for the full disk."""
     script = f"""
 import resource, torch
-from diffusers_rec.checkpoint import write_checkpoint
+from diffusers_rec.core.checkpoint import write_checkpoint
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 for weights, items in ((100_000, 10), (10, 100_000)):
     try:
@@ -373,7 +373,7 @@ def test_an_interrupt_after_the_last_rename_leaves_the_new_checkpoint_whole(tmp_
         if Path(target).name == "config.json":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("diffusers_rec.files.os.replace", then_interrupt)
+    monkeypatch.setattr("diffusers_rec.core.files.os.replace", then_interrupt)
     with pytest.raises(KeyboardInterrupt):
         other.save_pretrained(tmp_path / "m")
     assert torch.equal(DiffRec.from_pretrained(tmp_path / "m").embedding.weight, other.embedding.weight)
@@ -422,7 +422,7 @@ def test_two_writers_and_a_reader_see_whole_models(tmp_path):
 
 
 def test_a_folder_that_is_locked_is_refused_with_a_word(tmp_path, monkeypatch):
-    monkeypatch.setattr("diffusers_rec.checkpoint.WAIT", 0.1)
+    monkeypatch.setattr("diffusers_rec.core.checkpoint.WAIT", 0.1)
     small(0).save_pretrained(tmp_path)
     refused = []
 

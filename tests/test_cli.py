@@ -21,10 +21,10 @@ import torch
 import typer
 
 from diffusers_rec import DDIMSampler, DDPMSampler, DiffRec, Ensemble, SyntheticWorld, __version__, read_interactions
-from diffusers_rec.cli import AUDITED, app, run
+from diffusers_rec.cli.main import AUDITED, app, run
 from diffusers_rec.evaluation import audit, evaluate, evaluate_memory, evaluate_popularity
-from diffusers_rec.pipeline import PARTS
 from diffusers_rec.presets import best, control
+from diffusers_rec.recommenders.diffrec import PARTS
 from diffusers_rec.training import RECIPES, train
 
 SMALL = ("--dim", 16, "--max-length", 8, "--epochs", 2, "--cpu")
@@ -618,7 +618,7 @@ def test_a_folder_that_cannot_be_is_told_in_one_line(place, logs, tmp_path):
 
 def test_a_full_disk_is_the_machines_failure(logs, tmp_path):
     full = OSError(errno.ENOSPC, "No space left on device")
-    with mock.patch("diffusers_rec.files.os.fsync", side_effect=full):
+    with mock.patch("diffusers_rec.core.files.os.fsync", side_effect=full):
         code, out, err = diffrec("train", logs / "log.csv", "--out", tmp_path / "run", *SMALL, "-q")
     assert code == 1
     assert out == ""
@@ -626,7 +626,7 @@ def test_a_full_disk_is_the_machines_failure(logs, tmp_path):
 
 
 def test_an_interrupt_is_130(logs, tmp_path):
-    with mock.patch("diffusers_rec.cli.read_interactions", side_effect=KeyboardInterrupt):
+    with mock.patch("diffusers_rec.cli.main.read_interactions", side_effect=KeyboardInterrupt):
         code, out, err = diffrec("train", logs / "log.csv", "--out", tmp_path / "run", *SMALL)
     assert code == 130
     assert out == ""
@@ -642,7 +642,7 @@ def test_an_interrupt_is_130(logs, tmp_path):
     ],
 )
 def test_what_the_machine_cannot_hold_is_told_in_a_line(error, message, logs):
-    with mock.patch("diffusers_rec.cli.read_interactions", side_effect=error):
+    with mock.patch("diffusers_rec.cli.main.read_interactions", side_effect=error):
         code, out, err = diffrec("info", logs / "log.csv")
     assert (code, out) == (1, "")
     assert_one_clear_line(err.strip(), message)
@@ -713,7 +713,7 @@ def test_a_folder_that_vanishes_is_told_with_what_to_do(logs, tmp_path):
     def vanish(*_):
         shutil.rmtree(out)
 
-    with mock.patch("diffusers_rec.cli._print_epoch", side_effect=vanish):
+    with mock.patch("diffusers_rec.cli.main._print_epoch", side_effect=vanish):
         code, _, err = diffrec("train", logs / "log.csv", "--out", out, *SMALL)
     assert code == 1
     assert re.search(rf"diffrec: .*{out}.* could not be written .*The folder has vanished; make it anew", err)
@@ -737,7 +737,7 @@ def test_recommend_drops_unknown_ids_and_answers_empty_histories_on_request(mode
 
 def test_a_bug_keeps_its_traceback(logs):
     with (
-        mock.patch("diffusers_rec.cli.read_interactions", side_effect=ZeroDivisionError),
+        mock.patch("diffusers_rec.cli.main.read_interactions", side_effect=ZeroDivisionError),
         pytest.raises(ZeroDivisionError),
     ):
         diffrec("info", logs / "log.csv")

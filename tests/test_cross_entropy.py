@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusers_rec import chunked_cross_entropy
-from diffusers_rec.cross_entropy import CHUNK_SCORES
+from diffusers_rec.items.cross_entropy import CHUNK_SCORES
 
 
 def case(targets, items, use_bias=True, dtype=torch.float64):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from strategies import WAIVED, built, gaussian, seeds
 
 from diffusers_rec.denoisers import Denoiser
-from diffusers_rec.denoisers.blocks import check_architecture
+from diffusers_rec.nn.attention import check_architecture
 from diffusers_rec.testing import check_denoiser
 from diffusers_rec.testing.asked import ask
 from diffusers_rec.testing.contract import Maker

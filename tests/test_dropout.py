@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import DTYPES, gaussian, seeds
 
-from diffusers_rec.denoisers.dropout import Dropout, dropout
-from diffusers_rec.randomness import isolated_rng
+from diffusers_rec.core.randomness import isolated_rng
+from diffusers_rec.nn.dropout import Dropout, dropout
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])

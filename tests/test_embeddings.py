@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import built, over, seeds
 
-from diffusers_rec.denoisers.blocks import step_embedding
-from diffusers_rec.embeddings import ItemEmbedding
+from diffusers_rec.items.embeddings import ItemEmbedding
+from diffusers_rec.nn.attention import step_embedding
 from diffusers_rec.testing.embeddings import CLAUSES
 
 tables = st.builds(

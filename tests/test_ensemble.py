@@ -7,7 +7,7 @@ import torch
 
 from diffusers_rec import DiffRec, Ensemble, NoMemory, SyntheticWorld, TransitionMemory
 from diffusers_rec.evaluation import evaluate
-from diffusers_rec.ranking import target_ranks, top_k
+from diffusers_rec.recommenders.ranking import target_ranks, top_k
 
 ITEMS = list("abcdefghij")
 HISTORIES = [["a", "b", "c"], ["d"], ["e", "a"]]

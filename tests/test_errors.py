@@ -20,9 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import diffusers_rec
-from diffusers_rec import LinearHead, entrances
-from diffusers_rec.entrances import checked, explained
-from diffusers_rec.errors import (
+from diffusers_rec import LinearHead
+from diffusers_rec.core import entrances
+from diffusers_rec.core.entrances import checked, explained
+from diffusers_rec.core.errors import (
     check_bool,
     check_choice,
     check_class,

@@ -24,8 +24,8 @@ from diffusers_rec.evaluation import (
     ndcg,
     ranking_metrics,
 )
-from diffusers_rec.memory import NoMemory
-from diffusers_rec.ranking import UNRANKED, count_ranks
+from diffusers_rec.recommenders.memory import NoMemory
+from diffusers_rec.recommenders.ranking import UNRANKED, count_ranks
 from diffusers_rec.training import TrainingConfig, train
 
 KS = (1, 5, 10, 20)
@@ -164,7 +164,7 @@ def test_evaluate_is_a_dense_ranking(batch_size):
 
 def test_evaluate_in_chunks_of_items(monkeypatch):
     """Also where users and items together do not fit into one chunk."""
-    monkeypatch.setattr("diffusers_rec.ranking.target_ranks.__kwdefaults__", {"chunk_scores": 64})
+    monkeypatch.setattr("diffusers_rec.recommenders.ranking.target_ranks.__kwdefaults__", {"chunk_scores": 64})
     report = evaluate(model(), SPLIT.test, ks=KS, batch_size=5)
     assert_report(report, reference_report(dense(SPLIT.test), SPLIT.test))
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import built, gaussian, learned, over, seeds
 
-from diffusers_rec.embeddings import ItemEmbedding
-from diffusers_rec.heads import CosineHead, ItemHead, LinearHead, TiedHead
+from diffusers_rec.items.embeddings import ItemEmbedding
+from diffusers_rec.items.heads import CosineHead, ItemHead, LinearHead, TiedHead
 from diffusers_rec.testing.heads import CLAUSES
 
 ITEMS, WIDTH = 7, 8

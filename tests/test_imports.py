@@ -15,18 +15,20 @@ import diffusers_rec
 
 ROOT = Path(diffusers_rec.__file__).parent
 FLOORS = [
-    {"errors", "version"},
-    {"registry", "randomness", "progress", "files", "entrances"},
+    {"version"},
+    {"core"},
     {"data"},
-    {"schedules", "noising", "timesteps", "embeddings", "cross_entropy", "negatives", "memory", "heads", "denoisers"},
-    {"samplers", "objectives", "choice", "ranking", "requests", "checkpoint", "blueprint", "serving"},
-    {"sealed", "recommender", "pretrained"},
-    {"pipeline"},
-    {"presets", "evaluation", "ensemble"},
+    {"processes"},
+    {"nn"},
+    {"items"},
+    {"denoisers"},
+    {"guidance", "samplers", "objectives"},
+    {"recommenders"},
+    {"presets", "evaluation"},
     {"training"},
     {""},  # the public face
     {"integrations", "testing"},
-    {"terminal", "cli", "__main__"},
+    {"cli", "__main__"},
 ]
 DEPENDENCIES = ["torch", "numpy", "einops", "safetensors.torch", "filelock"]
 

@@ -9,10 +9,10 @@ from safetensors.torch import save
 from strategies import built, gaussian, learned
 
 from diffusers_rec import DiffRec
-from diffusers_rec.embeddings import ItemEmbedding
-from diffusers_rec.heads import ItemHead, LinearHead
 from diffusers_rec.integrations.faiss import SETTINGS, ItemIndex
-from diffusers_rec.ranking import top_k
+from diffusers_rec.items.embeddings import ItemEmbedding
+from diffusers_rec.items.heads import ItemHead, LinearHead
+from diffusers_rec.recommenders.ranking import top_k
 
 pytest.importorskip("faiss")
 

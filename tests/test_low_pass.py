@@ -7,7 +7,7 @@ import torch
 from strategies import gaussian
 
 from diffusers_rec.denoisers import ConditionalMLPDenoiser
-from diffusers_rec.denoisers.low_pass import LowPass
+from diffusers_rec.nn.low_pass import LowPass
 from diffusers_rec.testing import check_denoiser
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from diffusers_rec import DiffRec, Interactions, SyntheticWorld
 from diffusers_rec.data.batching import pad
 from diffusers_rec.evaluation import evaluate
-from diffusers_rec.memory import Memory, NoMemory, Recalled, TransitionMemory
 from diffusers_rec.presets import control
+from diffusers_rec.recommenders.memory import Memory, NoMemory, Recalled, TransitionMemory
 from diffusers_rec.training import TrainingConfig, train
 
 histories_strategy = st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=7), min_size=1, max_size=5)

@@ -10,7 +10,7 @@ from strategies import gaussian, over, seeded, seeds
 
 from diffusers_rec.data import TrainingBatches
 from diffusers_rec.data.synthetic import SyntheticWorld
-from diffusers_rec.negatives import (
+from diffusers_rec.items.negatives import (
     AllItems,
     InBatchNegatives,
     Negatives,
@@ -19,7 +19,7 @@ from diffusers_rec.negatives import (
     UniformNegatives,
     sampled_cross_entropy,
 )
-from diffusers_rec.pipeline import DiffRec
+from diffusers_rec.recommenders.diffrec import DiffRec
 from diffusers_rec.testing.negatives import CLAUSES, training_targets
 from diffusers_rec.testing.negatives import COUNTS as COUNTS_OF_TRAINING
 from diffusers_rec.testing.negatives import fitted as fit

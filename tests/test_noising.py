@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import gaussian, over, schedules, seeded
 
-from diffusers_rec.noising import LastK, NoisingStrategy, TargetOnly, WholeSequence
+from diffusers_rec.processes.noising import LastK, NoisingStrategy, TargetOnly, WholeSequence
 from diffusers_rec.testing.noising import CLAUSES, LONGEST, asked, each
 
 

@@ -171,7 +171,7 @@ def fix_draws(monkeypatch, model, timesteps, noise):
         return drawn, 1 + drawn / N
 
     monkeypatch.setattr(model.timesteps, "sample", sample)
-    monkeypatch.setattr("diffusers_rec.pipeline.randn", lambda shape, *_, **__: noise[:, :, : shape[2]])
+    monkeypatch.setattr("diffusers_rec.recommenders.diffrec.randn", lambda shape, *_, **__: noise[:, :, : shape[2]])
 
 
 @pytest.mark.parametrize("recommend_from", ["sampled", "start"])

@@ -9,7 +9,7 @@ import torch
 from scipy.stats import chisquare
 
 from diffusers_rec import DDPMSampler, DiffRec
-from diffusers_rec.denoisers import posterior_mean
+from diffusers_rec.guidance import posterior_mean
 
 V, D, N = 30, 16, 100
 CONFIG = {

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from diffusers_rec import DDIMSampler, DiffRec, Objective, SyntheticWorld, TrainingBatches
-from diffusers_rec.denoisers.dropout import Dropout
+from diffusers_rec.nn.dropout import Dropout
 from diffusers_rec.presets import PRESETS, control, paper
 from diffusers_rec.training import RECIPES, TrainingConfig, train
 

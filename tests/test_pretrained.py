@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from diffusers_rec import DiffRec, Ensemble, NoiselessDenoiser, SyntheticWorld, TrainingBatches
-from diffusers_rec.checkpoint import write_checkpoint
+from diffusers_rec.core.checkpoint import write_checkpoint
 from diffusers_rec.denoisers import ConditionalMLPDenoiser
-from diffusers_rec.embeddings import ItemEmbedding
+from diffusers_rec.items.embeddings import ItemEmbedding
 from diffusers_rec.presets import control
 from diffusers_rec.training import TrainingConfig, train
 
@@ -122,7 +122,7 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(name, value, t
     with pytest.raises(ValueError, match=f"{name} holds values that are not finite"):
         model.save_pretrained(tmp_path / "m")
     assert not (tmp_path / "m").exists()
-    monkeypatch.setattr("diffusers_rec.checkpoint.refuse_nonfinite", lambda *_: None)
+    monkeypatch.setattr("diffusers_rec.core.checkpoint.refuse_nonfinite", lambda *_: None)
     model.save_pretrained(tmp_path / "m")
     with pytest.raises(ValueError, match=f"config.json holds no model.*{name} holds values that are not finite"):
         DiffRec.from_pretrained(tmp_path / "m")

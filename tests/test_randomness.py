@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import DTYPES, seeded, seeds
 
-from diffusers_rec.embeddings import ItemEmbedding
-from diffusers_rec.randomness import generators_from, isolated_rng, randn, stream_seed
+from diffusers_rec.core.randomness import generators_from, isolated_rng, randn, stream_seed
+from diffusers_rec.items.embeddings import ItemEmbedding
 
 CPU = torch.device("cpu")
 

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import built, gaussian, learned, seeds
 
-from diffusers_rec.embeddings import ItemEmbedding
-from diffusers_rec.heads import ItemHead, LinearHead
-from diffusers_rec.memory import Recalled
-from diffusers_rec.ranking import UNRANKED, count_ranks, mean_over_draws, score_chunks, target_ranks, top_k
+from diffusers_rec.items.embeddings import ItemEmbedding
+from diffusers_rec.items.heads import ItemHead, LinearHead
+from diffusers_rec.recommenders.memory import Recalled
+from diffusers_rec.recommenders.ranking import UNRANKED, count_ranks, mean_over_draws, score_chunks, target_ranks, top_k
 
 WIDTH = 4
 

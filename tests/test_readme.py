@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_rec.pipeline import PARTS
+from diffusers_rec.recommenders.diffrec import PARTS
 
 README = Path(__file__).parents[1] / "README.md"
 

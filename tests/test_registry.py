@@ -8,11 +8,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from strategies import EVERY_COMPONENT, FAMILIES, built, settings_of
 
-from diffusers_rec import registry
+from diffusers_rec.core import registry
+from diffusers_rec.core.registry import Component
 from diffusers_rec.denoisers import Denoiser, TransformerDenoiser
-from diffusers_rec.heads import ItemHead, TiedHead
-from diffusers_rec.registry import Component
-from diffusers_rec.schedules import NoiseSchedule, SqrtSchedule
+from diffusers_rec.items.heads import ItemHead, TiedHead
+from diffusers_rec.processes.schedules import NoiseSchedule, SqrtSchedule
 from diffusers_rec.testing.component import SUITES
 from diffusers_rec.testing.every_kind import config_builds_its_equal
 
@@ -228,7 +228,7 @@ def test_a_component_that_would_lose_settings_is_refused():
 
 
 def test_a_name_belongs_to_one_module():
-    with pytest.raises(ValueError, match=r"'sqrt' is taken by diffusers_rec\.schedules\.SqrtSchedule"):
+    with pytest.raises(ValueError, match=r"'sqrt' is taken by diffusers_rec\.processes\.schedules\.SqrtSchedule"):
         type("SqrtSchedule", (NoiseSchedule,), {"__module__": "elsewhere", "__qualname__": "SqrtSchedule"}, name="sqrt")
 
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import gaussian, over, schedules, seeded, seeds
 
+from diffusers_rec.processes.schedules import NoiseSchedule
 from diffusers_rec.samplers import DDIMSampler, DDPMSampler, OneStepSampler, Sampler
-from diffusers_rec.schedules import NoiseSchedule
 from diffusers_rec.testing.samplers import (
     CLAUSES,
     a_chain_over_every_step_lands_on_gaussian_data,

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import gaussian, over, schedules, seeded
 
-from diffusers_rec.schedules import CosineSchedule, LinearSchedule, NoiseSchedule, SqrtSchedule
+from diffusers_rec.processes.schedules import CosineSchedule, LinearSchedule, NoiseSchedule, SqrtSchedule
 from diffusers_rec.testing.schedules import CLAUSES, every_step
 
 

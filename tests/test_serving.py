@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from diffusers_rec import DiffRec, Ensemble, ItemEmbedding
-from diffusers_rec.serving import in_evaluation_mode
+from diffusers_rec.recommenders.serving import in_evaluation_mode
 
 ITEMS = [f"i{v}" for v in range(30)]
 DENOISERS = [

@@ -15,20 +15,20 @@ from planted import PLANTED, Blend
 from strategies import EVERY_COMPONENT, FAMILIES, WAIVED
 
 from diffusers_rec import testing
+from diffusers_rec.core.registry import Component
 from diffusers_rec.denoisers import CausalTransformerDenoiser
-from diffusers_rec.embeddings import ItemEmbedding
-from diffusers_rec.heads import TiedHead
-from diffusers_rec.memory import TransitionMemory
-from diffusers_rec.negatives import UniformNegatives
-from diffusers_rec.noising import LastK
+from diffusers_rec.items.embeddings import ItemEmbedding
+from diffusers_rec.items.heads import TiedHead
+from diffusers_rec.items.negatives import UniformNegatives
 from diffusers_rec.objectives import SimplifiedObjective
-from diffusers_rec.registry import Component
+from diffusers_rec.processes.noising import LastK
+from diffusers_rec.processes.schedules import SqrtSchedule
+from diffusers_rec.processes.timesteps import ImportanceTimestepSampler
+from diffusers_rec.recommenders.memory import TransitionMemory
 from diffusers_rec.samplers import DDPMSampler
-from diffusers_rec.schedules import SqrtSchedule
 from diffusers_rec.testing import ContractError, check_component, check_denoiser, check_sampler, check_schedule
 from diffusers_rec.testing.component import SUITES
 from diffusers_rec.testing.every_kind import CLAUSES
-from diffusers_rec.timesteps import ImportanceTimestepSampler
 
 pytestmark = pytest.mark.usefixtures("fresh_registry")
 

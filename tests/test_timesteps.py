@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import over, seeded, timestep_samplers
 
+from diffusers_rec.processes.timesteps import ImportanceTimestepSampler, TimestepSampler, UniformTimestepSampler
 from diffusers_rec.testing.timesteps import CLAUSES
-from diffusers_rec.timesteps import ImportanceTimestepSampler, TimestepSampler, UniformTimestepSampler
 
 losses = st.floats(0, 10, allow_subnormal=False)
 

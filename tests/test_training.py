@@ -31,9 +31,9 @@ from diffusers_rec import (
     SyntheticWorld,
     Vocabulary,
 )
-from diffusers_rec.checkpoint import CONFIG_FILE
+from diffusers_rec.core.checkpoint import CONFIG_FILE
+from diffusers_rec.core.verified import read_verified, write_verified
 from diffusers_rec.evaluation import evaluate
-from diffusers_rec.sealed import read_sealed, write_sealed
 from diffusers_rec.training import TrainingConfig, loop, train
 from diffusers_rec.training.keeping import LOG_FILE
 from diffusers_rec.training.state import STATE_FILE
@@ -478,7 +478,7 @@ def test_a_second_run_in_the_folder_is_refused_and_harms_nothing(tmp_path, monke
 @pytest.mark.parametrize("change", ["epoch", "history", "record", "best", "text", "nothing"])
 def test_a_state_whose_numbers_do_not_fit_is_refused(change, tmp_path):
     fit(tmp_path, epochs=1)
-    metadata, tensors = read_sealed(tmp_path / STATE_FILE)
+    metadata, tensors = read_verified(tmp_path / STATE_FILE)
     progress = json.loads(metadata["progress"])
     changed = {
         "epoch": progress | {"epoch": 7},
@@ -488,7 +488,7 @@ def test_a_state_whose_numbers_do_not_fit_is_refused(change, tmp_path):
         "text": "text",
         "nothing": {},
     }[change]
-    write_sealed(tmp_path / STATE_FILE, {**metadata, "progress": json.dumps(changed)}, tensors)
+    write_verified(tmp_path / STATE_FILE, {**metadata, "progress": json.dumps(changed)}, tensors)
     with pytest.raises(ValueError, match=f"{STATE_FILE} cannot be used .* Delete the folder"):
         fit(tmp_path, epochs=1)
 
@@ -508,12 +508,12 @@ def test_a_state_whose_numbers_do_not_fit_is_refused(change, tmp_path):
 )
 def test_a_state_whose_tensors_do_not_fit_is_refused(name, change, tmp_path):
     fit(tmp_path, epochs=1)
-    metadata, tensors = read_sealed(tmp_path / STATE_FILE)
+    metadata, tensors = read_verified(tmp_path / STATE_FILE)
     if change is None:
         del tensors[name]
     else:
         tensors[name] = change(tensors.get(name))
-    write_sealed(tmp_path / STATE_FILE, metadata, tensors)
+    write_verified(tmp_path / STATE_FILE, metadata, tensors)
     with pytest.raises(ValueError, match=f"{STATE_FILE} cannot be used .* Delete the folder"):
         fit(tmp_path, epochs=1)
 

@@ -29,7 +29,7 @@ from diffusers_rec import DiffRec, Holdout, ItemHead, Sampler
 from diffusers_rec.data import pad
 from diffusers_rec.evaluation import Report, ranking_metrics
 from diffusers_rec.evaluation.full_ranking import user_chunks
-from diffusers_rec.ranking import count_ranks, score_chunks
+from diffusers_rec.recommenders.ranking import count_ranks, score_chunks
 
 DEFAULT = 10
 """Seeds in the paper, Sec. 4.5.2."""

@@ -31,10 +31,10 @@ from diffusers_rec import (
     TrainingBatches,
     Vocabulary,
 )
+from diffusers_rec.core.files import write_atomically
 from diffusers_rec.evaluation import Report, evaluate
-from diffusers_rec.files import write_atomically
-from diffusers_rec.pipeline import PARTS
 from diffusers_rec.presets import best, paper
+from diffusers_rec.recommenders.diffrec import PARTS
 from diffusers_rec.training import RECIPES, TrainingConfig, train
 from diffusers_rec.training.state import STATE_FILE, fingerprint
 

@@ -1,6 +1,7 @@
 """Data: interactions in, sequences and batches out."""
 
 from diffusers_rec.data.batching import Batch, TrainingBatches, pad
+from diffusers_rec.data.history import History
 from diffusers_rec.data.interactions import Interactions
 from diffusers_rec.data.readers import from_frame, read_interactions
 from diffusers_rec.data.sequences import Holdout, Sequences, Split
@@ -10,6 +11,7 @@ from diffusers_rec.data.vocabulary import Vocabulary
 
 __all__ = [
     "Batch",
+    "History",
     "Holdout",
     "Interactions",
     "Sequences",

@@ -22,10 +22,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from diffusers_rec.core.entrances import explained, guarded
+from diffusers_rec.core.errors import check_int
 from diffusers_rec.data.sequences import Sequences, check_history, places_within
 from diffusers_rec.data.vocabulary import IndexArray
-from diffusers_rec.entrances import explained, guarded
-from diffusers_rec.errors import check_int
 
 Examples = Literal["every-prefix", "last-target", "all-positions"]
 

@@ -9,12 +9,12 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from diffusers_rec.core.entrances import guarded
+from diffusers_rec.core.errors import check_int
 from diffusers_rec.data.sequences import Sequences, check_indices
 from diffusers_rec.data.statistics import Statistics
 from diffusers_rec.data.times import TimeArray, as_times
 from diffusers_rec.data.vocabulary import IndexArray, Vocabulary, factorize
-from diffusers_rec.entrances import guarded
-from diffusers_rec.errors import check_int
 
 
 @guarded

@@ -25,11 +25,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from diffusers_rec.core.entrances import explained
+from diffusers_rec.core.errors import check_path
 from diffusers_rec.data.interactions import Interactions
 from diffusers_rec.data.text import TextLog, lines, table
 from diffusers_rec.data.times import as_times
-from diffusers_rec.entrances import explained
-from diffusers_rec.errors import check_path
 
 Format = Literal["auto", "csv", "tsv", "parquet", "movielens", "sequences"]
 

@@ -12,10 +12,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
+from diffusers_rec.core.entrances import guarded
+from diffusers_rec.core.errors import check_choice, check_int, shown
 from diffusers_rec.data.statistics import Statistics
 from diffusers_rec.data.vocabulary import IndexArray, Vocabulary
-from diffusers_rec.entrances import guarded
-from diffusers_rec.errors import check_choice, check_int, shown
 
 Short = Literal["error", "drop", "train"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from diffusers_rec.errors import check_int
+from diffusers_rec.core.errors import check_int
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from diffusers_rec.core.entrances import guarded
+from diffusers_rec.core.errors import check_int
 from diffusers_rec.data.interactions import Interactions
 from diffusers_rec.data.sequences import Holdout, check_history, places_within
 from diffusers_rec.data.vocabulary import IndexArray, Vocabulary
-from diffusers_rec.entrances import guarded
-from diffusers_rec.errors import check_int
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from diffusers_rec.entrances import guarded
-from diffusers_rec.errors import shown
+from diffusers_rec.core.entrances import guarded
+from diffusers_rec.core.errors import shown
 
 IndexArray = npt.NDArray[np.int64]
 

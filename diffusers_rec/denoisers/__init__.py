@@ -1,18 +1,8 @@
-"""Denoisers: one backbone a file, all answering by the contract in :mod:`diffusers_rec.denoisers.base`."""
+"""Denoisers: one backbone a file, all after the contract in :mod:`diffusers_rec.denoisers.base`."""
 
 from diffusers_rec.denoisers.base import Denoiser
 from diffusers_rec.denoisers.causal_transformer import CausalTransformerDenoiser
 from diffusers_rec.denoisers.conditional_mlp import ConditionalMLPDenoiser
-from diffusers_rec.denoisers.noiseless import NoiselessDenoiser
-from diffusers_rec.denoisers.posterior import PosteriorDenoiser, posterior_mean
 from diffusers_rec.denoisers.transformer import TransformerDenoiser
 
-__all__ = [
-    "CausalTransformerDenoiser",
-    "ConditionalMLPDenoiser",
-    "Denoiser",
-    "NoiselessDenoiser",
-    "PosteriorDenoiser",
-    "TransformerDenoiser",
-    "posterior_mean",
-]
+__all__ = ["CausalTransformerDenoiser", "ConditionalMLPDenoiser", "Denoiser", "TransformerDenoiser"]

@@ -19,8 +19,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diffusers_rec.errors import check_int
-from diffusers_rec.registry import Component
+from diffusers_rec.core.errors import check_int
+from diffusers_rec.core.registry import Component
 
 
 def check_shapes(xn: Tensor, timesteps: Tensor, visible: Tensor, count: Tensor | None) -> None:

@@ -15,8 +15,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from diffusers_rec.core.randomness import isolated_rng
 from diffusers_rec.denoisers.base import Denoiser, check_shapes
-from diffusers_rec.denoisers.blocks import (
+from diffusers_rec.nn.attention import (
     CausalEncoder,
     StepEmbedding,
     TransformerBlock,
@@ -26,8 +27,7 @@ from diffusers_rec.denoisers.blocks import (
     real_positions,
     same_questions,
 )
-from diffusers_rec.denoisers.dropout import dropout
-from diffusers_rec.randomness import isolated_rng
+from diffusers_rec.nn.dropout import dropout
 
 
 @dataclass

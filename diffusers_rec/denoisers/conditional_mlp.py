@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diffusers_rec.core.errors import check_float, check_int
+from diffusers_rec.core.randomness import isolated_rng
 from diffusers_rec.denoisers.base import Denoiser, check_shapes
-from diffusers_rec.denoisers.blocks import (
+from diffusers_rec.nn.attention import (
     MAX_LAYERS,
     CausalEncoder,
     StepEmbedding,
@@ -23,9 +25,7 @@ from diffusers_rec.denoisers.blocks import (
     real_positions,
     same_questions,
 )
-from diffusers_rec.errors import check_float, check_int
-from diffusers_rec.randomness import isolated_rng
-from diffusers_rec.schedules import unexpanded
+from diffusers_rec.processes.schedules import unexpanded
 
 
 @dataclass
@@ -60,7 +60,7 @@ class ConditionalMLPDenoiser(Denoiser, name="conditional-mlp"):
         mlp_layers: residual layers of the perceptron.
         dropout: of the history encoder.
         low_pass: share of a causal low-pass filter in the encoder's attention, see
-            :class:`~diffusers_rec.denoisers.low_pass.LowPass`.
+            :class:`~diffusers_rec.nn.low_pass.LowPass`.
         seed: of the initial weights.
     """
 

@@ -15,11 +15,11 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from diffusers_rec.core.errors import check_bool, check_choice
+from diffusers_rec.core.randomness import isolated_rng
 from diffusers_rec.denoisers.base import Denoiser, check_shapes
-from diffusers_rec.denoisers.blocks import TransformerBlock, check_architecture, last_visible, step_embedding
-from diffusers_rec.denoisers.dropout import Dropout
-from diffusers_rec.errors import check_bool, check_choice
-from diffusers_rec.randomness import isolated_rng
+from diffusers_rec.nn.attention import TransformerBlock, check_architecture, last_visible, step_embedding
+from diffusers_rec.nn.dropout import Dropout
 
 
 class _Context(NamedTuple):

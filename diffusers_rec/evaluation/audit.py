@@ -22,16 +22,16 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from diffusers_rec.core.entrances import explained
+from diffusers_rec.core.errors import check_bool, check_int
+from diffusers_rec.core.progress import progress_bar
+from diffusers_rec.core.randomness import Generators, generators_from, randn
 from diffusers_rec.data.batching import pad
 from diffusers_rec.data.sequences import Holdout
-from diffusers_rec.entrances import explained
-from diffusers_rec.errors import check_bool, check_int
 from diffusers_rec.evaluation.full_ranking import evaluate, user_chunks
-from diffusers_rec.pipeline import DiffRec
-from diffusers_rec.progress import progress_bar
-from diffusers_rec.randomness import Generators, generators_from, randn
+from diffusers_rec.processes.schedules import NoiseSchedule
+from diffusers_rec.recommenders.diffrec import DiffRec
 from diffusers_rec.samplers import DDPMSampler, Denoise, OneStepSampler, Sampler
-from diffusers_rec.schedules import NoiseSchedule
 
 Row = dict[str, Any]
 

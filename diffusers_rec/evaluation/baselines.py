@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusers_rec.core.entrances import explained
 from diffusers_rec.data.batching import pad
 from diffusers_rec.data.sequences import Holdout, Sequences
-from diffusers_rec.entrances import explained
 from diffusers_rec.evaluation.full_ranking import Report, user_chunks
 from diffusers_rec.evaluation.metrics import ranking_metrics
-from diffusers_rec.memory import Memory
-from diffusers_rec.ranking import count_ranks
+from diffusers_rec.recommenders.memory import Memory
+from diffusers_rec.recommenders.ranking import count_ranks
 
 USERS_AT_ONCE = 256
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from diffusers_rec.core.entrances import explained
+from diffusers_rec.core.errors import check_bool, check_int
+from diffusers_rec.core.progress import progress_bar
 from diffusers_rec.data.batching import pad
 from diffusers_rec.data.sequences import Holdout
 from diffusers_rec.data.vocabulary import IndexArray
-from diffusers_rec.entrances import explained
-from diffusers_rec.errors import check_bool, check_int
 from diffusers_rec.evaluation.metrics import ranking_metrics
-from diffusers_rec.progress import progress_bar
-from diffusers_rec.ranking import target_ranks
-from diffusers_rec.recommender import Recommender, SamplerChoice, Seeds
+from diffusers_rec.recommenders.base import Recommender, SamplerChoice, Seeds
+from diffusers_rec.recommenders.ranking import target_ranks
 
 
 @dataclass(frozen=True)

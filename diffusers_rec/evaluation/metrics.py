@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from diffusers_rec.entrances import explained
-from diffusers_rec.errors import check_int, shown
+from diffusers_rec.core.entrances import explained
+from diffusers_rec.core.errors import check_int, shown
 
 
 @explained

@@ -8,8 +8,8 @@ distance by one more dimension, Bachrach et al. 2014, lets a few long keys set t
 drowns the others.)
 
 The neighbours of all S draws together, the candidates C, are then scored by the head itself as in
-:mod:`diffusers_rec.ranking`, but for the normalisers, which are estimated (Rastogi and Van Durme 2015): the candidates
-exactly, the other items from a fixed uniform sample T of the catalogue,
+:mod:`diffusers_rec.recommenders.ranking`, but for the normalisers, which are estimated (Rastogi and Van Durme 2015):
+the candidates exactly, the other items from a fixed uniform sample T of the catalogue,
 
 .. math:: Z_s = \sum_{v \in C} e^{\ell_{s,v}}
     + \frac{V - |C|}{|T \setminus C|} \sum_{v \in T \setminus C} e^{\ell_{s,v}}.
@@ -27,13 +27,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusers_rec import ranking
-from diffusers_rec.entrances import guarded
-from diffusers_rec.errors import check_bool, check_choice, check_int, check_path, require_extra
-from diffusers_rec.files import naming
-from diffusers_rec.heads import ItemHead
-from diffusers_rec.ranking import TopK, mean_over_draws
-from diffusers_rec.sealed import read_sealed, write_sealed
+from diffusers_rec.core.entrances import guarded
+from diffusers_rec.core.errors import check_bool, check_choice, check_int, check_path, require_extra
+from diffusers_rec.core.files import naming
+from diffusers_rec.core.verified import read_verified, write_verified
+from diffusers_rec.items.heads import ItemHead
+from diffusers_rec.recommenders import ranking
+from diffusers_rec.recommenders.ranking import TopK, mean_over_draws
 
 SETTINGS: dict[str, dict[str, int]] = {
     "hnsw": {"num_links": 32, "ef_construction": 100, "ef_search": 128},
@@ -118,7 +118,7 @@ class ItemIndex:
         data = require_extra("faiss", "faiss").serialize_index(self._index)
         tensors = {"index": torch.from_numpy(data), "marks": self._marks}
         metadata = {"kind": self.kind, "num_tail": str(self.num_tail), "seed": str(self.seed)}
-        write_sealed(check_path("path", path), metadata, tensors)
+        write_verified(check_path("path", path), metadata, tensors)
 
     @classmethod
     def load(cls, path: str | PathLike[str], head: ItemHead) -> ItemIndex:
@@ -140,7 +140,7 @@ class ItemIndex:
         index = cls.__new__(cls)
         file = check_path("path", path)
         with naming(file, "is no saved index, or is damaged"):
-            metadata, tensors = read_sealed(file)
+            metadata, tensors = read_verified(file)
             index._read(head, metadata["kind"], int(metadata["num_tail"]), int(metadata["seed"]))
             index._index = faiss.deserialize_index(tensors["index"].numpy())
             marks, shape = tensors["marks"], (index._index.ntotal, index._index.d - 1)
@@ -155,7 +155,7 @@ class ItemIndex:
     def top_k(
         self, latents: Tensor, k: int, *, excluded: Tensor | None = None, oversample: int = 4, verify: bool = True
     ) -> TopK:
-        """The k items of highest mean probability among those found; cf. :func:`diffusers_rec.ranking.top_k`.
+        """The k items of highest mean probability among those found.
 
         With one draw the order of what is found is exact. With several, each counts by the reciprocal of its estimated
         normaliser, so that items of nearly equal mean may change places: a larger ``num_tail`` mends this. An item that

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from diffusers_rec.randomness import Generators
-from diffusers_rec.registry import Component
-from diffusers_rec.schedules import NoiseSchedule
+from diffusers_rec.core.randomness import Generators
+from diffusers_rec.core.registry import Component
+from diffusers_rec.processes.schedules import NoiseSchedule
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """``(xn (B, Q, ..., D), timesteps (B, Q)) -> x0``, like ``xn``; everything else is bound beforehand."""

@@ -7,10 +7,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from diffusers_rec.errors import check_float, check_int
-from diffusers_rec.randomness import Generators, randn
+from diffusers_rec.core.errors import check_float, check_int
+from diffusers_rec.core.randomness import Generators, randn
+from diffusers_rec.processes.schedules import NoiseSchedule
 from diffusers_rec.samplers.base import Denoise, Sampler, at_step, last_answer, reverse_steps
-from diffusers_rec.schedules import NoiseSchedule
 
 
 class DDIMSampler(Sampler, name="ddim"):

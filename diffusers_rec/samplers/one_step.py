@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from diffusers_rec.randomness import Generators
+from diffusers_rec.core.randomness import Generators
+from diffusers_rec.processes.schedules import NoiseSchedule
 from diffusers_rec.samplers.base import Denoise, Sampler, last_answer
-from diffusers_rec.schedules import NoiseSchedule
 
 
 class OneStepSampler(Sampler, name="one-step"):

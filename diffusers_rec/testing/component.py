@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from diffusers_rec.registry import Component
+from diffusers_rec.core.registry import Component
 from diffusers_rec.testing.contract import Suite
 from diffusers_rec.testing.denoisers import SUITE as DENOISER
 from diffusers_rec.testing.embeddings import SUITE as EMBEDDING

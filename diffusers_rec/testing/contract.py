@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusers_rec.embeddings import ItemEmbedding
-from diffusers_rec.heads import LinearHead
-from diffusers_rec.registry import Component
-from diffusers_rec.schedules import SqrtSchedule
+from diffusers_rec.core.registry import Component
+from diffusers_rec.items.embeddings import ItemEmbedding
+from diffusers_rec.items.heads import LinearHead
+from diffusers_rec.processes.schedules import SqrtSchedule
 
 SIZES = {"num_items": 7, "dim": 8, "max_length": 9, "num_timesteps": 30}
 """What the pipeline would supply to a constructor that asks for it, small."""

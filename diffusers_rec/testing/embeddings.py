@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusers_rec.embeddings import ItemEmbedding
+from diffusers_rec.items.embeddings import ItemEmbedding
 from diffusers_rec.testing.contract import Case, Maker, Suite, expect, expect_all_learn, expect_close, expect_finite
 from diffusers_rec.testing.every_kind import check
 from diffusers_rec.testing.inputs import gaussian, strided

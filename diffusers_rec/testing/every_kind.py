@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diffusers_rec.registry import Component
+from diffusers_rec.core.registry import Component
 from diffusers_rec.testing.contract import SIZES, Case, Maker, Suite, expect, expect_equal, run
 from diffusers_rec.testing.inputs import global_state_from, global_states, learned, moved_states
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusers_rec.heads import ItemHead
-from diffusers_rec.negatives import NegativeSample
+from diffusers_rec.items.heads import ItemHead
+from diffusers_rec.items.negatives import NegativeSample
 from diffusers_rec.testing.contract import (
     Case,
     Maker,

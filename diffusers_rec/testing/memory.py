@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffusers_rec.data.sequences import Sequences
 from diffusers_rec.data.vocabulary import Vocabulary
-from diffusers_rec.memory import Memory
+from diffusers_rec.recommenders.memory import Memory
 from diffusers_rec.testing.contract import SIZES, Case, Maker, Suite, expect, expect_close, expect_equal, expect_finite
 from diffusers_rec.testing.every_kind import check
 from diffusers_rec.testing.inputs import strided

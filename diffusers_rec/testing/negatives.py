@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusers_rec.negatives import Negatives, NegativeSample
+from diffusers_rec.items.negatives import Negatives, NegativeSample
 from diffusers_rec.testing.contract import Case, Maker, Suite, expect, expect_equal, expect_finite
 from diffusers_rec.testing.every_kind import check
 from diffusers_rec.testing.inputs import global_state_from, seeded

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusers_rec.noising import NoisingStrategy, Questions
+from diffusers_rec.processes.noising import NoisingStrategy, Questions
 from diffusers_rec.testing.contract import Case, Maker, Suite, expect, expect_equal
 from diffusers_rec.testing.every_kind import check
 from diffusers_rec.testing.inputs import strided

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusers_rec.heads import LinearHead
+from diffusers_rec.items.heads import LinearHead
 from diffusers_rec.objectives import Objective, Terms
 from diffusers_rec.testing.contract import (
     SIZES,

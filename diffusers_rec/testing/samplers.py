@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusers_rec.randomness import generators_from
+from diffusers_rec.core.randomness import generators_from
+from diffusers_rec.processes.schedules import CosineSchedule, LinearSchedule, NoiseSchedule, SqrtSchedule
 from diffusers_rec.samplers import Sampler
-from diffusers_rec.schedules import CosineSchedule, LinearSchedule, NoiseSchedule, SqrtSchedule
 from diffusers_rec.testing.contract import Case, ContractError, Maker, Suite, expect, expect_close, expect_equal
 from diffusers_rec.testing.every_kind import check
 from diffusers_rec.testing.inputs import DTYPES, gaussian, global_state_from, seeded, strided

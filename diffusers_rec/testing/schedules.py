@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusers_rec.schedules import NoiseSchedule
+from diffusers_rec.processes.schedules import NoiseSchedule
 from diffusers_rec.testing.contract import (
     Case,
     Maker,

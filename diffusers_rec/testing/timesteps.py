@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffusers_rec.processes.timesteps import TimestepSampler
 from diffusers_rec.testing.contract import (
     Case,
     Maker,
@@ -21,7 +22,6 @@ from diffusers_rec.testing.contract import (
 )
 from diffusers_rec.testing.every_kind import check
 from diffusers_rec.testing.inputs import seeded
-from diffusers_rec.timesteps import TimestepSampler
 
 LENGTHS = [1, 2, 6, 20]
 DRAWS = 20_000

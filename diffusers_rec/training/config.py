@@ -7,8 +7,8 @@ import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
+from diffusers_rec.core.errors import check_bool, check_choice, check_float, check_int
 from diffusers_rec.data.batching import Examples
-from diffusers_rec.errors import check_bool, check_choice, check_float, check_int
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from diffusers_rec.checkpoint import CONFIG_FILE, FILES, read_checkpoint
-from diffusers_rec.errors import check_path
-from diffusers_rec.files import folder_lock, remove_temporaries, write_atomically
-from diffusers_rec.pipeline import DiffRec
+from diffusers_rec.core.checkpoint import CONFIG_FILE, FILES, read_checkpoint
+from diffusers_rec.core.errors import check_path
+from diffusers_rec.core.files import folder_lock, remove_temporaries, write_atomically
+from diffusers_rec.recommenders.diffrec import DiffRec
 from diffusers_rec.training.state import STATE_FILE, Progress, put_state, read_state, save_state
 
 LOG_FILE = "log.jsonl"

@@ -18,14 +18,14 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.utils import clip_grad_norm_
 
+from diffusers_rec.core.entrances import checked
+from diffusers_rec.core.errors import check_bool, check_choice
+from diffusers_rec.core.progress import progress_bar
+from diffusers_rec.core.randomness import stream_seed
 from diffusers_rec.data.batching import Batch, TrainingBatches
 from diffusers_rec.data.sequences import Holdout, Sequences
-from diffusers_rec.entrances import checked
-from diffusers_rec.errors import check_bool, check_choice
 from diffusers_rec.evaluation.full_ranking import evaluate
-from diffusers_rec.pipeline import DiffRec, Loss
-from diffusers_rec.progress import progress_bar
-from diffusers_rec.randomness import stream_seed
+from diffusers_rec.recommenders.diffrec import DiffRec, Loss
 from diffusers_rec.training.config import TrainingConfig
 from diffusers_rec.training.keeping import InFolder, InMemory, Keeper, Trained, run_folder
 from diffusers_rec.training.processes import Processes

@@ -14,8 +14,8 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
+from diffusers_rec.core.errors import require_extra
 from diffusers_rec.data.batching import Batch, TrainingBatches
-from diffusers_rec.errors import require_extra
 
 
 class Processes:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from diffusers_rec.core.errors import warn_caller
 from diffusers_rec.data.sequences import Holdout
-from diffusers_rec.errors import warn_caller
 from diffusers_rec.training.config import TrainingConfig
 
 MANY = 0.2

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusers_rec.blueprint import compare
-from diffusers_rec.checkpoint import refuse_nonfinite
+from diffusers_rec.core.blueprint import compare
+from diffusers_rec.core.checkpoint import refuse_nonfinite
+from diffusers_rec.core.errors import check_class, check_float, check_int
+from diffusers_rec.core.files import naming
+from diffusers_rec.core.verified import read_verified, write_verified
 from diffusers_rec.data.sequences import Holdout, Sequences
-from diffusers_rec.errors import check_class, check_float, check_int
-from diffusers_rec.files import naming
-from diffusers_rec.pipeline import DiffRec
-from diffusers_rec.sealed import read_sealed, write_sealed
+from diffusers_rec.recommenders.diffrec import DiffRec
 
 STATE_FILE = "training-state.safetensors"
 
@@ -118,7 +118,7 @@ def save_state(
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"run": run, "progress": json.dumps(asdict(progress))}
-    write_sealed(path, metadata, tensors)
+    write_verified(path, metadata, tensors)
 
 
 def read_state(path: Path, run: str) -> State:
@@ -128,7 +128,7 @@ def read_state(path: Path, run: str) -> State:
         ValueError: the file is damaged, or belongs to another run.
     """
     with _damaged(path):
-        metadata, tensors = read_sealed(path)
+        metadata, tensors = read_verified(path)
         state = State(metadata["run"], Progress.from_json(metadata["progress"]), tensors)
     if state.run != run:
         raise ValueError(

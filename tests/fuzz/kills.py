@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from diffusers_rec import DiffRec
-from diffusers_rec.cli import run
+from diffusers_rec.cli.main import run
 
 from . import world
 from .harness import CLEAR, CRASH, EQUAL, OVER, SILENT, Campaign, Note, Outcome

@@ -19,9 +19,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from diffusers_rec.core.verified import write_verified
 from diffusers_rec.integrations.faiss import ItemIndex
-from diffusers_rec.ranking import TopK
-from diffusers_rec.sealed import write_sealed
+from diffusers_rec.recommenders.ranking import TopK
 from diffusers_rec.training import TrainingConfig, TrainingResult, train
 from diffusers_rec.training.state import STATE_FILE
 
@@ -148,7 +148,7 @@ def damage(path: Path, generator: random.Random, note: Note, what: str, signable
         return ""
     metadata, tensors = stated
     metadata.pop("sha256", None)
-    write_sealed(path, metadata, tensors)
+    write_verified(path, metadata, tensors)
     return kind
 
 

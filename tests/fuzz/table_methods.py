@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 import diffusers_rec as dr
-from diffusers_rec.negatives import NegativeSample
+from diffusers_rec.items.negatives import NegativeSample
 
 from . import world
 from .soundness import Call, component, like, of, probabilities

@@ -1,0 +1,1 @@
+"""Components by name, randomness, errors and files: what knows nothing of models."""

@@ -1,0 +1,40 @@
+"""Old names that work for one release, and say once what replaces them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from diffusers_rec.core.errors import warn_caller
+
+_SHOWN: set[str] = set()
+
+
+def warn_deprecated(old: str, new: str) -> None:
+    """Warn, once in a process, that ``old`` is deprecated.
+
+    Args:
+        old: Name as the caller wrote it.
+        new: What to write instead.
+    """
+    if old not in _SHOWN:
+        _SHOWN.add(old)
+        warn_caller(f"{old} is deprecated and will be removed in the next release; use {new}.", FutureWarning)
+
+
+def deprecated_names(module: str, renamed: Mapping[str, tuple[str, Any]]) -> Callable[[str], Any]:
+    """A module's ``__getattr__`` that still finds renamed objects.
+
+    Args:
+        module: Name of the module.
+        renamed: Old name to new name and object.
+    """
+
+    def find(name: str) -> Any:
+        if name not in renamed:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        new, value = renamed[name]
+        warn_deprecated(f"{module}.{name}", f"{module}.{new}")
+        return value
+
+    return find

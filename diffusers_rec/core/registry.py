@@ -1,0 +1,210 @@
+"""Components: classes with a name, built from a config and turned back into one.
+
+A family is opened once by its abstract base, and every member signs in where it is defined::
+
+    class NoiseSchedule(Component, ABC, kind="schedule"): ...
+    class SqrtSchedule(NoiseSchedule, name="sqrt"): ...
+
+    NoiseSchedule.build("sqrt")
+    NoiseSchedule.build({"name": "sqrt", "num_timesteps": 50}).config()
+
+The law that makes this work is the one of scikit-learn: **a constructor keeps each of its parameters in an attribute of
+the same name.** A config is then nothing but those attributes beside the name, and goes to JSON as it is.
+
+A third party registers by subclassing, and makes the name known without an import by an entry point in the group
+``diffusers_rec.<kind>``. A config holds names alone: no file can make this library import a path.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable, Mapping
+from importlib.metadata import entry_points
+from typing import Any, ClassVar, Self
+
+from diffusers_rec.core.entrances import explained
+
+Config = dict[str, Any]
+
+_FAMILIES: dict[str, dict[str, type[Component]]] = {}
+
+
+class Component:
+    """Base of everything that is chosen by name. See the module's docstring for the law it keeps."""
+
+    kind: ClassVar[str]
+    registered_name: ClassVar[str | None] = None
+    context: ClassVar[frozenset[str]] = frozenset()
+    """Constructor parameters that the pipeline supplies and that a config never holds (other components)."""
+    entrances: ClassVar[tuple[str, ...]] = ()
+    """Methods of the contract that take tensors: in every class that defines one, its arguments are checked."""
+
+    def __init_subclass__(cls, *, kind: str | None = None, name: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.registered_name = name
+        for entrance in ("__init__", *cls.entrances):
+            if entrance in vars(cls) and not getattr(vars(cls)[entrance], "__isabstractmethod__", False):
+                setattr(cls, entrance, explained(vars(cls)[entrance]))
+        if kind is not None:
+            cls.kind = kind
+            _FAMILIES.setdefault(kind, {})
+        if name is not None:
+            family = _FAMILIES[cls.kind]
+            _refuse_catch_all(cls)
+            taken = family.get(name)
+            if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
+                raise ValueError(
+                    f"{cls.__qualname__}: the {cls.kind} name {name!r} is taken by {taken.__module__}."
+                    f"{taken.__qualname__}. Choose another name."
+                )
+            family[name] = cls
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Every name that :meth:`build` knows in this family, entry points included, in order."""
+        return sorted({*_FAMILIES[cls.kind], *(point.name for point in entry_points(group=_group(cls.kind)))})
+
+    @classmethod
+    def named(cls, name: str) -> type[Self]:
+        """The class registered under ``name``.
+
+        Raises:
+            ValueError: no component of this family has that name; the message lists those that exist.
+        """
+        family = _FAMILIES[cls.kind]
+        if isinstance(name, str) and name not in family:
+            for point in entry_points(group=_group(cls.kind), name=name):
+                point.load()
+        if not isinstance(name, str) or name not in family:
+            raise ValueError(
+                f"{unknown_name(f'{cls.kind} name', name, cls.names())} A component of your own is known once the "
+                "module that defines it is imported, or by an entry point."
+            )
+        found = family[name]
+        if not issubclass(found, cls):
+            raise ValueError(f"The {cls.kind} {name!r} is a {found.__qualname__}, expected a {cls.__qualname__}.")
+        return found
+
+    @classmethod
+    def settings(cls) -> list[str]:
+        """The keys of a config of this class besides ``"name"``."""
+        return [name for name in _parameters(cls) if name not in cls.context]
+
+    @classmethod
+    @explained
+    def build(cls, spec: Self | str | Mapping[str, Any], /, **settings: Any) -> Self:
+        """Make a component of this family.
+
+        Args:
+            spec: a component (returned as it is), a registered name, or a config: a mapping with ``"name"`` and
+                constructor parameters.
+            settings: further constructor parameters.
+
+        Raises:
+            TypeError: ``spec`` is none of the three, or is a component already and settings came with it.
+            ValueError: unknown name, unknown key, or a required parameter is missing.
+        """
+        built = cls.build_with(settings, spec)
+        if built is spec and settings:
+            raise TypeError(f"{spec} is built already; it takes no {', '.join(settings)}.")
+        for key in settings:
+            if key not in _parameters(type(built)):
+                raise ValueError(
+                    unknown_name(f"setting of {cls.kind} {built.registered_name!r}", key, _parameters(type(built)))
+                )
+        return built
+
+    @classmethod
+    @explained
+    def build_with(cls, defaults: Mapping[str, Any], spec: Self | str | Mapping[str, Any]) -> Self:
+        """As :meth:`build`, with values for what ``spec`` leaves open; those that the class does not have pass over.
+
+        Args:
+            defaults: constructor parameters, of whichever class ``spec`` may name.
+            spec: a component, a registered name, or a config.
+
+        Raises:
+            TypeError: ``spec`` is none of the three.
+            ValueError: unknown name, unknown key, or a required parameter is missing.
+        """
+        if isinstance(spec, cls):
+            return spec
+        config: Mapping[str, Any] = {"name": spec} if isinstance(spec, str) else spec  # type: ignore[assignment]
+        if not isinstance(config, Mapping):
+            raise TypeError(
+                f"A {cls.kind} is given as a {cls.__qualname__}, a name ({', '.join(cls.names())}) or a config, "
+                f"got {type(spec).__name__}."
+            )
+        if "name" not in config:
+            raise ValueError(f"A {cls.kind} config needs the key 'name': {', '.join(cls.names())}. Got {config}.")
+        found = cls.named(config["name"])
+        parameters = _parameters(found)
+        given = {key: value for key, value in config.items() if key != "name"}
+        for key in given:
+            if key not in found.settings():
+                raise ValueError(
+                    unknown_name(f"key in the config of {cls.kind} {config['name']!r}", key, found.settings())
+                )
+        arguments = {key: value for key, value in defaults.items() if key in parameters} | given
+        missing = [
+            key
+            for key, value in parameters.items()
+            if value.default is inspect.Parameter.empty and key not in arguments
+        ]
+        if missing:
+            raise ValueError(f"The config of {cls.kind} {config['name']!r} lacks {', '.join(missing)}.")
+        return found(**arguments)
+
+    def config(self) -> Config:
+        """The config that builds an equal component: name and constructor parameters, ready for JSON.
+
+        Raises:
+            ValueError: the class has no registered name.
+        """
+        if self.registered_name is None:
+            raise ValueError(
+                f"{type(self).__qualname__} has no registered name, so no config can name it. "
+                f"Declare it as `class {type(self).__qualname__}(..., name=...)`."
+            )
+        return {"name": self.registered_name, **{key: _plain(getattr(self, key)) for key in self.settings()}}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{key}={getattr(self, key)!r}' for key in self.settings())})"
+
+
+def _group(kind: str) -> str:
+    return f"diffusers_rec.{kind}"
+
+
+def _parameters(cls: type[Component]) -> dict[str, inspect.Parameter]:
+    named = list(inspect.signature(cls.__init__).parameters.values())[1:]
+    catch_all = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {parameter.name: parameter for parameter in named if parameter.kind not in catch_all}
+
+
+def _refuse_catch_all(cls: type[Component]) -> None:
+    """A parameter that hides in ``**kwargs`` would be missing from the config, and lost on saving."""
+    init = inspect.getattr_static(cls, "__init__")
+    if init is object.__init__ or init.__module__.startswith("torch."):
+        return
+    catch_all = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    if any(parameter.kind in catch_all for parameter in inspect.signature(init).parameters.values()):
+        raise TypeError(
+            f"{cls.__qualname__}.__init__ must name each of its parameters: what comes through *args or **kwargs "
+            "would be missing from the component's config."
+        )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Component):
+        return value.config()
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def unknown_name(what: str, got: object, known: Iterable[str]) -> str:
+    """The words for a name that there is not: those that there are, and the nearest."""
+    known = sorted(known)
+    close = difflib.get_close_matches(str(got), known, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"Unknown {what}: {got!r}. Known: {', '.join(known) or 'none'}.{hint}"

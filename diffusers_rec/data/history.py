@@ -1,0 +1,142 @@
+"""The history that conditions a prediction, in one value that every part takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from diffusers_rec.core.entrances import guarded
+
+NO_ITEM = -1
+"""In ``items`` of a history that is given by latents alone; no table of items has this index."""
+
+
+@guarded
+@dataclass(frozen=True, eq=False)
+class History:
+    """Items of B users, oldest first, padded behind; whatever else is known of them rides along.
+
+    A part that needs no times, features or latents does not look at them; one that does calls :meth:`time`,
+    :meth:`feature` or :meth:`latent`, whose errors say how to provide them.
+
+    Args:
+        items: item indices, int64 ``(B, L)``; what stands in the padding means nothing.
+        lengths: items a row, int64 ``(B,)``.
+        times: one time an item, ``(B, L)``, in the unit of the log.
+        features: name to a tensor of one row a user, ``(B, ...)``.
+        latents: clean latents of the items, ``(B, L, D)``, as a denoiser takes them.
+
+    Raises:
+        ValueError: shapes that do not belong together.
+        TypeError: items or lengths that are not int64.
+    """
+
+    made_by: ClassVar[str] = "History(items, lengths)"
+
+    items: Tensor
+    lengths: Tensor
+    times: Tensor | None = None
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+    latents: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.items.shape)
+        if len(shape) != 2 or tuple(self.lengths.shape) != shape[:1]:
+            raise ValueError(
+                f"History: expected items (B, L) and lengths (B,), got {shape} and {tuple(self.lengths.shape)}."
+            )
+        for name in ("items", "lengths"):
+            if getattr(self, name).dtype not in (torch.int32, torch.int64):
+                raise TypeError(f"History: {name} must be int64, got {getattr(self, name).dtype}.")
+        for name, leading in (("times", shape), ("latents", shape)):
+            part = getattr(self, name)
+            if part is not None and tuple(part.shape[:2]) != leading:
+                raise ValueError(f"History: {name} must begin with the shape of items, {shape}, got {part.shape}.")
+        for name, feature in self.features.items():
+            if not feature.ndim or len(feature) != shape[0]:
+                raise ValueError(
+                    f"History: feature {name!r} needs one row for each of the {shape[0]} users, "
+                    f"got {tuple(feature.shape)}."
+                )
+
+    @classmethod
+    def of_latents(cls, latents: Tensor, lengths: Tensor) -> History:
+        """A history that is known by its latents alone, ``(B, L, D)``, for a denoiser without a catalogue."""
+        items = torch.full(latents.shape[:2], NO_ITEM, device=latents.device)
+        return cls(items, lengths, latents=latents)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def mask(self) -> Tensor:
+        """True where an item is real, ``(B, L)``."""
+        return torch.arange(self.items.shape[1], device=self.items.device) < self.lengths[:, None]
+
+    def latent(self) -> Tensor:
+        """The clean latents, ``(B, L, D)``.
+
+        Raises:
+            ValueError: the history has none.
+        """
+        if self.latents is None:
+            raise ValueError("The history has no latents. Call history.with_latents(embedding(history.items)).")
+        return self.latents
+
+    def time(self) -> Tensor:
+        """The times of the items, ``(B, L)``.
+
+        Raises:
+            ValueError: the history has none.
+        """
+        if self.times is None:
+            raise ValueError("The history has no times. Keep them with interactions.sequences(times=True).")
+        return self.times
+
+    def feature(self, name: str) -> Tensor:
+        """A feature of the users, ``(B, ...)``.
+
+        Raises:
+            ValueError: the history has none of this name.
+        """
+        if name not in self.features:
+            known = ", ".join(self.features) or "none"
+            raise ValueError(
+                f"The history has no feature {name!r}, only: {known}. Give sequences.with_features({{{name!r}: ...}}) "
+                "in training, and recommend(..., features=...) when serving."
+            )
+        return self.features[name]
+
+    def with_latents(self, latents: Tensor) -> History:
+        """The same history with clean latents, ``(B, L, D)``."""
+        return replace(self, latents=latents)
+
+    def take(self, rows: slice | Tensor) -> History:
+        """The histories of some users."""
+        return self._each(lambda part: part[rows])
+
+    def first(self, length: int) -> History:
+        """The first ``length`` positions of each row; lengths beyond them are cut."""
+        if length >= self.items.shape[1]:
+            return self
+        return replace(
+            self,
+            items=self.items[:, :length],
+            lengths=self.lengths.clamp(max=length),
+            times=None if self.times is None else self.times[:, :length],
+            latents=None if self.latents is None else self.latents[:, :length],
+        )
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> History:
+        """The same history on another device."""
+        return self._each(lambda part: part.to(device, non_blocking=non_blocking))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> History:
+        """With every tensor changed."""
+        parts = {each.name: getattr(self, each.name) for each in fields(self)}
+        changed = {name: change(part) for name, part in parts.items() if isinstance(part, Tensor)}
+        return replace(self, **changed, features={name: change(part) for name, part in self.features.items()})

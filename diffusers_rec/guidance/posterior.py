@@ -1,0 +1,149 @@
+r"""The exact posterior over discrete items, as a denoiser that needs no training of its own.
+
+Whatever the next-item distribution :math:`p(v \mid \text{history})`, having seen :math:`x_n` it becomes
+
+.. math:: p(v \mid x_n, \text{history}) \propto p(v \mid \text{history})
+          \exp \frac{\sqrt{\bar\alpha_n}\, x_n \cdot E_v - \frac12 \bar\alpha_n \|E_v\|^2}{1 - \bar\alpha_n},
+
+and the best prediction of :math:`x_0` is the mean of :math:`E_v` under it. At n = N it falls back to
+:math:`p(v \mid \text{history})`; a reverse chain then ends on an item drawn from that distribution. It is the yardstick
+for every learned denoiser and sampler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from diffusers_rec.core.errors import check_int
+from diffusers_rec.denoisers.base import Denoiser, check_shapes
+from diffusers_rec.items.embeddings import ItemEmbedding
+from diffusers_rec.items.heads import ItemHead
+from diffusers_rec.processes.schedules import NoiseSchedule
+
+_LOGITS = 2**22  # scores held at once
+
+
+def posterior_mean(log_probabilities: Tensor, latents: Tensor, xn: Tensor, signal: Tensor, sigma: Tensor) -> Tensor:
+    r"""The mean of :math:`E_v` under the exact posterior, for P noised latents that share M candidate items.
+
+    Args:
+        log_probabilities: of the candidates given the history, up to a constant, ``(R, M)``.
+        latents: their clean latents :math:`E_v`, ``(R, M, D)``.
+        xn: noised latents, ``(R, P, D)``.
+        signal: :math:`\sqrt{\bar\alpha_n}`, ``(R, P, 1)``.
+        sigma: :math:`\sqrt{1 - \bar\alpha_n}`, positive, ``(R, P, 1)``.
+
+    Returns:
+        ``(R, P, D)``.
+    """
+    length = latents.square().sum(-1)[:, None]
+    evidence = (signal * (xn @ latents.mT) - 0.5 * signal.square() * length) / sigma.square()
+    return (log_probabilities[:, None] + evidence).softmax(-1) @ latents
+
+
+@dataclass
+class _Context:
+    """What the base encoded, and the candidates of the questions asked last."""
+
+    base: Any
+    visible: Tensor | None = None
+    candidates: tuple[Tensor, Tensor] | None = None
+
+
+class PosteriorDenoiser(Denoiser, name="posterior"):
+    """The exact posterior over the likeliest items of any next-item model.
+
+    The next-item distribution is the head's, of what ``base`` predicts at n = N from the mean of pure noise, zero. It
+    is computed once for all steps of a chain. In training mode this *is* ``base``, so that is what training trains.
+
+    It is made for chains, whose ends are samples; to rank, use ``base``: one step ends at the mean of the items'
+    latents. The chain's last step averages items that noise at n = 1 still hides from one another, so a schedule whose
+    first step is nearly clean (``cosine``) samples them more faithfully than one made noisier by ``log_snr_shift``. Of
+    several noised positions each has a posterior of its own, given the history.
+
+    ``base`` is asked at the N of ``schedule``: give it the schedule that it was trained with.
+
+    Args:
+        base: a denoiser, its name or its config; any next-item model that keeps the denoiser's contract.
+        num_candidates: M, the likeliest items that the posterior weighs; the others get no probability.
+        embedding: shared, not owned.
+        head: shared, not owned.
+        schedule: the noise levels.
+        dim: D, for a ``base`` given by name.
+        max_length: for a ``base`` given by name.
+        seed: of the initial weights of a ``base`` given by name.
+    """
+
+    context = frozenset({"embedding", "head", "schedule"})
+
+    def __init__(
+        self,
+        base: Denoiser | str | Mapping[str, Any] = "conditional-mlp",
+        *,
+        embedding: ItemEmbedding,
+        head: ItemHead,
+        schedule: NoiseSchedule,
+        num_candidates: int = 500,
+        dim: int = 256,
+        max_length: int = 50,
+        seed: int = 0,
+    ) -> None:
+        shared = {"embedding": embedding, "head": head, "schedule": schedule}
+        built = Denoiser.build_with({"dim": dim, "max_length": max_length, "seed": seed, **shared}, base)
+        super().__init__(built.dim, built.max_length, seed)
+        self.base = built
+        self.num_candidates = check_int("num_candidates", num_candidates, minimum=1)
+        self._shared = (embedding, head, schedule)  # outside the module tree: their owner trains and saves them
+
+    @property
+    def embedding(self) -> ItemEmbedding:
+        return self._shared[0]
+
+    @property
+    def head(self) -> ItemHead:
+        return self._shared[1]
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        return self._shared[2]
+
+    def encode(self, history: Tensor, mask: Tensor) -> _Context:
+        return _Context(self.base.encode(history, mask))
+
+    def forward(
+        self, xn: Tensor, timesteps: Tensor, visible: Tensor, context: _Context, count: Tensor | None = None
+    ) -> Tensor:
+        check_shapes(xn, timesteps, visible, count)
+        if self.training:
+            return self.base(xn, timesteps, visible, context.base, count)
+        if context.candidates is None or context.visible is not visible:
+            context.candidates = self._candidates(xn, visible, context.base, count)
+            context.visible = visible
+        log_probabilities, latents = context.candidates
+        signal, sigma = (level.expand(*xn.shape[:3], 1) for level in self.schedule.levels(xn, timesteps))
+        # Draws that share their question share its candidates: rows (history, position), points (draw).
+        points = xn.shape[1] if len(latents) < xn.shape[:3].numel() else 1
+        rows = [rearrange(part, "b (q p) k d -> (b q k) p d", p=points) for part in (xn, signal, sigma)]
+        mean = posterior_mean(log_probabilities, latents, *rows)
+        return rearrange(mean, "(b q k) p d -> b (q p) k d", b=len(xn), k=xn.shape[2])
+
+    def _candidates(self, xn: Tensor, visible: Tensor, base: Any, count: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Log-probabilities ``(R, M)`` and latents ``(R, M, D)`` of the likeliest items at each of R positions."""
+        if bool((visible == visible[:, :1]).all()) and (count is None or bool((count == count[:, :1]).all())):
+            visible, count = visible[:, :1], None if count is None else count[:, :1]
+        silence = xn.new_zeros(*visible.shape, *xn.shape[2:])
+        last = torch.full_like(visible, self.schedule.num_timesteps)
+        predicted = self.base(silence, last, visible, base, count).flatten(0, 2)
+        size = max(1, _LOGITS // self.embedding.num_items)
+        best = [
+            self.head.logits(part).log_softmax(-1).topk(min(self.num_candidates, self.embedding.num_items), dim=-1)
+            for part in predicted.split(size)
+        ]
+        items = torch.cat([part.indices for part in best])
+        return torch.cat([part.values for part in best]).to(xn.dtype), self.embedding(items).to(xn.dtype)

@@ -1,0 +1,1 @@
+"""Between items and latents: embeddings, heads, negatives, and rankings."""

@@ -1,0 +1,165 @@
+r"""Item heads: the last transition of the reverse process, latent to a distribution over items (Eq. 8).
+
+Every head here is an inner product, :math:`\mathrm{logits}_v = q(x) \cdot k_v + b_v`, which is what lets a ranking go
+through a large catalogue in chunks. A subclass says what the queries, the keys and the bias are.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffusers_rec.core.errors import check_bool, check_float, check_int
+from diffusers_rec.core.randomness import isolated_rng
+from diffusers_rec.core.registry import Component
+from diffusers_rec.items.cross_entropy import chunked_cross_entropy
+from diffusers_rec.items.embeddings import ItemEmbedding
+from diffusers_rec.items.negatives import NegativeSample, sampled_cross_entropy
+
+
+class ItemHead(nn.Module, Component, ABC, kind="head"):
+    """Scores items by an inner product with the latent, in float32 or float64 whatever the weights and autocast."""
+
+    made_by: ClassVar[str] = "model.head"
+    entrances = "queries", "keys", "bias", "scoring_keys", "logits", "loss"
+
+    @abstractmethod
+    def queries(self, latent: Tensor) -> Tensor:
+        """Latents ``(..., D)`` to the vectors that meet the keys, ``(..., D)``."""
+
+    @abstractmethod
+    def keys(self, items: Tensor | None = None) -> Tensor:
+        """One vector for each of ``items`` ``(N,)``, or of all: ``(N, D)`` or ``(V, D)``."""
+
+    def bias(self, items: Tensor | None = None) -> Tensor | None:
+        """One number for each of ``items`` ``(N,)``, or of all: ``(N,)`` or ``(V,)``; or None."""
+        return None
+
+    def scoring_keys(self, items: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Keys and bias in the precision that scores are computed in."""
+        keys, bias = self.keys(items), self.bias(items)
+        dtype = torch.promote_types(keys.dtype, torch.float32)
+        return keys.to(dtype), None if bias is None else bias.to(dtype)
+
+    def logits(self, latent: Tensor) -> Tensor:
+        """Latents ``(..., D)`` to unnormalised log-probabilities ``(..., V)``."""
+        with torch.autocast(latent.device.type, enabled=False):
+            keys, bias = self.scoring_keys()
+            return F.linear(self.queries(latent.to(keys.dtype)), keys, bias)
+
+    def loss(self, latent: Tensor, target: Tensor, negatives: NegativeSample | None = None) -> Tensor:
+        """The mean cross-entropy of the targets, among all items or against sampled negatives.
+
+        Args:
+            latent: ``(..., D)``.
+            target: item indices, ``(...)``.
+            negatives: shared by all targets; all items when None.
+        """
+        device, target = latent.device.type, target.flatten()
+        # Scores and softmax stay out of autocast; the gradient's matrix products may follow it, as elsewhere.
+        gradient_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        with torch.autocast(device, enabled=False):
+            keys, bias = self.scoring_keys(None if negatives is None else target)
+            queries = self.queries(latent.to(keys.dtype)).reshape(-1, latent.shape[-1])
+            if negatives is None:
+                return chunked_cross_entropy(queries, keys, bias, target, gradient_dtype=gradient_dtype)
+            positive = (queries * keys).sum(-1)
+            positive = positive if bias is None else positive + bias
+            negative = F.linear(queries, *self.scoring_keys(negatives.items))
+            return sampled_cross_entropy(positive, negative, target, negatives)
+
+
+class LinearHead(ItemHead, name="linear"):
+    r"""A weight and a bias of its own, :math:`\mathrm{softmax}(W x + b)` (Eq. 8). The paper's default.
+
+    Args:
+        num_items: V.
+        dim: D.
+        seed: of the initial weight.
+    """
+
+    def __init__(self, num_items: int, dim: int = 256, *, seed: int = 0) -> None:
+        super().__init__()
+        self.num_items = check_int("num_items", num_items, minimum=1)
+        self.dim = check_int("dim", dim, minimum=1)
+        self.seed = check_int("seed", seed, minimum=0)
+        with isolated_rng(self.seed):
+            self.weight = nn.Parameter((torch.rand(self.num_items, self.dim) * 2 - 1) / math.sqrt(self.dim))
+        self.offset = nn.Parameter(torch.zeros(self.num_items))
+
+    def queries(self, latent: Tensor) -> Tensor:
+        return latent
+
+    def keys(self, items: Tensor | None = None) -> Tensor:
+        return _rows(self.weight, items)
+
+    def bias(self, items: Tensor | None = None) -> Tensor:
+        return _rows(self.offset, items)
+
+
+class _SharedHead(ItemHead):
+    """A head whose keys come from the item embedding.
+
+    The embedding is held outside the module tree: it belongs to whoever made it, is trained and saved there, once.
+    """
+
+    context = frozenset({"embedding"})
+
+    def __init__(self, embedding: ItemEmbedding) -> None:
+        super().__init__()
+        self._held = (embedding,)
+
+    @property
+    def embedding(self) -> ItemEmbedding:
+        return self._held[0]
+
+
+class TiedHead(_SharedHead, name="tied"):
+    r"""The item embedding as weight, :math:`\mathrm{logits}_v = x \cdot E_v + b_v`, with the vectors as learned.
+
+    Args:
+        embedding: shared, not owned.
+        use_bias: learn b.
+    """
+
+    def __init__(self, embedding: ItemEmbedding, *, use_bias: bool = True) -> None:
+        super().__init__(embedding)
+        self.use_bias = check_bool("use_bias", use_bias)
+        self.offset = nn.Parameter(torch.zeros(embedding.num_items)) if self.use_bias else None
+
+    def queries(self, latent: Tensor) -> Tensor:
+        return latent
+
+    def keys(self, items: Tensor | None = None) -> Tensor:
+        return _rows(self.embedding.weight, items)
+
+    def bias(self, items: Tensor | None = None) -> Tensor | None:
+        return None if self.offset is None else _rows(self.offset, items)
+
+
+class CosineHead(_SharedHead, name="cosine"):
+    r"""Directions alone: :math:`\mathrm{logits}_v = \cos(x, E_v) / \tau`.
+
+    Args:
+        embedding: shared, not owned.
+        temperature: tau.
+    """
+
+    def __init__(self, embedding: ItemEmbedding, *, temperature: float = 0.07) -> None:
+        super().__init__(embedding)
+        self.temperature = check_float("temperature", temperature, above=0)
+
+    def queries(self, latent: Tensor) -> Tensor:
+        return F.normalize(latent, dim=-1) / self.temperature
+
+    def keys(self, items: Tensor | None = None) -> Tensor:
+        return F.normalize(_rows(self.embedding.weight, items), dim=-1)
+
+
+def _rows(table: Tensor, items: Tensor | None) -> Tensor:
+    return table if items is None else table.index_select(0, items)

@@ -1,0 +1,194 @@
+r"""Negatives: which items the cross-entropy weighs a target against.
+
+A full softmax costs :math:`M V D` for M targets. A sampled one draws N items, each item v expected
+:math:`N q_v` times beside a target, and corrects their scores so that the normaliser stays unbiased (log-Q correction):
+
+.. math:: \mathcal L_i = -s_{i v_i} + \log \Big( e^{s_{i v_i}}
+          + \sum_{j:\, v_j \neq v_i} e^{s_{i v_j} - \log (N q_{v_j})} \Big)
+
+The target's own score is not corrected: it is always there. Drawn items that equal the target are left out of
+its row. Bengio & Senécal 2008; Yi et al. 2019; Klenitskiy & Vasilev 2023 for sequential recommendation.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy.typing as npt
+import torch
+from torch import Generator, Tensor
+
+from diffusers_rec.core.errors import check_float, check_int
+from diffusers_rec.core.registry import Component
+
+
+@dataclass(frozen=True)
+class NegativeSample:
+    """Items that M targets share as negatives.
+
+    Attributes:
+        items: indices, with repetitions, ``(N,)``.
+        log_expected: logarithm of how often the sample is expected to hold each beside another target, ``(N,)``,
+            float32.
+    """
+
+    items: Tensor
+    log_expected: Tensor
+
+
+class Negatives(Component, ABC, kind="negatives"):
+    """Draws the items that a batch's targets are weighed against.
+
+    What :meth:`fit` learns belongs to the training data, not to the model: a checkpoint does not hold it, and a model
+    that is loaded serves without it. ``train`` fits anew; a loop of one's own does so before the first loss, which is
+    refused otherwise.
+    """
+
+    entrances = "fit", "draw"
+
+    def fit(self, counts: Tensor | npt.ArrayLike) -> None:
+        """Learn how often each item is a target in the training data.
+
+        Args:
+            counts: ``(V,)``, not negative; :meth:`~diffusers_rec.data.TrainingBatches.target_counts` gives them.
+
+        Raises:
+            TypeError: counts that are no numbers.
+            ValueError: counts that are not ``(V,)``, finite and from 0.
+        """
+
+    @abstractmethod
+    def draw(self, targets: Tensor, num_items: int, generator: Generator) -> NegativeSample | None:
+        """Negatives for a batch.
+
+        Args:
+            targets: item indices, ``(M,)``.
+            num_items: V.
+            generator: the source of randomness.
+
+        Returns:
+            A sample on the device of ``targets``, or None for all items.
+
+        Raises:
+            ValueError: the strategy needs :meth:`fit` first, or was fitted to another number of items.
+        """
+
+
+class AllItems(Negatives, name="all"):
+    """Every item: the full softmax (Eq. 8). The default."""
+
+    def draw(self, targets: Tensor, num_items: int, generator: Generator) -> None:
+        return None
+
+
+class UniformNegatives(Negatives, name="uniform"):
+    """Items drawn uniformly with replacement, one sample a batch.
+
+    Args:
+        count: N.
+    """
+
+    def __init__(self, count: int = 1024) -> None:
+        self.count = check_int("count", count, minimum=1)
+
+    def draw(self, targets: Tensor, num_items: int, generator: Generator) -> NegativeSample:
+        items = torch.randint(num_items, (self.count,), generator=generator, device=generator.device)
+        expected = torch.full((self.count,), math.log(self.count / num_items))
+        return NegativeSample(items.to(targets.device), expected.to(targets.device))
+
+
+class _FittedNegatives(Negatives):
+    """Keeps how often each item is a target."""
+
+    _counts: Tensor | None = None
+
+    def fit(self, counts: Tensor | npt.ArrayLike) -> None:
+        self._counts = _checked(counts)
+        self._learn(self._counts)
+
+    @abstractmethod
+    def _learn(self, counts: Tensor) -> None:
+        """Prepare what every draw needs, from counts in float64 on the CPU."""
+
+    def _fitted(self, num_items: int) -> Tensor:
+        name = type(self).__name__
+        if self._counts is None:
+            raise ValueError(
+                f"{name} needs to know how often each item is a target, which no checkpoint holds. Call "
+                "model.prepare(sequences) with the training sequences before the first loss, as train() does."
+            )
+        if len(self._counts) != num_items:
+            raise ValueError(f"{name} was fitted to {len(self._counts)} items, but the model has {num_items}.")
+        return self._counts
+
+
+def _checked(counts: Tensor | npt.ArrayLike) -> Tensor:
+    try:
+        found = torch.as_tensor(counts).to("cpu", torch.float64, copy=True)
+    except (TypeError, RuntimeError) as error:
+        raise TypeError(f"counts must be a tensor or an array of V numbers, got {type(counts).__name__}.") from error
+    if found.ndim != 1 or not bool(((found >= 0) & found.isfinite()).all()):
+        raise ValueError(f"counts must hold how often each item is a target, (V,) from 0, got {found}.")
+    return found
+
+
+class PopularityNegatives(_FittedNegatives, name="popularity"):
+    r"""Items drawn with :math:`q_v \propto (c_v + 1)^\gamma` for an item that is a target :math:`c_v` times.
+
+    Args:
+        count: N.
+        power: gamma. 0 draws uniformly, 1 by popularity.
+    """
+
+    def __init__(self, count: int = 1024, *, power: float = 0.75) -> None:
+        self.count = check_int("count", count, minimum=1)
+        self.power = check_float("power", power, minimum=0)
+
+    def _learn(self, counts: Tensor) -> None:
+        self._upto = self._weight(counts).cumsum(0)
+
+    def draw(self, targets: Tensor, num_items: int, generator: Generator) -> NegativeSample:
+        counts = self._fitted(num_items)
+        total = self._upto[-1]
+        # Not torch.multinomial, which takes 2^24 items at most.
+        point = torch.rand(self.count, generator=generator, device=generator.device, dtype=torch.float64).cpu()
+        items = torch.searchsorted(self._upto, point * total, right=True).clamp(max=num_items - 1)
+        expected = (self.count * self._weight(counts[items]) / total).log().float()
+        return NegativeSample(items.to(targets.device), expected.to(targets.device))
+
+    def _weight(self, counts: Tensor) -> Tensor:
+        return (counts + 1) ** self.power
+
+
+class InBatchNegatives(_FittedNegatives, name="in-batch"):
+    r"""The targets of the batch themselves: nothing to draw, but an item that is never a target is never pushed away.
+
+    Beside its own, a target meets those of the M - 1 others: :math:`N = M - 1`, :math:`q_v \propto c_v` for an item
+    that is a target :math:`c_v` times, once at the least.
+    """
+
+    def _learn(self, counts: Tensor) -> None:
+        present = counts.clamp(min=1)
+        self._log_share = (present / present.sum()).log().float()
+
+    def draw(self, targets: Tensor, num_items: int, generator: Generator) -> NegativeSample:
+        self._fitted(num_items)
+        self._log_share = self._log_share.to(targets.device)  # once; a look from the CPU would wait for a GPU
+        return NegativeSample(targets, self._log_share[targets] + math.log(max(1, len(targets) - 1)))
+
+
+def sampled_cross_entropy(positive: Tensor, negative: Tensor, target: Tensor, sample: NegativeSample) -> Tensor:
+    """The mean log-Q corrected cross-entropy of M targets against N shared negatives.
+
+    Args:
+        positive: scores of the targets, ``(M,)``.
+        negative: scores of the sample's items, ``(M, N)``.
+        target: item indices, ``(M,)``.
+        sample: the negatives.
+    """
+    negative = negative - sample.log_expected.to(negative.dtype)
+    negative = negative.masked_fill(sample.items == target[:, None], -math.inf)
+    normaliser = torch.cat([positive[:, None], negative], dim=1).logsumexp(1)
+    return (normaliser - positive).mean()

@@ -1,0 +1,1 @@
+"""Layers without a contract: attention, step embedding, dropout, a low-pass filter."""

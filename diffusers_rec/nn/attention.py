@@ -1,0 +1,262 @@
+r"""What the backbones are made of: attention, the Transformer block, and the embedding of the diffusion step."""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffusers_rec.core.errors import check_float, check_int
+from diffusers_rec.nn.dropout import Dropout, dropout
+from diffusers_rec.nn.low_pass import LowPass
+from diffusers_rec.processes.schedules import unexpanded
+
+MAX_LAYERS = 1000
+"""Far more than any of these backbones can learn with."""
+
+
+def step_embedding(timesteps: Tensor, dim: int) -> Tensor:
+    r"""Sinusoidal embedding of the diffusion step (Eq. 15).
+
+    .. math:: z_n(2j) = \sin(n / 10000^{2j/d}), \quad z_n(2j + 1) = \cos(n / 10000^{2j/d}), \quad 0 \le j < d/2
+
+    Args:
+        timesteps: n, any shape.
+        dim: d, even.
+
+    Returns:
+        float32, the shape of ``timesteps`` with d behind it.
+    """
+    even = torch.arange(0, dim, 2, device=timesteps.device, dtype=torch.float32)
+    angle = timesteps[..., None].to(torch.float32) * torch.exp(-math.log(10000) / dim * even)
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)
+
+
+def real_positions(noised: int, visible: Tensor, count: Tensor | None) -> Tensor:
+    """Which of the K noised positions are real, ``(B, Q, K)``; one at the least, so that nothing is divided by none.
+
+    Args:
+        noised: K.
+        visible: ``(B, Q)``.
+        count: how many are, ``(B, Q)``; all when None.
+    """
+    count = torch.full_like(visible, noised) if count is None else count.clamp(min=1)
+    return torch.arange(noised, device=visible.device) < count[..., None]
+
+
+def last_visible(states: Tensor, visible: Tensor) -> Tensor:
+    """The last state that each question sees, zero where it sees none: ``(B, Q, D)``.
+
+    Args:
+        states: of the history, ``(B, L, D)``.
+        visible: ``(B, Q)``, of the L states the first so many.
+    """
+    from_none = F.pad(states, (0, 0, 1, 0))
+    return from_none.gather(1, visible[..., None].expand(-1, -1, states.shape[-1]))
+
+
+def question_key(visible: Tensor, count: Tensor | None, noised: int) -> tuple[Tensor | int | None, ...]:
+    """What tells whether the same is asked again: tensors, unchanged, how many positions, gradients wanted or not."""
+    versions = (None if x is None or x.is_inference() else x._version for x in (visible, count))
+    return visible, count, *versions, noised, int(torch.is_grad_enabled())
+
+
+def same_questions(one: tuple[Tensor | int | None, ...], other: tuple[Tensor | int | None, ...]) -> bool:
+    """Whether two of :func:`question_key` are equal; tensors are by identity."""
+    return len(one) == len(other) and all(
+        x is y if isinstance(x, Tensor) else not isinstance(y, Tensor) and x == y
+        for x, y in zip(one, other, strict=True)
+    )
+
+
+class StepEmbedding(nn.Module):
+    """The sinusoids of Eq. 15 through a two-layer perceptron, for backbones that modulate by the step."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.layers = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+    def forward(self, timesteps: Tensor) -> Tensor:
+        """Steps of any shape to embeddings, that shape with D behind it; an expanded axis is computed once, size 1."""
+        dtype = next(self.parameters()).dtype
+        return self.layers(step_embedding(unexpanded(timesteps), self.dim).to(dtype))
+
+
+class Attention(nn.Module):
+    """Multi-head attention with the projection of keys and values apart, so that they can be kept."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.query = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(dim, 2 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def project_query(self, x: Tensor) -> Tensor:
+        """``(B, L, D)`` to ``(B, H, L, D/H)``."""
+        return rearrange(self.query(x), "b l (h d) -> b h l d", h=self.num_heads)
+
+    def project_key_value(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``(B, L, D)`` to keys and values, ``(B, H, L, D/H)``."""
+        key, value = rearrange(self.key_value(x), "b l (two h d) -> two b h l d", two=2, h=self.num_heads)
+        return key, value
+
+    def merge(self, x: Tensor) -> Tensor:
+        """``(B, H, L, D/H)`` back to ``(B, L, D)``, through the output projection."""
+        return self.out(rearrange(x, "b h l d -> b l (h d)"))
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        """Attend; ``mask`` is boolean (True: seen) or added to the scores, broadcastable to ``(B, H, Lq, Lk)``."""
+        share = self.dropout if self.training else 0.0
+        if not share or query.device.type != "cpu":
+            return self.merge(F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=share))
+        # On a CPU torch has no fused attention with dropout, and a slow mask.
+        scores = (query * query.shape[-1] ** -0.5) @ key.mT
+        scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+        return self.merge(dropout(scores.softmax(-1).to(value.dtype), share) @ value)
+
+
+class TransformerBlock(nn.Module):
+    """Attention and feed-forward with residuals; a layer norm behind each (Vaswani et al. 2017), or before."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float, *, norm_first: bool) -> None:
+        super().__init__()
+        self.norm_first = norm_first
+        self.attention = Attention(dim, num_heads, dropout)
+        self.feed_forward = nn.Sequential(nn.Linear(dim, 4 * dim), nn.ReLU(), Dropout(dropout), nn.Linear(4 * dim, dim))
+        self.attention_norm = nn.LayerNorm(dim)
+        self.feed_forward_norm = nn.LayerNorm(dim)
+        self.dropout = Dropout(dropout)
+
+    def attention_input(self, x: Tensor) -> Tensor:
+        """What queries, keys and values are projected from."""
+        return self.attention_norm(x) if self.norm_first else x
+
+    def add_attention(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Close the attention's residual and run the feed-forward."""
+        x = x + self.dropout(attended)
+        if self.norm_first:
+            return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        x = self.attention_norm(x)
+        return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
+
+    def forward(self, x: Tensor, mask: Tensor, last: int | None = None) -> Tensor:
+        """``(B, L, D)`` to ``(B, L, D)``; with ``last``, compute only that many positions at the end."""
+        source = self.attention_input(x)
+        key, value = self.attention.project_key_value(source)
+        if last is not None:
+            x, source, mask = x[:, -last:], source[:, -last:], mask[..., -last:, :]
+        return self.add_attention(x, self.attention(self.attention.project_query(source), key, value, mask))
+
+
+class CausalEncoder(nn.Module):
+    """A causal Transformer over the history, with a learned bias for each distance instead of positions.
+
+    A state therefore depends on the items up to its own and on nothing else: not on the window's start, nor on what
+    follows.
+
+    Args:
+        dim: D.
+        max_length: the largest distance is one less.
+        num_layers: blocks.
+        num_heads: heads.
+        dropout: on the input, the attention, and every residual.
+        low_pass: share of a low-pass filter in each layer's attention; without one at 0.
+    """
+
+    def __init__(
+        self, dim: int, max_length: int, num_layers: int, num_heads: int, dropout: float, low_pass: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.max_length = max_length
+        self.dropout = Dropout(dropout)
+        self.input_norm = nn.LayerNorm(dim)
+        self.blocks = nn.ModuleList(
+            TransformerBlock(dim, num_heads, dropout, norm_first=True) for _ in range(num_layers)
+        )
+        self.distance_bias = nn.Parameter(torch.zeros(num_layers, num_heads, max_length))
+        self.norm = nn.LayerNorm(dim)
+        self.filters = nn.ModuleList(LowPass(dim, low_pass) for _ in range(num_layers)) if low_pass else None
+
+    @property
+    def layers(self) -> list[TransformerBlock]:
+        """The blocks, first to last."""
+        return cast(list[TransformerBlock], list(self.blocks))
+
+    def bias(self, layer: int, distance: Tensor) -> Tensor:
+        """The scores added at ``distance`` = query position - key position, -inf below 0: ``(H, *distance.shape)``."""
+        bias = self.distance_bias[layer][:, distance.clamp(0, self.max_length - 1)]
+        return bias.masked_fill(distance < 0, -math.inf)
+
+    def cache(self, history: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """What every question shares.
+
+        Args:
+            history: ``(B, L, D)``.
+
+        Returns:
+            The input of the last layer, ``(B, L, D)``, and each layer's keys and values, ``(B, H, L, D/H)``.
+        """
+        x = self.dropout(self.input_norm(history))
+        place = torch.arange(history.shape[1], device=history.device)
+        distance = place[:, None] - place
+        keys_values = []
+        for layer, block in enumerate(self.layers):
+            source = block.attention_input(x)
+            key, value = block.attention.project_key_value(source)
+            keys_values.append((key, value))
+            if block is not self.layers[-1]:
+                query = block.attention.project_query(source)
+                mask = self.bias(layer, distance).to(query.dtype)
+                attended = block.attention(query, key, value, mask)
+                if self.filters is not None:
+                    attended = self.filters[layer](source, source, distance, attended)
+                x = block.add_attention(x, attended)
+        return x, keys_values
+
+    def states(self, x: Tensor, key: Tensor, value: Tensor, position: Tensor) -> Tensor:
+        """The last layer, at the positions that are asked about alone.
+
+        Args:
+            x: its input, from :meth:`cache`, ``(B, L, D)``.
+            key: of the last layer.
+            value: of the last layer.
+            position: in 0..L-1, ``(B, Q)``.
+
+        Returns:
+            Normed states, ``(B, Q, D)``.
+        """
+        block, last = self.layers[-1], len(self.layers) - 1
+        sequence = x
+        x = sequence.gather(1, position[..., None].expand(-1, -1, x.shape[-1]))
+        source = block.attention_input(x)
+        query = block.attention.project_query(source)
+        distance = unexpanded(position)[..., None] - torch.arange(key.shape[2], device=x.device)
+        mask = rearrange(self.bias(last, distance), "h b q s -> b h q s").to(query.dtype)
+        attended = block.attention(query, key, value, mask)
+        if self.filters is not None:
+            attended = self.filters[last](block.attention_input(sequence), source, distance, attended)
+        return self.norm(block.add_attention(x, attended))
+
+
+def check_architecture(dim: int, num_layers: int, num_heads: int, dropout: float) -> tuple[int, int, float]:
+    """Check what all attention backbones share, and return layers, heads and dropout.
+
+    Raises:
+        ValueError: an odd width (Eq. 15 pairs dimensions), a width that the heads do not divide, or a dropout outside
+        [0, 1).
+    """
+    num_layers = check_int("num_layers", num_layers, minimum=1, maximum=MAX_LAYERS)
+    num_heads = check_int("num_heads", num_heads, minimum=1)
+    dropout = check_float("dropout", dropout, minimum=0, below=1)
+    if dim % 2:
+        raise ValueError(f"dim must be even for the sinusoidal step embedding, got {dim}.")
+    if dim % num_heads:
+        raise ValueError(f"num_heads must divide dim, got num_heads={num_heads} and dim={dim}.")
+    return num_layers, num_heads, dropout

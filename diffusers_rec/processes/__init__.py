@@ -1,0 +1,1 @@
+"""What is corrupted, how much, and where: schedules, timesteps and noising strategies."""

@@ -1,0 +1,1 @@
+"""Recommenders: ``DiffRec``, ensembles, and what they need to serve."""

@@ -1,0 +1,201 @@
+r"""Memory: what other users did next, beside what the network predicts.
+
+A low-dimensional softmax blurs rare transitions that a table simply keeps. A memory is asked with the history and
+answers with a distribution q over a few items, which the ranking mixes with the network's own:
+
+.. math:: p(v \mid \text{history}) = (1 - \lambda)\, \bar p_\theta(v) + \lambda\, q(v)
+
+as in nearest-neighbour language models (Khandelwal et al. 2020). It is filled from the training sequences, not learned
+by gradient, and saved with the weights.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from diffusers_rec.core.errors import check_float, check_int, warn_caller
+from diffusers_rec.core.registry import Component
+from diffusers_rec.data.sequences import Sequences, places_within
+from diffusers_rec.data.vocabulary import IndexArray
+
+
+@dataclass(frozen=True)
+class Recalled:
+    r"""What a memory answers for B histories, sparse: E items each, the rest has no mass.
+
+    Attributes:
+        items: indices, ``(B, E)``; repetitions add up.
+        mass: :math:`\lambda q`, ``(B, E)``, from 0.
+        share: what a row of ``mass`` sums to, ``(B, 1)``: lambda, below 1, or 0 where nothing is known. Told rather
+            than summed, so that a history has the same one in any company.
+    """
+
+    items: Tensor
+    mass: Tensor
+    share: Tensor
+
+    def take(self, rows: slice) -> Recalled:
+        """Those of some histories."""
+        return Recalled(self.items[rows], self.mass[rows], self.share[rows])
+
+    def mix(self, network: Tensor, chunk: slice, *, logarithms: bool = False) -> Tensor:
+        """The mixture for a chunk of items.
+
+        Args:
+            network: its mean probabilities, or their logarithms, ``(B, chunk)``.
+            chunk: which items.
+            logarithms: take and give logarithms.
+        """
+        mass = self.within(chunk).to(network.dtype)
+        if not logarithms:
+            return network * (1 - self.share) + mass
+        mixed = network + torch.log1p(-self.share).to(network.dtype)
+        # At the recalled items alone, for the logarithm of no mass at all is slow; what lies in other chunks asks
+        # for an item of this one, whose own mass is right all the same.
+        place = (self.items - chunk.start).clamp(0, mass.shape[1] - 1)
+        return mixed.scatter(1, place, torch.logaddexp(mixed.gather(1, place), mass.gather(1, place).log()))
+
+    def within(self, chunk: slice) -> Tensor:
+        """The mass of a chunk of items, dense, ``(B, chunk)``."""
+        size = chunk.stop - chunk.start
+        column = torch.where((self.items >= chunk.start) & (self.items < chunk.stop), self.items - chunk.start, size)
+        mass = self.mass.new_zeros(len(self.items), size + 1)
+        return mass.scatter_add_(1, column, self.mass)[:, :-1]
+
+
+class Memory(nn.Module, Component, ABC, kind="memory"):
+    """Answers a history with the items that followed its like in training."""
+
+    entrances = "fit", "recall"
+
+    @abstractmethod
+    def fit(self, sequences: Sequences) -> None:
+        """Fill it from the training sequences, forgetting what it held."""
+
+    @abstractmethod
+    def recall(self, items: Tensor, lengths: Tensor) -> Recalled | None:
+        """Ask it.
+
+        Args:
+            items: of the histories, oldest first, padded behind, ``(B, L)``.
+            lengths: ``(B,)``.
+
+        Returns:
+            None where the memory has no part in the ranking at all.
+        """
+
+
+class NoMemory(Memory, name="none"):
+    """The network alone. The default."""
+
+    def fit(self, sequences: Sequences) -> None:
+        pass
+
+    def recall(self, items: Tensor, lengths: Tensor) -> None:
+        return None
+
+
+class TransitionMemory(Memory, name="transitions"):
+    r"""Counts of which item came near which, the nearer the more.
+
+    .. math:: c_{xv} = \frac{1}{\sqrt{n_x}} \sum_{i < j \le i + w} (j - i)^{-1/2}
+              \big( [x_i = x, x_j = v] + b\, [x_i = v, x_j = x] \big),
+              \qquad q(v) \propto \sum_{d=0}^{w-1} \gamma^d\, c_{x_{L-d}, v}
+
+    over all positions i, j of all training sequences, with :math:`n_x` occurrences of x, so that a popular item's word
+    grows with the root of them alone. Of every x the largest M counts are kept, 8 M bytes an item. Unfitted, the memory
+    knows nothing, leaves the ranking to the network, and warns.
+
+    Args:
+        num_items: V.
+        share: lambda, the memory's share of the mixture, below 1.
+        window: w.
+        decay: gamma, from one item of the history to the one before it.
+        backward: b, what a transition counts for its reverse.
+        neighbours: M.
+    """
+
+    items: Tensor
+    counts: Tensor
+
+    def __init__(
+        self,
+        num_items: int,
+        *,
+        share: float = 0.4,
+        window: int = 10,
+        decay: float = 0.8,
+        backward: float = 0.5,
+        neighbours: int = 100,
+    ) -> None:
+        super().__init__()
+        self.num_items = check_int("num_items", num_items, minimum=1)
+        self.share = check_float("share", share, minimum=0, below=1)
+        self.window = check_int("window", window, minimum=1)
+        self.decay = check_float("decay", decay, minimum=0, maximum=1)
+        self.backward = check_float("backward", backward, minimum=0)
+        self.neighbours = check_int("neighbours", neighbours, minimum=1)
+        shape = self.num_items, min(self.neighbours, self.num_items)
+        self.register_buffer("items", torch.zeros(shape, dtype=torch.int32))
+        self.register_buffer("counts", torch.zeros(shape))
+
+    def fit(self, sequences: Sequences) -> None:
+        if len(sequences.vocabulary) != self.num_items:
+            raise ValueError(
+                f"The memory holds {self.num_items} items, but the sequences have {len(sequences.vocabulary)}."
+            )
+        pairs: IndexArray = np.zeros(0, np.int64)
+        counts: npt.NDArray[Any] = np.zeros(0)
+        place = places_within(sequences.lengths)
+        for gap in range(1, self.window + 1):  # gap by gap, so that no more than the distinct pairs are held
+            later = np.flatnonzero(place >= gap)
+            if not len(later):
+                break
+            x, v = sequences.items[later - gap], sequences.items[later]
+            weight = np.full(len(later), gap**-0.5)
+            found = [pairs, x * self.num_items + v]
+            weights = [counts, weight]
+            if self.backward:
+                found.append(v * self.num_items + x)
+                weights.append(self.backward * weight)
+            pairs, index = np.unique(np.concatenate(found), return_inverse=True)
+            counts = np.bincount(index, np.concatenate(weights), minlength=len(pairs))
+        x, v = pairs // self.num_items, pairs % self.num_items
+        occurrences = np.bincount(sequences.items, minlength=self.num_items)
+        self._keep(x, v, counts / np.sqrt(occurrences[x]))
+
+    def _keep(self, x: IndexArray, v: IndexArray, counts: npt.NDArray[np.float64]) -> None:
+        """The largest counts of every x."""
+        order = np.lexsort((v, -counts, x))
+        x, v, counts = x[order], v[order], counts[order]
+        rank = places_within(np.bincount(x, minlength=self.num_items))
+        kept = rank < self.items.shape[1]
+        at = torch.from_numpy(x[kept]), torch.from_numpy(rank[kept])
+        self.items.zero_()
+        self.counts.zero_()
+        self.items[at] = torch.from_numpy(v[kept]).to(self.items)
+        self.counts[at] = torch.from_numpy(counts[kept]).to(self.counts)
+
+    def recall(self, items: Tensor, lengths: Tensor) -> Recalled:
+        back = torch.arange(min(self.window, items.shape[1]), device=items.device)
+        place = lengths[:, None] - 1 - back
+        asked = items.gather(1, place.clamp(min=0))
+        mass = self.counts[asked] * (self.decay**back * (place >= 0))[..., None]
+        mass = mass.flatten(1)
+        total = mass.sum(1, keepdim=True)
+        if not bool(total.any()) and not bool(self.counts.any()):
+            warn_caller(
+                "The memory has counted nothing, so that the network alone ranks. Call model.prepare(sequences) with "
+                "the training sequences, as train() does."
+            )
+        share = torch.where(total > 0, self.share, 0.0)
+        return Recalled(
+            self.items[asked].flatten(1).long(), mass * (share / total.clamp(min=torch.finfo(total.dtype).tiny)), share
+        )

@@ -1,0 +1,98 @@
+"""Saving and loading: what a model keeps, under which names, and what must hold before a file becomes a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any, Self
+
+from torch import Tensor, nn
+
+from diffusers_rec.core.blueprint import check_weights
+from diffusers_rec.core.checkpoint import CONFIG_FILE, NO_MODEL, read_checkpoint, refuse_nonfinite, write_checkpoint
+from diffusers_rec.core.entrances import guarded
+from diffusers_rec.core.files import naming
+from diffusers_rec.core.registry import Config
+from diffusers_rec.data.vocabulary import Vocabulary
+from diffusers_rec.processes.timesteps import TimestepSampler
+
+_LEARNED_BESIDE = "popularity", "timesteps."
+"""What a state dict holds beside weights, and older checkpoints lack."""
+
+_COMPILED = "_orig_mod."  # what torch.compile puts before the names of a part that it wraps
+
+
+@guarded
+class Pretrained(nn.Module):
+    """A model that is known by its items, its config and its state dict."""
+
+    vocabulary: Vocabulary
+    timesteps: TimestepSampler
+    popularity: Tensor
+
+    def config(self) -> Config:
+        """Everything but the items and the weights, ready for JSON."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_config(cls, items: Vocabulary, config: Mapping[str, Any]) -> Self:
+        """The model that :meth:`config` describes, with fresh weights."""
+        raise NotImplementedError
+
+    def save_pretrained(self, directory: str | PathLike[str]) -> None:
+        """Write config, weights and item ids to ``directory``; what was there before stays whole until all is written.
+
+        Raises:
+            TypeError: the vocabulary holds ids that JSON cannot hold.
+            ValueError: a component without a registered name, weights that are not finite, or a folder that holds
+                somebody else's files in the place of these, or that another process writes to.
+            OSError: the directory cannot be written; nothing is left behind.
+        """
+        write_checkpoint(directory, self.config(), self.state_dict(), self.vocabulary.to_json())
+
+    @classmethod
+    def from_pretrained(cls, directory: str | PathLike[str]) -> Self:
+        """Read what :meth:`save_pretrained` wrote.
+
+        Raises:
+            FileNotFoundError: there is no checkpoint.
+            ValueError: it is damaged, foreign, of a newer format, its weights do not fit its config, or are not finite.
+        """
+        saved = read_checkpoint(directory)
+        with naming(Path(directory) / CONFIG_FILE, NO_MODEL):
+            vocabulary = Vocabulary.from_json(saved.items)
+            check_weights(lambda: cls.from_config(vocabulary, saved.config), saved.weights, _LEARNED_BESIDE)
+            refuse_nonfinite(saved.weights, "The weights cannot be used")
+            model = cls.from_config(vocabulary, saved.config)
+            model.load_state_dict(saved.weights, assign=True)  # in the precision that was saved
+        return model.eval()
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Weights and what is learned beside them: the popularity, the memory, the timestep sampler's history.
+
+        A part that :func:`torch.compile` has wrapped has the names of the part itself.
+        """
+        state, prefix = super().state_dict(*args, **kwargs), kwargs.get("prefix", "")
+        for name in [name for name in state if name.startswith(prefix) and _COMPILED in name[len(prefix) :]]:
+            state[prefix + name[len(prefix) :].replace(_COMPILED, "")] = state.pop(name)
+        return state
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        learned = self.timesteps.state_dict()
+        destination.update({f"{prefix}timesteps.{name}": tensor for name, tensor in learned.items()})
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Before any weight: what older checkpoints lack, and names of compiled parts."""
+        learned = {name for name in state_dict if name.startswith(f"{prefix}timesteps.")}
+        if learned:
+            self.timesteps.load_state_dict(
+                {name.removeprefix(f"{prefix}timesteps."): state_dict.pop(name) for name in sorted(learned)}
+            )
+        state_dict.setdefault(f"{prefix}popularity", self.popularity)
+        for name in (name for part in (self.named_parameters(), self.named_buffers()) for name, _ in part):
+            plain = prefix + name.replace(_COMPILED, "")
+            if _COMPILED in name and plain in state_dict:
+                state_dict[prefix + name] = state_dict.pop(plain)
+        super()._load_from_state_dict(state_dict, prefix, *args)

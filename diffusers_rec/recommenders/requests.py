@@ -1,0 +1,146 @@
+"""What callers ask of a recommender, checked and in item indices: histories, candidates, items to leave out."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusers_rec.core.errors import shown
+from diffusers_rec.data.batching import pad
+from diffusers_rec.data.vocabulary import IndexArray, Vocabulary, listed
+
+Items = Iterable[Hashable]
+
+_UNORDERED = str, bytes, Mapping, set, frozenset
+
+
+@dataclass(frozen=True)
+class Requests:
+    """B requests.
+
+    Attributes:
+        histories: Item indices, oldest first, ``(L_b,)`` each.
+        candidates: Indices to choose among, ``(C_b,)`` each; one array for all requests, or none where all items are.
+        excluded: Indices to leave out, ``(E_b,)`` each.
+    """
+
+    histories: list[IndexArray]
+    candidates: list[IndexArray]
+    excluded: list[IndexArray]
+
+    @classmethod
+    def of(
+        cls,
+        vocabulary: Vocabulary,
+        histories: Iterable[Items],
+        *,
+        candidates: Items | Iterable[Items] | None = None,
+        exclude: Items | Iterable[Items] | None = None,
+        exclude_seen: bool = True,
+        drop: bool = False,
+        may_be_empty: bool = False,
+    ) -> Requests:
+        """From raw ids, as :meth:`~diffusers_rec.Recommender.recommend` takes them."""
+        rows = encode_histories(vocabulary, histories, drop=drop, may_be_empty=may_be_empty)
+        among = _selection(vocabulary, "candidates", candidates, len(rows), drop=drop)
+        if not all(map(len, among)):
+            raise ValueError("candidates is empty; it needs one item at least, for every history.")
+        without = _selection(vocabulary, "exclude", exclude, len(rows), drop=drop) or [rows[0][:0]]
+        seen = rows if exclude_seen else [rows[0][:0]] * len(rows)
+        without = without if len(without) > 1 else without * len(rows)
+        excluded = [np.concatenate(parts) for parts in zip(seen, without, strict=True)]
+        return cls(rows, [np.unique(each) for each in among], excluded)
+
+    def most_items(self, num_items: int) -> int:
+        """How many items the request with the most candidates can have."""
+        return max(map(len, self.candidates), default=num_items)
+
+    def batches(self, size: int) -> Iterator[tuple[list[int], Requests]]:
+        """Their places and up to so many requests, either all with an empty history or none, the empty ones last."""
+        places = sorted(range(len(self.histories)), key=lambda place: not len(self.histories[place]))
+        full = sum(len(row) > 0 for row in self.histories)
+        for part in (places[:full], places[full:]):
+            for start in range(0, len(part), size):
+                some = part[start : start + size]
+                candidates = [self.candidates[place] for place in some] if len(self.candidates) > 1 else self.candidates
+                yield some, Requests([self.histories[i] for i in some], candidates, [self.excluded[i] for i in some])
+
+    def tensors(self, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """What is excluded, ``(B, E)``, and the candidates, ``(C,)`` or ``(B, C)``, padded with -1."""
+        some = any(map(len, self.excluded))
+        excluded = pad(self.excluded, fill=-1)[0] if some else torch.zeros(len(self.excluded), 0, dtype=torch.int64)
+        excluded = excluded.to(device)
+        if len(self.candidates) > 1:
+            return excluded, pad(self.candidates, fill=-1)[0].to(device)
+        return excluded, torch.from_numpy(self.candidates[0]).to(device) if self.candidates else None
+
+
+def encode_histories(
+    vocabulary: Vocabulary, histories: Iterable[Items], *, drop: bool = False, may_be_empty: bool = False
+) -> list[IndexArray]:
+    """Item indices of each history; errors say which history they are about.
+
+    Args:
+        vocabulary: Known items.
+        histories: Raw item ids, oldest first.
+        drop: Whether to leave out unknown ids instead of refusing them.
+        may_be_empty: Whether a history may have no item.
+
+    Raises:
+        ValueError: no histories, an empty one, or an unknown id.
+        TypeError: histories that are no lists of ids; a set has no order.
+    """
+    if isinstance(histories, _UNORDERED) or not isinstance(histories, Iterable):
+        raise TypeError(f"histories must be a list of histories, each a list of item ids, got {shown(histories)}.")
+    rows = []
+    for number, history in enumerate(histories):
+        if isinstance(history, _UNORDERED) or not isinstance(history, Iterable):
+            raise TypeError(
+                f"histories[{number}] must be a list of item ids, got {shown(history)}. One history alone is [[...]]."
+            )
+        rows.append(_encoded(vocabulary, history, f"histories[{number}]", drop=drop))
+        if not len(rows[-1]) and not may_be_empty:
+            known = "holds no known item" if drop else "is empty"
+            raise ValueError(
+                f"histories[{number}] {known}; it needs one item at least. recommend(empty='popularity') answers it "
+                "with the most popular items."
+            )
+    if not rows:
+        raise ValueError("histories is empty; give one history at least.")
+    return rows
+
+
+def _selection(
+    vocabulary: Vocabulary, name: str, ids: Items | Iterable[Items] | None, count: int, *, drop: bool
+) -> list[IndexArray]:
+    """Item indices of one list for all histories, of one list a history, or of none."""
+    if ids is None:
+        return []
+    if isinstance(ids, str | bytes | Mapping) or not isinstance(ids, Iterable):
+        raise TypeError(f"{name} must be a list of item ids, or one list a history, got {shown(ids)}.")
+    if isinstance(ids, np.ndarray | Tensor):
+        return [_encoded(vocabulary, ids, name, drop=drop)]
+    given: list[Any] = list(ids)
+    if not any(_is_list(each, vocabulary) for each in given):
+        return [_encoded(vocabulary, given, name, drop=drop)]
+    if len(given) != count:
+        raise ValueError(f"{name} holds {len(given)} lists for {count} histories. Give one list a history, or one.")
+    return [_encoded(vocabulary, each, f"{name}[{row}]", drop=drop) for row, each in enumerate(given)]
+
+
+def _is_list(each: Any, vocabulary: Vocabulary) -> bool:
+    """Whether it is a list of ids rather than an id, which may be a tuple."""
+    return isinstance(each, Iterable) and not isinstance(each, str | bytes) and each not in vocabulary
+
+
+def _encoded(vocabulary: Vocabulary, ids: Items, name: str, *, drop: bool) -> IndexArray:
+    try:
+        given = list(ids) if isinstance(ids, set | frozenset) else listed(ids, "ids")
+        return vocabulary.encode([each for each in given if each in vocabulary] if drop else given)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from error
