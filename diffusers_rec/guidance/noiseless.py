@@ -30,7 +30,7 @@ class NoiselessDenoiser(Denoiser, name="noiseless"):
         seed: of the initial weights of a ``base`` given by name.
     """
 
-    context = frozenset({"embedding", "head", "schedule"})
+    requires = frozenset({"embedding", "head", "schedule"})
 
     def __init__(
         self,

@@ -80,7 +80,7 @@ class PosteriorDenoiser(Denoiser, name="posterior"):
         seed: of the initial weights of a ``base`` given by name.
     """
 
-    context = frozenset({"embedding", "head", "schedule"})
+    requires = frozenset({"embedding", "head", "schedule"})
 
     def __init__(
         self,
