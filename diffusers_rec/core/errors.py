@@ -115,8 +115,9 @@ def check_path(name: str, value: str | PathLike[str]) -> Path:
 
 def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn at the line that called the library, however deep in the library the cause lies."""
+    passed = __name__.partition(".")[0], "torch", "abc"  # abc: where a class is created
     frame, level = inspect.currentframe(), 1
-    while frame and frame.f_globals.get("__name__", "").partition(".")[0] in (__name__.partition(".")[0], "torch"):
+    while frame and frame.f_globals.get("__name__", "").partition(".")[0] in passed:
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)
 

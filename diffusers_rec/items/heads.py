@@ -108,7 +108,7 @@ class _SharedHead(ItemHead):
     The embedding is held outside the module tree: it belongs to whoever made it, is trained and saved there, once.
     """
 
-    context = frozenset({"embedding"})
+    requires = frozenset({"embedding"})
 
     def __init__(self, embedding: ItemEmbedding) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 
 from diffusers_rec.core.entrances import guarded
 from diffusers_rec.core.errors import check_choice, check_int, warn_caller
-from diffusers_rec.core.randomness import MAX_SEED, generators_from, isolated_rng, randn
+from diffusers_rec.core.randomness import MAX_SEED, generators_from, isolated_rng, randn, weight_seed
 from diffusers_rec.core.registry import Component, Config
 from diffusers_rec.data.batching import Batch, Examples, TrainingBatches
 from diffusers_rec.data.sequences import Sequences
@@ -110,14 +110,15 @@ class DiffRec(Pretrained, Recommender):
         self.seeds: Seeds = [int(each) for each in seeds] if isinstance(seeds, list) else int(seeds)
         size = {"num_items": len(self.vocabulary), "dim": dim, "max_length": max_length}
         # Each part draws its initial weights from a stream of its own.
-        self.embedding = ItemEmbedding.build_with({**size, "seed": 3 * self.seed}, embedding)
+        self.embedding = ItemEmbedding.build_with({**size, "seed": weight_seed(self.seed, "embedding")}, embedding)
         if not isinstance(getattr(self.embedding, "weight", None), Tensor):
             raise TypeError(f"{type(self.embedding).__name__}: an embedding keeps its vectors in `weight`, (V, D).")
         size["dim"] = self.embedding.dim
-        self.head = ItemHead.build_with({**size, "embedding": self.embedding, "seed": 3 * self.seed + 2}, head)
+        shared: dict[str, Any] = {"embedding": self.embedding}
+        self.head = ItemHead.build_with({**size, **shared, "seed": weight_seed(self.seed, "head")}, head)
         self.schedule = NoiseSchedule.build(schedule)
-        shared = {"embedding": self.embedding, "head": self.head, "schedule": self.schedule}
-        self.denoiser = Denoiser.build_with({**size, **shared, "seed": 3 * self.seed + 1}, denoiser)
+        shared |= {"head": self.head, "schedule": self.schedule}
+        self.denoiser = Denoiser.build_with({**size, **shared, "seed": weight_seed(self.seed, "denoiser")}, denoiser)
         self.noising = NoisingStrategy.build(noising)
         self.timesteps = TimestepSampler.build_with({"num_timesteps": self.schedule.num_timesteps}, timesteps)
         self.objective = Objective.build(objective)
@@ -338,6 +339,8 @@ class DiffRec(Pretrained, Recommender):
                 f"The parts do not fit: the sampler takes num_steps={steps}, but the schedule has "
                 f"num_timesteps={self.schedule.num_timesteps}. Use as many at most, or num_steps=None for all."
             )
+        for name in PARTS:
+            getattr(self, name).check_fit(self)
         if self.history_length < 1:
             raise ValueError(
                 f"max_length={self.max_length} leaves no room for a history before {self.noising.new_items} new items."
