@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from diffusers_rec.core.errors import check_int
+from diffusers_rec.core.errors import check_int, check_same
 from diffusers_rec.core.registry import Component
 from diffusers_rec.data.history import History
 from diffusers_rec.processes.noising import Queries
@@ -104,11 +104,7 @@ class Denoiser(nn.Module, Component, ABC, kind="denoiser"):
 
     def check_fit(self, model: Any) -> None:
         """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
-        if self.dim != model.embedding.dim:
-            raise ValueError(
-                f"The parts do not fit: dim of the denoiser is {self.dim}, dim of the embedding is "
-                f"{model.embedding.dim}."
-            )
+        check_same("dim of the denoiser", self.dim, "dim of the embedding", model.embedding.dim)
         if self.prediction not in PREDICTIONS:
             raise ValueError(
                 f"{type(self).__name__}: prediction must be one of {', '.join(PREDICTIONS)}, got {self.prediction!r}."

@@ -118,7 +118,7 @@ class PosteriorDenoiser(Guide, name="posterior"):
         batch, asked, corrupted = queries.positions.shape
         silence = torch.zeros(batch, asked, corrupted, self.dim, dtype=context.dtype, device=queries.visible.device)
         last = torch.full_like(queries.visible, self.schedule.num_timesteps)
-        predicted = self.base(silence, last, condition).flatten(0, 2)
+        predicted: Tensor = self.base(silence, last, condition).flatten(0, 2)
         return _Condition(condition, self._candidates(predicted, context.dtype))
 
     def forward(self, xn: Tensor, timesteps: Tensor, condition: _Condition) -> Tensor:

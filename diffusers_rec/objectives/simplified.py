@@ -1,4 +1,4 @@
-r"""The paper's objective: a reconstruction term that trains the denoiser, a recommendation term that trains the ranking.
+r"""The paper's objective: reconstruction, which trains the denoiser, and cross-entropy, which trains the ranking.
 
 .. math:: \mathcal L = \lambda_x\, \mathbb E_{n \sim p_n}\big[ w_n\, \|x_0 - f_\theta(x_n, n)\|^2 \big]
                      + \lambda_v\, \big( - \log p(v \mid f_\theta(x_m, m)) \big)

@@ -58,9 +58,7 @@ class SquaredTerm(LossTerm, name="squared"):
 
     def __call__(self, step: TrainingStep) -> Tensor:
         sampled = step.sampled
-        target, predicted = (
-            (sampled.x0, sampled.prediction) if self.of == "x0" else (sampled.target, sampled.output)
-        )
+        target, predicted = (sampled.x0, sampled.prediction) if self.of == "x0" else (sampled.target, sampled.output)
         with torch.autocast(target.device.type, enabled=False):
             squared = (target - predicted.to(target.dtype)).square()
             return squared.mean(-1) if self.reduction == "mean" else squared.sum(-1)
