@@ -377,7 +377,7 @@ def run_name(trial: Trial, split: Split, seeds: Sequence[int], options: argparse
     names = []
     for seed in seeds:
         model, training = trial.build(split.train.vocabulary, seed), training_of(trial, seed, options)
-        names.append(fingerprint(model.config(), training.config(), split.train, split.validation, 1))
+        names.append(fingerprint([model.config(), training.config()], split.train, split.validation, 1))
     return "-".join(names)
 
 

@@ -8,7 +8,6 @@ swapped alone, and every part works without it.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -32,27 +31,11 @@ from diffusers_rec.processes.timesteps import TimestepSampler
 from diffusers_rec.recommenders.base import Recommender, SamplerChoice, Seeds, Unknown
 from diffusers_rec.recommenders.memory import Memory
 from diffusers_rec.recommenders.pretrained import Pretrained
+from diffusers_rec.recommenders.trainable import Loss
 from diffusers_rec.samplers import Sampler
 
 MAX_LAST_ALPHA_BAR = 0.05
 """Above it, x_N tells the target, which serving has not: the pipeline warns."""
-
-
-@dataclass(frozen=True)
-class Loss:
-    """What :meth:`DiffRec.loss` gives.
-
-    Attributes:
-        total: scalar, to be minimised.
-        named: its terms, scalars without gradient.
-        timesteps: the drawn step of each of the M noised latents, ``(M,)``.
-        per_latent: the unweighted reconstruction loss of each, ``(M,)``, without gradient.
-    """
-
-    total: Tensor
-    named: dict[str, Tensor]
-    timesteps: Tensor
-    per_latent: Tensor
 
 
 @guarded
@@ -151,12 +134,10 @@ class DiffRec(Pretrained, Recommender):
         sequences = sequences.reindexed(self.vocabulary)
         self.negatives.fit(TrainingBatches(sequences, examples=examples).target_counts())
         self.memory.fit(sequences)
-        counts = torch.from_numpy(sequences.items).bincount(minlength=len(self.vocabulary))
-        self.popularity.copy_(counts)
-        return self
+        return super().prepare(sequences, examples=examples)
 
     def forward(self, batch: Batch, generator: Generator) -> Loss:
-        """:meth:`loss`, without entering the losses into the timestep sampler: for wrappers that gather them first."""
+        """:meth:`loss` without :meth:`update`: for loops that gather over processes what the loss has observed."""
         if not self.training:
             return self._loss(batch, generator)
         with isolated_rng(generator, self.device):  # dropout draws from torch's global state
@@ -174,8 +155,12 @@ class DiffRec(Pretrained, Recommender):
         """
         loss: Loss = self(batch, generator)
         if self.training:
-            self.timesteps.update(loss.timesteps, loss.per_latent)
+            self.update(loss.observed)
         return loss
+
+    def update(self, observed: Mapping[str, Tensor]) -> None:
+        """Show the timestep sampler what was observed: the ``timesteps`` drawn and the losses ``per_latent``."""
+        self.timesteps.update(observed["timesteps"], observed["per_latent"])
 
     def _loss(self, batch: Batch, generator: Generator) -> Loss:
         if not batch.num_targets:
@@ -209,7 +194,7 @@ class DiffRec(Pretrained, Recommender):
             timesteps, weights = timesteps[..., None].expand_as(real), weights[..., None].expand_as(real)
         negatives = self.negatives.draw(items[real], len(self.vocabulary), generator)
         terms = self.objective(x0[real], predicted, weights[real], from_start, items[real], self.head, negatives)
-        return Loss(terms.total, terms.named, timesteps[real], terms.per_latent)
+        return Loss(terms.total, terms.named, {"timesteps": timesteps[real], "per_latent": terms.per_latent})
 
     # Serving
 
