@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffusers_rec.core.entrances import guarded
 from diffusers_rec.core.errors import check_bool, check_choice, check_int
@@ -23,6 +23,7 @@ from diffusers_rec.recommenders.memory import Memory
 from diffusers_rec.recommenders.ranking import TopK, mean_chunks, most_popular, top_k
 from diffusers_rec.recommenders.requests import Items, Requests, encode_histories
 from diffusers_rec.recommenders.serving import Written, check_finite, in_evaluation_mode
+from diffusers_rec.recommenders.trainable import Trainable
 from diffusers_rec.samplers import Sampler
 
 Unknown = Literal["error", "drop"]
@@ -58,7 +59,7 @@ class Recommendations:
 
 
 @guarded
-class Recommender(nn.Module, ABC):
+class Recommender(Trainable, ABC):
     """Histories in, ranked items out.
 
     Attributes:
@@ -84,6 +85,11 @@ class Recommender(nn.Module, ABC):
     @abstractmethod
     def history_length(self) -> int:
         """How many of the last items of a history are used."""
+
+    @property
+    def max_length(self) -> int:
+        """The most items of a training example: a whole history and its target."""
+        return self.history_length + 1
 
     @abstractmethod
     def draw(self, items: Tensor, lengths: Tensor, seeds: Seeds | None, sampler: SamplerChoice | None) -> Tensor:
