@@ -19,6 +19,7 @@ from diffusers_rec.core.errors import check_choice, check_int, warn_caller
 from diffusers_rec.core.randomness import MAX_SEED, generators_from, isolated_rng, randn
 from diffusers_rec.core.registry import Component, Config
 from diffusers_rec.data.batching import Batch, Examples, TrainingBatches
+from diffusers_rec.data.history import History
 from diffusers_rec.data.sequences import Sequences
 from diffusers_rec.data.vocabulary import Vocabulary
 from diffusers_rec.denoisers import Denoiser
@@ -234,18 +235,17 @@ class DiffRec(Pretrained, Recommender):
         """
         history = self.encode_histories(histories, unknown=unknown)
         with self.serving() as model:
-            return model._sample(*history, seeds, sampler)[0]
+            return model._sample(history, seeds, sampler)[0]
 
-    def draw(self, items: Tensor, lengths: Tensor, seeds: Seeds | None, sampler: SamplerChoice | None) -> Tensor:
+    def draw(self, history: History, seeds: Seeds | None, sampler: SamplerChoice | None) -> Tensor:
         """As :meth:`~diffusers_rec.Recommender.draw` says, ``(B, S, D)`` with the embedding's D."""
-        latents, answer = self._sample(items, lengths, seeds, sampler)
+        latents, answer = self._sample(history, seeds, sampler)
         index = answer[..., None, None].expand(-1, latents.shape[1], 1, latents.shape[-1])
         return latents.gather(2, index)[:, :, 0]
 
-    def _sample(
-        self, items: Tensor, lengths: Tensor, seeds: Seeds | None, sampler: SamplerChoice | None
-    ) -> tuple[Tensor, Tensor]:
+    def _sample(self, history: History, seeds: Seeds | None, sampler: SamplerChoice | None) -> tuple[Tensor, Tensor]:
         """Latents ``(B, S, K, D)`` and which of the K is the next item, ``(B, 1)``."""
+        items, lengths = history.items, history.lengths
         chosen = self.sampler if sampler is None else Sampler.build(sampler)
         generators = generators_from(self.seeds if seeds is None else seeds)
         width = self.noising.max_noised(self.max_length)
