@@ -164,7 +164,7 @@ def test_permuting_item_ids_permutes_the_items_and_nothing_else(ranking, order):
     num_items = len(head.keys())
     order = torch.tensor([v for v in order if v < num_items])
     before = top_k(head, latents, num_items, chunk_scores=chunk_scores)
-    tables = [*head.parameters(), *(head.embedding.parameters() if "embedding" in head.context else [])]
+    tables = [*head.parameters(), *(head.embedding.parameters() if "embedding" in head.requires else [])]
     with torch.no_grad():
         for parameter in tables:
             parameter.copy_(parameter[order])

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusers_rec.core.deprecation import deprecated_names, warn_deprecated
-from diffusers_rec.core.errors import check_float, check_int, warn_caller
+from diffusers_rec.core.errors import check_float, check_int, check_same, warn_caller
 from diffusers_rec.core.registry import Component
 from diffusers_rec.data.history import History
 from diffusers_rec.data.sequences import Sequences, places_within
@@ -156,6 +156,10 @@ class TransitionMemory(Memory, name="transitions"):
         shape = self.num_items, min(self.neighbours, self.num_items)
         self.register_buffer("items", torch.zeros(shape, dtype=torch.int32))
         self.register_buffer("counts", torch.zeros(shape))
+
+    def check_fit(self, model: Any) -> None:
+        """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
+        check_same("items of the memory", self.num_items, "items of the vocabulary", len(model.vocabulary))
 
     def fit(self, sequences: Sequences) -> None:
         if len(sequences.vocabulary) != self.num_items:
