@@ -37,6 +37,7 @@ from diffusers_rec.recommenders.chains import Drawn, items_at, run_chain
 from diffusers_rec.recommenders.memory import Memory
 from diffusers_rec.recommenders.passes import run_passes, steps_of_positions
 from diffusers_rec.recommenders.pretrained import Pretrained
+from diffusers_rec.recommenders.replacing import replaced
 from diffusers_rec.samplers import Sampler
 
 MAX_LAST_ALPHA_BAR = 0.05
@@ -67,24 +68,23 @@ class DiffRec(Pretrained, Recommender):
     Every part is given as a component, a registered name, or a config (see :mod:`diffusers_rec.core.registry`).
 
     Args:
-        items: the item ids that can be recommended, a :class:`~diffusers_rec.data.Vocabulary` or any iterable of
-            hashable ids.
-        dim: D, for the parts given by name.
-        max_length: positions in a sequence, the noised ones included, for a denoiser given by name.
-        schedule: how much noise a step carries.
-        process: what is corrupted how, and the one reverse step.
-        source: what the process is centred on.
-        noising: which positions carry noise.
-        timesteps: which steps are trained on.
-        embedding: item to clean latent.
-        denoiser: predicts the clean latent.
-        head: latent to item scores.
-        objective: what is minimised.
-        negatives: what targets are weighed against: all items, or a sample for large catalogues.
-        memory: what other users did next, mixed into the ranking.
-        sampler: noise to latent, at serving time.
-        seeds: the noise draws averaged at serving time, unless a call says otherwise: seeds, or their number.
-        seed: of the initial weights of the parts given by name.
+        items: Item ids that can be recommended, a :class:`~diffusers_rec.Vocabulary` or any iterable of hashable ids.
+        dim: Latent width D of the parts given by name.
+        max_length: Largest number of positions in a sequence, the corrupted ones included, of a denoiser given by name.
+        schedule: Noise levels of the steps.
+        process: Corruption, and the one reverse step.
+        source: Centre of the process.
+        noising: Positions that are corrupted.
+        timesteps: Steps that are trained on.
+        embedding: Items to clean latents.
+        denoiser: Prediction of the clean latent.
+        head: Latents to item scores.
+        objective: Loss.
+        negatives: Items that a target is weighed against: all, or a sample for large catalogues.
+        memory: What other users did next, mixed into the ranking.
+        sampler: Chain from noise to latent, when serving.
+        seeds: Noise draws averaged when serving, unless a call says otherwise: seeds, or their number.
+        seed: Seed of the initial weights of the parts given by name.
 
     Raises:
         ValueError: unknown names or keys, or parts that do not fit one another.
@@ -139,7 +139,7 @@ class DiffRec(Pretrained, Recommender):
         self.register_buffer("popularity", torch.zeros(size["num_items"], dtype=torch.int64))
         self.check_fit()
         signal = float(self.schedule.alpha_bar[-1])
-        if signal > MAX_LAST_ALPHA_BAR and not self.embedding.weight.is_meta:  # which is not the model yet
+        if signal > MAX_LAST_ALPHA_BAR and not self.popularity.is_meta:  # which is not the model yet
             warn_caller(
                 f"At the last step {signal:.0%} of the signal is left (alpha_bar_N), but serving starts from pure "
                 "noise: training would learn to read the target there. Use more steps, or a negative log_snr_shift."
@@ -253,8 +253,8 @@ class DiffRec(Pretrained, Recommender):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.embedding.weight.device
+        """Device of the weights."""
+        return self.popularity.device
 
     @property
     def max_length(self) -> int:
@@ -267,7 +267,7 @@ class DiffRec(Pretrained, Recommender):
         return self.max_length - self.noising.new_items
 
     def config(self) -> Config:
-        """Everything but the items and the weights, ready for JSON."""
+        """Everything except the items and the weights, ready for JSON."""
         parts = {name: getattr(self, name).config() for name in PARTS}
         return {**parts, "seeds": self.seeds, "seed": self.seed}
 
@@ -284,8 +284,24 @@ class DiffRec(Pretrained, Recommender):
             raise ValueError(f"Unknown keys in the config of DiffRec: {unknown}. Known: {sorted(known)}.")
         return cls(items, **config)
 
+    def replace(self, **changes: Any) -> DiffRec:
+        """The same model with parts changed; this one stays as it is.
+
+        A name or a mapping is merged into the part's config: ``schedule={"num_timesteps": 200}`` changes one setting,
+        ``denoiser="causal-transformer"`` changes the class and keeps the settings that both classes have. A guide
+        without a ``base`` wraps the denoiser that there is. Parts of an unchanged class keep every weight whose shape
+        stays; ``seed=`` gives all parts fresh weights.
+
+        Args:
+            changes: Parts by name, as components, names or mappings; ``dim``, ``max_length``, ``seeds``, ``seed``.
+
+        Raises:
+            ValueError: an unknown part, name or setting, or parts that do not fit one another.
+        """
+        return replaced(self, PARTS, changes)
+
     def check_fit(self) -> None:
-        """Whether the parts fit one another: asked when they are composed, and before training once more.
+        """Check that the parts fit one another, when they are composed and once more before training.
 
         Raises:
             ValueError: they do not; the message names the two that differ.
