@@ -215,13 +215,13 @@ class DiffRec(Pretrained, Recommender):
         Returns:
             ``(B, S, K, D)``; K = 1 except for strategies that corrupt several positions.
         """
-        history = History(*self.encode_histories(histories, unknown=unknown))
+        history = self.encode_histories(histories, unknown=unknown)
         with self.serving() as model:
             return model._draw(history, seeds, sampler, guidance).latents
 
-    def draw(self, items: Tensor, lengths: Tensor, seeds: Seeds | None, sampler: SamplerChoice | None) -> Tensor:
+    def draw(self, history: History, seeds: Seeds | None, sampler: SamplerChoice | None) -> Tensor:
         """As :meth:`~diffusers_rec.Recommender.draw` says, ``(B, S, D)`` with the embedding's D."""
-        return self._draw(History(items, lengths), seeds, sampler, None).next_item()
+        return self._draw(history, seeds, sampler, None).next_item()
 
     def _draw(
         self,
