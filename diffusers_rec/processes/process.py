@@ -41,7 +41,7 @@ class Process(Component, ABC, kind="process"):
         schedule: Noise levels; shared, not owned.
     """
 
-    context = frozenset({"schedule"})
+    requires = frozenset({"schedule"})
     entrances = "start", "corrupt", "step"
 
     def __init__(self, schedule: NoiseSchedule) -> None:
@@ -66,13 +66,16 @@ class Process(Component, ABC, kind="process"):
         """
 
     @abstractmethod
-    def corrupt(self, x0: Tensor, timesteps: Tensor, generator: Generators) -> Corrupted:
+    def corrupt(
+        self, x0: Tensor, timesteps: Tensor, generator: Generators | None, *, noise: Tensor | None = None
+    ) -> Corrupted:
         """Latents at step n, drawn given the clean ones.
 
         Args:
             x0: Clean latents, ``(B, Q, ..., D)``.
             timesteps: n in 0..N, integers whose axes are the leading axes of ``x0``: ``(B, Q)``, ``(B, Q, K)``.
-            generator: Source of the draw; one, or one for each of the Q draws.
+            generator: Source of the draw; one, or one for each of the Q draws. None where ``noise`` is given.
+            noise: What was drawn already, like ``x0``.
         """
 
     @abstractmethod
@@ -123,9 +126,12 @@ class GaussianProcess(Process, name="gaussian"):
         last = self.schedule.level(self.schedule.num_timesteps)
         return noise * (last.square + last.variance) ** 0.5
 
-    def corrupt(self, x0: Tensor, timesteps: Tensor, generator: Generators) -> Corrupted:
-        """Eq. 2, with the standard Gaussian noise that was drawn."""
-        noise = randn(x0.shape, generator, device=x0.device, dtype=x0.dtype)
+    def corrupt(
+        self, x0: Tensor, timesteps: Tensor, generator: Generators | None, *, noise: Tensor | None = None
+    ) -> Corrupted:
+        """Eq. 2, with standard Gaussian noise."""
+        if noise is None:
+            noise = _noise(x0, generator)
         return Corrupted(self.schedule.add_noise(x0, noise, timesteps), noise)
 
     def step(

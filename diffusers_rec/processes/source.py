@@ -14,7 +14,7 @@ from torch import Tensor
 from diffusers_rec.core.errors import check_float
 from diffusers_rec.core.registry import Component
 from diffusers_rec.data.history import History
-from diffusers_rec.processes.noising import Questions
+from diffusers_rec.processes.noising import Queries
 
 
 class Source(Component, ABC, kind="source"):
@@ -23,7 +23,7 @@ class Source(Component, ABC, kind="source"):
     entrances = ("centre",)
 
     @abstractmethod
-    def centre(self, history: History, queries: Questions) -> Tensor | None:
+    def centre(self, history: History, queries: Queries) -> Tensor | None:
         """The centre of each query, from the items that it sees clean; None stands for zero.
 
         Args:
@@ -38,14 +38,14 @@ class Source(Component, ABC, kind="source"):
 class ZeroSource(Source, name="zero"):
     """Zero. The default."""
 
-    def centre(self, history: History, queries: Questions) -> Tensor | None:
+    def centre(self, history: History, queries: Queries) -> Tensor | None:
         return None
 
 
 class LastItemSource(Source, name="last-item"):
     """The clean latent of the last visible item."""
 
-    def centre(self, history: History, queries: Questions) -> Tensor | None:
+    def centre(self, history: History, queries: Queries) -> Tensor | None:
         latents = history.latent()
         last = (queries.visible - 1).clamp(min=0)[..., None].expand(-1, -1, latents.shape[-1])
         found = latents.gather(1, last) if latents.shape[1] else latents.new_zeros(last.shape)
@@ -64,7 +64,7 @@ class HistorySource(Source, name="history"):
     def __init__(self, *, decay: float = 0.5) -> None:
         self.decay = check_float("decay", decay, above=0, maximum=1)
 
-    def centre(self, history: History, queries: Questions) -> Tensor | None:
+    def centre(self, history: History, queries: Queries) -> Tensor | None:
         latents = history.latent()
         age = queries.visible[..., None] - 1 - torch.arange(latents.shape[1], device=latents.device)
         exact = torch.promote_types(latents.dtype, torch.float32)

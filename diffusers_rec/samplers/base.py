@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from torch import Tensor
 
@@ -66,11 +67,27 @@ Callback = Callable[[SamplerStep], object]
 class Sampler(Component, ABC, kind="sampler"):
     """Runs the reverse process.
 
-    A sampler that needs the head or the embedding declares it in ``context`` and keeps it in an attribute of the same
+    A sampler that needs the head or the embedding declares it in ``requires`` and keeps it in an attribute of the same
     name; the pipeline supplies it.
     """
 
     entrances = ("sample",)
+    num_steps: int | None = None
+    """Denoisings of a chain; None for one at every step of the schedule."""
+
+    def check_fit(self, model: Any) -> None:
+        """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
+        if self.num_steps is not None and self.num_steps > model.schedule.num_timesteps:
+            raise ValueError(
+                f"The parts do not fit: the sampler takes num_steps={self.num_steps}, but the schedule has "
+                f"num_timesteps={model.schedule.num_timesteps}. Use as many at most, or num_steps=None for all."
+            )
+        if self.num_steps == 1 and model.denoiser.prediction == "noise":
+            raise ValueError(
+                "The parts do not fit: one step from pure noise divides a noise prediction by the signal that is left "
+                f"at step N, {float(model.schedule.signal[-1]):.2g}. Use a chain of several steps, such as "
+                "sampler='ddim', or a denoiser that predicts 'velocity' or 'x0'."
+            )
 
     @abstractmethod
     def sample(

@@ -14,6 +14,8 @@ from diffusers_rec.samplers.chain import asker, last_step
 class OneStepSampler(Sampler, name="one-step"):
     r""":math:`\hat x_0 = f_\theta(x_N, N)`. The paper's default, which averages the probabilities of ten such draws."""
 
+    num_steps = 1
+
     def sample(
         self,
         denoise: Denoise,
