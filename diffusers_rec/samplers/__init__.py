@@ -4,6 +4,21 @@ from diffusers_rec.samplers.base import Callback, Denoise, Sampler, SamplerStep
 from diffusers_rec.samplers.chain import ChainSampler
 from diffusers_rec.samplers.ddim import DDIMSampler
 from diffusers_rec.samplers.ddpm import DDPMSampler
+from diffusers_rec.samplers.dpm_solver import DPMSolverSampler
+from diffusers_rec.samplers.euler import EulerSampler
+from diffusers_rec.samplers.heun import HeunSampler
 from diffusers_rec.samplers.one_step import OneStepSampler
 
-__all__ = ["Callback", "ChainSampler", "DDIMSampler", "DDPMSampler", "Denoise", "OneStepSampler", "Sampler", "SamplerStep"]
+__all__ = [
+    "Callback",
+    "ChainSampler",
+    "DDIMSampler",
+    "DDPMSampler",
+    "DPMSolverSampler",
+    "Denoise",
+    "EulerSampler",
+    "HeunSampler",
+    "OneStepSampler",
+    "Sampler",
+    "SamplerStep",
+]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffusers_rec.core.errors import check_int
 from diffusers_rec.core.randomness import Generators
-from diffusers_rec.processes.process import Process
+from diffusers_rec.processes.process import GaussianProcess, Process
 from diffusers_rec.processes.schedules import NoiseSchedule
 from diffusers_rec.samplers.base import Callback, Denoise, Sampler, SamplerStep, after_step, process_of
 
@@ -97,6 +97,20 @@ def asker(denoise: Denoise, start: Tensor, steps: Sequence[int]) -> Ask:
         return answer.to(xn.dtype)
 
     return ask
+
+
+def gaussian(sampler: Sampler, process: Process) -> GaussianProcess:
+    """The process, for a solver that needs its Gaussian levels.
+
+    Raises:
+        TypeError: the process is not Gaussian.
+    """
+    if not isinstance(process, GaussianProcess):
+        raise TypeError(
+            f"{type(sampler).__name__} solves the flow of a GaussianProcess, got {type(process).__name__}. "
+            "Use a sampler that takes the process's own steps, such as 'ddpm'."
+        )
+    return process
 
 
 def last_step(sampler: Sampler, ask: Ask, xn: Tensor, n: int, index: int, callback: Callback | None) -> Tensor:

@@ -46,8 +46,8 @@ class LinearSchedule(NoiseSchedule, name="linear"):
     def _alpha_bar(self, fraction: Tensor) -> Tensor:
         steps = len(fraction)
         scale = 1000 / steps if self.rescale else 1.0
-        ends = (beta * scale + self.offset for beta in (self.beta_start, self.beta_end))
-        beta = torch.linspace(*ends, steps, dtype=torch.float64)
+        first, last = (beta * scale + self.offset for beta in (self.beta_start, self.beta_end))
+        beta = torch.linspace(first, last, steps, dtype=torch.float64)
         if beta.max() >= 1:
             self._refuse(float(beta.max()))
         return (1 - beta).cumprod(0)
