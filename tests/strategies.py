@@ -18,7 +18,7 @@ from diffusers_rec.processes.timesteps import TimestepSampler
 from diffusers_rec.recommenders.memory import Memory
 from diffusers_rec.samplers import Sampler
 from diffusers_rec.testing.contract import SIZES
-from diffusers_rec.testing.every_kind import changed_settings
+from diffusers_rec.testing.all_kinds import changed_settings
 from diffusers_rec.testing.inputs import DTYPES, gaussian, learned, seeded  # noqa: F401 - every test has them from here
 
 FAMILIES = [

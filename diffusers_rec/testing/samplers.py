@@ -11,8 +11,8 @@ from torch import Tensor
 from diffusers_rec.core.randomness import generators_from
 from diffusers_rec.processes.schedules import CosineSchedule, LinearSchedule, NoiseSchedule, SqrtSchedule
 from diffusers_rec.samplers import Sampler
+from diffusers_rec.testing.all_kinds import check
 from diffusers_rec.testing.contract import Case, ContractError, Maker, Suite, expect, expect_close, expect_equal
-from diffusers_rec.testing.every_kind import check
 from diffusers_rec.testing.inputs import DTYPES, gaussian, global_state_from, seeded, strided
 
 SCHEDULES = [
@@ -195,8 +195,8 @@ def _cases(maker: Maker) -> Iterator[Case]:
         yield Case(f"over {schedule}", (sampler, schedule))
 
 
-def _answers(sampler: Sampler) -> list[Tensor]:
+def _outputs(sampler: Sampler) -> list[Tensor]:
     return [sampler.sample(halved, SCHEDULES[-1], gaussian(2, 3, 1, 4), seeded(0))]
 
 
-SUITE = Suite(Sampler, _cases, CLAUSES, _answers)
+SUITE = Suite(Sampler, _cases, CLAUSES, _outputs)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from diffusers_rec.processes.schedules import NoiseSchedule
+from diffusers_rec.testing.all_kinds import check
 from diffusers_rec.testing.contract import (
     Case,
     Maker,
@@ -26,7 +27,6 @@ from diffusers_rec.testing.contract import (
     expect_finite,
     expect_refusal,
 )
-from diffusers_rec.testing.every_kind import check
 from diffusers_rec.testing.inputs import DTYPES, gaussian, strided
 
 LENGTHS = [1, 2, 3, 10, 50, 1000]
@@ -288,8 +288,8 @@ def _cases(maker: Maker) -> Iterator[Case]:
             yield Case(f"log_snr_shift={shift}", (schedule,))
 
 
-def _answers(schedule: NoiseSchedule) -> list[Tensor]:
+def _outputs(schedule: NoiseSchedule) -> list[Tensor]:
     return [schedule.alpha_bar, schedule.add_noise(*_two(schedule.num_timesteps, 2), every_step(schedule))]
 
 
-SUITE = Suite(NoiseSchedule, _cases, CLAUSES, _answers, usual=("num_timesteps",))
+SUITE = Suite(NoiseSchedule, _cases, CLAUSES, _outputs)

@@ -14,6 +14,7 @@ With :math:`a^2 + s^2 = 1` (variance preserving) this is Eq. 3, and :math:`\beta
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -40,6 +41,11 @@ class Level(NamedTuple):
     variance: Any
     alpha_bar: Any
     preserving: bool
+
+    @classmethod
+    def of(cls, tables: Iterable[Any], preserving: bool) -> Level:
+        """A level of what :data:`LEVEL` names, in order."""
+        return cls(*tables, preserving=preserving)
 
 
 LEVEL = Level._fields[:-1]
@@ -90,7 +96,7 @@ def resting(now: Level, then: Level, *factors: Tensor) -> tuple[Tensor, ...]:
 
 def derived(level: Level, velocity: Tensor) -> dict[str, Tensor]:
     """Every table of a schedule, from the tables of its levels and of its velocity's p."""
-    then = Level(*(torch.cat([table[:1], table[:-1]]) for table in level[:-1]), level.preserving)
+    then = Level.of((torch.cat([table[:1], table[:-1]]) for table in level[:-1]), level.preserving)
     ratio, beta = transition(level, then)
     clean, noised, left = posterior(level, then)
     start = torch.arange(len(ratio)) == 0

@@ -101,7 +101,7 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
         return square.sqrt(), (1 - square).sqrt()
 
     def _velocity_signal(self, signal: Tensor, sigma: Tensor) -> Tensor:
-        r"""p of the velocity :math:`v = p\,\epsilon - q\,x_0`, whose q is :math:`(1 - p a) / s`."""
+        r"""The factor p of the velocity :math:`v = p\,\epsilon - q\,x_0`, whose q is :math:`(1 - p a) / s`."""
         return signal / (signal.square() + sigma.square())
 
     def _build(self) -> dict[str, Tensor]:
@@ -182,8 +182,8 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
         """
         if like is not None:
             exact = torch.empty((), dtype=torch.float64, device=like.device).expand(like.shape)
-            return Level(*self._tables.at(exact, torch.as_tensor(timesteps), *LEVEL), self.variance_preserving)
-        return Level(*self._tables.numbers(int(timesteps), LEVEL), self.variance_preserving)
+            return Level.of(self._tables.at(exact, torch.as_tensor(timesteps), *LEVEL), self.variance_preserving)
+        return Level.of(self._tables.numbers(int(timesteps), LEVEL), self.variance_preserving)
 
     def add_noise(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         r"""Draw :math:`q(x_n \mid x_0)` (Eq. 2).

@@ -44,7 +44,6 @@ class SigmoidSchedule(NoiseSchedule, name="sigmoid"):
         super().__init__(num_timesteps, log_snr_shift=log_snr_shift)
 
     def _alpha_bar(self, fraction: Tensor) -> Tensor:
-        ends = torch.tensor([self.start, self.end], dtype=torch.float64)
-        high, low = (-ends / self.tau).sigmoid()
-        value = (-torch.lerp(*ends, fraction) / self.tau).sigmoid()
-        return ((value - low) / (high - low)).clamp(min=self.clip_min)
+        place = torch.cat([fraction.new_tensor([0.0]), fraction, fraction.new_tensor([1.0])])
+        value = (-torch.lerp(place.new_tensor(self.start), place.new_tensor(self.end), place) / self.tau).sigmoid()
+        return ((value[1:-1] - value[-1]) / (value[0] - value[-1])).clamp(min=self.clip_min)
