@@ -45,7 +45,7 @@ class Level(NamedTuple):
     @classmethod
     def of(cls, tables: Iterable[Any], preserving: bool) -> Level:
         """A level of what :data:`LEVEL` names, in order."""
-        return cls(*tables, preserving=preserving)
+        return cls._make([*tables, preserving])
 
 
 LEVEL = Level._fields[:-1]
