@@ -30,10 +30,13 @@ class ChainSampler(Sampler):
 
     Args:
         num_steps: Denoisings, from 1 to N; all N when None.
+        stagger: Steps by which each of K positions lags behind the one before it. Above 0 the positions of a query have
+            timesteps of their own, ``(B, Q, K)``, and the chain takes ``stagger * (K - 1)`` denoisings more.
     """
 
-    def __init__(self, *, num_steps: int | None = None) -> None:
+    def __init__(self, *, num_steps: int | None = None, stagger: int = 0) -> None:
         self.num_steps = None if num_steps is None else check_int("num_steps", num_steps, minimum=1)
+        self.stagger = check_int("stagger", stagger, minimum=0)
 
     @abstractmethod
     def solver(self, ask: Ask, process: Process, generator: Generators | None) -> Advance:
@@ -62,7 +65,8 @@ class ChainSampler(Sampler):
         ask = asker(denoise, start, steps)
         advance = self.solver(ask, process, generator)
         xn = start.to(torch.promote_types(start.dtype, torch.float32))
-        for index, (n, m) in enumerate(pairwise(steps)):
+        course = staggered(steps, self.stagger, start) if self.stagger else steps
+        for index, (n, m) in enumerate(pairwise(course)):
             x0 = ask(xn, n)
             xn = advance(x0, xn, n, m)
             if callback is not None:
@@ -70,7 +74,7 @@ class ChainSampler(Sampler):
                 if step.stopped:
                     return step.prediction.to(start.dtype)
                 xn = step.xn.to(x0.dtype)
-        return last_step(self, ask, xn, steps[-1], len(steps) - 1, callback).to(start.dtype)
+        return last_step(self, ask, xn, course[-1], len(course) - 1, callback).to(start.dtype)
 
 
 def asker(denoise: Denoise, start: Tensor, steps: Sequence[int]) -> Ask:
@@ -113,13 +117,23 @@ def gaussian(sampler: Sampler, process: Process) -> GaussianProcess:
     return process
 
 
-def last_step(sampler: Sampler, ask: Ask, xn: Tensor, n: int, index: int, callback: Callback | None) -> Tensor:
+def last_step(sampler: Sampler, ask: Ask, xn: Tensor, n: int | Tensor, index: int, callback: Callback | None) -> Tensor:
     """What a chain ends on: the denoiser's answer at its last step, or what the callback makes of it."""
     x0 = ask(xn, n)
     if callback is None:
         return x0
     step = after_step(sampler, callback, SamplerStep(index, n, 0, x0, x0))
     return step.prediction if step.stopped else step.xn
+
+
+def staggered(steps: Sequence[int], stagger: int, start: Tensor) -> list[int | Tensor]:
+    """The timesteps ``(B, Q, K)`` of a chain whose positions wait at N, then walk the steps, then wait at the last."""
+    width = start.shape[2] if start.ndim > 3 else 1
+    if width == 1 or len(steps) == 1:
+        return list(steps)
+    place = torch.arange(len(steps) + stagger * (width - 1))[:, None] - stagger * torch.arange(width)
+    table = torch.tensor(steps)[place.clamp(0, len(steps) - 1)].to(start.device)
+    return [row.expand(start.shape[:3]) for row in table.unbind()]
 
 
 def reverse_steps(num_timesteps: int, num_steps: int | None) -> list[int]:

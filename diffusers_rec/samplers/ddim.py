@@ -21,11 +21,12 @@ class DDIMSampler(ChainSampler, name="ddim"):
     Args:
         num_steps: Denoisings, from 1 to N; all N when None.
         eta: 0: the chain is a function of its first noise. 1: as ``ddpm`` with the posterior variance.
+        stagger: See :class:`~diffusers_rec.samplers.ChainSampler`.
     """
 
-    def __init__(self, *, num_steps: int | None = None, eta: float = 0.0) -> None:
+    def __init__(self, *, num_steps: int | None = None, eta: float = 0.0, stagger: int = 0) -> None:
         self.eta = check_float("eta", eta, minimum=0, maximum=1)
-        super().__init__(num_steps=num_steps)
+        super().__init__(num_steps=num_steps, stagger=stagger)
 
     def solver(self, ask: Ask, process: Process, generator: Generators | None) -> Advance:
         return partial(process.step, generator=generator, eta=self.eta)

@@ -21,11 +21,12 @@ class DDPMSampler(ChainSampler, name="ddpm"):
         variance: Variance of a reverse step of a Gaussian process. ``"beta"``: :math:`\beta_n` (the paper's
             :math:`\Sigma_\theta`). ``"posterior"``: :math:`\tilde\beta_n` of Eq. 3.
         num_steps: Denoisings, from 1 to N; all N when None. One is the one-step sampler.
+        stagger: See :class:`~diffusers_rec.samplers.ChainSampler`.
     """
 
-    def __init__(self, variance: str = "beta", *, num_steps: int | None = None) -> None:
+    def __init__(self, variance: str = "beta", *, num_steps: int | None = None, stagger: int = 0) -> None:
         self.variance = check_choice("variance", variance, ("beta", "posterior"))
-        super().__init__(num_steps=num_steps)
+        super().__init__(num_steps=num_steps, stagger=stagger)
 
     def solver(self, ask: Ask, process: Process, generator: Generators | None) -> Advance:
         def advance(x0: Tensor, xn: Tensor, n: int | Tensor, m: int | Tensor) -> Tensor:

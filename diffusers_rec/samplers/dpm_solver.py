@@ -27,6 +27,9 @@ class DPMSolverSampler(ChainSampler, name="dpm-solver++"):
         num_steps: Denoisings, from 1 to N; all N when None.
     """
 
+    def __init__(self, *, num_steps: int | None = None) -> None:
+        super().__init__(num_steps=num_steps)
+
     def solver(self, ask: Ask, process: Process, generator: Generators | None) -> Advance:
         process = gaussian(self, process)
         before: tuple[Tensor, float] | None = None

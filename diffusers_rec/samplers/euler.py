@@ -23,5 +23,8 @@ class EulerSampler(ChainSampler, name="euler"):
         num_steps: Denoisings, from 1 to N; all N when None.
     """
 
+    def __init__(self, *, num_steps: int | None = None) -> None:
+        super().__init__(num_steps=num_steps)
+
     def solver(self, ask: Ask, process: Process, generator: Generators | None) -> Advance:
         return partial(process.step, generator=None, eta=0.0)

@@ -26,6 +26,9 @@ class HeunSampler(ChainSampler, name="heun"):
         num_steps: Reverse steps plus one, from 1 to N; N when None.
     """
 
+    def __init__(self, *, num_steps: int | None = None) -> None:
+        super().__init__(num_steps=num_steps)
+
     def solver(self, ask: Ask, process: Process, generator: Generators | None) -> Advance:
         process = gaussian(self, process)
 
