@@ -183,7 +183,7 @@ class DiffRec(Pretrained, Recommender):
         queries = self.noising.queries(batch.positions, min(self.noising.max_noised(length), length))
         items = items_at(batch.items, queries.positions)
         timesteps, weights = self.timesteps.sample(self.noising.timestep_shape(queries), generator, device=items.device)
-        history = History(batch.items, batch.lengths).first(int(queries.visible.max()))
+        history = batch.history.first(int(queries.visible.max()))
         passes = run_passes(self, history, queries, items, timesteps, generator)
         sampled, real = passes["sampled"], queries.mask
         negatives = self.negatives.draw(sampled.items, len(self.vocabulary), generator)
