@@ -403,7 +403,7 @@ def kept(file: Path, report: Callable[[], list[Row]], run: str) -> list[Row]:
 def report_of(model: Recommender, name: str, dataset: str, split: Split, about: Row) -> list[Row]:
     """The model's rows of the test split."""
     rows = rows_of(evaluate(model, split.test), dataset, name)
-    if not isinstance(model.memory, NoMemory):
+    if model.without_memory() is not model:
         rows += rows_of(evaluate(model, split.test, memory=False), dataset, f"{name}{NETWORK_ALONE}")
     return [row | {"evaluated_with": diffusers_rec.__version__} | about for row in rows]
 
@@ -412,7 +412,7 @@ def rows_of(report: Report, dataset: str, model: str) -> list[Row]:
     """A report as rows."""
     return [
         {"dataset": dataset, "model": model, "history": history, **metrics}
-        for history, metrics in (("masked", report.masked), ("unmasked", report.unmasked))
+        for history, metrics in (("masked", report.metrics()), ("unmasked", report.metrics(exclude_seen=False)))
     ]
 
 

@@ -572,8 +572,9 @@ def _reports(model: Recommender, holdout: Holdout, **settings: Any) -> dict[str,
     """The model beside its parts, where a memory has a share in it, and beside popularity."""
     holdout = holdout.reindexed(model.vocabulary)
     reports = {"model": evaluate(model, holdout, **settings)}
-    if not isinstance(model.memory, NoMemory):
+    if model.without_memory() is not model:
         reports["network alone"] = evaluate(model, holdout, memory=False, **settings)
+    if isinstance(model, DiffRec) and not isinstance(model.memory, NoMemory):
         reports["memory alone"] = evaluate_memory(model.memory, holdout)
     # Popularity may know all that the model may: everything before the held-out item.
     return {**reports, "popularity": evaluate_popularity(holdout.histories, holdout)}
@@ -786,10 +787,10 @@ def _report_table(reports: dict[str, Report], split: str, models: int = 1) -> Ta
     # Without a frame, which would take the table beyond 80 columns.
     title = f"{split}, {users:,} users, every item ranked" + (f", {models} models together" if models > 1 else "")
     table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
-    for heading in ("", "history", *next(iter(reports.values())).masked):
+    for heading in ("", "history", *next(iter(reports.values())).metrics()):
         table.add_column(heading, justify="left" if heading in ("", "history") else "right")
     for name, report in reports.items():
-        for history, metrics in (("masked", report.masked), ("unmasked", report.unmasked)):
+        for history, metrics in (("masked", report.metrics()), ("unmasked", report.metrics(exclude_seen=False))):
             table.add_row(name, history, *(f"{value:.4f}" for value in metrics.values()))
     return table
 

@@ -239,7 +239,7 @@ class _Run:
             seeds=self.config.validation_seeds,
             progress=progress and self.processes.is_main,
         )
-        metrics = report.masked if self.config.exclude_seen else report.unmasked
+        metrics = report.metrics(exclude_seen=self.config.exclude_seen)
         score = metrics[self.config.select_by]
         if score > self.state.best_score:
             self.state.best_score, self.state.best_epoch, self.state.stale = score, self.state.epoch, 0
