@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffusers_rec.core.deprecation import warn_deprecated
 from diffusers_rec.core.entrances import guarded
@@ -20,6 +20,7 @@ from diffusers_rec.data.vocabulary import Vocabulary
 from diffusers_rec.recommenders.ranking import Scores, TopK, joined, top_k
 from diffusers_rec.recommenders.requests import Items, Requests
 from diffusers_rec.recommenders.serving import Written, check_finite, in_evaluation_mode
+from diffusers_rec.recommenders.trainable import Trainable
 from diffusers_rec.samplers import Sampler
 
 Unknown = Literal["error", "drop"]
@@ -61,7 +62,7 @@ class Recommendations:
 
 
 @guarded
-class Recommender(nn.Module, ABC):
+class Recommender(Trainable, ABC):
     """Histories in, ranked items out.
 
     A model of any kind becomes a recommender by :meth:`score`, beside its vocabulary, its device and the length of the
@@ -87,6 +88,11 @@ class Recommender(nn.Module, ABC):
     @abstractmethod
     def history_length(self) -> int:
         """How many of the last items of a history are used."""
+
+    @property
+    def max_length(self) -> int:
+        """The most items of a training example: a whole history and its target."""
+        return self.history_length + 1
 
     @abstractmethod
     def score(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -41,27 +40,11 @@ from diffusers_rec.recommenders.passes import run_passes, steps_of_positions
 from diffusers_rec.recommenders.pretrained import Pretrained
 from diffusers_rec.recommenders.ranking import Scores
 from diffusers_rec.recommenders.replacing import replaced
+from diffusers_rec.recommenders.trainable import Loss
 from diffusers_rec.samplers import Sampler
 
 MAX_LAST_ALPHA_BAR = 0.05
 """Above it, x_N tells the target, which serving has not: the pipeline warns."""
-
-
-@dataclass(frozen=True)
-class Loss:
-    """What :meth:`DiffRec.loss` gives.
-
-    Attributes:
-        total: scalar, to be minimised.
-        named: its terms, scalars without gradient.
-        timesteps: the drawn step of each of the M noised latents, ``(M,)``.
-        per_latent: the unweighted reconstruction loss of each, ``(M,)``, without gradient.
-    """
-
-    total: Tensor
-    named: dict[str, Tensor]
-    timesteps: Tensor
-    per_latent: Tensor
 
 
 @guarded
@@ -166,12 +149,10 @@ class DiffRec(Pretrained, Recommender):
         sequences = sequences.reindexed(self.vocabulary)
         self.negatives.fit(TrainingBatches(sequences, examples=examples).target_counts())
         self.memory.fit(sequences)
-        counts = torch.from_numpy(sequences.items).bincount(minlength=len(self.vocabulary))
-        self.popularity.copy_(counts)
-        return self
+        return super().prepare(sequences, examples=examples)
 
     def forward(self, batch: Batch, generator: Generator) -> Loss:
-        """:meth:`loss`, without entering the losses into the timestep sampler: for wrappers that gather them first."""
+        """:meth:`loss` without :meth:`update`: for loops that gather over processes what the loss has observed."""
         if not self.training:
             return self._loss(batch, generator)
         with isolated_rng(generator, self.device):  # dropout draws from torch's global state
@@ -189,8 +170,12 @@ class DiffRec(Pretrained, Recommender):
         """
         loss: Loss = self(batch, generator)
         if self.training:
-            self.timesteps.update(loss.timesteps, loss.per_latent)
+            self.update(loss.observed)
         return loss
+
+    def update(self, observed: Mapping[str, Tensor]) -> None:
+        """Show the timestep sampler what was observed: the ``timesteps`` drawn and the losses ``per_latent``."""
+        self.timesteps.update(observed["timesteps"], observed["per_latent"])
 
     def _loss(self, batch: Batch, generator: Generator) -> Loss:
         if not batch.num_targets:
@@ -207,7 +192,7 @@ class DiffRec(Pretrained, Recommender):
         negatives = self.negatives.draw(sampled.items, len(self.vocabulary), generator)
         step = TrainingStep(passes, steps_of_positions(weights, real)[real], self.head, negatives)
         terms = self.objective(step)
-        return Loss(terms.total, terms.named, sampled.timesteps, terms.per_latent)
+        return Loss(terms.total, terms.named, {"timesteps": sampled.timesteps, "per_latent": terms.per_latent})
 
     # Serving
 
@@ -346,8 +331,8 @@ class DiffRec(Pretrained, Recommender):
 
         A name or a mapping is merged into the part's config: ``schedule={"num_timesteps": 200}`` changes one setting,
         ``denoiser="causal-transformer"`` changes the class and keeps the settings that both classes have. A guide
-        without a ``base`` wraps the denoiser that there is. Parts of an unchanged class keep every weight whose shape
-        stays; ``seed=`` gives all parts fresh weights.
+        without a ``base`` wraps the denoiser that there is. A part keeps its weights if its class and their shapes stay;
+        ``seed=`` gives all parts fresh weights.
 
         Args:
             changes: Parts by name, as components, names or mappings; ``dim``, ``max_length``, ``seeds``, ``seed``.
