@@ -22,7 +22,7 @@ import diffusers_rec
 from benchmarks.harness import Row, cpu_name
 from benchmarks.paper.rows import rows_of
 from benchmarks.paper.trial import Trial
-from diffusers_rec import DiffRec, Ensemble, NoMemory, Recommender, Split, TrainingBatches
+from diffusers_rec import DiffRec, Ensemble, Recommender, Split, TrainingBatches
 from diffusers_rec.core.files import write_atomically
 from diffusers_rec.evaluation import evaluate
 from diffusers_rec.training import TrainingConfig, train

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from diffusers_rec.core.entrances import guarded
 from diffusers_rec.core.errors import check_bool, check_choice, check_int
 from diffusers_rec.data.history import History
 from diffusers_rec.data.vocabulary import Vocabulary
-from diffusers_rec.recommenders.ranking import Scores, TopK, joined, top_k
+from diffusers_rec.recommenders.ranking import Scores, TopK, joined, top_k, user_groups
 from diffusers_rec.recommenders.requests import Items, Requests
 from diffusers_rec.recommenders.serving import Written, check_finite, in_evaluation_mode
 from diffusers_rec.recommenders.trainable import Trainable
@@ -132,8 +132,9 @@ class Recommender(Trainable, ABC):
         """
         history = self.encode_histories(histories, unknown=unknown, times=times, features=features)
         with self.serving() as model:
-            scores = joined(list(model.score(history, seeds=seeds, sampler=sampler)))
-        probabilities = scores.log_probabilities.exp()
+            groups = user_groups(model.score(history, seeds=seeds, sampler=sampler))
+            chunks = [replace(chunk, std=None) for group in groups for chunk in group]  # std may hold all draws
+        probabilities = joined(chunks).log_probabilities.exp()
         if not bool(probabilities.isfinite().all()):
             raise ValueError("The probabilities are not numbers: the model's weights hold NaN or infinities.")
         return probabilities
