@@ -33,7 +33,8 @@ from diffusers_rec.core.files import naming
 from diffusers_rec.core.verified import read_verified, write_verified
 from diffusers_rec.items.heads import ItemHead
 from diffusers_rec.recommenders import ranking
-from diffusers_rec.recommenders.ranking import TopK, mean_over_draws
+from diffusers_rec.recommenders.head_scores import head_scores, mean_over_draws
+from diffusers_rec.recommenders.ranking import TopK
 
 SETTINGS: dict[str, dict[str, int]] = {
     "hnsw": {"num_links": 32, "ef_construction": 100, "ef_search": 128},
@@ -215,8 +216,7 @@ class ItemIndex:
     def recall(self, latents: Tensor, k: int, *, excluded: Tensor | None = None, oversample: int = 4) -> float:
         """The share of the exact k best items that :meth:`top_k` finds, averaged over users; the same arguments."""
         excluded = None if excluded is None else excluded.to(latents.device)
-        with torch.no_grad():
-            exact = ranking.top_k(self.head, latents, k, excluded=excluded).items
+        exact = ranking.top_k(head_scores(self.head, latents), k, excluded=excluded).items
         found = self.top_k(latents, k, excluded=excluded, oversample=oversample).items
         real = exact >= 0
         hits = ((exact[:, :, None] == found[:, None]).any(2) & real).sum(1)
