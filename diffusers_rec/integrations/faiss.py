@@ -35,7 +35,7 @@ class ItemIndex:
     :meth:`recall` compares it with the exact ranking. From a model to raw item ids::
 
         index = ItemIndex(model.head)
-        latents = model.next_item_latents(*model.encode_histories(histories))
+        latents = model.next_item_latents(model.encode_histories(histories))
         items = [model.vocabulary.decode(row[row >= 0].tolist()) for row in index.top_k(latents, k=10).items.cpu()]
 
     A graph built by several threads depends on their timing; ``faiss.omp_set_num_threads(1)`` makes it reproducible.
