@@ -274,8 +274,8 @@ class DiffRec(Pretrained, Recommender):
 
         A name or a mapping is merged into the part's config: ``schedule={"num_timesteps": 200}`` changes one setting,
         ``denoiser="causal-transformer"`` changes the class and keeps the settings that both classes have. A guide
-        without a ``base`` wraps the denoiser that there is. Parts of an unchanged class keep every weight whose shape
-        stays; ``seed=`` gives all parts fresh weights.
+        without a ``base`` wraps the denoiser that there is. A part keeps its weights if its class and their shapes stay;
+        ``seed=`` gives all parts fresh weights.
 
         Args:
             changes: Parts by name, as components, names or mappings; ``dim``, ``max_length``, ``seeds``, ``seed``.
