@@ -71,9 +71,7 @@ def steps_go_down_from_n(sampler: Sampler, schedule: NoiseSchedule) -> None:
 def a_schedule_stands_for_its_gaussian_process(sampler: Sampler, schedule: NoiseSchedule) -> None:
     """Either may be given."""
     noise = gaussian(2, 3, 1, 4)
-    got, expected = (
-        sampler.sample(halved, each, noise, seeded(0)) for each in (schedule, GaussianProcess(schedule))
-    )
+    got, expected = (sampler.sample(halved, each, noise, seeded(0)) for each in (schedule, GaussianProcess(schedule)))
     expect_equal("the sample from a schedule", got, expected)
 
 
