@@ -65,10 +65,10 @@ def reports(model: DiffRec, holdout: Holdout, most: int, sampler: Sampler, *, ba
     ranks, masked = [], []
     for rows in user_chunks(holdout, batch_size):
         histories = holdout.histories.take(rows)
-        items, lengths = (each.to(model.device) for each in pad(histories, model.history_length))
-        latents = model.next_item_latents(items, lengths, seeds=most, sampler=sampler)
+        history = pad(histories, model.history_length).to(model.device)
+        latents = model.next_item_latents(history, seeds=most, sampler=sampler)
         targets = torch.from_numpy(holdout.targets[rows]).to(model.device)
-        seen = pad(histories, fill=-1)[0].to(model.device)
+        seen = pad(histories, fill=-1).items.to(model.device)
         with torch.no_grad():
             of_all, of_unseen = ranks_by_draws(model.head, latents, targets, seen)
         ranks.append(of_all)

@@ -153,7 +153,7 @@ def _fingerprint(trial: Trial, split: Split, seeds: Sequence[int], options: argp
     names = []
     for seed in seeds:
         model, training = trial.build(split.train.vocabulary, seed), training_of(trial, seed, options)
-        names.append(fingerprint(model.config(), training.config(), split.train, split.validation, 1))
+        names.append(fingerprint([model.config(), training.config()], split.train, split.validation, 1))
     return "-".join(names)
 
 
