@@ -27,6 +27,7 @@ from benchmarks.paper.settings import (
 from benchmarks.paper.trial import PLACEHOLDER, portable, with_epochs
 from diffusers_rec import DiffRec, Vocabulary
 from diffusers_rec.presets import best, paper
+from diffusers_rec.recommenders.migration import migrated
 from diffusers_rec.training import TrainingConfig
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -85,7 +86,7 @@ def test_recorded_results_are_those_of_the_trials(file, trials, column):
     for dataset, label, settings in recorded:
         model, training = json.loads(settings)
         trial = by_dataset[dataset][label]
-        assert portable(DiffRec.from_config(PLACEHOLDER, model).config()) == portable(config_of(trial)), label
+        assert portable(DiffRec.from_config(PLACEHOLDER, migrated(model)).config()) == portable(config_of(trial)), label
         assert TrainingConfig(**training, epochs=trial.training.epochs) == trial.training, label
 
 
