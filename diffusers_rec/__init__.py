@@ -21,7 +21,7 @@ from diffusers_rec.denoisers import (
     Denoiser,
     TransformerDenoiser,
 )
-from diffusers_rec.guidance import NoiselessDenoiser, PosteriorDenoiser
+from diffusers_rec.guidance import ClassifierFreeGuide, Guide, NoiselessDenoiser, PosteriorDenoiser
 from diffusers_rec.items.cross_entropy import chunked_cross_entropy
 from diffusers_rec.items.embeddings import ItemEmbedding
 from diffusers_rec.items.heads import CosineHead, ItemHead, LinearHead, TiedHead
@@ -32,8 +32,21 @@ from diffusers_rec.items.negatives import (
     PopularityNegatives,
     UniformNegatives,
 )
-from diffusers_rec.objectives import ContrastiveObjective, Objective, SimplifiedObjective
-from diffusers_rec.processes.noising import LastK, NoisingStrategy, Questions, TargetOnly, WholeSequence
+from diffusers_rec.objectives import (
+    ContrastiveObjective,
+    ContrastiveTerm,
+    CosineTerm,
+    CrossEntropyTerm,
+    LossTerm,
+    LossTerms,
+    Objective,
+    Pass,
+    SimplifiedObjective,
+    SquaredTerm,
+    TrainingStep,
+    WeightedObjective,
+)
+from diffusers_rec.processes.noising import LastK, NoisingStrategy, Queries, TargetOnly, WholeSequence
 from diffusers_rec.processes.schedules import CosineSchedule, LinearSchedule, NoiseSchedule, SqrtSchedule
 from diffusers_rec.processes.timesteps import ImportanceTimestepSampler, TimestepSampler, UniformTimestepSampler
 from diffusers_rec.recommenders.base import Recommendations, Recommender
@@ -48,16 +61,21 @@ __all__ = [
     "AllItems",
     "Batch",
     "CausalTransformerDenoiser",
+    "ClassifierFreeGuide",
     "Component",
     "ConditionalMLPDenoiser",
     "ContrastiveObjective",
+    "ContrastiveTerm",
     "CosineHead",
     "CosineSchedule",
+    "CosineTerm",
+    "CrossEntropyTerm",
     "DDIMSampler",
     "DDPMSampler",
     "Denoiser",
     "DiffRec",
     "Ensemble",
+    "Guide",
     "History",
     "Holdout",
     "ImportanceTimestepSampler",
@@ -69,6 +87,8 @@ __all__ = [
     "LinearHead",
     "LinearSchedule",
     "Loss",
+    "LossTerm",
+    "LossTerms",
     "Memory",
     "Negatives",
     "NoMemory",
@@ -77,9 +97,10 @@ __all__ = [
     "NoisingStrategy",
     "Objective",
     "OneStepSampler",
+    "Pass",
     "PopularityNegatives",
     "PosteriorDenoiser",
-    "Questions",
+    "Queries",
     "Recommendations",
     "Recommender",
     "Sampler",
@@ -87,17 +108,20 @@ __all__ = [
     "SimplifiedObjective",
     "Split",
     "SqrtSchedule",
+    "SquaredTerm",
     "Statistics",
     "SyntheticWorld",
     "TargetOnly",
     "TiedHead",
     "TimestepSampler",
     "TrainingBatches",
+    "TrainingStep",
     "TransformerDenoiser",
     "TransitionMemory",
     "UniformNegatives",
     "UniformTimestepSampler",
     "Vocabulary",
+    "WeightedObjective",
     "WholeSequence",
     "__version__",
     "chunked_cross_entropy",

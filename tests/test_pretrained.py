@@ -134,7 +134,7 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(name, value, t
 @pytest.mark.usefixtures("fresh_registry")
 def test_a_denoiser_that_shares_parts_has_a_control():
     class Sharing(ConditionalMLPDenoiser, name="sharing"):
-        context = frozenset({"embedding", "head", "schedule"})
+        requires = frozenset({"embedding", "head", "schedule"})
 
         def __init__(self, dim=256, max_length=50, *, embedding, head, schedule, num_layers=2, seed=0):
             super().__init__(dim, max_length, num_layers=num_layers, seed=seed)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import DTYPES, seeded, seeds
 
-from diffusers_rec.core.randomness import generators_from, isolated_rng, randn, stream_seed
+from diffusers_rec.core.randomness import generators_from, isolated_rng, randn, stream_seed, weight_seed
 from diffusers_rec.items.embeddings import ItemEmbedding
 
 CPU = torch.device("cpu")
@@ -130,3 +130,27 @@ def test_noise_is_not_the_stream_of_initial_weights():
 )
 def test_a_stream_has_the_same_seed_under_every_version_of_numpy(integers, seed):
     assert stream_seed(*integers) == seed
+
+
+@pytest.mark.parametrize(
+    ("seed", "part", "expected"),
+    [
+        (0, "embedding", 0),
+        (0, "denoiser", 1),
+        (0, "head", 2),
+        (7, "embedding", 21),
+        (7, "denoiser", 22),
+        (7, "head", 23),
+        (0, "source", 423613159881072881),
+        (7, "source", 1328724689614299954),
+    ],
+)
+def test_initial_weights_have_the_same_seeds_in_every_release(seed, part, expected):
+    assert weight_seed(seed, part) == expected
+
+
+@given(seed=seeds, other=seeds, parts=st.lists(st.text(max_size=20), min_size=2, max_size=5, unique=True))
+def test_every_part_and_every_seed_has_a_stream_of_its_own(seed, other, parts):
+    found = {weight_seed(each, part) for each in {seed, other} for part in parts}
+    assert len(found) == len(parts) * len({seed, other})
+    assert all(0 <= each < 2**63 for each in found)

@@ -8,11 +8,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from strategies import EVERY_COMPONENT, FAMILIES, built, settings_of
 
-from diffusers_rec.core import registry
+from diffusers_rec.core import deprecation, registry
 from diffusers_rec.core.registry import Component
 from diffusers_rec.denoisers import Denoiser, TransformerDenoiser
 from diffusers_rec.items.heads import ItemHead, TiedHead
 from diffusers_rec.processes.schedules import NoiseSchedule, SqrtSchedule
+from diffusers_rec.recommenders.diffrec import DiffRec
 from diffusers_rec.testing.component import SUITES
 from diffusers_rec.testing.every_kind import config_builds_its_equal
 
@@ -239,3 +240,51 @@ def test_a_mistyped_setting_is_told_with_the_nearest():
         NoiseSchedule.build("sqrt", num_timestep=100)
     with pytest.raises(TypeError, match="built already"):
         NoiseSchedule.build(SqrtSchedule(), num_timesteps=5)
+
+
+def test_a_class_that_still_declares_its_context_works(fresh_registry, monkeypatch):
+    monkeypatch.setattr(deprecation, "_SHOWN", set())
+    with pytest.warns(FutureWarning, match=r"`context` of .*Former is deprecated.*use `requires`") as warned:
+
+        class Former(TiedHead, name="former"):
+            context = frozenset({"embedding", "scale"})
+
+            def __init__(self, embedding, scale, *, use_bias=True):
+                super().__init__(embedding, use_bias=use_bias)
+                self.scale = scale
+
+    assert warned[0].filename == __file__
+    assert Former.requires == {"embedding", "scale"}
+    head = built(ItemHead, "former", scale=2.0)
+    assert head.config() == {"name": "former", "use_bias": True}
+    assert head.scale == 2.0
+
+
+def test_the_former_name_of_requires_is_still_read(monkeypatch):
+    monkeypatch.setattr(deprecation, "_SHOWN", set())
+    with pytest.warns(FutureWarning, match=r"TiedHead\.context is deprecated.*use TiedHead\.requires"):
+        assert TiedHead.context == {"embedding"}
+
+
+def test_a_method_named_context_is_no_declaration(fresh_registry, recwarn):
+    class Other(SqrtSchedule, name="other"):
+        def context(self):
+            return "mine"
+
+    assert Other().context() == "mine"
+    assert Other.requires == frozenset()
+    assert not recwarn
+
+
+def test_a_part_that_does_not_fit_stops_the_composition(fresh_registry):
+    class Picky(SqrtSchedule, name="picky"):
+        def check_fit(self, model):
+            if model.max_length > 5:
+                raise ValueError(f"The parts do not fit: schedule 'picky' and max_length={model.max_length}.")
+
+    with pytest.raises(ValueError, match="schedule 'picky' and max_length=6"):
+        DiffRec(["a", "b"], dim=8, schedule="picky", max_length=6)
+    model = DiffRec(["a", "b"], dim=8, schedule="picky", max_length=5)
+    model.denoiser.max_length = 7
+    with pytest.raises(ValueError, match="schedule 'picky' and max_length=7"):
+        model.check_fit()

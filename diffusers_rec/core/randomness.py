@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,9 @@ MAX_DRAWS = 10_000
 
 MAX_SEED = 2**62
 """Of weights; torch takes seeds below 2^64, of which a pipeline gives each of its parts one."""
+
+_FIRST_PARTS = ("embedding", "denoiser", "head")
+"""Parts whose seeds are consecutive integers: changing them would change every model's initial weights."""
 
 _GLOBAL_STATE = RLock()
 
@@ -49,6 +53,22 @@ def generators_from(seeds: int | Sequence[int]) -> list[Generator]:
 def stream_seed(*integers: int) -> int:
     """Seed, in 0..2^63-1, of the stream that the integers name; others, or another order, name another stream."""
     return int(np.random.SeedSequence(integers).generate_state(1, np.uint64)[0]) >> 1
+
+
+def weight_seed(seed: int, part: str) -> int:
+    """Seed of the initial weights of one part of a model.
+
+    Args:
+        seed: Seed of the model, 0 or above.
+        part: Name of the part, such as ``"embedding"``.
+
+    Returns:
+        ``3 * seed``, ``3 * seed + 1`` and ``3 * seed + 2`` for the embedding, the denoiser and the head; the
+        :func:`stream_seed` of the model's seed and the name for any other part.
+    """
+    if part in _FIRST_PARTS:
+        return 3 * seed + _FIRST_PARTS.index(part)
+    return stream_seed(seed, int.from_bytes(hashlib.sha256(part.encode()).digest()[:8]))
 
 
 def randn(shape: Sequence[int], generator: Generators | None, *, device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -19,10 +19,11 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, Self
 
+from diffusers_rec.core.deprecation import warn_deprecated
 from diffusers_rec.core.entrances import explained
 
 Config = dict[str, Any]
@@ -30,19 +31,32 @@ Config = dict[str, Any]
 _FAMILIES: dict[str, dict[str, type[Component]]] = {}
 
 
+class _FormerRequires:
+    """``Component.context``, the former name of :attr:`Component.requires`, which still reads it."""
+
+    def __get__(self, instance: object, owner: type[Component]) -> frozenset[str]:
+        warn_deprecated(f"{owner.__name__}.context", f"{owner.__name__}.requires")
+        return owner.requires
+
+
 class Component:
     """Base of everything that is chosen by name. See the module's docstring for the law it keeps."""
 
     kind: ClassVar[str]
     registered_name: ClassVar[str | None] = None
-    context: ClassVar[frozenset[str]] = frozenset()
+    requires: ClassVar[frozenset[str]] = frozenset()
     """Constructor parameters that the pipeline supplies and that a config never holds (other components)."""
     entrances: ClassVar[tuple[str, ...]] = ()
     """Methods of the contract that take tensors: in every class that defines one, its arguments are checked."""
+    context = _FormerRequires()
+    """Deprecated name of :attr:`requires`."""
 
     def __init_subclass__(cls, *, kind: str | None = None, name: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.registered_name = name
+        if isinstance(vars(cls).get("context"), Set) and "requires" not in vars(cls):
+            warn_deprecated(f"The class attribute `context` of {cls.__qualname__}", "`requires`")
+            cls.requires = frozenset(vars(cls)["context"])
         for entrance in ("__init__", *cls.entrances):
             if entrance in vars(cls) and not getattr(vars(cls)[entrance], "__isabstractmethod__", False):
                 setattr(cls, entrance, explained(vars(cls)[entrance]))
@@ -89,7 +103,7 @@ class Component:
     @classmethod
     def settings(cls) -> list[str]:
         """The keys of a config of this class besides ``"name"``."""
-        return [name for name in _parameters(cls) if name not in cls.context]
+        return [name for name in _parameters(cls) if name not in cls.requires]
 
     @classmethod
     @explained
@@ -168,6 +182,18 @@ class Component:
                 f"Declare it as `class {type(self).__qualname__}(..., name=...)`."
             )
         return {"name": self.registered_name, **{key: _plain(getattr(self, key)) for key in self.settings()}}
+
+    def check_fit(self, model: Any) -> None:
+        """Check that this component fits the model's other parts; by default it fits any.
+
+        The pipeline calls it when it is composed and before training.
+
+        Args:
+            model: The pipeline, with all its parts built.
+
+        Raises:
+            ValueError: Two parts do not fit; the message names both.
+        """
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{key}={getattr(self, key)!r}' for key in self.settings())})"

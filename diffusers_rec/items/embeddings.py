@@ -3,12 +3,13 @@ r"""The first transition of the forward process: item to clean latent, :math:`x_
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusers_rec.core.errors import check_choice, check_float, check_int
+from diffusers_rec.core.errors import check_choice, check_float, check_int, check_same
 from diffusers_rec.core.randomness import isolated_rng
 from diffusers_rec.core.registry import Component
 
@@ -41,6 +42,15 @@ class ItemEmbedding(nn.Module, Component, kind="embedding", name="table"):
         self.seed = check_int("seed", seed, minimum=0)
         with isolated_rng(self.seed):
             self.weight = nn.Parameter(torch.randn(self.num_items, self.dim) * self.init_std)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the vectors."""
+        return self.weight.dtype
+
+    def check_fit(self, model: Any) -> None:
+        """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
+        check_same("items of the embedding", self.num_items, "items of the vocabulary", len(model.vocabulary))
 
     def forward(self, items: Tensor) -> Tensor:
         """Item indices in 0..V-1, any shape, to clean latents, that shape with D behind it.

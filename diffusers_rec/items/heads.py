@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusers_rec.core.errors import check_bool, check_float, check_int
+from diffusers_rec.core.errors import check_bool, check_float, check_int, check_same
 from diffusers_rec.core.randomness import isolated_rng
 from diffusers_rec.core.registry import Component
 from diffusers_rec.items.cross_entropy import chunked_cross_entropy
@@ -27,6 +27,12 @@ class ItemHead(nn.Module, Component, ABC, kind="head"):
 
     made_by: ClassVar[str] = "model.head"
     entrances = "queries", "keys", "bias", "scoring_keys", "logits", "loss"
+
+    def check_fit(self, model: Any) -> None:
+        """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
+        keys = self.keys()
+        check_same("dim of the head", keys.shape[1], "dim of the embedding", model.embedding.dim)
+        check_same("items of the head", len(keys), "items of the vocabulary", len(model.vocabulary))
 
     @abstractmethod
     def queries(self, latent: Tensor) -> Tensor:
@@ -108,11 +114,16 @@ class _SharedHead(ItemHead):
     The embedding is held outside the module tree: it belongs to whoever made it, is trained and saved there, once.
     """
 
-    context = frozenset({"embedding"})
+    requires = frozenset({"embedding"})
 
     def __init__(self, embedding: ItemEmbedding) -> None:
         super().__init__()
         self._held = (embedding,)
+
+    def check_fit(self, model: Any) -> None:
+        super().check_fit(model)
+        if self.embedding is not model.embedding:
+            raise ValueError("The parts do not fit: the head shares another embedding than the pipeline's own.")
 
     @property
     def embedding(self) -> ItemEmbedding:

@@ -16,6 +16,7 @@ from diffusers_rec.core.files import naming
 from diffusers_rec.core.registry import Config
 from diffusers_rec.data.vocabulary import Vocabulary
 from diffusers_rec.processes.timesteps import TimestepSampler
+from diffusers_rec.recommenders.migration import migrated
 
 _LEARNED_BESIDE = "popularity", "timesteps."
 """What a state dict holds beside weights, and older checkpoints lack."""
@@ -65,9 +66,10 @@ class Pretrained(nn.Module):
         saved = read_checkpoint(directory)
         with naming(Path(directory) / CONFIG_FILE, NO_MODEL):
             vocabulary = Vocabulary.from_json(saved.items)
-            check_weights(lambda: cls.from_config(vocabulary, saved.config), saved.weights, _LEARNED_BESIDE)
+            config = migrated(saved.config)
+            check_weights(lambda: cls.from_config(vocabulary, config), saved.weights, _LEARNED_BESIDE)
             refuse_nonfinite(saved.weights, "The weights cannot be used")
-            model = cls.from_config(vocabulary, saved.config)
+            model = cls.from_config(vocabulary, config)
             model.load_state_dict(saved.weights, assign=True)  # in the precision that was saved
         return model.eval()
 

@@ -91,7 +91,7 @@ class Maker:
         self.name = type(component).__name__
         if isinstance(component, nn.Module):
             component.eval().to(dtype)
-        for key in component.context:
+        for key in component.requires:
             if isinstance(part := getattr(component, key), nn.Module):
                 part.to(dtype)
         return component
@@ -165,7 +165,7 @@ def accepted(maker: Maker, parameter: str, values: Sequence[Any], **changes: Any
 
 def copy_of(component: Component, **changes: Any) -> Any:
     """Built anew from the attributes that hold its constructor's parameters, some of them changed."""
-    keys = [*component.settings(), *component.context]
+    keys = [*component.settings(), *component.requires]
     return type(component)(**{**{key: getattr(component, key) for key in keys}, **changes})
 
 
@@ -233,7 +233,7 @@ def _gradients(scalar: Tensor, named: Mapping[str, Tensor]) -> dict[str, Tensor 
 
 def _parameters(make: Callable[..., Any], usual: Iterable[str]) -> set[str]:
     if isinstance(make, type) and issubclass(make, Component):
-        return {*make.settings(), *make.context}
+        return {*make.settings(), *make.requires}
     parameters = inspect.signature(make).parameters
     catch_all = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
     return {*parameters, *(usual if catch_all else ())}

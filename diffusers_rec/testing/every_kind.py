@@ -57,7 +57,7 @@ def survives_its_config(suite: Suite, maker: Maker) -> None:
 def keeps_its_settings(suite: Suite, maker: Maker) -> None:
     """The law of the registry: each constructor parameter is an attribute of the same name."""
     component = maker()
-    for key in [*component.settings(), *component.context]:
+    for key in [*component.settings(), *component.requires]:
         expect(hasattr(component, key), f"an attribute {key!r} that holds the constructor's parameter", "none")
 
 
@@ -122,7 +122,7 @@ def config_builds_its_equal(suite: Suite, component: Component, given: Mapping[s
         if isinstance(getattr(component, key), Component):
             continue  # given by its name
         expect(config.get(key) == plain[key], f"{key} = {plain[key]!r} in the config", config.get(key))
-    again = suite.family.build(config, **{key: getattr(component, key) for key in component.context})
+    again = suite.family.build(config, **{key: getattr(component, key) for key in component.requires})
     expect(type(again) is type(component), f"a {type(component)} from its config", type(again))
     expect(again.config() == component.config(), f"the config {component.config()} again", again.config())
     for each in (component, again):

@@ -167,7 +167,7 @@ def targets(head: ItemHead, *shape: int) -> Tensor:
 
 
 def _shared(head: ItemHead) -> list[torch.nn.Module]:
-    parts = [getattr(head, key) for key in head.context]
+    parts = [getattr(head, key) for key in head.requires]
     return [part for part in parts if isinstance(part, torch.nn.Module)]
 
 

@@ -183,6 +183,10 @@ def fingerprint(settings: Any, data: Sequences, validation: Holdout | None, proc
     for part in [data] if validation is None else [data, validation.histories]:
         digest.update(part.items.tobytes())
         digest.update(part.offsets.tobytes())
+        if part.times is not None:
+            digest.update(part.times.tobytes())
+        for feature, values in sorted(part.features.items()):
+            digest.update(feature.encode() + values.tobytes())
     if validation is not None:
         digest.update(validation.targets.tobytes())
     return digest.hexdigest()
