@@ -50,9 +50,10 @@ from diffusers_rec.processes.noising import LastK, NoisingStrategy, Queries, Tar
 from diffusers_rec.processes.schedules import CosineSchedule, LinearSchedule, NoiseSchedule, SqrtSchedule
 from diffusers_rec.processes.timesteps import ImportanceTimestepSampler, TimestepSampler, UniformTimestepSampler
 from diffusers_rec.recommenders.base import Recommendations, Recommender
-from diffusers_rec.recommenders.diffrec import DiffRec, Loss
+from diffusers_rec.recommenders.diffrec import DiffRec
 from diffusers_rec.recommenders.ensemble import Ensemble
 from diffusers_rec.recommenders.memory import Memory, NoMemory, TransitionMemory
+from diffusers_rec.recommenders.trainable import Loss
 from diffusers_rec.samplers import DDIMSampler, DDPMSampler, OneStepSampler, Sampler
 from diffusers_rec.version import __version__
 

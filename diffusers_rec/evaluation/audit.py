@@ -154,7 +154,8 @@ class _Queries:
     """
 
     def __init__(self, model: DiffRec, holdout: Holdout, rows: np.ndarray[Any, Any]) -> None:
-        items, lengths = (part.to(model.device) for part in pad(holdout.histories.take(rows), model.history_length))
+        history = pad(holdout.histories.take(rows), model.history_length).to(model.device)
+        items, lengths = history.items, history.lengths
         self.model = model
         self.targets = torch.from_numpy(holdout.targets[rows]).to(model.device)
         self.x0 = model.embedding(self.targets)[:, None, None]

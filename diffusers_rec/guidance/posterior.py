@@ -139,7 +139,7 @@ class PosteriorDenoiser(Guide, name="posterior"):
         size = max(1, _LOGITS // self.embedding.num_items)
         best = [
             self.head.logits(part).log_softmax(-1).topk(min(self.num_candidates, self.embedding.num_items), dim=-1)
-            for part in predicted.split(size)
+            for part in torch.split(predicted, size)
         ]
         items = torch.cat([part.indices for part in best])
         return torch.cat([part.values for part in best]).to(dtype), self.embedding(items).to(dtype)

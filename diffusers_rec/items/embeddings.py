@@ -43,6 +43,11 @@ class ItemEmbedding(nn.Module, Component, kind="embedding", name="table"):
         with isolated_rng(self.seed):
             self.weight = nn.Parameter(torch.randn(self.num_items, self.dim) * self.init_std)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the vectors."""
+        return self.weight.dtype
+
     def check_fit(self, model: Any) -> None:
         """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
         check_same("items of the embedding", self.num_items, "items of the vocabulary", len(model.vocabulary))

@@ -21,7 +21,7 @@ class WeightedObjective(Objective, name="weighted"):
         ValueError: no term, or two of a kind.
     """
 
-    def __init__(self, terms: Sequence[LossTerm | str | Mapping[str, Any]]) -> None:
+    def __init__(self, terms: Sequence[LossTerm | str | Mapping[str, Any]] = ("squared", "cross-entropy")) -> None:
         self.terms = [LossTerm.build(term) for term in terms]
         self._named = {term.registered_name or type(term).__name__: term for term in self.terms}
         if not self.terms or len(self._named) < len(self.terms):

@@ -8,7 +8,6 @@ swapped alone, and every part works without it.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -37,27 +36,12 @@ from diffusers_rec.recommenders.chains import Drawn, items_at, run_chain
 from diffusers_rec.recommenders.memory import Memory
 from diffusers_rec.recommenders.passes import run_passes, steps_of_positions
 from diffusers_rec.recommenders.pretrained import Pretrained
+from diffusers_rec.recommenders.replacing import replaced
+from diffusers_rec.recommenders.trainable import Loss
 from diffusers_rec.samplers import Sampler
 
 MAX_LAST_ALPHA_BAR = 0.05
 """Above it, x_N tells the target, which serving has not: the pipeline warns."""
-
-
-@dataclass(frozen=True)
-class Loss:
-    """What :meth:`DiffRec.loss` gives.
-
-    Attributes:
-        total: scalar, to be minimised.
-        named: its terms, scalars without gradient.
-        timesteps: the drawn step of each of the M noised latents, ``(M,)``.
-        per_latent: the unweighted reconstruction loss of each, ``(M,)``, without gradient.
-    """
-
-    total: Tensor
-    named: dict[str, Tensor]
-    timesteps: Tensor
-    per_latent: Tensor
 
 
 @guarded
@@ -67,24 +51,23 @@ class DiffRec(Pretrained, Recommender):
     Every part is given as a component, a registered name, or a config (see :mod:`diffusers_rec.core.registry`).
 
     Args:
-        items: the item ids that can be recommended, a :class:`~diffusers_rec.data.Vocabulary` or any iterable of
-            hashable ids.
-        dim: D, for the parts given by name.
-        max_length: positions in a sequence, the noised ones included, for a denoiser given by name.
-        schedule: how much noise a step carries.
-        process: what is corrupted how, and the one reverse step.
-        source: what the process is centred on.
-        noising: which positions carry noise.
-        timesteps: which steps are trained on.
-        embedding: item to clean latent.
-        denoiser: predicts the clean latent.
-        head: latent to item scores.
-        objective: what is minimised.
-        negatives: what targets are weighed against: all items, or a sample for large catalogues.
-        memory: what other users did next, mixed into the ranking.
-        sampler: noise to latent, at serving time.
-        seeds: the noise draws averaged at serving time, unless a call says otherwise: seeds, or their number.
-        seed: of the initial weights of the parts given by name.
+        items: Item ids that can be recommended, a :class:`~diffusers_rec.Vocabulary` or any iterable of hashable ids.
+        dim: Latent width D of the parts given by name.
+        max_length: Largest number of positions in a sequence, the corrupted ones included, of a denoiser given by name.
+        schedule: Noise levels of the steps.
+        process: Corruption, and the one reverse step.
+        source: Centre of the process.
+        noising: Positions that are corrupted.
+        timesteps: Steps that are trained on.
+        embedding: Items to clean latents.
+        denoiser: Prediction of the clean latent.
+        head: Latents to item scores.
+        objective: Loss.
+        negatives: Items that a target is weighed against: all, or a sample for large catalogues.
+        memory: What other users did next, mixed into the ranking.
+        sampler: Chain from noise to latent, when serving.
+        seeds: Noise draws averaged when serving, unless a call says otherwise: seeds, or their number.
+        seed: Seed of the initial weights of the parts given by name.
 
     Raises:
         ValueError: unknown names or keys, or parts that do not fit one another.
@@ -139,7 +122,7 @@ class DiffRec(Pretrained, Recommender):
         self.register_buffer("popularity", torch.zeros(size["num_items"], dtype=torch.int64))
         self.check_fit()
         signal = float(self.schedule.alpha_bar[-1])
-        if signal > MAX_LAST_ALPHA_BAR and not self.embedding.weight.is_meta:  # which is not the model yet
+        if signal > MAX_LAST_ALPHA_BAR and not self.popularity.is_meta:  # which is not the model yet
             warn_caller(
                 f"At the last step {signal:.0%} of the signal is left (alpha_bar_N), but serving starts from pure "
                 "noise: training would learn to read the target there. Use more steps, or a negative log_snr_shift."
@@ -163,12 +146,10 @@ class DiffRec(Pretrained, Recommender):
         sequences = sequences.reindexed(self.vocabulary)
         self.negatives.fit(TrainingBatches(sequences, examples=examples).target_counts())
         self.memory.fit(sequences)
-        counts = torch.from_numpy(sequences.items).bincount(minlength=len(self.vocabulary))
-        self.popularity.copy_(counts)
-        return self
+        return super().prepare(sequences, examples=examples)
 
     def forward(self, batch: Batch, generator: Generator) -> Loss:
-        """:meth:`loss`, without entering the losses into the timestep sampler: for wrappers that gather them first."""
+        """:meth:`loss` without :meth:`update`: for loops that gather over processes what the loss has observed."""
         if not self.training:
             return self._loss(batch, generator)
         with isolated_rng(generator, self.device):  # dropout draws from torch's global state
@@ -186,8 +167,12 @@ class DiffRec(Pretrained, Recommender):
         """
         loss: Loss = self(batch, generator)
         if self.training:
-            self.timesteps.update(loss.timesteps, loss.per_latent)
+            self.update(loss.observed)
         return loss
+
+    def update(self, observed: Mapping[str, Tensor]) -> None:
+        """Show the timestep sampler what was observed: the ``timesteps`` drawn and the losses ``per_latent``."""
+        self.timesteps.update(observed["timesteps"], observed["per_latent"])
 
     def _loss(self, batch: Batch, generator: Generator) -> Loss:
         if not batch.num_targets:
@@ -198,13 +183,13 @@ class DiffRec(Pretrained, Recommender):
         queries = self.noising.queries(batch.positions, min(self.noising.max_noised(length), length))
         items = items_at(batch.items, queries.positions)
         timesteps, weights = self.timesteps.sample(self.noising.timestep_shape(queries), generator, device=items.device)
-        history = History(batch.items, batch.lengths).first(int(queries.visible.max()))
+        history = batch.history.first(int(queries.visible.max()))
         passes = run_passes(self, history, queries, items, timesteps, generator)
         sampled, real = passes["sampled"], queries.mask
         negatives = self.negatives.draw(sampled.items, len(self.vocabulary), generator)
         step = TrainingStep(passes, steps_of_positions(weights, real)[real], self.head, negatives)
         terms = self.objective(step)
-        return Loss(terms.total, terms.named, sampled.timesteps, terms.per_latent)
+        return Loss(terms.total, terms.named, {"timesteps": sampled.timesteps, "per_latent": terms.per_latent})
 
     # Serving
 
@@ -230,13 +215,13 @@ class DiffRec(Pretrained, Recommender):
         Returns:
             ``(B, S, K, D)``; K = 1 except for strategies that corrupt several positions.
         """
-        history = History(*self.encode_histories(histories, unknown=unknown))
+        history = self.encode_histories(histories, unknown=unknown)
         with self.serving() as model:
             return model._draw(history, seeds, sampler, guidance).latents
 
-    def draw(self, items: Tensor, lengths: Tensor, seeds: Seeds | None, sampler: SamplerChoice | None) -> Tensor:
+    def draw(self, history: History, seeds: Seeds | None, sampler: SamplerChoice | None) -> Tensor:
         """As :meth:`~diffusers_rec.Recommender.draw` says, ``(B, S, D)`` with the embedding's D."""
-        return self._draw(History(items, lengths), seeds, sampler, None).next_item()
+        return self._draw(history, seeds, sampler, None).next_item()
 
     def _draw(
         self,
@@ -253,8 +238,8 @@ class DiffRec(Pretrained, Recommender):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.embedding.weight.device
+        """Device of the weights."""
+        return self.popularity.device
 
     @property
     def max_length(self) -> int:
@@ -267,7 +252,7 @@ class DiffRec(Pretrained, Recommender):
         return self.max_length - self.noising.new_items
 
     def config(self) -> Config:
-        """Everything but the items and the weights, ready for JSON."""
+        """Everything except the items and the weights, ready for JSON."""
         parts = {name: getattr(self, name).config() for name in PARTS}
         return {**parts, "seeds": self.seeds, "seed": self.seed}
 
@@ -284,8 +269,24 @@ class DiffRec(Pretrained, Recommender):
             raise ValueError(f"Unknown keys in the config of DiffRec: {unknown}. Known: {sorted(known)}.")
         return cls(items, **config)
 
+    def replace(self, **changes: Any) -> DiffRec:
+        """The same model with parts changed; this one stays as it is.
+
+        A name or a mapping is merged into the part's config: ``schedule={"num_timesteps": 200}`` changes one setting,
+        ``denoiser="causal-transformer"`` changes the class and keeps the settings that both classes have. A guide
+        without a ``base`` wraps the denoiser that there is. Parts of an unchanged class keep every weight whose shape
+        stays; ``seed=`` gives all parts fresh weights.
+
+        Args:
+            changes: Parts by name, as components, names or mappings; ``dim``, ``max_length``, ``seeds``, ``seed``.
+
+        Raises:
+            ValueError: an unknown part, name or setting, or parts that do not fit one another.
+        """
+        return replaced(self, PARTS, changes)
+
     def check_fit(self) -> None:
-        """Whether the parts fit one another: asked when they are composed, and before training once more.
+        """Check that the parts fit one another, when they are composed and once more before training.
 
         Raises:
             ValueError: they do not; the message names the two that differ.

@@ -1,7 +1,7 @@
 """The basis of all suites: clauses, the cases that they are checked on, and the error of a broken clause.
 
-A clause is a plain function that raises :class:`ContractError` where a case breaks it. It can also be called alone, with
-cases of one's own, such as those that Hypothesis draws.
+A clause is a plain function that raises :class:`ContractError` where a case breaks it. It can also be called alone,
+with cases of one's own, such as those that Hypothesis draws.
 """
 
 from __future__ import annotations

@@ -176,8 +176,8 @@ def _cases(maker: Maker) -> Iterator[Case]:
         yield Case(f"learned from seed {seed}", (perturbed(maker(dtype=torch.float64), seed),))
 
 
-def _outputs(head: ItemHead) -> list[Tensor]:
+def _answers(head: ItemHead) -> list[Tensor]:
     return [head.logits(latents(head, 3)).detach(), head.loss(latents(head, 3), targets(head, 3)).detach()]
 
 
-SUITE = Suite(ItemHead, _cases, CLAUSES, _outputs)
+SUITE = Suite(ItemHead, _cases, CLAUSES, _answers)
