@@ -196,10 +196,10 @@ def expect_finite(what: str, got: Tensor) -> None:
 def expect_refusal(what: str, call: Callable[[], object], error: type[Exception] = ValueError) -> None:
     """Require that the call raises ``error``."""
     try:
-        answer = call()
+        result = call()
     except error:
         return
-    raise ContractError(f"{what}: expected a {error.__name__}, got {answer}")
+    raise ContractError(f"{what}: expected a {error.__name__}, got {result}")
 
 
 def expect_finite_gradients(what: str, scalar: Tensor, named: Mapping[str, Tensor]) -> None:

@@ -173,7 +173,7 @@ def _shared(head: ItemHead) -> list[torch.nn.Module]:
 
 def _cases(maker: Maker) -> Iterator[Case]:
     for seed in (0, 1):
-        yield Case(f"learned from seed {seed}", (perturbed(maker(dtype=torch.float64), seed),))
+        yield Case(f"perturbed with seed {seed}", (perturbed(maker(dtype=torch.float64), seed),))
 
 
 def _answers(head: ItemHead) -> list[Tensor]:

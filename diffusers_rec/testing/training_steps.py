@@ -61,7 +61,7 @@ def change_tensors(step: TrainingStep, change: Callable[[Tensor], Tensor]) -> Tr
 
     def changed(one: Pass) -> Pass:
         values: dict[str, Any] = {each.name: getattr(one, each.name) for each in fields(one)}
-        return Pass(**{name: change(value) if isinstance(value, Tensor) else value for name, value in values.items()})
+        return Pass(**values | {name: change(value) for name, value in values.items() if isinstance(value, Tensor)})
 
     return replace(change_passes(step, changed), weights=change(step.weights))
 
