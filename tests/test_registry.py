@@ -15,7 +15,7 @@ from diffusers_rec.items.heads import ItemHead, TiedHead
 from diffusers_rec.processes.schedules import NoiseSchedule, SqrtSchedule
 from diffusers_rec.recommenders.diffrec import DiffRec
 from diffusers_rec.testing.component import SUITES
-from diffusers_rec.testing.every_kind import config_builds_its_equal
+from diffusers_rec.testing.all_kinds import config_builds_its_equal
 
 
 def entry_point(monkeypatch, name, load, kind="schedule"):

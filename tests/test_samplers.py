@@ -7,13 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import gaussian, over, schedules, seeded, seeds
+from strategies import gaussian, over, schedule_of, schedules, seeded, seeds
 
 from diffusers_rec.processes.schedules import NoiseSchedule
 from diffusers_rec.samplers import DDIMSampler, DDPMSampler, OneStepSampler, Sampler
 from diffusers_rec.testing.samplers import (
     CLAUSES,
     a_chain_over_every_step_lands_on_gaussian_data,
+    exact_denoiser,
     finite_in_every_dtype,
     halved,
     step_of,
@@ -26,10 +27,6 @@ CHAINS = [spec for spec in SPECS if spec["name"] != "one-step" and "num_steps" n
 
 def over_specs(specs):
     return pytest.mark.parametrize("spec", specs, ids=lambda spec: "-".join(map(str, spec.values())))
-
-
-def schedule_of(name, num_timesteps):
-    return NoiseSchedule.build_with({"num_timesteps": num_timesteps, "rescale": num_timesteps > 20}, name)
 
 
 @over_specs(SPECS)
@@ -93,9 +90,11 @@ def test_ddpm_is_algorithm_2(schedule, variance, seed):
     assert torch.equal(sample, asked[-1][1].sin())
     again = seeded(seed)
     for (n, x), (_, after) in pairwise(asked):
-        abar, before, beta = schedule.alpha_bar[n], schedule.alpha_bar[n - 1], schedule.beta[n]
-        mean = before.sqrt() * beta / (1 - abar) * x.sin() + (1 - beta).sqrt() * (1 - before) / (1 - abar) * x
-        spread = beta if variance == "beta" else (1 - before) / (1 - abar) * beta
+        a, s, before, left = schedule.signal[n], schedule.sigma[n], schedule.signal[n - 1], schedule.sigma[n - 1]
+        beta = s**2 - (a / before * left) ** 2
+        mean = before * beta / s**2 * x.sin() + a / before * left**2 / s**2 * x
+        unit = beta * (before**2 + left**2) / (a**2 + s**2)
+        spread = unit if variance == "beta" else left**2 / s**2 * beta
         z = torch.randn(1, 2, 1, 3, generator=again, dtype=torch.float64)
         torch.testing.assert_close(after, mean + spread.sqrt() * z, rtol=1e-9, atol=1e-9)
 
@@ -126,35 +125,19 @@ def test_ddim_with_eta_1_is_ddpm_with_the_posterior_variance(schedule, seed, dat
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", NoiseSchedule.names())
-def test_ddim_keeps_half_precision_as_well_as_ddpm_does(name, dtype):
-    """With eta = 1, in three steps, against the same chain in double precision: what is lost is a rounding or two."""
-    schedule = schedule_of(name, 100)
-    whole = schedule.alpha_bar
-    noise = gaussian(4, 3, 1, 8, dtype=dtype)
-    seen = {}
-    for kind in (dtype, torch.float64):
-        noises = [gaussian(4, 3, 1, 8, seed=i, dtype=dtype).to(kind) for i in range(3)]
-        x = noise.to(kind)
-        steps = [100, 50, 1]
-        if kind == dtype:
-            seen[kind] = _ddim_with(noises, schedule, x)
-            continue
-        for (n, m), z in zip(pairwise(steps), noises, strict=False):
-            x0 = 0.5 * x
-            beta = 1 - whole[n] / whole[m]
-            variance = (1 - whole[m]) / (1 - whole[n]) * beta
-            direction = (1 - whole[m] - variance).clamp(min=0).sqrt()
-            x = whole[m].sqrt() * x0 + direction * (x - whole[n].sqrt() * x0) / (1 - whole[n]).sqrt()
-            x = x + variance.sqrt() * z
-        seen[kind] = 0.5 * x
-    assert (seen[dtype].double() - seen[torch.float64]).abs().max() < 8 * torch.finfo(dtype).eps
+@pytest.mark.parametrize("sampler", [DDIMSampler(num_steps=3, eta=1.0), DDPMSampler(num_steps=3)], ids=repr)
+def test_half_precision_loses_a_rounding_or_two(sampler, name, dtype, monkeypatch):
+    """In three steps, against the same chain in double precision with the same noise."""
+    schedule, start = schedule_of(name, 100), gaussian(4, 3, 1, 8, dtype=dtype)
 
+    def sample(x):
+        drawn = iter([gaussian(4, 3, 1, 8, seed=i, dtype=dtype) for i in range(3)])
+        monkeypatch.setattr("diffusers_rec.processes.process.randn", lambda *_, dtype, **__: next(drawn).to(dtype))
+        return sampler.sample(halved, schedule, x, None)
 
-def _ddim_with(noises, schedule, start):
-    given = iter(noises)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("diffusers_rec.samplers.ddim.randn", lambda *_, **__: next(given))
-        return DDIMSampler(num_steps=3, eta=1.0).sample(halved, schedule, start, None)
+    half, double = sample(start), sample(start.double())
+    assert half.dtype == dtype
+    assert (half.double() - double).abs().max() < 8 * torch.finfo(dtype).eps
 
 
 @settings(max_examples=25)
@@ -180,36 +163,23 @@ def test_refuses_more_steps_than_the_schedule_has(sampler):
         sampler.sample(halved, schedule_of("sqrt", 10), gaussian(1, 1, 2), seeded(0))
 
 
-def gaussian_denoiser(schedule, mean, deviation):
-    """E[x0 | xn] for x0 ~ N(mean, deviation^2)."""
-
-    def gain(n):
-        signal = schedule.alpha_bar[n]
-        return signal.sqrt() * deviation**2 / (signal * deviation**2 + 1 - signal)
-
-    def denoise(xn, timesteps):
-        n = step_of(timesteps)
-        return mean + gain(n) * (xn - schedule.alpha_bar[n].sqrt() * mean)
-
-    return denoise, gain
-
-
 def before_the_last_step(sample, schedule, gain, mean):
     """x_1, from a chain that ends with E[x0 | x_1]: the last denoising is a mean and so loses variance by design."""
-    return (sample - mean) / gain(1) + schedule.alpha_bar[1].sqrt() * mean
+    return (sample - mean) / gain(1) + schedule.signal[1] * mean
 
 
 @pytest.mark.parametrize("name", NoiseSchedule.names())
 @pytest.mark.parametrize("num_timesteps", [25, 200])
 def test_ddpm_with_variance_beta_is_exact_on_unit_gaussians(name, num_timesteps):
-    """There beta_n is the true variance of x_{n-1} given x_n, so that x_1 ~ N(sqrt(alpha_bar_1) mean, 1) at any N."""
+    """There it is the true variance of x_{n-1} given x_n, so that x_1 has its exact distribution at any N."""
     from scipy import stats
 
     schedule = schedule_of(name, num_timesteps)
-    denoise, gain = gaussian_denoiser(schedule, 2.0, 1.0)
+    denoise, gain, _ = exact_denoiser(schedule, 2.0, 1.0)
     sample = DDPMSampler("beta").sample(denoise, schedule, gaussian(1, 1, 20_000, seed=1), seeded(2))
     x1 = before_the_last_step(sample, schedule, gain, 2.0).flatten()
-    assert stats.kstest(x1.numpy(), "norm", (2 * schedule.alpha_bar[1].sqrt().item(), 1)).pvalue > 0.01
+    scale = float((schedule.signal[1] ** 2 + schedule.sigma[1] ** 2).sqrt())
+    assert stats.kstest(x1.numpy(), "norm", (2 * schedule.signal[1].item(), scale)).pvalue > 0.01
     assert sample.std().item() == pytest.approx(schedule.alpha_bar[1].sqrt().item(), rel=0.02)
 
 
@@ -217,14 +187,14 @@ def test_ddpm_with_variance_beta_is_exact_on_unit_gaussians(name, num_timesteps)
 def test_the_two_ddpm_variances_bracket_gaussian_data(name):
     """Below unit variance, the true reverse variance lies between the posterior's and beta."""
     schedule = schedule_of(name, 25)
-    denoise, gain = gaussian_denoiser(schedule, 0.0, 0.5)
+    denoise, gain, _ = exact_denoiser(schedule, 0.0, 0.5)
     low, high = (
         before_the_last_step(
             DDPMSampler(variance).sample(denoise, schedule, gaussian(1, 1, 20_000), seeded(5)), schedule, gain, 0.0
         ).std()
         for variance in ("posterior", "beta")
     )
-    assert low < (schedule.alpha_bar[1] * 0.25 + 1 - schedule.alpha_bar[1]).sqrt() < high
+    assert low < (schedule.signal[1] ** 2 * 0.25 + schedule.sigma[1] ** 2).sqrt() < high
 
 
 @over_specs(CHAINS)
@@ -238,8 +208,8 @@ def test_a_chain_lands_on_discrete_items(spec, name):
     probability = torch.arange(1, 13, dtype=torch.float64) / 78
 
     def denoise(xn, timesteps):
-        signal = schedule.alpha_bar[step_of(timesteps)]
-        evidence = (signal.sqrt() * xn @ items.T - signal / 2 * items.square().sum(-1)) / (1 - signal)
+        level = schedule.level(step_of(timesteps))
+        evidence = (level.signal * xn @ items.T - level.square / 2 * items.square().sum(-1)) / level.variance
         return (probability.log() + evidence).softmax(-1) @ items
 
     sample = Sampler.build(spec).sample(denoise, schedule, gaussian(draws, 1, 8, seed=7), seeded(8))

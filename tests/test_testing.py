@@ -28,7 +28,7 @@ from diffusers_rec.recommenders.memory import TransitionMemory
 from diffusers_rec.samplers import DDPMSampler
 from diffusers_rec.testing import ContractError, check_component, check_denoiser, check_sampler, check_schedule
 from diffusers_rec.testing.component import SUITES
-from diffusers_rec.testing.every_kind import CLAUSES
+from diffusers_rec.testing.all_kinds import CLAUSES
 
 pytestmark = pytest.mark.usefixtures("fresh_registry")
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from diffusers_rec.items.embeddings import ItemEmbedding
+from diffusers_rec.testing.all_kinds import check
 from diffusers_rec.testing.contract import Case, Maker, Suite, expect, expect_all_learn, expect_close, expect_finite
-from diffusers_rec.testing.every_kind import check
 from diffusers_rec.testing.inputs import gaussian, strided
 
 SHAPES = [(), (3,), (2, 0), (2, 3), (2, 1, 4)]
@@ -67,8 +67,8 @@ def _cases(maker: Maker) -> Iterator[Case]:
     yield Case("in float64", (maker(dtype=torch.float64),))
 
 
-def _answers(embedding: ItemEmbedding) -> list[Tensor]:
+def _outputs(embedding: ItemEmbedding) -> list[Tensor]:
     return [embedding.table().detach(), embedding(torch.tensor([[0, embedding.num_items - 1]])).detach()]
 
 
-SUITE = Suite(ItemEmbedding, _cases, CLAUSES, _answers, usual=("num_items", "dim"))
+SUITE = Suite(ItemEmbedding, _cases, CLAUSES, _outputs)

@@ -14,8 +14,8 @@ from diffusers_rec.data.history import History
 from diffusers_rec.data.sequences import Sequences
 from diffusers_rec.data.vocabulary import Vocabulary
 from diffusers_rec.recommenders.memory import Memory
+from diffusers_rec.testing.all_kinds import check
 from diffusers_rec.testing.contract import SIZES, Case, Maker, Suite, expect, expect_close, expect_equal, expect_finite
-from diffusers_rec.testing.every_kind import check
 from diffusers_rec.testing.inputs import strided
 
 HISTORIES = [[3, 1, 4], [0], [2, 2, 6, 5, 1, 0], [5, 4]]
@@ -142,8 +142,8 @@ def _cases(maker: Maker) -> Iterator[Case]:
     yield Case("fitted", (_fitted(maker()),))
 
 
-def _answers(memory: Memory) -> list[Tensor]:
+def _outputs(memory: Memory) -> list[Tensor]:
     return [predicted_by(each, padded(histories_of(memory))) for each in (memory, _fitted(memory))]
 
 
-SUITE = Suite(Memory, _cases, CLAUSES, _answers, usual=("num_items",))
+SUITE = Suite(Memory, _cases, CLAUSES, _outputs)

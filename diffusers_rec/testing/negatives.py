@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from diffusers_rec.items.negatives import Negatives, NegativeSample
+from diffusers_rec.testing.all_kinds import check
 from diffusers_rec.testing.contract import Case, Maker, Suite, expect, expect_equal, expect_finite
-from diffusers_rec.testing.every_kind import check
 from diffusers_rec.testing.inputs import global_state_from, seeded
 
 COUNTS = [40, 20, 10, 5, 1, 0]
@@ -104,8 +104,8 @@ def _cases(maker: Maker) -> Iterator[Case]:
         yield Case("count=50", (fitted(maker(count=50)),))
 
 
-def _answers(negatives: Negatives) -> list[Tensor]:
+def _outputs(negatives: Negatives) -> list[Tensor]:
     return _tensors(drawn(fitted(negatives), 9))
 
 
-SUITE = Suite(Negatives, _cases, CLAUSES, _answers)
+SUITE = Suite(Negatives, _cases, CLAUSES, _outputs)

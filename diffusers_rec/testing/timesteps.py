@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from diffusers_rec.processes.timesteps import TimestepSampler
+from diffusers_rec.testing.all_kinds import check
 from diffusers_rec.testing.contract import (
     Case,
     Maker,
@@ -20,7 +21,6 @@ from diffusers_rec.testing.contract import (
     expect_equal,
     expect_finite,
 )
-from diffusers_rec.testing.every_kind import check
 from diffusers_rec.testing.inputs import seeded
 
 LENGTHS = [1, 2, 6, 20]
@@ -169,8 +169,8 @@ def _label(settings: dict[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in settings.items()) or "as given"
 
 
-def _answers(sampler: TimestepSampler) -> list[Tensor]:
+def _outputs(sampler: TimestepSampler) -> list[Tensor]:
     return [*sampler.sample((6, 5), seeded(3)), sampler.probabilities(), *sampler.state_dict().values()]
 
 
-SUITE = Suite(TimestepSampler, _cases, CLAUSES, _answers, usual=("num_timesteps",))
+SUITE = Suite(TimestepSampler, _cases, CLAUSES, _outputs)

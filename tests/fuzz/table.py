@@ -63,7 +63,6 @@ EXEMPT = {
     "Callback.on_start": _CALLED,
     "PRESETS": "a dictionary of functions that have entries",
     "RECIPES": "a dictionary of settings",
-    "SETTINGS": "a dictionary of settings",
     "__version__": "a string",
     "Recommender.serving": "a context without arguments; the campaign of threads enters it",
 }

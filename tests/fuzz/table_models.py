@@ -154,13 +154,12 @@ CALLS: dict[str, Call] = {
     "control": Call(lambda: presets.control, lambda: {"model": world.model()}, serves),
     "ItemIndex": Call(
         lambda: ItemIndex,
-        lambda: {"head": world.head(), "kind": "ivf", "num_tail": 4, "seed": 0, "num_threads": 1, "num_lists": 2,
-                 "num_probes": 1},
+        lambda: {"head": world.head(), "factory": "IVF2,Flat", "num_tail": 4, "nprobe": 1},
         lambda result, _: finite(result.top_k(gaussian(1, 1, DIM), 2), {}),
     ),
     "ItemIndex of a graph": Call(
         lambda: ItemIndex,
-        lambda: {"head": world.head(), "kind": "hnsw", "num_links": 4, "ef_construction": 4, "ef_search": 4},
+        lambda: {"head": world.head(), "factory": "HNSW4", "efConstruction": 4, "efSearch": 4},
         lambda result, _: finite(result.top_k(gaussian(1, 1, DIM), 2), {}),
     ),
     "ItemIndex.save": Call(lambda: world.index().save, lambda: {"path": "new.safetensors"}),
