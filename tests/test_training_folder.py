@@ -230,3 +230,39 @@ def test_nothing_is_written_without_a_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fit(epochs=1)
     assert not files(tmp_path)
+
+
+def test_a_run_of_an_older_format_is_refused(tmp_path):
+    fit(tmp_path, epochs=1)
+    metadata, tensors = read_verified(tmp_path / STATE_FILE)
+    old = {name: metadata[name] for name in ("run", "progress")}
+    write_verified(tmp_path / STATE_FILE, old, tensors)
+    with pytest.raises(
+        ValueError, match="another version of this library wrote it.*cannot be resumed.*Delete the folder"
+    ):
+        fit(tmp_path, epochs=1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda saved: saved["groups"].append({}),
+        lambda saved: saved["groups"][0].update(eps="small"),
+        lambda saved: saved["groups"][0].pop("lr"),
+        lambda saved: saved["state"]["0"].update(step="first"),
+        lambda saved: saved["state"]["0"].pop("step"),
+        lambda saved: saved["state"].update({"999": {"count": 1}}),
+        lambda saved: saved.pop("state"),
+    ],
+)
+def test_numbers_of_an_optimizer_that_do_not_fit_are_refused(change, tmp_path):
+    fit(tmp_path, epochs=1)
+    metadata, tensors = read_verified(tmp_path / STATE_FILE)
+    saved = json.loads(metadata["optimizer"])
+    change(saved)
+    write_verified(tmp_path / STATE_FILE, {**metadata, "optimizer": json.dumps(saved)}, tensors)
+    model = build()
+    weights = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    with pytest.raises(ValueError, match=f"{STATE_FILE} cannot be used .* Delete the folder"):
+        fit(tmp_path, model=model, epochs=1)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.named_parameters())

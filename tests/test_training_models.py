@@ -58,9 +58,9 @@ class UserVectors(Recommender):
 
 def log_likelihood(model, holdout):
     """The mean log-probability of the targets."""
-    items, lengths = pad(list(holdout.histories), model.history_length)
+    history = pad(list(holdout.histories), model.history_length)
     targets = torch.from_numpy(holdout.targets)[:, None]
-    return model.log_probabilities(items, lengths).gather(1, targets).mean().item()
+    return model.log_probabilities(history.items, history.lengths).gather(1, targets).mean().item()
 
 
 class SavedUserVectors(Pretrained, UserVectors):

@@ -47,19 +47,20 @@ def test_an_accelerator_may_come_after_a_training():
     subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parent, check=True, timeout=120)
 
 
-def launched(folder, kind):
-    """How each of two processes ended."""
+def launch(folder, lines):
+    """Run lines of a script in two processes, and read what they wrote."""
     script = folder / "script.py"
-    here = str(Path(__file__).parent)
-    script.write_text(
-        f"import sys; sys.path.insert(0, {here!r})\n"
-        f"import training_runs; training_runs.train_and_write({str(folder)!r}, {kind!r})\n"
-    )
+    script.write_text("\n".join([f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})", *lines]))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "FutureWarning" not in done.stderr
     return [json.loads(path.read_text()) for path in sorted(folder.glob("end-*.json"))]
+
+
+def launched(folder, kind):
+    """How each of two processes ended."""
+    return launch(folder, [f"import training_runs; training_runs.train_and_write({str(folder)!r}, {kind!r})"])
 
 
 @pytest.mark.slow
@@ -75,3 +76,25 @@ def test_several_processes_end_alike(kind, tmp_path):
     saved = DiffRec.from_pretrained(tmp_path / "run").state_dict()
     assert all(tensor.numpy().tobytes().hex() == tensors[name] for name, tensor in saved.items())
     assert launched(tmp_path, kind) == ends, "a finished run, started again"
+
+
+@pytest.mark.slow
+def test_processes_agree_on_the_metric_and_on_the_end(tmp_path):
+    """Each has a score of its own, of which the first counts, and the second alone stops the run."""
+    ends = launch(
+        tmp_path,
+        [
+            "import os, training_runs",
+            "rank = int(os.environ['RANK'])",
+            "scores = [[0.1, 0.3, 0.2, 0.4], [0.9, 0.1, 0.5, 0.6]][rank]",
+            "class Stop:",
+            "    def on_epoch(self, run, record):",
+            "        if rank == 1 and run.epoch == 3: run.stop()",
+            "metric = lambda *_: scores.pop(0)",
+            f"training_runs.train_and_write({str(tmp_path)!r}, metric=metric, callbacks=[Stop()], epochs=4)",
+        ],
+    )
+    assert ends[0] == ends[1]
+    _, history, best_epoch, best_score = ends[0]
+    assert [row["validation_metric"] for row in history] == [0.1, 0.3, 0.2]
+    assert (best_epoch, best_score) == (2, "0.3")

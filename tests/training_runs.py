@@ -91,12 +91,12 @@ def validations(result):
     return [row["validation_ndcg@10"] for row in result.history]
 
 
-def train_and_write(folder, kind):
+def train_and_write(folder, kind=None, **changes):
     """One of several processes: train, and write down how it ended."""
     torch.set_num_threads(1)
     from accelerate import PartialState
 
-    text = as_json(end(*fit(Path(folder) / "run", **KINDS[kind])))
+    text = as_json(end(*fit(Path(folder) / "run", **KINDS.get(kind, {}), **changes)))
     (Path(folder) / f"end-{PartialState().process_index}.json").write_text(text)
 
 

@@ -72,6 +72,10 @@ CALLS: dict[str, Call] = {
     "DiffRec.loss": Call(
         lambda: world.model().train().loss, lambda: {"batch": world.batch(), "generator": generator()}
     ),
+    "DiffRec.update": Call(
+        lambda: world.model().update,
+        lambda: {"observed": {"timesteps": torch.tensor([1, STEPS]), "per_latent": torch.tensor([0.5, 1.0])}},
+    ),
     "DiffRec.sample": Call(lambda: world.model().sample, served),
     "DiffRec.next_item_latents": Call(
         lambda: world.model().next_item_latents,
@@ -127,15 +131,16 @@ CALLS: dict[str, Call] = {
         lambda result, _: probabilities([*result.values()], {}),
     ),
     "TrainingConfig": Call(lambda: training.TrainingConfig, training.TrainingConfig().config),
-    "TrainingConfig.rate": Call(lambda: training.TrainingConfig().rate, lambda: {"epochs_done": 1.5}),
+    "TrainingConfig.rate": Call(lambda: training.TrainingConfig().rate, lambda: {"epochs_done": 1.5, "initial": 0.5}),
     "TrainingConfig.config": Call(lambda: training.TrainingConfig().config, dict),
     "TrainingConfig.names": Call(lambda: training.TrainingConfig.names, dict),
     "train": Call(
         lambda: training.train,
         lambda: {"model": world.model(), "sequences": world.sequences(), "validation": world.holdout(),
                  "config": training.TrainingConfig(**plain_training()), "directory": "run", "device": "cpu",
-                 "progress": False, "on_epoch": lambda record: None},
-        opaque=("on_epoch",),
+                 "progress": False, "optimizer": torch.optim.Adagrad, "metric": lambda model, holdout: 0.5,
+                 "callbacks": [training.Callback()], "on_epoch": lambda record: None},
+        opaque=("optimizer", "metric", "callbacks", "on_epoch"),
     ),
     "best": Call(
         lambda: presets.best,
