@@ -212,7 +212,7 @@ class _Queries:
 
 
 def _accuracy(model: DiffRec, holdout: Holdout, sampler: Sampler, seeds: int, progress: bool) -> Row:
-    metrics = evaluate(model, holdout, ks=[10], seeds=seeds, sampler=sampler, memory=False, progress=progress).masked
+    metrics = evaluate(model, holdout, ks=[10], seeds=seeds, sampler=sampler, memory=False, progress=progress).metrics()
     return {name: metrics[name] for name in ("hr@10", "ndcg@10")}
 
 

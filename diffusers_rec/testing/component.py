@@ -57,13 +57,10 @@ def check_component(make: Callable[..., Any], /, *, waive: Collection[str] = (),
         TypeError: neither the class of a component nor a factory.
         ValueError: a waived name that is no clause.
     """
-    if (
-        isinstance(make, Component)
-        or not callable(make)
-        or (isinstance(make, type) and not issubclass(make, Component))
-    ):
+    other_class = isinstance(make, type) and not issubclass(make, Component)
+    if isinstance(make, Component) or not callable(make) or other_class:
         raise TypeError(
-            f"Expected the class of a component or a factory, got {make!r}. The components are made by the check: pass "
+            f"Expected the class of a component or a factory, got {make!r}. The check makes its own components: pass "
             "the class, and its settings beside it."
         )
     cls: type[Component] = make if isinstance(make, type) else _made_by(make, settings)
