@@ -13,7 +13,9 @@ from diffusers_rec.items.heads import ItemHead, LinearHead
 from diffusers_rec.items.negatives import Negatives
 from diffusers_rec.objectives import LossTerm, Objective
 from diffusers_rec.processes.noising import NoisingStrategy
-from diffusers_rec.processes.schedules import NoiseSchedule, SqrtSchedule
+from diffusers_rec.processes.process import Process
+from diffusers_rec.processes.schedules import CosineSchedule, NoiseSchedule, SqrtSchedule
+from diffusers_rec.processes.source import Source
 from diffusers_rec.processes.timesteps import TimestepSampler
 from diffusers_rec.recommenders.memory import Memory
 from diffusers_rec.samplers import Sampler
@@ -32,6 +34,8 @@ FAMILIES = [
     LossTerm,
     Negatives,
     Memory,
+    Process,
+    Source,
     Sampler,
 ]
 ALL_COMPONENTS = [(family, name) for family in FAMILIES for name in family.names()]
@@ -61,6 +65,9 @@ def built(family, spec, **settings):
     if family is Denoiser and size["dim"] > 0:
         size["head"] = LinearHead(size["num_items"], size["dim"])
         size["schedule"] = SqrtSchedule(size["num_timesteps"])
+    if family in (Process, NoiseSchedule):
+        size["schedule"] = SqrtSchedule(size["num_timesteps"])
+        size["values"] = size["schedule"].alpha_bar[1:].tolist()
     return family.build_with(size, spec)
 
 
@@ -76,8 +83,15 @@ def schedules(draw, num_timesteps=lengths):
     name = draw(st.sampled_from(NoiseSchedule.names()))
     shift = draw(st.sampled_from([0.0, -3.0, 1.5]))
     steps = draw(num_timesteps)
-    rescale = draw(st.booleans()) if steps > 20 else False  # what LinearSchedule can hold
-    return NoiseSchedule.build_with({"num_timesteps": steps, "log_snr_shift": shift, "rescale": rescale}, name)
+    rescale = draw(st.booleans()) if steps > 20 else False  # what the linear schedules can hold
+    return schedule_of(name, steps, log_snr_shift=shift, rescale=rescale)
+
+
+def schedule_of(name, num_timesteps, **settings):
+    """A registered schedule of N steps; ``table`` holds the numbers of ``cosine``."""
+    values = CosineSchedule(num_timesteps).alpha_bar[1:].tolist()
+    given = {"num_timesteps": num_timesteps, "values": values, "rescale": num_timesteps > 20, **settings}
+    return NoiseSchedule.build_with(given, name)
 
 
 @st.composite

@@ -52,9 +52,9 @@ UNSHOWN = {
     "nn.dropout",
     "recommenders.requests",
     "recommenders.serving",
-    "training.keeping",
+    "training.learner",
     "training.processes",
-    "training.selection",
+    "training.run_store",
     "training.state",
     "version",
 }

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from diffusers_rec.cli.values import parse_value
-from diffusers_rec.core.registry import Config, unknown_name
+from diffusers_rec.core.registry import unknown_name
 from diffusers_rec.recommenders.diffrec import PARTS, DiffRec
 from diffusers_rec.training import TrainingConfig
 
@@ -68,27 +68,16 @@ def change_training(training: dict[str, Any], changes: dict[str, str]) -> dict[s
 
 
 def change_model(model: DiffRec, changes: dict[str, str]) -> DiffRec:
-    """An untrained model after the changes that concern its parts; the same model if there are none."""
-    config = model.config()
+    """The model after the changes that concern its parts; the same model if there are none."""
+    parts: dict[str, Any] = {}
     for key, text in changes.items():
-        if not key.startswith("training."):
-            config = _change_config(config, key, text)
-    return model if config == model.config() else DiffRec.from_config(model.vocabulary, config)
-
-
-def _change_config(config: Config, key: str, text: str) -> Config:
-    """A model's config after one change.
-
-    A part that is replaced keeps those of its settings that the new part has as well. A new number of timesteps is also
-    that of the timestep sampler.
-    """
-    part, dot, setting = key.partition(".")
-    if not dot and part in PARTS:
-        settings = PARTS[part].named(text).settings()
-        shared = {name: value for name, value in config[part].items() if name in settings}
-        return {**config, part: {"name": text, **shared}}
-    value = parse_value("--set", text)
-    changed = {**config, part: {**config[part], setting: value} if dot else value}
-    if (part, setting) == ("schedule", "num_timesteps") and setting in changed["timesteps"]:
-        changed["timesteps"] = {**changed["timesteps"], setting: value}
-    return changed
+        part, dot, setting = key.partition(".")
+        if part == "training":
+            continue
+        if dot:
+            parts[part] = {**parts.get(part, {}), setting: parse_value("--set", text)}
+        elif part in PARTS:
+            parts[part] = {**parts.get(part, {}), "name": text}
+        else:
+            parts[part] = parse_value("--set", text)
+    return model.replace(**parts) if parts else model

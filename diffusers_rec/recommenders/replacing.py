@@ -69,18 +69,13 @@ def _changed(config: Config, change: Any, family: type[Component]) -> Any:
     return {**{key: value for key, value in config.items() if key in known}, **spec}
 
 
-@torch.no_grad()
 def _carry_over(old: DiffRec, new: DiffRec, given: set[str]) -> None:
-    """Give the new model every tensor of the old one that its parts of the same class have in the same shape."""
+    """Give the new model the weights of the old one, part by part, where class and shapes stay."""
     new.to(device=old.device, dtype=old.embedding.dtype)
     for name, module in old.named_children():
-        if name in given:
-            continue
-        ours, theirs = _backbone(getattr(new, name)), _backbone(module).state_dict()
-        if type(ours) is type(_backbone(module)):
-            for key, tensor in ours.state_dict().items():
-                if key in theirs and theirs[key].shape == tensor.shape:
-                    tensor.copy_(theirs[key])
+        ours, theirs = _backbone(getattr(new, name)), _backbone(module)
+        if name not in given and type(ours) is type(theirs) and _shapes(ours) == _shapes(theirs):
+            ours.load_state_dict(theirs.state_dict())
     new.popularity.copy_(old.popularity)
     if "timesteps" not in given and new.timesteps.config() == old.timesteps.config():
         new.timesteps.load_state_dict(old.timesteps.state_dict())
@@ -88,3 +83,7 @@ def _carry_over(old: DiffRec, new: DiffRec, given: set[str]) -> None:
 
 def _backbone(module: nn.Module) -> nn.Module:
     return unwrapped(module) if isinstance(module, Denoiser) else module
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in module.state_dict().items()}

@@ -15,12 +15,28 @@ from diffusers_rec.testing.memory import SUITE as MEMORY
 from diffusers_rec.testing.negatives import SUITE as NEGATIVES
 from diffusers_rec.testing.noising import SUITE as NOISING
 from diffusers_rec.testing.objectives import SUITE as OBJECTIVE
+from diffusers_rec.testing.processes import SUITE as PROCESS
 from diffusers_rec.testing.samplers import SUITE as SAMPLER
 from diffusers_rec.testing.schedules import SUITE as SCHEDULE
+from diffusers_rec.testing.sources import SUITE as SOURCE
 from diffusers_rec.testing.terms import SUITE as TERM
 from diffusers_rec.testing.timesteps import SUITE as TIMESTEPS
 
-ALL = (SCHEDULE, NOISING, TIMESTEPS, EMBEDDING, DENOISER, HEAD, MEMORY, OBJECTIVE, TERM, NEGATIVES, SAMPLER)
+ALL = (
+    SCHEDULE,
+    NOISING,
+    TIMESTEPS,
+    EMBEDDING,
+    DENOISER,
+    HEAD,
+    MEMORY,
+    OBJECTIVE,
+    TERM,
+    NEGATIVES,
+    PROCESS,
+    SOURCE,
+    SAMPLER,
+)
 SUITES: dict[str, Suite] = {suite.family.kind: suite for suite in ALL}
 """By kind."""
 

@@ -95,6 +95,7 @@ class Maker:
             "embedding": lambda: ItemEmbedding.build_with({**size, "seed": 5}, "table"),
             "head": lambda: LinearHead(size["num_items"], size["dim"]),
             "schedule": lambda: SqrtSchedule(size["num_timesteps"]),
+            "values": lambda: [0.9, 0.5, 0.2],
             "base": lambda: "conditional-mlp",
         }
         wanted = [name for name in self.parameters if name not in given]
