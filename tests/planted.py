@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from diffusers_rec.core.randomness import isolated_rng, randn
 from diffusers_rec.denoisers import Denoiser
-from diffusers_rec.items.embeddings import ItemEmbedding
+from diffusers_rec.items.embeddings import TableEmbedding
 from diffusers_rec.items.heads import LinearHead, TiedHead
 from diffusers_rec.items.negatives import NegativeSample, UniformNegatives
 from diffusers_rec.nn.attention import step_embedding
@@ -428,7 +428,7 @@ def a_head_that_owns_a_shared_embedding():
 
 
 def an_embedding_that_looks_at_its_company():
-    class Planted(ItemEmbedding, name="planted"):
+    class Planted(TableEmbedding, name="planted"):
         def forward(self, items):
             latents = super().forward(items)
             return latents - latents.flatten(0, -2).mean(0) if items.numel() else latents

@@ -10,7 +10,7 @@ from strategies import built, gaussian, learned
 
 from diffusers_rec import DiffRec
 from diffusers_rec.integrations.faiss import SETTINGS, ItemIndex
-from diffusers_rec.items.embeddings import ItemEmbedding
+from diffusers_rec.items.embeddings import TableEmbedding
 from diffusers_rec.items.heads import ItemHead, LinearHead
 from diffusers_rec.recommenders.ranking import top_k
 
@@ -38,7 +38,7 @@ def catalogue():
 
 def every_head():
     for name in ItemHead.names():
-        embedding = learned(ItemEmbedding(30, WIDTH, seed=5))
+        embedding = learned(TableEmbedding(30, WIDTH, seed=5))
         yield learned(built(ItemHead, name, num_items=30, dim=WIDTH, embedding=embedding))
 
 

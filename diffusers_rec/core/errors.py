@@ -113,6 +113,16 @@ def check_path(name: str, value: str | PathLike[str]) -> Path:
     return Path(value)
 
 
+def check_same(left: str, got: object, right: str, expected: object) -> None:
+    """Refuse two parts that differ in what must be the same.
+
+    Raises:
+        ValueError: ``got``, called ``left``, is not ``expected``, called ``right``.
+    """
+    if got != expected:
+        raise ValueError(f"The parts do not fit: {left} is {got}, {right} is {expected}.")
+
+
 def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn at the line that called the library, however deep in the library the cause lies."""
     passed = __name__.partition(".")[0], "torch", "abc"  # abc: where a class is created

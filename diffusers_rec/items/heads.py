@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusers_rec.core.errors import check_bool, check_float, check_int
+from diffusers_rec.core.errors import check_bool, check_float, check_int, check_same
 from diffusers_rec.core.randomness import isolated_rng
 from diffusers_rec.core.registry import Component
 from diffusers_rec.items.cross_entropy import chunked_cross_entropy
@@ -27,6 +27,14 @@ class ItemHead(nn.Module, Component, ABC, kind="head"):
 
     made_by: ClassVar[str] = "model.head"
     entrances = "queries", "keys", "bias", "scoring_keys", "logits", "loss"
+
+    def check_fit(self, model: Any) -> None:
+        """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
+        if "embedding" in self.requires and not model.embedding.complete:
+            return  # no keys yet
+        keys = self.keys()
+        check_same("dim of the head", keys.shape[1], "dim of the embedding", model.embedding.dim)
+        check_same("items of the head", len(keys), "items of the vocabulary", len(model.vocabulary))
 
     @abstractmethod
     def queries(self, latent: Tensor) -> Tensor:
@@ -114,6 +122,11 @@ class _SharedHead(ItemHead):
         super().__init__()
         self._held = (embedding,)
 
+    def check_fit(self, model: Any) -> None:
+        if self.embedding is not model.embedding:
+            raise ValueError("The parts do not fit: the head shares another embedding than the pipeline's own.")
+        super().check_fit(model)
+
     @property
     def embedding(self) -> ItemEmbedding:
         return self._held[0]
@@ -136,7 +149,7 @@ class TiedHead(_SharedHead, name="tied"):
         return latent
 
     def keys(self, items: Tensor | None = None) -> Tensor:
-        return _rows(self.embedding.weight, items)
+        return self.embedding.vectors(items)
 
     def bias(self, items: Tensor | None = None) -> Tensor | None:
         return None if self.offset is None else _rows(self.offset, items)
@@ -158,7 +171,7 @@ class CosineHead(_SharedHead, name="cosine"):
         return F.normalize(latent, dim=-1) / self.temperature
 
     def keys(self, items: Tensor | None = None) -> Tensor:
-        return F.normalize(_rows(self.embedding.weight, items), dim=-1)
+        return F.normalize(self.embedding.vectors(items), dim=-1)
 
 
 def _rows(table: Tensor, items: Tensor | None) -> Tensor:

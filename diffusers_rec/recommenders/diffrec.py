@@ -30,6 +30,7 @@ from diffusers_rec.processes.noising import NoisingStrategy, Questions
 from diffusers_rec.processes.schedules import NoiseSchedule
 from diffusers_rec.processes.timesteps import TimestepSampler
 from diffusers_rec.recommenders.base import Recommender, SamplerChoice, Seeds, Unknown
+from diffusers_rec.recommenders.extending import extended
 from diffusers_rec.recommenders.memory import Memory
 from diffusers_rec.recommenders.pretrained import Pretrained
 from diffusers_rec.samplers import Sampler
@@ -111,8 +112,6 @@ class DiffRec(Pretrained, Recommender):
         size = {"num_items": len(self.vocabulary), "dim": dim, "max_length": max_length}
         # Each part draws its initial weights from a stream of its own.
         self.embedding = ItemEmbedding.build_with({**size, "seed": weight_seed(self.seed, "embedding")}, embedding)
-        if not isinstance(getattr(self.embedding, "weight", None), Tensor):
-            raise TypeError(f"{type(self.embedding).__name__}: an embedding keeps its vectors in `weight`, (V, D).")
         size["dim"] = self.embedding.dim
         shared: dict[str, Any] = {"embedding": self.embedding}
         self.head = ItemHead.build_with({**size, **shared, "seed": weight_seed(self.seed, "head")}, head)
@@ -128,7 +127,7 @@ class DiffRec(Pretrained, Recommender):
         self.register_buffer("popularity", torch.zeros(size["num_items"], dtype=torch.int64))
         self.check_fit()
         signal = float(self.schedule.alpha_bar[-1])
-        if signal > MAX_LAST_ALPHA_BAR and not self.embedding.weight.is_meta:  # which is not the model yet
+        if signal > MAX_LAST_ALPHA_BAR and self.embedding.device.type != "meta":  # which is not the model yet
             warn_caller(
                 f"At the last step {signal:.0%} of the signal is left (alpha_bar_N), but serving starts from pure "
                 "noise: training would learn to read the target there. Use more steps, or a negative log_snr_shift."
@@ -254,7 +253,7 @@ class DiffRec(Pretrained, Recommender):
         repeated = _repeat(questions, len(generators))
         context = self._encode(items, lengths)
         shape = (len(items), len(generators), width, self.embedding.dim)
-        noise = randn(shape, generators, device=self.device, dtype=self.embedding.weight.dtype)
+        noise = randn(shape, generators, device=self.device, dtype=self.embedding.dtype)
 
         # Noised positions may hold items of the history: those are noised to step n (Algorithm 3, line 5), not drawn.
         known = (repeated.positions < lengths[:, None, None])[..., None]
@@ -276,7 +275,7 @@ class DiffRec(Pretrained, Recommender):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.embedding.weight.device
+        return self.embedding.device
 
     @property
     def max_length(self) -> int:
@@ -306,17 +305,35 @@ class DiffRec(Pretrained, Recommender):
             raise ValueError(f"Unknown keys in the config of DiffRec: {unknown}. Known: {sorted(known)}.")
         return cls(items, **config)
 
+    def extend(self, items: Iterable[Hashable], features: Any = None) -> DiffRec:
+        """A model with more items, which knows what this one has learned; this one stays as it is.
+
+        Weights of the items that this model knows are carried over bit for bit; everything that belongs to a new item
+        (its vector, its row in a head, its bias) starts from the model's seed, and its popularity and its memory are
+        empty. An embedding that computes vectors from features can recommend the new items at once; another learns
+        them when training goes on: ``train(model.extend(items), sequences)``.
+
+        Args:
+            items: Ids of the new items; they get the indices after those of the known.
+            features: Features of the new items in their order, for an embedding that takes features: vectors ``(n, F)``
+                or what :func:`~diffusers_rec.attribute_bags` gives.
+
+        Raises:
+            ValueError: No items, items that the model knows already, or features that are missing, of another shape, or
+                not taken by the embedding.
+        """
+        return extended(self, items, features)
+
     def check_fit(self) -> None:
         """Whether the parts fit one another: asked when they are composed, and before training once more.
 
         Raises:
             ValueError: they do not; the message names the two that differ.
         """
+        for name in PARTS:
+            getattr(self, name).check_fit(self)
         pairs = [
-            ("items of the embedding", self.embedding.num_items, "items of the vocabulary", len(self.vocabulary)),
             ("dim of the denoiser", self.denoiser.dim, "dim of the embedding", self.embedding.dim),
-            ("dim of the head", self.head.keys().shape[1], "dim of the embedding", self.embedding.dim),
-            ("items of the head", len(self.head.keys()), "items of the vocabulary", len(self.vocabulary)),
             ("items of the memory", getattr(self.memory, "num_items", len(self.vocabulary)), "items of the vocabulary",
              len(self.vocabulary)),
             ("num_timesteps of the timestep sampler", self.timesteps.num_timesteps, "that of the schedule",
@@ -326,8 +343,6 @@ class DiffRec(Pretrained, Recommender):
             if got != expected:
                 raise ValueError(f"The parts do not fit: {left} is {got}, {right} is {expected}.")
         check_choice("recommend_from of the objective", self.objective.recommend_from, ("sampled", "start"))
-        if getattr(self.head, "embedding", self.embedding) is not self.embedding:
-            raise ValueError("The parts do not fit: the head shares another embedding than the pipeline's own.")
         if isinstance(self.negatives, InBatchNegatives) and self.noising.max_noised(self.max_length) > 1:
             raise ValueError(
                 f"The parts do not fit: under the noising {self.noising} an item is a target more often than the data "
@@ -339,8 +354,6 @@ class DiffRec(Pretrained, Recommender):
                 f"The parts do not fit: the sampler takes num_steps={steps}, but the schedule has "
                 f"num_timesteps={self.schedule.num_timesteps}. Use as many at most, or num_steps=None for all."
             )
-        for name in PARTS:
-            getattr(self, name).check_fit(self)
         if self.history_length < 1:
             raise ValueError(
                 f"max_length={self.max_length} leaves no room for a history before {self.noising.new_items} new items."

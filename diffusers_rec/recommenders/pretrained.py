@@ -15,6 +15,7 @@ from diffusers_rec.core.entrances import guarded
 from diffusers_rec.core.files import naming
 from diffusers_rec.core.registry import Config
 from diffusers_rec.data.vocabulary import Vocabulary
+from diffusers_rec.items.embeddings import ItemEmbedding
 from diffusers_rec.processes.timesteps import TimestepSampler
 
 _LEARNED_BESIDE = "popularity", "timesteps."
@@ -28,6 +29,7 @@ class Pretrained(nn.Module):
     """A model that is known by its items, its config and its state dict."""
 
     vocabulary: Vocabulary
+    embedding: ItemEmbedding
     timesteps: TimestepSampler
     popularity: Tensor
 

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from diffusers_rec.core.registry import Component
-from diffusers_rec.items.embeddings import ItemEmbedding
+from diffusers_rec.items.embeddings import TableEmbedding
 from diffusers_rec.items.heads import LinearHead
 from diffusers_rec.processes.schedules import SqrtSchedule
 
-SIZES = {"num_items": 7, "dim": 8, "max_length": 9, "num_timesteps": 30}
-"""What the pipeline would supply to a constructor that asks for it, small."""
+SIZES = {"num_items": 7, "dim": 8, "max_length": 9, "num_timesteps": 30, "num_features": 5, "num_attributes": 6}
+"""What the pipeline or the data would supply to a constructor that asks for it, small."""
 
 Clause = Callable[..., None]
 
@@ -99,9 +99,10 @@ class Maker:
     def _supplied(self, given: Mapping[str, Any]) -> dict[str, Any]:
         size = {key: given.get(key, value) for key, value in SIZES.items()}
         parts: dict[str, Callable[[], Any]] = {
-            "embedding": lambda: ItemEmbedding(size["num_items"], size["dim"], seed=5),
+            "embedding": lambda: TableEmbedding(size["num_items"], size["dim"], seed=5),
             "head": lambda: LinearHead(size["num_items"], size["dim"]),
             "schedule": lambda: SqrtSchedule(size["num_timesteps"]),
+            "features": lambda: {"name": "features", "num_features": size["num_features"]},
         }
         wanted = [name for name in self.parameters if name not in given]
         return {
