@@ -129,7 +129,8 @@ def row(schedule: str, variance: str, steps: int | str, options: argparse.Namesp
 def asked(model: DiffRec, test: Holdout) -> Iterator[Question]:
     """The test users in chunks, with the predicted distribution that the posterior starts from."""
     for start in range(0, len(test), CHUNK):
-        items, lengths = pad(list(test.histories)[start : start + CHUNK], model.history_length)
+        history = pad(list(test.histories)[start : start + CHUNK], model.history_length)
+        items, lengths = history.items, history.lengths
         silence = torch.zeros(len(items), 1, 1, model.embedding.dim)
         last = torch.full((len(items), 1), model.schedule.num_timesteps)
         predicted = model.denoiser(silence, last, lengths[:, None], encoded(model, model.denoiser, items, lengths))

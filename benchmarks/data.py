@@ -7,9 +7,8 @@ import os
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from diffusers_rec import Interactions, Split, SyntheticWorld, read_interactions
+from diffusers_rec import History, Interactions, Split, SyntheticWorld, read_interactions
 
 DEFAULT = Path(__file__).parents[1] / ".." / "shared" / "data"
 
@@ -50,7 +49,7 @@ def split_of(name: str, directory: Path, seed: int) -> tuple[str, Split]:
     return f"synthetic-for-{name}", log.sequences().leave_one_out()
 
 
-def full_histories(rows: int, length: int, num_items: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Histories of random items without padding, ``(B, L)``, and their lengths, ``(B,)``."""
+def full_histories(rows: int, length: int, num_items: int, seed: int) -> History:
+    """Histories of random items without padding, ``(B, L)``."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(num_items, (rows, length), generator=generator), torch.full((rows,), length)
+    return History(torch.randint(num_items, (rows, length), generator=generator), torch.full((rows,), length))

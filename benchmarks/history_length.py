@@ -45,14 +45,13 @@ def measure(results: Results, backbone: str, length: int, options: argparse.Name
     """One backbone at one length."""
     rows = BATCH // 4 if options.quick else BATCH
     model = untrained(backbone, num_items=BEAUTY_ITEMS, max_length=length + 1)
-    items, lengths = full_histories(rows, length, BEAUTY_ITEMS, options.seed)
-    mask = torch.ones_like(items, dtype=torch.bool)
-    embedded = model.embedding(items).detach()
+    history = full_histories(rows, length, BEAUTY_ITEMS, options.seed)
+    embedded = model.embedding(history.items).detach()
     training = Training(model, training_batch(backbone, length, rows, options.seed), options.seed)
     timings = compare(
         {
-            "encode": torch.no_grad()(partial(model.denoiser.encode, embedded, mask)),
-            "serve": partial(model.next_item_latents, items, lengths, seeds=1),
+            "encode": torch.no_grad()(partial(model.denoiser.encode, embedded, history.mask)),
+            "serve": partial(model.next_item_latents, history, seeds=1),
             "train": training.step,
         },
         repeats=7,
@@ -93,9 +92,9 @@ def training_batch(backbone: str, length: int, rows: int, seed: int) -> Batch:
     """Windows of ``length`` items before the last target."""
     one_target = backbone == "transformer"
     rows = rows if one_target else max(1, ALL_POSITIONS_TARGETS // length)
-    items, lengths = full_histories(rows, length + 1, BEAUTY_ITEMS, seed)
+    history = full_histories(rows, length + 1, BEAUTY_ITEMS, seed)
     positions = torch.full((rows, 1), length) if one_target else torch.arange(1, length + 1).expand(rows, -1)
-    return Batch(items, lengths, positions)
+    return Batch(history, positions)
 
 
 if __name__ == "__main__":

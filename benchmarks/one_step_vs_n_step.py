@@ -67,13 +67,13 @@ def latency(options: argparse.Namespace) -> None:
 def our_functions(backbone: str, rows: int, measured: Sequence[int]) -> dict[int, Callable[[], object]]:
     """By number of steps, and the ranking of what comes out."""
     model = untrained(backbone, num_items=BEAUTY_ITEMS, max_length=LENGTH)
-    items, lengths = full_histories(rows, model.history_length, BEAUTY_ITEMS, seed=0)
+    history = full_histories(rows, model.history_length, BEAUTY_ITEMS, seed=0)
     samplers = {steps: OneStepSampler() if steps == 1 else DDPMSampler(num_steps=steps) for steps in measured}
-    latents = model.next_item_latents(items, lengths, seeds=1)
+    latents = model.next_item_latents(history, seeds=1)
     return {
         RANKING: torch.no_grad()(partial(top_k, model.head, latents, 10)),
         **{
-            steps: partial(model.next_item_latents, items, lengths, seeds=1, sampler=sampler)
+            steps: partial(model.next_item_latents, history, seeds=1, sampler=sampler)
             for steps, sampler in samplers.items()
         },
     }
@@ -81,7 +81,7 @@ def our_functions(backbone: str, rows: int, measured: Sequence[int]) -> dict[int
 
 def naive_functions(rows: int, measured: Sequence[int]) -> dict[int, Callable[[], object]]:
     """By number of steps; the yardstick walks a schedule from end to end, so each has one of its own length."""
-    items, _ = full_histories(rows, LENGTH, BEAUTY_ITEMS, seed=0)
+    items = full_histories(rows, LENGTH, BEAUTY_ITEMS, seed=0).items
     real = torch.ones_like(items, dtype=torch.bool)
     models = {steps: NaiveDSR(BEAUTY_ITEMS, length=LENGTH, num_timesteps=steps).eval() for steps in measured}
     return {

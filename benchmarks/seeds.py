@@ -11,13 +11,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-from torch import Tensor
 
 from benchmarks import plots
 from benchmarks.data import BEAUTY_ITEMS, full_histories
 from benchmarks.harness import Results, Timing, argument_parser, compare, extrapolated, parse
 from benchmarks.models import BACKBONES, untrained
-from diffusers_rec import DiffRec
+from diffusers_rec import DiffRec, History
 from diffusers_rec.recommenders.ranking import TopK, top_k
 
 SEEDS = (1, 2, 5, 10, 20, 50, 100)
@@ -45,11 +44,11 @@ def measure(results: Results, backbone: str, options: argparse.Namespace) -> Non
     most = 10 if options.quick or unfolds else max(SEEDS)
     run = QUICK_SEEDS if options.quick else [seeds for seeds in SEEDS if seeds <= most]
     model = untrained(backbone, num_items=BEAUTY_ITEMS, max_length=LENGTH)
-    items, lengths = full_histories(rows, model.history_length, BEAUTY_ITEMS, seed=options.seed)
+    history = full_histories(rows, model.history_length, BEAUTY_ITEMS, seed=options.seed)
     functions: dict[tuple[str, int], Callable[[], object]] = {}
     for seeds in run:
-        functions["latents", seeds] = partial(model.next_item_latents, items, lengths, seeds=seeds)
-        functions["ranking", seeds] = partial(rank, model, items, lengths, seeds)
+        functions["latents", seeds] = partial(model.next_item_latents, history, seeds=seeds)
+        functions["ranking", seeds] = partial(rank, model, history, seeds)
     timings = compare(functions, repeats=9, budget=3 if options.quick else 60)
     for seeds in SEEDS:
         flag = "" if seeds in run else f"from {most} seeds"
@@ -65,9 +64,9 @@ def measure(results: Results, backbone: str, options: argparse.Namespace) -> Non
         results.ratio(f"{words}_10_seeds_vs_1{suffix}", times, "" if suffix else TARGETS.get(backbone, ""))
 
 
-def rank(model: DiffRec, items: Tensor, lengths: Tensor, seeds: int) -> TopK:
+def rank(model: DiffRec, history: History, seeds: int) -> TopK:
     """What ``recommend`` computes."""
-    return top_k(model.head, model.next_item_latents(items, lengths, seeds=seeds), K)
+    return top_k(model.head, model.next_item_latents(history, seeds=seeds), K)
 
 
 def with_ranking(timing: Timing) -> dict[str, float]:

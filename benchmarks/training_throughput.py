@@ -21,8 +21,9 @@ from benchmarks.naive import NaiveDSR, NaiveTraining
 from diffusers_rec import Batch, DiffRec, Split, TrainingBatches
 from diffusers_rec.presets import best, paper
 from diffusers_rec.training import RECIPES, TrainingConfig
-from diffusers_rec.training.keeping import InMemory
-from diffusers_rec.training.loop import _Run
+from diffusers_rec.training.learner import Learner
+from diffusers_rec.training.loop import step_generator, training_batches
+from diffusers_rec.training.optimizers import build_optimizer
 from diffusers_rec.training.processes import Processes
 
 PAPER_BATCH = 256
@@ -33,14 +34,17 @@ class Steps:
     """The library's training steps on a sample of an epoch's batches, one after another at each call."""
 
     def __init__(self, model: DiffRec, split: Split, config: TrainingConfig, count: int) -> None:
-        self.run = _Run(model, split.train, split.validation, config, Processes("cpu"), InMemory())
-        self.run.wrapped.train()
-        self.batches = sampled(self.run.batches, count)
+        self.config = config
+        model.prepare(split.train, examples=config.examples)
+        self.learner = Learner(model, build_optimizer(None, model, config), config, Processes("cpu"))
+        self.learner.start_epoch()
+        self.batches = sampled(training_batches(model, split.train, config), count)
         self.targets = sum(batch.num_targets for batch in self.batches)
 
     def __call__(self) -> None:
         for number, batch in enumerate(self.batches):
-            self.run._step(batch, self.run._generator(0, number), self.run.config.learning_rate)
+            generator = step_generator(self.config.seed, 0, number)
+            self.learner.step(batch, generator, number=number, epochs_done=self.config.warmup_epochs)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

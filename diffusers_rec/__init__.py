@@ -21,7 +21,7 @@ from diffusers_rec.denoisers import (
     Denoiser,
     TransformerDenoiser,
 )
-from diffusers_rec.guidance import NoiselessDenoiser, PosteriorDenoiser
+from diffusers_rec.guidance import ClassifierFreeGuide, Guide, NoiselessDenoiser, PosteriorDenoiser
 from diffusers_rec.items.cross_entropy import chunked_cross_entropy
 from diffusers_rec.items.embeddings import ItemEmbedding, TableEmbedding
 from diffusers_rec.items.feature_embeddings import AttributeEmbedding, FeatureEmbedding, SummedEmbedding
@@ -34,14 +34,28 @@ from diffusers_rec.items.negatives import (
     PopularityNegatives,
     UniformNegatives,
 )
-from diffusers_rec.objectives import ContrastiveObjective, Objective, SimplifiedObjective
-from diffusers_rec.processes.noising import LastK, NoisingStrategy, Questions, TargetOnly, WholeSequence
+from diffusers_rec.objectives import (
+    ContrastiveObjective,
+    ContrastiveTerm,
+    CosineTerm,
+    CrossEntropyTerm,
+    LossTerm,
+    LossTerms,
+    Objective,
+    Pass,
+    SimplifiedObjective,
+    SquaredTerm,
+    TrainingStep,
+    WeightedObjective,
+)
+from diffusers_rec.processes.noising import LastK, NoisingStrategy, Queries, TargetOnly, WholeSequence
 from diffusers_rec.processes.schedules import CosineSchedule, LinearSchedule, NoiseSchedule, SqrtSchedule
 from diffusers_rec.processes.timesteps import ImportanceTimestepSampler, TimestepSampler, UniformTimestepSampler
 from diffusers_rec.recommenders.base import Recommendations, Recommender
-from diffusers_rec.recommenders.diffrec import DiffRec, Loss
+from diffusers_rec.recommenders.diffrec import DiffRec
 from diffusers_rec.recommenders.ensemble import Ensemble
 from diffusers_rec.recommenders.memory import Memory, NoMemory, TransitionMemory
+from diffusers_rec.recommenders.trainable import Loss
 from diffusers_rec.samplers import DDIMSampler, DDPMSampler, OneStepSampler, Sampler
 from diffusers_rec.version import __version__
 
@@ -51,17 +65,22 @@ __all__ = [
     "AttributeEmbedding",
     "Batch",
     "CausalTransformerDenoiser",
+    "ClassifierFreeGuide",
     "Component",
     "ConditionalMLPDenoiser",
     "ContrastiveObjective",
+    "ContrastiveTerm",
     "CosineHead",
     "CosineSchedule",
+    "CosineTerm",
+    "CrossEntropyTerm",
     "DDIMSampler",
     "DDPMSampler",
     "Denoiser",
     "DiffRec",
     "Ensemble",
     "FeatureEmbedding",
+    "Guide",
     "History",
     "Holdout",
     "ImportanceTimestepSampler",
@@ -73,6 +92,8 @@ __all__ = [
     "LinearHead",
     "LinearSchedule",
     "Loss",
+    "LossTerm",
+    "LossTerms",
     "Memory",
     "Negatives",
     "NoMemory",
@@ -81,9 +102,10 @@ __all__ = [
     "NoisingStrategy",
     "Objective",
     "OneStepSampler",
+    "Pass",
     "PopularityNegatives",
     "PosteriorDenoiser",
-    "Questions",
+    "Queries",
     "Recommendations",
     "Recommender",
     "Sampler",
@@ -91,6 +113,7 @@ __all__ = [
     "SimplifiedObjective",
     "Split",
     "SqrtSchedule",
+    "SquaredTerm",
     "Statistics",
     "SummedEmbedding",
     "SyntheticWorld",
@@ -99,11 +122,13 @@ __all__ = [
     "TiedHead",
     "TimestepSampler",
     "TrainingBatches",
+    "TrainingStep",
     "TransformerDenoiser",
     "TransitionMemory",
     "UniformNegatives",
     "UniformTimestepSampler",
     "Vocabulary",
+    "WeightedObjective",
     "WholeSequence",
     "__version__",
     "attribute_bags",

@@ -1,4 +1,4 @@
-"""``diffrec`` and ``python -m diffusers_rec``: the command line, or a word on how to install it."""
+"""``diffrec`` and ``python -m diffusers_rec``: the command line, or how to install what it needs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def main() -> None:
     """Run the command line."""
     try:
         require_extra("typer", "cli")
-        from diffusers_rec.cli.main import run  # noqa: PLC0415 - only once what it needs is known to be there
+        from diffusers_rec.cli.main import run  # noqa: PLC0415 - only if typer is installed
     except ImportError as error:
         sys.exit(f"diffrec: {error}")
     sys.exit(run())

@@ -34,10 +34,10 @@ train(model, split.train, split.validation, recipe)
 
 # What both need: the history, encoded once, and a rule for what each of the five draws may see of it (all).
 history, draws = items.decode(split.test.histories[0]), 5
-indices, lengths = model.encode_histories([history])
-visible = lengths[:, None].expand(1, draws)
+encoded = model.encode_histories([history])
+visible = encoded.lengths[:, None].expand(1, draws)
 with torch.no_grad():  # train() has left the model in evaluation mode
-    context = model.denoiser.encode(model.embedding(indices), torch.ones_like(indices, dtype=torch.bool))
+    context = model.denoiser.encode(model.embedding(encoded.items), encoded.mask)
 
 
 def denoise(xn, timesteps):
@@ -71,7 +71,7 @@ print(f"loop and sampler differ by {float((sampled - x0).abs().max()):.0e} at mo
 with torch.no_grad():
     logits = model.head.logits(torch.cat(predictions)[:, 0, 0])
     table = model.embedding.table()
-logits[:, indices[0]] = -torch.inf  # no item comes twice in this world
+logits[:, encoded.items[0]] = -torch.inf  # no item comes twice in this world
 beliefs = logits.softmax(-1)
 truth = world.next_item_probabilities([world.items.encode(history)])[0, world.items.encode(items.ids)]
 _, _, plane = torch.pca_lowrank(table, q=2, niter=10)

@@ -93,7 +93,8 @@ class DiffusionGRURecommender(GRURecommender):
 
 def fit(model):
     """Your loop: every position of every sequence is a target."""
-    items, lengths = pad(split.train)
+    history = pad(split.train)
+    items, lengths = history.items, history.lengths
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     generator = torch.Generator().manual_seed(0)
     for _ in range(epochs):
@@ -110,15 +111,15 @@ def fit(model):
 @torch.no_grad()
 def last_states(model):
     """The state after each test history, (U, D)."""
-    items, lengths = pad(split.test.histories)
-    return model(items)[torch.arange(len(items)), lengths - 1]
+    history = pad(split.test.histories)
+    return model(history.items)[torch.arange(len(history)), history.lengths - 1]
 
 
 @torch.no_grad()
 def measure(model):
     """HR and NDCG over all items, those of the history left out; ties count against the model."""
     scores = model.probabilities(last_states(model), torch.Generator().manual_seed(1))
-    seen = pad(split.test.histories, fill=num_items)[0]
+    seen = pad(split.test.histories, fill=num_items).items
     scores = F.pad(scores, (0, 1)).scatter(1, seen, -1.0)[:, :num_items]
     targets = torch.from_numpy(split.test.targets)
     return ranking_metrics((scores >= scores.gather(1, targets[:, None])).sum(1), ks=[10])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from diffusers_rec.objectives import SimplifiedObjective, Terms
 from diffusers_rec.processes.noising import Questions, TargetOnly
 from diffusers_rec.processes.schedules import NoiseSchedule, SqrtSchedule
 from diffusers_rec.processes.timesteps import ImportanceTimestepSampler, UniformTimestepSampler
-from diffusers_rec.recommenders.memory import Recalled, TransitionMemory
+from diffusers_rec.recommenders.memory import MemoryPrediction, TransitionMemory
 from diffusers_rec.samplers import DDPMSampler, OneStepSampler, Sampler
 
 
@@ -481,17 +482,17 @@ def negatives_from_pythons_global_state():
 
 def a_memory_that_reads_padding():
     class Planted(TransitionMemory, name="planted"):
-        def recall(self, items, lengths):
-            return super().recall(items, torch.full_like(lengths, items.shape[1]))
+        def predict(self, history):
+            return super().predict(replace(history, lengths=torch.full_like(history.lengths, history.items.shape[1])))
 
     return Planted
 
 
 def a_memory_of_too_much_mass():
     class Planted(TransitionMemory, name="planted"):
-        def recall(self, items, lengths):
-            found = super().recall(items, lengths)
-            return Recalled(found.items, 4 * found.mass, found.share)
+        def predict(self, history):
+            found = super().predict(history)
+            return MemoryPrediction(found.items, 4 * found.mass, found.share)
 
     return Planted
 

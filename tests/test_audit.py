@@ -102,10 +102,10 @@ def test_it_asks_what_serving_asks(noising, monkeypatch):
         monkeypatch.setattr("diffusers_rec.recommenders.diffrec.randn", lambda *_, **__: noise)
         target = noise.gather(2, question.known[..., None, None].expand(-1, 2, 1, 16))
         ours = question.predict(target, last, noise[:, :, : question.history.shape[2]])[:, :, 0]
-        served = model.next_item_latents(*histories, seeds=2, sampler="one-step")
+        served = model.next_item_latents(histories, seeds=2, sampler="one-step")
         torch.testing.assert_close(ours, served)
         monkeypatch.setattr("diffusers_rec.recommenders.diffrec.randn", lambda *_, **__: torch.zeros_like(noise[:, :1]))
-        silent = model.next_item_latents(*histories, seeds=1, sampler="one-step")
+        silent = model.next_item_latents(histories, seeds=1, sampler="one-step")
         torch.testing.assert_close(question.probabilities(), model.head.logits(silent[:, 0]).softmax(-1))
 
 

@@ -88,14 +88,14 @@ def with_place_for_target(histories):
 
 @pytest.mark.parametrize(("sampler", "num_steps"), [(None, 1), (DDPMSampler(), NUM_TIMESTEPS)])
 def test_naive_draws_the_same_latents(model, naive, histories, sampler, num_steps):
-    ours = model.next_item_latents(*pad(histories), seeds=[3, 5], sampler=sampler)
+    ours = model.next_item_latents(pad(histories), seeds=[3, 5], sampler=sampler)
     with torch.no_grad():
         theirs = [naive.sample(*with_place_for_target(histories), seed, num_steps) for seed in (3, 5)]
     torch.testing.assert_close(torch.stack(theirs, dim=1), ours, rtol=0, atol=1e-9)
 
 
 def test_naive_ranks_the_same_items(model, naive, histories):
-    ours = top_k(model.head, model.next_item_latents(*pad(histories), seeds=[3, 5]), 5)
+    ours = top_k(model.head, model.next_item_latents(pad(histories), seeds=[3, 5]), 5)
     with torch.no_grad():
         scores, items = naive.top_k(*with_place_for_target(histories), 5, seeds=[3, 5])
     assert torch.equal(items, ours.items)
@@ -104,12 +104,12 @@ def test_naive_ranks_the_same_items(model, naive, histories):
 
 def test_naive_has_the_same_training_loss(model, naive, histories):
     whole = [np.append(history, row) for row, history in enumerate(histories)]
-    items, lengths = pad(whole)
+    history = pad(whole)
     generator = torch.Generator().manual_seed(7)
     timesteps, weights = model.timesteps.sample((len(whole), 1), torch.Generator().manual_seed(8))
     noise = torch.randn(len(whole), 1, 1, DIM, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
     # The pipeline draws timesteps, then noise, from one generator.
-    ours = model.eval().loss(Batch(items, lengths, lengths[:, None] - 1), generator)
+    ours = model.eval().loss(Batch(history, history.lengths[:, None] - 1), generator)
     again = torch.Generator().manual_seed(7)
     timesteps, weights = model.timesteps.sample((len(whole), 1), again)
     noise = torch.randn(len(whole), 1, 1, DIM, generator=again, dtype=torch.float64)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusers_rec.data import Batch, Sequences, TrainingBatches, Vocabulary, pad
+from diffusers_rec.data import Batch, History, Sequences, TrainingBatches, Vocabulary, pad
 
 EXAMPLES = ["every-prefix", "last-target", "all-positions"]
 
@@ -148,15 +148,16 @@ def test_refuses_nothing_to_learn_from():
 @given(lengths=st.lists(st.integers(0, 9), min_size=1, max_size=9), max_length=st.integers(1, 10))
 def test_pad_keeps_the_latest(lengths, max_length):
     sequences = sequences_of(lengths)
-    items, kept = pad(sequences, max_length)
+    padded = pad(sequences, max_length)
+    items, kept = padded.items, padded.lengths
     assert items.shape == (len(lengths), max(1, min(max_length, max(lengths))))
     for row, length, whole in zip(items, kept, sequences, strict=True):
         assert row[:length].tolist() == whole[-max_length:].tolist()
         assert (row[length:] == 0).all()
     for histories in ([*sequences], [row.tolist() for row in sequences], [torch.tensor(row) for row in sequences]):
         again = pad(histories, max_length)
-        assert torch.equal(again[0], items)
-        assert torch.equal(again[1], kept)
+        assert torch.equal(again.items, items)
+        assert torch.equal(again.lengths, kept)
 
 
 @pytest.mark.parametrize(
@@ -186,4 +187,11 @@ def test_pad_refuses(histories, max_length, error, message):
 )
 def test_a_batch_that_would_read_padding_is_refused(lengths, positions, message):
     with pytest.raises(ValueError, match=message):
-        Batch(torch.zeros(2, 3, dtype=torch.int64), torch.tensor(lengths), torch.tensor(positions))
+        Batch(History(torch.zeros(2, 3, dtype=torch.int64), torch.tensor(lengths)), torch.tensor(positions))
+
+
+def test_a_batch_takes_a_history():
+    with pytest.raises(
+        TypeError, match=r"Batch: history must be History, got Tensor\. Use History\(items, lengths\)\."
+    ):
+        Batch(torch.zeros(2, 3, dtype=torch.int64), torch.tensor([3, 3]), torch.tensor([[1], [1]]))

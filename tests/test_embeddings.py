@@ -13,7 +13,7 @@ from diffusers_rec.data import Vocabulary
 from diffusers_rec.items.embeddings import ItemEmbedding, TableEmbedding
 from diffusers_rec.items.feature_embeddings import AttributeEmbedding, FeatureEmbedding, SummedEmbedding
 from diffusers_rec.items.features import attribute_bags, feature_vectors
-from diffusers_rec.nn.attention import step_embedding
+from diffusers_rec.nn.step_embedding import step_embedding
 from diffusers_rec.testing.embeddings import CLAUSES, with_features
 
 BAGS = torch.tensor([[0, 2, -1], [1, -1, -1], [-1, -1, -1], [2, 1, 0]])

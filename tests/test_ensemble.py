@@ -59,7 +59,7 @@ def test_an_ensemble_of_one_is_its_member():
 def test_every_ranking_is_by_the_mean(chunk_scores):
     ensemble = Ensemble(mixed(0.3))
     history = ensemble.encode_histories(HISTORIES)
-    latents, recalled = ensemble.next_item_latents(*history), ensemble.memory.recall(*history)
+    latents, recalled = ensemble.next_item_latents(history), ensemble.memory.predict(history)
     mean = ensemble.predict_proba(HISTORIES)
     best = top_k(ensemble.head, latents, 3, recalled=recalled, chunk_scores=chunk_scores)
     assert torch.equal(best.items, mean.topk(3).indices)
@@ -91,8 +91,8 @@ def test_its_memory_is_found_where_the_members_are():
 def test_no_member_is_rounded_to_the_precision_of_another(order):
     members = [member(0).double(), member(1)]
     found = Ensemble([members[number] for number in order])
-    latents = found.next_item_latents(*found.encode_histories(HISTORIES))
-    own = members[0].next_item_latents(*members[0].encode_histories(HISTORIES))
+    latents = found.next_item_latents(found.encode_histories(HISTORIES))
+    own = members[0].next_item_latents(members[0].encode_histories(HISTORIES))
     assert latents.dtype == torch.float64
     assert own.flatten(1)[0, 0] in latents
 

@@ -293,7 +293,7 @@ def test_three_lines_lead_from_histories_to_items():
     model = DiffRec([f"item-{number}" for number in range(40)], dim=8, max_length=6, seeds=3)
     histories = [["item-3", "item-1"], ["item-7"]]
     index = ItemIndex(model.head)
-    latents = model.next_item_latents(*model.encode_histories(histories))
+    latents = model.next_item_latents(model.encode_histories(histories))
     items = [model.vocabulary.decode(row[row >= 0].tolist()) for row in index.top_k(latents, k=10).items.cpu()]
     assert items == model.recommend(histories, k=10, exclude_seen=False).items
 

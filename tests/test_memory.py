@@ -12,7 +12,7 @@ from diffusers_rec import DiffRec, Interactions, SyntheticWorld
 from diffusers_rec.data.batching import pad
 from diffusers_rec.evaluation import evaluate
 from diffusers_rec.presets import control
-from diffusers_rec.recommenders.memory import Memory, NoMemory, Recalled, TransitionMemory
+from diffusers_rec.recommenders.memory import Memory, MemoryPrediction, NoMemory, TransitionMemory
 from diffusers_rec.training import TrainingConfig, train
 
 histories_strategy = st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=7), min_size=1, max_size=5)
@@ -46,12 +46,12 @@ def expected(rows, history, num_items, memory):
     backward=st.sampled_from([0.0, 0.5, 1.0]),
     share=st.sampled_from([0.0, 0.3, 0.99]),
 )
-def test_what_is_recalled_is_what_the_formula_counts(rows, asked, window, decay, backward, share):
+def test_what_is_predicted_is_what_the_formula_counts(rows, asked, window, decay, backward, share):
     data = sequences([*rows, list(range(6))])  # the last user makes every item known
     rows = [row.tolist() for row in data]
     memory = TransitionMemory(6, share=share, window=window, decay=decay, backward=backward)
     memory.fit(data)
-    found = memory.recall(*pad(asked))
+    found = memory.predict(pad(asked))
     dense = torch.cat([found.within(slice(0, 2)), found.within(slice(2, 6))], dim=1).double()
     wanted = torch.stack([share * expected(rows, history, 6, memory) for history in asked])
     torch.testing.assert_close(dense, wanted, rtol=1e-5, atol=1e-7)
@@ -63,7 +63,7 @@ def test_the_largest_counts_of_an_item_are_kept():
     memory = TransitionMemory(4, neighbours=2, backward=0, share=0.5)
     memory.fit(data)
     code = {raw: index for index, raw in enumerate(data.vocabulary.ids)}
-    mass = memory.recall(torch.tensor([[code[0]]]), torch.tensor([1])).within(slice(0, 4))[0]
+    mass = memory.predict(pad([[code[0]]])).within(slice(0, 4))[0]
     assert mass[[code[1], code[2], code[3]]].tolist() == pytest.approx([0.2, 0.0, 0.3])
 
 
@@ -71,17 +71,17 @@ def test_an_answer_does_not_depend_on_company_or_padding():
     memory = TransitionMemory(40)
     memory.fit(SyntheticWorld(40).sample(50).sequences())
     rows = [[3, 7, 9], [1], list(range(12))]
-    together = memory.recall(*pad(rows)).within(slice(0, 40))
-    alone = torch.cat([memory.recall(*pad([row])).within(slice(0, 40)) for row in rows])
+    together = memory.predict(pad(rows)).within(slice(0, 40))
+    alone = torch.cat([memory.predict(pad([row])).within(slice(0, 40)) for row in rows])
     torch.testing.assert_close(together, alone)
-    shares = [memory.recall(*pad([row])).share for row in rows]
-    assert torch.equal(memory.recall(*pad(rows)).share, torch.cat(shares))
+    shares = [memory.predict(pad([row])).share for row in rows]
+    assert torch.equal(memory.predict(pad(rows)).share, torch.cat(shares))
 
 
 def test_a_memory_that_knows_nothing_leaves_the_ranking_alone_and_warns():
     memory = TransitionMemory(5)
     with pytest.warns(UserWarning, match=r"has counted nothing.*model\.prepare\(sequences\)"):
-        assert memory.recall(torch.tensor([[1, 2]]), torch.tensor([2])).share.item() == 0
+        assert memory.predict(pad([[1, 2]])).share.item() == 0
     model = DiffRec(range(5), dim=8, memory="transitions")
     plain = DiffRec(range(5), dim=8)
     with pytest.warns(UserWarning, match="has counted nothing"):
@@ -123,9 +123,9 @@ def test_training_fills_it_a_folder_keeps_it_and_everything_that_ranks_uses_it(n
 
 
 def test_the_mass_of_an_item_adds_up_within_its_chunk():
-    recalled = Recalled(torch.tensor([[2, 0, 2]]), torch.tensor([[0.1, 0.2, 0.3]]), torch.tensor([[0.6]]))
-    torch.testing.assert_close(recalled.within(slice(0, 3)), torch.tensor([[0.2, 0.0, 0.4]]))
-    torch.testing.assert_close(recalled.within(slice(1, 2)), torch.tensor([[0.0]]))
+    predicted = MemoryPrediction(torch.tensor([[2, 0, 2]]), torch.tensor([[0.1, 0.2, 0.3]]), torch.tensor([[0.6]]))
+    torch.testing.assert_close(predicted.within(slice(0, 3)), torch.tensor([[0.2, 0.0, 0.4]]))
+    torch.testing.assert_close(predicted.within(slice(1, 2)), torch.tensor([[0.0]]))
 
 
 @pytest.mark.parametrize(
@@ -147,4 +147,4 @@ def test_other_items_than_its_own_are_refused():
         TransitionMemory(3).fit(sequences([[0, 1]]))
     with pytest.raises(ValueError, match="items of the memory is 3"):
         DiffRec(range(5), dim=8, memory=TransitionMemory(3))
-    assert NoMemory().recall(torch.zeros(1, 1).long(), torch.ones(1).long()) is None
+    assert NoMemory().predict(pad([[0]])) is None

@@ -22,6 +22,7 @@ from diffusers_rec import (
     DDPMSampler,
     Denoiser,
     DiffRec,
+    History,
     ImportanceTimestepSampler,
     ItemHead,
     LinearHead,
@@ -98,7 +99,7 @@ def make_batch(*rows):
     positions = torch.arange(1, width).expand(len(rows), -1)
     lengths = torch.tensor([len(row) for row in rows])
     items = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
-    return Batch(items, lengths, positions.where(positions < lengths[:, None], -1))
+    return Batch(History(items, lengths), positions.where(positions < lengths[:, None], -1))
 
 
 ROWS = [[3, 7, 1, 20, 5, 2], [9, 9, 4], [0, 23], [11, 3, 8, 15, 6, 2, 17, 21]]
@@ -198,7 +199,7 @@ def test_the_loss_of_a_batch_is_the_mean_over_its_prefixes_alone_gradients_too(
         for position in range(1, len(items)):
             prefix = torch.tensor([items[: position + 1]])
             alone, parts = measured(
-                Batch(prefix, torch.tensor([position + 1]), torch.tensor([[position]])),
+                Batch(History(prefix, torch.tensor([position + 1])), torch.tensor([[position]])),
                 slice(row, row + 1),
                 slice(position - 1, position),
             )
@@ -231,7 +232,7 @@ def test_under_target_only_noising_the_target_enters_through_xn_alone(denoiser, 
     ends = torch.tensor([[len(row) - 1] for row in ROWS])
     swapped = BATCH.items.scatter(1, ends, 10)
     for items in (BATCH.items, swapped):
-        model(Batch(items, BATCH.lengths, ends), seeded())
+        model(Batch(History(items, BATCH.lengths), ends), seeded())
     (xn, timesteps, visible, _, count), prediction = answered[0]
     changed_xn = answered[1][0][0]
     embedded = [model.embedding(items.gather(1, ends)) for items in (BATCH.items, swapped)]
@@ -519,7 +520,7 @@ def test_the_next_k_are_drawn_jointly(denoiser, sampler):
     latents = model.sample(rows, seeds=4)
     assert latents.shape == (3, 4, 3, D)
     assert_close(model.sample(rows[1:2], seeds=[2])[0, 0], latents[1, 2], rtol=0, atol=1e-5)
-    assert torch.equal(model.next_item_latents(*model.encode_histories(rows), seeds=4), latents[:, :, 0])
+    assert torch.equal(model.next_item_latents(model.encode_histories(rows), seeds=4), latents[:, :, 0])
 
 
 # What is refused
@@ -642,7 +643,7 @@ def test_causal_queries_know_their_order():
 def test_more_items_than_the_model_reads_are_refused():
     model = build()
     with pytest.raises(ValueError, match="reads 7 items at most, got 9"):
-        model.next_item_latents(torch.zeros(1, 9, dtype=torch.int64), torch.tensor([9]))
+        model.next_item_latents(History(torch.zeros(1, 9, dtype=torch.int64), torch.tensor([9])))
 
 
 def test_a_schedule_that_keeps_the_signal_is_told_of():

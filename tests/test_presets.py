@@ -129,11 +129,13 @@ def test_the_control_sees_the_whole_history_whatever_the_model_noises(noising):
 
 
 @pytest.mark.parametrize("objective", Objective.names())
-def test_the_control_minimises_the_recommendation_loss_alone(objective):
-    plain = control(DiffRec(ITEMS, dim=8, max_length=8, objective={"name": objective, "recommendation_weight": 2.0}))
+def test_the_control_minimises_the_cross_entropy_alone(objective):
+    term = {"name": "cross-entropy", "weight": 2.0, "at": "final"}
+    weighed = {"weighted": {"terms": ["cosine", term, "contrastive"]}}.get(objective, {"recommendation_weight": 2.0})
+    plain = control(DiffRec(ITEMS, dim=8, max_length=8, objective={"name": objective, **weighed}))
     batch = next(iter(TrainingBatches(SPLIT.train, max_length=8).epoch(0)))
     loss = plain.eval().loss(batch, torch.Generator().manual_seed(0))
-    assert loss.total.item() == pytest.approx(2 * loss.named["recommendation"].item())
+    assert loss.total.item() == pytest.approx(2 * [*loss.named.values()][-1].item())
     assert control(plain).config() == plain.config()
 
 

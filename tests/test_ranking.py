@@ -10,7 +10,7 @@ from strategies import built, gaussian, learned, seeds
 
 from diffusers_rec.items.embeddings import TableEmbedding
 from diffusers_rec.items.heads import ItemHead, LinearHead
-from diffusers_rec.recommenders.memory import Recalled
+from diffusers_rec.recommenders.memory import MemoryPrediction
 from diffusers_rec.recommenders.ranking import UNRANKED, count_ranks, mean_over_draws, score_chunks, target_ranks, top_k
 
 WIDTH = 4
@@ -34,7 +34,7 @@ def recollections(draw, users, num_items):
         return None
     items = draw(item_lists(users, num_items)).clamp(min=0)
     share = torch.full((users, 1), draw(st.sampled_from([0.0, 0.4])), dtype=torch.float64)
-    return Recalled(items, gaussian(users, 3, seed=draw(seeds)).softmax(-1) * share, share)
+    return MemoryPrediction(items, gaussian(users, 3, seed=draw(seeds)).softmax(-1) * share, share)
 
 
 def mixed(probabilities, recalled):

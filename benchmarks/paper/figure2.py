@@ -1,7 +1,7 @@
 r"""Figure 2: the three noise schedules, and NDCG@10 and HR@10 of training with each, N = 1000.
 
-The curves are the paper's :math:`\bar\alpha_n`, and signal :math:`\sqrt{\bar\alpha_n}` and noise
-:math:`\sqrt{1 - \bar\alpha_n}` of the schedules as they are trained with: the preset's ``log_snr_shift`` included.
+The curves are the paper's :math:`\bar\alpha_n`, signal :math:`\sqrt{\bar\alpha_n}` and noise
+:math:`\sqrt{1 - \bar\alpha_n}` of the schedules in the trainings, the preset's ``log_snr_shift`` included.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 
 from benchmarks import plots
 from benchmarks.harness import command
-from benchmarks.paper.trials import Trial, base
+from benchmarks.paper.settings import base
+from benchmarks.paper.trial import Trial, converted, with_parts
 from benchmarks.paper.variants import compare_variants
 from diffusers_rec import NoiseSchedule
 
@@ -23,11 +24,14 @@ DEFAULT = "sqrt"
 
 def variants(preset: str, dataset: str) -> dict[str, Trial]:
     default = base(preset, dataset)
-    return {name: default if name == DEFAULT else default.varied(name, schedule={"name": name}) for name in SCHEDULES}
+    others = (name for name in SCHEDULES if name != DEFAULT)
+    return {DEFAULT: default} | {
+        name: with_parts(default, name, schedule=converted(default, "schedule", name)) for name in others
+    }
 
 
 def draw(path: Path, rows: list[dict[str, str]]) -> None:
-    """Curves above, scores below."""
+    """Curves at the top, scores at the bottom."""
     columns = len({row["dataset"] for row in rows})
     figure = plots.canvas(max(10.0, 4.5 * columns), 11)
     above, below = figure.subfigures(2, 1, height_ratios=[2, 3])
@@ -38,7 +42,7 @@ def draw(path: Path, rows: list[dict[str, str]]) -> None:
 
 
 def curves(figure: Any, trained: dict[str, dict[str, Any]]) -> None:
-    """As printed on the left, as trained with on the right."""
+    """As in the paper on the left, as in the trainings on the right."""
     printed, shifted = figure.subplots(1, 2)
     for place, (name, config) in enumerate(trained.items()):
         schedule = NoiseSchedule.build(config)
@@ -48,7 +52,7 @@ def curves(figure: Any, trained: dict[str, dict[str, Any]]) -> None:
         shifted.plot((1 - schedule.alpha_bar).sqrt(), "--", color=f"C{place}", label=f"{name}, noise")
     printed.set(xlabel="timestep n", ylabel=r"$\bar\alpha_n$", title="as in the paper")
     shift = sorted({f"{config['log_snr_shift']:.3g}" for config in trained.values()})
-    words = f"as trained with: log-SNR shifted by {', '.join(shift)}"
+    words = f"in the trainings: log-SNR shifted by {', '.join(shift)}"
     shifted.set(xlabel="timestep n", ylabel=r"$\sqrt{\bar\alpha_n}$, $\sqrt{1-\bar\alpha_n}$", title=words)
     for axis in (printed, shifted):
         axis.grid(alpha=0.3)

@@ -7,7 +7,8 @@ from functools import partial
 
 from benchmarks import plots
 from benchmarks.harness import command
-from benchmarks.paper.trials import Trial, base
+from benchmarks.paper.settings import base
+from benchmarks.paper.trial import Trial, with_parts
 from benchmarks.paper.variants import compare_variants
 
 STEPS = (10, 50, 100, 500, 1000, 1500, 2000)
@@ -16,12 +17,13 @@ DEFAULT = 1000
 
 def variants(preset: str, dataset: str) -> dict[str, Trial]:
     default = base(preset, dataset)
-    return {
-        str(steps): default
-        if steps == DEFAULT
-        else default.varied(f"steps-{steps}", schedule={"num_timesteps": steps}, timesteps={"num_timesteps": steps})
-        for steps in STEPS
-    }
+    return {str(steps): default if steps == DEFAULT else with_steps(default, steps) for steps in STEPS}
+
+
+def with_steps(trial: Trial, steps: int) -> Trial:
+    """A trial with another N."""
+    changed = {"num_timesteps": steps}
+    return with_parts(trial, f"steps-{steps}", schedule=changed, timesteps=changed)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

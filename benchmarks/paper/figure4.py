@@ -1,7 +1,7 @@
 """Figure 4: the Denoise Sequential Recommender with both embeddings, position and diffusion step, with one, with none.
 
-Only the paper's bidirectional Transformer has the two as parts of its own, so the ``best`` preset takes it in place of
-its denoiser, with what it needs to learn there: a projection of the noised latent, and directions alone in the head.
+Only the paper's bidirectional Transformer has the two as separate parts, so it replaces the denoiser of the ``best``
+preset, together with what it needs to learn there: a projection of the noised latent, and the cosine head.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from functools import partial
 
 from benchmarks import plots
 from benchmarks.harness import command
-from benchmarks.paper.trials import DROPOUT, Trial, short_windows
+from benchmarks.paper.settings import DROPOUT, short_windows
+from benchmarks.paper.trial import Trial, converted, with_parts
 from benchmarks.paper.variants import compare_variants
 
 DEFAULT = "both"
-WITHOUT = {  # label: which embeddings stay
+REMOVED: dict[str, dict[str, bool]] = {  # label: settings that remove embeddings
     "neither": {"position_embedding": False, "step_embedding": False},
     "no position": {"position_embedding": False},
     "no step": {"step_embedding": False},
@@ -26,11 +27,12 @@ WITHOUT = {  # label: which embeddings stay
 def variants(preset: str, dataset: str) -> dict[str, Trial]:
     default = short_windows(preset, dataset)
     if preset != "paper":
-        denoiser = {"name": "transformer", "target_token": "projected", "dropout": DROPOUT[dataset]}
-        default = default.varied("transformer", denoiser=denoiser, head={"name": "cosine"})
+        changes = {"target_token": "projected", "dropout": DROPOUT[dataset]}
+        denoiser = converted(default, "denoiser", "transformer") | changes
+        default = with_parts(default, "transformer", denoiser=denoiser, head="cosine")
     return {
-        label: default.varied(label.replace(" ", "-"), denoiser=embeddings) if embeddings else default
-        for label, embeddings in WITHOUT.items()
+        label: with_parts(default, label.replace(" ", "-"), denoiser=removed) if removed else default
+        for label, removed in REMOVED.items()
     }
 
 

@@ -1,7 +1,7 @@
-"""Figure 6: what user 5200 of ML-1M has watched, and the five movies that each of three seeds recommends, with genres.
+"""Figure 6: the movies that user 5200 of ML-1M watched, and the five that each of three seeds recommends, with genres.
 
-Each list is that of one noise draw; the last one averages the three. Below the lists of one step, which hardly differ
-where a model has learned to rank, stand those of reverse chains.
+Each list belongs to one noise draw; the last one averages the three. The lists of one step, which hardly differ in a
+model that has learned to rank, are at the top, those of reverse chains at the bottom.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ import numpy as np
 
 from benchmarks import plots
 from benchmarks.harness import Results, Row, argument_parser, at_least, command, read_csv
-from benchmarks.paper.serving import add_model_options, served, ways
-from benchmarks.paper.trials import add_run_options, parse_trials, results_of, sequences_of
+from benchmarks.paper.options import add_run_options, parse_trials, results_of, sequences_of
+from benchmarks.paper.serving import add_model_options, servings, trained_model
 from benchmarks.paper.variants import add_figure_options, ratio_name, redraw
 from diffusers_rec import Split
 
 DATASET = "ml-1m"
 WATCHED, NEXT = "watched", "watched next"
-SHOWN = 10  # last movies of the history in the picture
+SHOWN = 10
+"""Last movies of the history in the picture."""
 
 Movies = dict[Hashable, dict[str, str]]
-"""Item to its title and genres."""
+"""Title and genres by item."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -36,8 +37,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_figure_options(parser, "best")
     add_model_options(parser)
     parser.add_argument("--user", type=int, default=5200)
-    parser.add_argument("--draws", type=at_least(1), default=3, help="lists of one noise draw each")
-    parser.add_argument("--k", type=at_least(1), default=5, help="movies a list")
+    parser.add_argument("--draws", type=at_least(1), default=3, help="number of lists of one noise draw each")
+    parser.add_argument("--k", type=at_least(1), default=5, help="number of movies in a list")
     options = parse_trials(parser, argv)
     results = results_of("figure6", options, "best")
     if options.plot:
@@ -48,34 +49,34 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def measure(results: Results, split: Split, movies: Movies, options: argparse.Namespace) -> None:
-    """The history, what came next, and the lists.
+    """Add the history, the next movie and the lists to the results.
 
     Raises:
-        ValueError: there is no such user, or a movie has no title; told before training.
+        ValueError: there is no such user, or a movie has no title; both are checked before training.
     """
     users = split.test.histories.users
     if options.user not in users:
         raise ValueError(f"--user {options.user} is none of the {len(users)} users of {DATASET}.")
     user = int(users.encode([options.user])[0])
-    if untold := [item for item in split.train.vocabulary.ids if item not in movies]:
-        raise ValueError(f"{DATASET}_items.csv has no row for item {untold[0]}; {len(untold)} items lack theirs.")
-    model, about = served(DATASET, split, options)
+    if untitled := [item for item in split.train.vocabulary.ids if item not in movies]:
+        raise ValueError(f"{DATASET}_items.csv has no row for item {untitled[0]}; {len(untitled)} items lack theirs.")
+    model, record = trained_model(DATASET, split, options)
     watched = model.vocabulary.decode(split.test.histories[user])
     (target,) = model.vocabulary.decode(split.test.targets[user : user + 1])
-    about = {"user": options.user, **about}
+    record = {"user": options.user, **record}
 
     def add(serving: str, shown: str, items: Sequence[Any], probabilities: Sequence[float] = ()) -> None:
         for place, item in enumerate(items):
             movie = {"title": movies[item]["title"], "genres": movies[item]["genres"], "hit": item == target}
             row: Row = {"serving": serving, "list": shown, "place": place + 1, "item": item, **movie}
             row["probability"] = probabilities[place] if len(probabilities) else ""
-            results.add(row | about)
+            results.add(row | record)
 
     add("", WATCHED, watched)
     add("", NEXT, [target])
     favourites = favourite_genres([movies[item]["genres"] for item in watched])
     seeds = range(options.seed, options.seed + options.draws)
-    for serving, (served_model, sampler) in ways(model, options).items():
+    for serving, (served_model, sampler) in servings(model, options).items():
         found = []
         for shown, draws in [*((f"seed {seed}", [seed]) for seed in seeds), ("average", list(seeds))]:
             lists = served_model.recommend([watched], options.k, seeds=draws, sampler=sampler)
@@ -87,12 +88,12 @@ def measure(results: Results, split: Split, movies: Movies, options: argparse.Na
 
 
 def favourite_genres(genres: Sequence[str], count: int = 3) -> set[str]:
-    """The commonest of genres that are separated by bars."""
+    """The most common of genres that are separated by bars."""
     return {name for name, _ in Counter(name for each in genres for name in each.split("|")).most_common(count)}
 
 
 def draw(path: Path, rows: list[dict[str, str]]) -> None:
-    """A column a list; what was in fact watched next is framed in red wherever it stands."""
+    """One column per list; a red frame marks the movie that was watched next."""
     figure = plots.canvas(15, 10)
     axis = figure.subplots()
     axis.set_axis_off()
@@ -110,8 +111,8 @@ def draw(path: Path, rows: list[dict[str, str]]) -> None:
 
 
 def column(axis: Any, left: float, top: float, title: str, rows: list[dict[str, str]]) -> None:
-    """Movies below one another, each with title and genres."""
-    from matplotlib.patches import Rectangle  # noqa: PLC0415 - only who draws needs it
+    """Draw movies in one column, each with title and genres."""
+    from matplotlib.patches import Rectangle  # noqa: PLC0415 - only drawing needs it
 
     axis.text(left + 0.47, top - 0.12, title, ha="center", va="bottom", fontsize=9, weight="bold")
     for place, row in enumerate(rows):

@@ -1,7 +1,7 @@
-"""Figure 7: NDCG@10 and HR@10 by the number of seeds that are averaged, 1 to 20, of one trained model a data set.
+"""Figure 7: NDCG@10 and HR@10 by the number of seeds averaged, 1 to 20, of one trained model per data set.
 
-Beside the paper's one step stand reverse chains, in which the draws differ: the probabilities of where each ends are
-averaged in the same way. A model's memory is left out, for its counts would bear every line alike.
+Reverse chains, in which the draws differ, are shown beside the paper's one step: the probabilities at their ends are
+averaged in the same way. The model's memory is left out, because its counts would raise all lines alike.
 """
 
 from __future__ import annotations
@@ -14,16 +14,10 @@ from torch import Tensor
 
 from benchmarks import plots
 from benchmarks.harness import argument_parser, at_least, command
-from benchmarks.paper.serving import add_model_options, served, ways
-from benchmarks.paper.trials import (
-    DATASETS,
-    add_run_options,
-    parse_trials,
-    published,
-    results_of,
-    rows_of,
-    sequences_of,
-)
+from benchmarks.paper.options import add_run_options, parse_trials, results_of, sequences_of
+from benchmarks.paper.rows import published, rows_of
+from benchmarks.paper.serving import add_model_options, servings, trained_model
+from benchmarks.paper.settings import DATASETS
 from benchmarks.paper.variants import add_figure_options, ratio_name, redraw
 from diffusers_rec import DiffRec, Holdout, ItemHead, Sampler
 from diffusers_rec.data import pad
@@ -41,8 +35,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_figure_options(parser, "best")
     add_model_options(parser)
     parser.add_argument("--datasets", "--dataset", nargs="+", default=DATASETS, choices=DATASETS)
-    parser.add_argument("--most", type=at_least(1), default=20, help="seeds")
-    parser.add_argument("--users", type=at_least(1), help="of the test, at most; all when absent")
+    parser.add_argument("--most", type=at_least(1), default=20, help="maximum number of seeds")
+    parser.add_argument("--users", type=at_least(1), help="maximum number of test users; all by default")
     options = parse_trials(parser, argv)
     results = results_of("figure7", options, "best")
     draw = partial(plots.score_figure, xlabel="seeds averaged", lines=True, by="model")
@@ -50,31 +44,31 @@ def main(argv: Sequence[str] | None = None) -> None:
         return redraw(results, draw)
     for dataset in options.datasets:
         split = sequences_of(dataset, options).leave_one_out()
-        model, about = served(dataset, split, options)
+        model, record = trained_model(dataset, split, options)
         test = split.test if options.users is None else split.test.sample(options.users, options.seed)
         for row in published(dataset, "DiffRec"):
             results.add({"setting": DEFAULT, **row})
-        for name, (served_model, sampler) in ways(model, options).items():
+        for name, (served_model, sampler) in servings(model, options).items():
             found = reports(served_model, test, options.most, sampler)
             for seeds, report in enumerate(found, start=1):
                 for row in rows_of(report, dataset, name):
-                    results.add({"setting": seeds, "users": len(test), **row, **about})
+                    results.add({"setting": seeds, "users": len(test), **row, **record})
             first, last = (report.masked["ndcg@10"] for report in (found[0], found[-1]))
             if first:
                 results.ratio(ratio_name(f"{dataset} {name} {options.most} seeds vs 1 ndcg10"), last / first)
-            results.write(draw)  # after each: what is done is kept
+            results.write(draw)  # after each way, so that finished ones are recorded
     return None
 
 
 def reports(model: DiffRec, holdout: Holdout, most: int, sampler: Sampler, *, batch_size: int = 256) -> list[Report]:
-    """What ``evaluate`` finds of the network alone with 1, 2, ..., ``most`` seeds, from one pass over the draws."""
+    """The reports of ``evaluate`` on the network alone with 1, 2, ..., ``most`` seeds, from one pass over the draws."""
     ranks, masked = [], []
     for rows in user_chunks(holdout, batch_size):
         histories = holdout.histories.take(rows)
-        items, lengths = (each.to(model.device) for each in pad(histories, model.history_length))
-        latents = model.next_item_latents(items, lengths, seeds=most, sampler=sampler)
+        history = pad(histories, model.history_length).to(model.device)
+        latents = model.next_item_latents(history, seeds=most, sampler=sampler)
         targets = torch.from_numpy(holdout.targets[rows]).to(model.device)
-        seen = pad(histories, fill=-1)[0].to(model.device)
+        seen = pad(histories, fill=-1).items.to(model.device)
         with torch.no_grad():
             of_all, of_unseen = ranks_by_draws(model.head, latents, targets, seen)
         ranks.append(of_all)

@@ -1,6 +1,6 @@
-"""What each choice of a preset is worth, on validation: `best` with one choice changed; `paper` changed and mended.
+"""The effect of each choice of a preset, on validation: ablations of `best`, and changes to `paper`.
 
-The test split is not looked at: presets are chosen by such tables.
+The test split is not used, because presets are chosen by these tables.
 """
 
 from __future__ import annotations
@@ -13,109 +13,100 @@ from typing import Any
 
 from benchmarks import plots
 from benchmarks.harness import argument_parser, command
-from benchmarks.paper.table2 import control_of
-from benchmarks.paper.trials import (
-    ALONE,
-    BEST,
-    FIXED_SIGNAL,
+from benchmarks.paper.comparison import add_comparison_options, place_of, refuse_unequal_training
+from benchmarks.paper.options import add_trial_options, parse_trials, results_of, seeds_of, sequences_of
+from benchmarks.paper.running import train_or_resume
+from benchmarks.paper.settings import (
+    BEST_NETWORK,
+    FIXED_SNR,
     FROM_LAST_ITEM,
-    Trial,
-    add_comparison_options,
-    add_trial_options,
     base,
-    mended,
+    best_with,
+    from_last_item,
     on_another_network,
-    out_of_last_item,
-    parse_trials,
-    place_of,
-    refuse_unlike,
-    results_of,
-    seeds_of,
-    sequences_of,
-    trained,
+    with_fixed_snr,
 )
-from diffusers_rec.presets import best
+from benchmarks.paper.trial import Trial, control_of, converted, with_epochs, with_parts, with_training
 from diffusers_rec.training import RECIPES
 
 
 def of_best(dataset: str) -> dict[str, Trial]:
-    """By what is changed."""
-    whole = base("best", dataset)
-    settings = BEST[dataset][0]
-
-    def as_wide_as(dim: int) -> Trial:
-        changed = settings | {"dim": dim}
-        return Trial(f"best-width-{dim}", lambda items, seed: best(items, seed=seed, **changed), whole.training)
-
+    """Trials by label: ``best``, and ``best`` with one choice changed."""
+    best = base("best", dataset)
+    causal = converted(best, "denoiser", "causal-transformer")
+    contrastive = converted(best, "objective", "contrastive")
     found = {
-        "best": whole,
-        "noise off (the control)": control_of(whole),
-        "no memory": base(ALONE, dataset),
-        "weights not averaged": Trial(
-            "best-not-averaged", whole.build, replace(whole.training, average_decay=0.0)
-        ),
-        "ranking learned at the sampled step": whole.varied("at-sampled", objective={"recommend_from": "sampled"}),
-        "ten times less noise": whole.varied("less-noise", schedule={"log_snr_shift": 0.0}),
-        "latents as long as learned": whole.varied("learned-scale", embedding={"scale": "learned"}),
-        "cosine head": whole.varied("cosine-head", head={"name": "cosine"}),
-        "contrastive term": whole.varied("contrastive", objective={"name": "contrastive"}),
-        "causal-transformer": whole.varied("causal", denoiser={"name": "causal-transformer"}),
-    }  # fmt: skip
-    found |= {f"width {dim}": as_wide_as(dim) for dim in (64, 128) if dim != settings["dim"]}
-    if settings.get("low_pass") != 0:
-        found["no low-pass filter"] = whole.varied("no-filter", denoiser={"low_pass": 0.0})
-    if whole.training.examples == "every-prefix":
-        found["all positions of a window at once"] = Trial("best-all-positions", whole.build, RECIPES["best"])
+        "best": best,
+        "noise off (the control)": control_of(best),
+        "no memory": base(BEST_NETWORK, dataset),
+        "weights not averaged": with_training(best, "not-averaged", average_decay=0.0),
+        "ranking learned at the sampled step": with_parts(best, "at-sampled", objective={"recommend_from": "sampled"}),
+        "ten times less noise": with_parts(best, "less-noise", schedule={"log_snr_shift": 0.0}),
+        "latents as long as learned": with_parts(best, "learned-scale", embedding={"scale": "learned"}),
+        "cosine head": with_parts(best, "cosine-head", head="cosine"),
+        "contrastive term": with_parts(best, "contrastive", objective=contrastive),
+        "causal-transformer": with_parts(best, "causal", denoiser=causal),
+    }
+    width = best.model["embedding"]["dim"]
+    found |= {f"width {dim}": best_with(dataset, f"width-{dim}", dim=dim) for dim in (64, 128) if dim != width}
+    if best.model["denoiser"]["low_pass"]:
+        found["no low-pass filter"] = with_parts(best, "no-filter", denoiser={"low_pass": 0.0})
+    if best.training.examples == "every-prefix":
+        at_once = replace(best, name="best-all-positions", training=RECIPES["best"])
+        found["all positions of a window at once"] = at_once
     return found
 
 
-MENDS: dict[str, tuple[str, dict[str, Any]]] = {  # what is mended: its name in the folder, and the parts it changes
-    "latents kept at unit variance": ("unit-variance", {"embedding": FIXED_SIGNAL["embedding"]}),
-    "and a fiftieth of the signal": ("less-signal", {"schedule": FIXED_SIGNAL["schedule"]}),
+CUMULATIVE: dict[str, tuple[str, dict[str, Any]]] = {  # label: what the trial's name appends, and the changed parts
+    "latents kept at unit variance": ("unit-variance", {"embedding": FIXED_SNR["embedding"]}),
+    "and a fiftieth of the signal": ("less-signal", {"schedule": FIXED_SNR["schedule"]}),
     "and half of the draws at n = N": ("start-share", {"timesteps": {"start_share": 0.5}}),
     "and the noise let in by a projection": ("projected", {"denoiser": {"target_token": "projected"}}),
-    "and directions alone in the head": ("cosine", {"head": {"name": "cosine"}}),
-}  # fmt: skip
-WITHOUT_STEP: dict[str, tuple[str, dict[str, Any]]] = {  # beside no step embedding and a fixed signal, each by itself
+    "and directions alone in the head": ("cosine", {"head": "cosine"}),
+}
+"""Changes to ``paper``, each on top of those before it."""
+
+SEPARATE: dict[str, tuple[str, dict[str, Any]]] = {
     "ranking at n = N": ("from-start", {"objective": {"recommend_from": "start"}}),
-    "cosine head": ("cosine", {"head": {"name": "cosine"}}),
+    "cosine head": ("cosine", {"head": "cosine"}),
     "norms first": ("norm-first", {"denoiser": {"norm_first": True}}),
     "answer out of the last item": ("last-item", {"denoiser": FROM_LAST_ITEM}),
-}  # fmt: skip
+}
+"""Changes to ``paper`` without the step embedding and with a fixed SNR, each by itself."""
 
 
 def of_paper(dataset: str) -> dict[str, Trial]:
-    """One thing changed, or some; mends, each on top of those before; without the step embedding; another network."""
-    whole = trial = base("paper", dataset)
-    no_step = whole.varied("no-step", denoiser={"step_embedding": False})
-    grown = out_of_last_item(dataset)
+    """Trials by label: ``paper``, one or several changes to it, and other networks."""
+    paper = trial = base("paper", dataset)
+    no_step = with_parts(paper, "no-step", denoiser={"step_embedding": False})
+    last_item = from_last_item(dataset)
     found = {
-        "paper": whole,
-        "noise off (the control)": control_of(whole),
-        "steps drawn uniformly": whole.varied("uniform", timesteps={"name": "uniform"}),
-        "items that start at unit variance": whole.varied("wide-start", embedding={"init_std": 1.0}),
-        "items that start at a deviation of .3": whole.varied("mid-start", embedding={"init_std": 0.3}),
+        "paper": paper,
+        "noise off (the control)": control_of(paper),
+        "steps drawn uniformly": with_parts(paper, "uniform", timesteps="uniform"),
+        "items that start at unit variance": with_parts(paper, "wide-start", embedding={"init_std": 1.0}),
+        "items that start at a deviation of .3": with_parts(paper, "mid-start", embedding={"init_std": 0.3}),
         "no step embedding": no_step,
         "no step embedding, noise off": control_of(no_step),
-        "answer out of the last item": whole.varied("last-item", denoiser=FROM_LAST_ITEM),
-        "no step embedding, answer out of the last item": no_step.varied("last-item", denoiser=FROM_LAST_ITEM),
-        "signal fixed, answer out of the last item": grown,
-        "signal fixed, answer out of the last item, noise off": control_of(grown),
+        "answer out of the last item": with_parts(paper, "last-item", denoiser=FROM_LAST_ITEM),
+        "no step embedding, answer out of the last item": with_parts(no_step, "last-item", denoiser=FROM_LAST_ITEM),
+        "signal fixed, answer out of the last item": last_item,
+        "signal fixed, answer out of the last item, noise off": control_of(last_item),
     }
-    for label, (name, parts) in MENDS.items():
-        found[label] = trial = trial.varied(name, **parts)
+    for label, (name, parts) in CUMULATIVE.items():
+        found[label] = trial = with_parts(trial, name, **parts)
     found["all of these, noise off"] = control_of(trial)
-    fixed = no_step.varied("fixed-signal", **FIXED_SIGNAL)
+    fixed = with_parts(no_step, "fixed-signal", **FIXED_SNR)
     found["no step embedding, signal fixed"] = fixed
-    for label, (name, parts) in WITHOUT_STEP.items():
-        found[f"no step embedding, signal fixed, {label}"] = fixed.varied(name, **parts)
-    other, both = on_another_network(dataset), mended(dataset)
+    for label, (name, parts) in SEPARATE.items():
+        found[f"no step embedding, signal fixed, {label}"] = with_parts(fixed, name, **parts)
+    perceptron, fixed_perceptron = on_another_network(dataset), with_fixed_snr(dataset)
     return found | {
         "causal-transformer": on_another_network(dataset, "causal-transformer"),
-        "conditional-mlp": other,
-        "conditional-mlp, noise off": control_of(other),
-        "conditional-mlp, signal fixed": both,
-        "conditional-mlp, signal fixed, noise off": control_of(both),
+        "conditional-mlp": perceptron,
+        "conditional-mlp, noise off": control_of(perceptron),
+        "conditional-mlp, signal fixed": fixed_perceptron,
+        "conditional-mlp, signal fixed, noise off": control_of(fixed_perceptron),
     }
 
 
@@ -126,28 +117,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
     add_trial_options(parser)
     add_comparison_options(parser, epochs=0)
-    parser.add_argument("--preset", default="best", choices=RECIPES_OF, help="whose choices are looked at")
-    parser.add_argument("--recipes", nargs="+", help="by their labels, all when absent; a wrong one prints them")
+    parser.add_argument("--preset", default="best", choices=RECIPES_OF, help="preset whose choices are changed")
+    parser.add_argument("--recipes", nargs="+", help="labels of the recipes, all by default; a wrong one prints them")
     options = parse_trials(parser, argv)
-    there = list(dict.fromkeys(chain.from_iterable(map(RECIPES_OF[options.preset], options.datasets))))
-    wanted = options.recipes or there
-    if unknown := sorted(set(wanted).difference(there)):
+    known = list(dict.fromkeys(chain.from_iterable(map(RECIPES_OF[options.preset], options.datasets))))
+    wanted = options.recipes or known
+    if unknown := sorted(set(wanted).difference(known)):
         parser.error(
             f"--recipes: --preset {options.preset} has no {', '.join(map(repr, unknown))}; "
-            f"there are {', '.join(map(repr, there))}"
+            f"there are {', '.join(map(repr, known))}"
         )
-    results = results_of("recipes", options, "best", place_of("recipe", there))
+    results = results_of("recipes", options, "best", place_of("recipe", known))
     draw = partial(plots.bars, names=["dataset", "recipe"], panels={"validation_ndcg@10": "validation NDCG@10"})
-    refuse_unlike(results, "recipe", RECIPES_OF[options.preset], options)
+    refuse_unequal_training(results, "recipe", RECIPES_OF[options.preset], options)
     for dataset in options.datasets:
         split = sequences_of(dataset, options).leave_one_out()
         for label, trial in RECIPES_OF[options.preset](dataset).items():
             if label not in wanted:
                 continue
             for seed in seeds_of(options):
-                about = trained(trial.lasting(options.epochs), dataset, split, seed, options)[2]
-                results.add({"dataset": dataset, "recipe": label, **about})
-            results.write(draw)  # after each recipe: what is done is kept
+                record = train_or_resume(with_epochs(trial, options.epochs), split, seed, options)[2]
+                results.add({"dataset": dataset, "recipe": label, **record})
+            results.write(draw)  # after each recipe, so that finished ones are recorded
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Table 1: the size of the data sets, beside the paper's figures.
+"""Table 1: the size of the data sets, beside the paper's numbers.
 
-The paper divides ML-1M by 3,953 items, one more than its largest raw id; 3,706 items occur.
+The paper counts 3,953 items in ML-1M, one more than the largest raw id; 3,706 items occur.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for dataset, printed in PRINTED.items():
         found = interactions_of(dataset, options.data_dir).statistics()
         counted = (found.num_users, found.num_items, found.num_actions, found.average_length, found.sparsity)
-        for source, figures in (("counted", counted), ("the paper", printed)):
+        for source, numbers in (("counted", counted), ("the paper", printed)):
             names = ("users", "items", "actions", "average_length", "sparsity")
-            results.add({"dataset": dataset, "source": source, **dict(zip(names, figures, strict=True))})
+            results.add({"dataset": dataset, "source": source, **dict(zip(names, numbers, strict=True))})
     results.write()
 
 

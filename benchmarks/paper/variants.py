@@ -1,7 +1,7 @@
-"""What the figures share that compare trainings: variants of one model, each a trial, as CSV and picture.
+"""The common part of the figures that compare trainings: variants of one model, each a trial, as CSV and picture.
 
-A figure says which variants there are; everything else is here. The paper prints no numbers in these figures, but its
-default is DiffRec's row of Table 2, which stands beside the variant that has the same setting.
+A figure defines its variants; everything else is here. The paper prints no numbers in these figures, but its default is
+DiffRec's row of Table 2, which is shown beside the variant with the same setting.
 """
 
 from __future__ import annotations
@@ -12,42 +12,32 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.harness import Results, Row, argument_parser, read_csv
-from benchmarks.paper.trials import (
-    ALONE,
-    DATASETS,
-    Trial,
-    add_comparison_options,
-    add_trial_options,
-    mean_score,
-    parse_trials,
-    place_of,
-    published,
-    refuse_unlike,
-    results_of,
-    run,
-    seeds_of,
-    sequences_of,
-)
+from benchmarks.paper.comparison import add_comparison_options, place_of, refuse_unequal_training
+from benchmarks.paper.options import add_trial_options, parse_trials, results_of, seeds_of, sequences_of
+from benchmarks.paper.rows import mean_score
+from benchmarks.paper.running import run
+from benchmarks.paper.settings import BEST_NETWORK, DATASETS
+from benchmarks.paper.trial import Trial, with_epochs
 from diffusers_rec.presets import PRESETS
 
 Variants = Callable[[str, str], dict[str, Trial]]
-"""A preset and a data set to trials by label."""
+"""Function from a preset and a data set to trials by label."""
 
 EPOCHS = 10
-"""Of a training whose rate decays over so few: enough to tell settings apart, in a tenth to half of the time."""
+"""Epochs of a training, over which its learning rate decays: enough to rank settings in 10 to 50 % of the time."""
 
 Draw = Callable[[Path, list[dict[str, str]]], None]
 
 
 def add_figure_options(parser: argparse.ArgumentParser, default: str) -> None:
     """``--preset`` and ``--plot``."""
-    presets = [*PRESETS, ALONE]
-    parser.add_argument("--preset", default=default, choices=presets, help="whose choices stay but for one")
+    presets = [*PRESETS, BEST_NETWORK]
+    parser.add_argument("--preset", default=default, choices=presets, help="preset that the variants change")
     parser.add_argument("--plot", action="store_true", help="only draw the CSV again")
 
 
 def redraw(results: Results, draw: Draw) -> None:
-    """Draw what an earlier run has written.
+    """Draw the results of an earlier run.
 
     Raises:
         SystemExit: there is no CSV.
@@ -60,7 +50,7 @@ def redraw(results: Results, draw: Draw) -> None:
 
 
 def ratio_name(words: str) -> str:
-    """Words as one of a program's last lines is called."""
+    """Words as the name of one of a program's ratios."""
     return words.replace("-", "_").replace(" ", "_")
 
 
@@ -70,35 +60,35 @@ def compare_variants(
     """Train and evaluate every variant on every data set, and write the figure after each.
 
     Args:
-        name: of the figure's files.
-        description: the program's docstring.
-        variants: in the order of the picture.
-        default: label of the paper's own setting.
-        draw: the figure, from the rows of its CSV.
-        argv: options; those of the command line when None.
+        name: Name of the figure's files.
+        description: Docstring of the program.
+        variants: Variants in the order of the picture.
+        default: Label of the paper's own setting.
+        draw: Function that draws the figure from the rows of its CSV.
+        argv: Options; those of the command line if None.
     """
     parser = argument_parser(description)
     add_trial_options(parser)
     add_comparison_options(parser, EPOCHS)
-    add_figure_options(parser, ALONE)
+    add_figure_options(parser, BEST_NETWORK)
     labels = list(variants("best", "beauty"))
     parser.add_argument("--variants", nargs="+", default=labels, choices=labels)
     options = parse_trials(parser, argv)
-    results = results_of(name, options, ALONE, place_of("setting", labels))
+    results = results_of(name, options, BEST_NETWORK, place_of("setting", labels))
     if options.plot:
         return redraw(results, draw)
-    refuse_unlike(results, "setting", partial(variants, options.preset), options)
+    refuse_unequal_training(results, "setting", partial(variants, options.preset), options)
     for dataset in options.datasets:
         split = sequences_of(dataset, options).leave_one_out()
-        for row in published(dataset, "DiffRec"):
-            results.add({"setting": default, **row})
-        for label, trial in variants(options.preset, dataset).items():
+        trials = variants(options.preset, dataset)
+        results.add({"setting": default, **trials[default].published})
+        for label, trial in trials.items():
             if label in options.variants:
                 for seed in seeds_of(options):
-                    for row in run(trial.lasting(options.epochs), dataset, split, seed, options):
-                        if row["model"] == trial.model:  # and not its network alone, which would pass for another seed
+                    for row in run(with_epochs(trial, options.epochs), split, seed, options):
+                        if row["model"] == trial.name:  # without its network alone, which would count as another seed
                             results.add({"setting": label, **row})
-                results.write(draw)  # after each variant: what is done is kept
+                results.write(draw)  # after each variant, so that finished ones are recorded
     for ratio, value in ratios(results.table(), default).items():
         results.ratio(ratio, value)
     return results.write(draw)
@@ -111,7 +101,7 @@ def ratios(rows: Sequence[Row], default: str) -> dict[str, float]:
         trained = [row for row in rows if row["dataset"] == dataset and row.get("trained_seed", "") != ""]
         labels = dict.fromkeys(row["setting"] for row in trained)
         reference = mean_score(trained, setting=default) if default in labels else 0
-        if reference:  # a model that hits nothing is no reference
+        if reference:  # a model without a hit is no reference
             for label in labels:
                 if label != default:
                     score = mean_score(trained, setting=label)

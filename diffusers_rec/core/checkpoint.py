@@ -29,8 +29,8 @@ from diffusers_rec.core.files import folder_lock, naming, reason, remove_tempora
 from diffusers_rec.version import __version__
 
 FORMAT = "diffusers_rec"
-FORMAT_VERSION = 2
-"""1 had weights and memory alone; it is read as well."""
+FORMAT_VERSION = 3
+"""1 had weights and memory alone, 2 no process and no source; both are read as well."""
 CONFIG_FILE = "config.json"
 NO_MODEL = "holds no model that can be built"
 WAIT = 60.0

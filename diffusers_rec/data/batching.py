@@ -13,9 +13,9 @@ Examples of like length share a batch, so that little padding is computed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +23,10 @@ import torch
 from torch import Tensor
 
 from diffusers_rec.core.entrances import explained, guarded
-from diffusers_rec.core.errors import check_int
-from diffusers_rec.data.sequences import Sequences, check_history, places_within
+from diffusers_rec.core.errors import check_int, shown
+from diffusers_rec.data.history import History
+from diffusers_rec.data.sequences import FeatureArray, Sequences, check_history, feature_arrays, places_within
+from diffusers_rec.data.times import TimeArray
 from diffusers_rec.data.vocabulary import IndexArray
 
 Examples = Literal["every-prefix", "last-target", "all-positions"]
@@ -38,17 +40,17 @@ class Batch:
     """B rows of items and the targets among them. A target's history is everything before its position.
 
     Args:
-        items: int64 ``(B, T)``, oldest first, targets included, padded with 0 on the right.
-        lengths: items a row, int64 ``(B,)``.
-        positions: where in ``items`` each target lies, int64 ``(B, Q)``; -1 where there is no question.
-        num_targets: how many positions are questions; counted if left out.
+        history: Rows of up to T items, targets included, with whatever else is known of them.
+        positions: Positions of the targets in the rows, int64 ``(B, Q)``; -1 where there is no target.
+        num_targets: Number of targets; counted if left out.
 
     Raises:
         ValueError: shapes that do not fit one another, or targets in the padding.
     """
 
-    items: Tensor
-    lengths: Tensor
+    made_by: ClassVar[str] = "Batch(History(items, lengths), positions)"
+
+    history: History
     positions: Tensor
     num_targets: int = -1
 
@@ -60,16 +62,17 @@ class Batch:
         self._check_numbers()
         counted = int((self.positions >= 0).sum())
         if given not in (-1, counted):
-            raise ValueError(f"Batch: num_targets is {given}, but positions hold {counted} questions.")
+            raise ValueError(f"Batch: num_targets is {given}, but positions hold {counted} targets.")
         object.__setattr__(self, "num_targets", counted)
 
     def _check_tensors(self) -> None:
-        for name in ("items", "lengths", "positions"):
-            if getattr(self, name).dtype not in (torch.int32, torch.int64):
-                raise TypeError(f"Batch: {name} must be int64, got {getattr(self, name).dtype}.")
-        shapes = tuple(self.items.shape), tuple(self.lengths.shape), tuple(self.positions.shape)
-        if [len(shape) for shape in shapes] != [2, 1, 2] or len({shape[0] for shape in shapes}) > 1:
-            raise ValueError(f"Batch: expected items (B, T), lengths (B,) and positions (B, Q), got {shapes}.")
+        if self.positions.dtype not in (torch.int32, torch.int64):
+            raise TypeError(f"Batch: positions must be int64, got {self.positions.dtype}.")
+        if self.positions.ndim != 2 or len(self.positions) != len(self.history):
+            raise ValueError(
+                f"Batch: expected items (B, T) and positions (B, Q), got {tuple(self.items.shape)} and "
+                f"{tuple(self.positions.shape)}."
+            )
         devices = {str(tensor.device) for tensor in (self.items, self.lengths, self.positions)}
         if len(devices) > 1:
             raise ValueError(f"Batch: items, lengths and positions must be on one device, got {sorted(devices)}.")
@@ -83,17 +86,25 @@ class Batch:
         if bool((self.positions >= self.lengths[:, None]).any()):
             raise ValueError("Batch: a target lies behind the end of its row; positions must stay below lengths.")
         if bool((self.positions < -1).any()) or bool((self.items < 0).any()) or bool((self.lengths < 0).any()):
-            raise ValueError("Batch: items and lengths are numbers from 0, positions from -1, which is no question.")
+            raise ValueError("Batch: items and lengths are numbers from 0, positions from -1, which is no target.")
+
+    @property
+    def items(self) -> Tensor:
+        """Item indices, int64 ``(B, T)``."""
+        return self.history.items
+
+    @property
+    def lengths(self) -> Tensor:
+        """Items a row, int64 ``(B,)``."""
+        return self.history.lengths
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.history)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The same batch on another device."""
-        items, lengths, positions = (
-            tensor.to(device, non_blocking=non_blocking) for tensor in (self.items, self.lengths, self.positions)
-        )
-        return Batch(items, lengths, positions, self.num_targets)
+        history = self.history.to(device, non_blocking=non_blocking)
+        return Batch(history, self.positions.to(device, non_blocking=non_blocking), self.num_targets)
 
 
 @guarded
@@ -191,31 +202,45 @@ class TrainingBatches:
         return lengths - 1 if self.examples == "all-positions" else np.ones_like(lengths)
 
     def _batch(self, starts: IndexArray, stops: IndexArray) -> Batch:
-        items, lengths = _gather(self.sequences.items, starts, stops)
-        last = lengths[:, None] - 1
+        # An example is not empty, so that its user is the last of those whose items begin no later.
+        data, features = self.sequences, {}
+        if data.features:
+            users = np.searchsorted(data.offsets, starts, side="right") - 1
+            features = {name: feature[users] for name, feature in data.features.items()}
+        history = _gather(data.items, data.times, features, starts, stops)
+        last = history.lengths[:, None] - 1
         if self.examples != "all-positions":
-            return Batch(items, lengths, last, len(lengths))
-        places = torch.arange(1, items.shape[1]).expand(len(lengths), -1)
-        return Batch(items, lengths, places.where(places <= last, -1), int(last.sum()))
+            return Batch(history, last, len(history))
+        places = torch.arange(1, history.items.shape[1]).expand(len(history), -1)
+        return Batch(history, places.where(places <= last, -1), int(last.sum()))
 
 
 @explained
 def pad(
-    histories: Sequences | Sequence[npt.ArrayLike], max_length: int | None = None, *, fill: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Histories as one padded tensor, for inference.
+    histories: Sequences | Sequence[npt.ArrayLike],
+    max_length: int | None = None,
+    *,
+    fill: int = 0,
+    times: Sequence[npt.ArrayLike] | None = None,
+    features: Mapping[str, npt.ArrayLike] | None = None,
+) -> History:
+    """Histories as one padded value, for inference.
 
     Args:
-        histories: B sequences of item indices, oldest first, each ``(L_b,)``; a history may be empty.
-        max_length: how many of the latest items to keep; all when None.
-        fill: what stands behind the shorter ones.
+        histories: B sequences of item indices, oldest first, each ``(L_b,)``; a history may be empty. The times and
+            features of :class:`~diffusers_rec.Sequences` come along.
+        max_length: Number of latest items to keep; all when None.
+        fill: Index in the padding.
+        times: One sequence of times a history, ``(L_b,)``; only for histories in a list.
+        features: Name to one row a history, ``(B, ...)``; only for histories in a list.
 
     Returns:
         Items, int64 ``(B, L)``, padded with ``fill`` on the right up to the longest kept (L >= 1); lengths, int64
-        ``(B,)``.
+        ``(B,)``; times, padded with 0, and features, where there are any.
 
     Raises:
-        ValueError: no histories, max_length below 1, or a history that is not ``(L_b,)`` with indices from 0.
+        ValueError: no histories, max_length below 1, a history that is not ``(L_b,)`` with indices from 0, or times or
+            features that are not one a history.
         TypeError: indices, max_length or fill that are not integers.
     """
     if max_length is None:
@@ -224,24 +249,59 @@ def pad(
     if len(histories) == 0:
         raise ValueError("pad: expected at least one history, got none.")
     if isinstance(histories, Sequences):
-        items, stops = histories.items, histories.offsets[1:]
+        if times is not None or features is not None:
+            raise ValueError("pad: Sequences carry their own times and features. Use sequences.with_features({...}).")
+        stops = histories.offsets[1:]
         starts = np.maximum(histories.offsets[:-1], stops - max_length)
-    else:
-        rows = [check_history("pad", history, row)[-max_length:] for row, history in enumerate(histories)]
-        items = np.concatenate(rows)
-        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-        stops = np.cumsum(lengths)
-        starts = stops - lengths
-    return _gather(items, starts, stops, fill)
+        return _gather(histories.items, histories.times, histories.features, starts, stops, fill)
+    rows = [check_history("pad", history, row)[-max_length:] for row, history in enumerate(histories)]
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    stops = np.cumsum(lengths)
+    return _gather(
+        np.concatenate(rows),
+        None if times is None else _flat_times(times, list(map(len, histories)), max_length),  # type: ignore[arg-type]
+        feature_arrays("pad", features or {}, len(rows)),
+        stops - lengths,
+        stops,
+        fill,
+    )
 
 
-def _gather(items: IndexArray, starts: IndexArray, stops: IndexArray, fill: int = 0) -> tuple[Tensor, Tensor]:
+def _flat_times(times: Sequence[npt.ArrayLike], lengths: list[int], max_length: int) -> TimeArray:
+    """The latest times of each history, end to end."""
+    rows = [np.asarray(row) for row in times]
+    if [row.shape for row in rows] != [(length,) for length in lengths]:
+        raise ValueError(
+            f"pad: expected one time an item, {shown(lengths)} a history, got {shown([len(row) for row in rows])}."
+        )
+    return np.concatenate([row[-max_length:] for row in rows])
+
+
+def _gather(
+    items: IndexArray,
+    times: TimeArray | None,
+    features: Mapping[str, FeatureArray],
+    starts: IndexArray,
+    stops: IndexArray,
+    fill: int = 0,
+) -> History:
+    """The windows of some users, whose ``features`` have one row a window."""
     lengths = stops - starts
     places = np.arange(max(lengths.max(), 1))
-    padded = np.full((len(lengths), len(places)), fill, np.int64)
     inside = places < lengths[:, None]
-    padded[inside] = items[(starts[:, None] + places)[inside]]
-    return torch.from_numpy(padded), torch.from_numpy(lengths)
+    chosen = (starts[:, None] + places)[inside]
+
+    def padded(values: npt.NDArray[Any], fill: int) -> Tensor:
+        rows = np.full(inside.shape, fill, values.dtype)
+        rows[inside] = values[chosen]
+        return torch.from_numpy(rows)
+
+    return History(
+        padded(items, fill),
+        torch.from_numpy(lengths),
+        times=None if times is None else padded(times, 0),
+        features={name: torch.tensor(feature) for name, feature in features.items()},
+    )
 
 
 def _cut(targets: IndexArray, most: int) -> IndexArray:

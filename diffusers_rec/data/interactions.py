@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diffusers_rec.core.entrances import guarded
-from diffusers_rec.core.errors import check_int
+from diffusers_rec.core.errors import check_bool, check_int
 from diffusers_rec.data.sequences import Sequences, check_indices
 from diffusers_rec.data.statistics import Statistics
 from diffusers_rec.data.times import TimeArray, as_times
@@ -102,12 +102,23 @@ class Interactions:
         """The log's row of Table 1."""
         return Statistics(_num_distinct(self.users), _num_distinct(self.items), len(self))
 
-    def sequences(self) -> Sequences:
-        """Each user's items, oldest first; rows of equal time keep their order, users are in vocabulary order."""
+    def sequences(self, *, times: bool = False) -> Sequences:
+        """Each user's items, oldest first; rows of equal time keep their order, users are in vocabulary order.
+
+        Args:
+            times: Whether the sequences keep the times, for models that read them.
+        """
+        check_bool("Interactions.sequences: times", times)
         order = np.lexsort((self.times, self.users))  # stable
         lengths = np.bincount(self.users, minlength=len(self.user_vocabulary))
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        return Sequences(self.items[order], offsets, self.user_vocabulary, self.item_vocabulary)
+        return Sequences(
+            self.items[order],
+            offsets,
+            self.user_vocabulary,
+            self.item_vocabulary,
+            self.times[order] if times else None,
+        )
 
     def _take(self, rows: IndexArray) -> Interactions:
         users, user_vocabulary = _shrink(self.users[rows], self.user_vocabulary)

@@ -1,12 +1,13 @@
 """Sequences of items, one a user, and the leave-one-out split.
 
-All sequences lie end to end in one array; user u owns ``items[offsets[u]:offsets[u + 1]]``, oldest first.
+All sequences lie end to end in one array; user u owns ``items[offsets[u]:offsets[u + 1]]``, oldest first. The times of
+the interactions lie in an array beside it, and a feature of the users is an array of one row a user.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -15,25 +16,30 @@ import numpy.typing as npt
 from diffusers_rec.core.entrances import guarded
 from diffusers_rec.core.errors import check_choice, check_int, shown
 from diffusers_rec.data.statistics import Statistics
+from diffusers_rec.data.times import TimeArray
 from diffusers_rec.data.vocabulary import IndexArray, Vocabulary
 
 Short = Literal["error", "drop", "train"]
+FeatureArray = npt.NDArray[Any]
 
 
 @guarded
 @dataclass(frozen=True, eq=False)
 class Sequences:
-    """U users' item indices, oldest first.
+    """U users' item indices, oldest first, and what else is known of the interactions and the users.
 
     Args:
-        items: all sequences end to end, int64 ``(n,)``.
-        offsets: where each sequence starts, and the end of the last, int64 ``(U + 1,)``.
-        users: raw ids of the users.
-        vocabulary: raw ids of the items.
+        items: All sequences end to end, int64 ``(n,)``.
+        offsets: Start of each sequence, and the end of the last, int64 ``(U + 1,)``.
+        users: Raw ids of the users.
+        vocabulary: Raw ids of the items.
+        times: Time of each interaction, int64 or float64 ``(n,)``; None where the model does not need them.
+        features: Name to an array of one row a user, ``(U, ...)``; :meth:`with_features` converts other forms.
 
     Raises:
-        ValueError: offsets that do not cut ``items`` into one sequence a user, or an index outside the vocabulary.
-        TypeError: arrays that are not int64, or vocabularies that are none.
+        ValueError: offsets that do not cut ``items`` into one sequence a user, an index outside the vocabulary, or
+            times or features of another length.
+        TypeError: arrays of another dtype, or vocabularies that are none.
     """
 
     made_by: ClassVar[str] = "read_interactions(...).sequences()"
@@ -42,6 +48,8 @@ class Sequences:
     offsets: IndexArray
     users: Vocabulary
     vocabulary: Vocabulary
+    times: TimeArray | None = None
+    features: Mapping[str, FeatureArray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_indices("Sequences.items", self.items, len(self.vocabulary))
@@ -52,6 +60,12 @@ class Sequences:
                 f"Sequences: offsets must be {len(self.users) + 1} ascending numbers from 0 to {len(self.items)}, "
                 f"got {len(self.offsets)} from {ends[:1]} to {ends[1:]}. Interactions.sequences() builds them."
             )
+        if self.times is not None and self.times.shape != self.items.shape:
+            raise ValueError(
+                f"Sequences: expected one time an interaction, {self.items.shape}, got {self.times.shape}."
+            )
+        for name, feature in self.features.items():
+            check_feature("Sequences", name, feature, len(self.users))
 
     def __len__(self) -> int:
         return len(self.users)
@@ -92,10 +106,24 @@ class Sequences:
         rows = np.asarray(users)
         if not rows.size:
             raise ValueError("Sequences: take expected at least one user index, got none.")
-        kept = Vocabulary(self.users.decode(rows))
         lengths = self.lengths[rows]
         places = np.repeat(self.offsets[rows], lengths) + places_within(lengths)
-        return Sequences(self.items[places], _offsets(lengths), kept, self.vocabulary)
+        features = {name: feature[rows] for name, feature in self.features.items()}
+        return self._at(places, lengths, Vocabulary(self.users.decode(rows)), features)
+
+    def with_features(self, features: Mapping[str, npt.ArrayLike]) -> Sequences:
+        """The same sequences with features of the users, beside those that they have.
+
+        Args:
+            features: Name to numbers of one row a user, in the order of ``users``, ``(U, ...)``: an array, a tensor or
+                nested lists. Fractions become float32, as weights are; text needs an encoding first, such as that of a
+                :class:`~diffusers_rec.data.Vocabulary`.
+
+        Raises:
+            ValueError: another number of rows than of users.
+            TypeError: features that are no numbers.
+        """
+        return replace(self, features={**self.features, **feature_arrays("with_features", features, len(self))})
 
     def reindexed(self, vocabulary: Vocabulary) -> Sequences:
         """The same sequences with the item indices of another vocabulary, matched by id.
@@ -139,7 +167,14 @@ class Sequences:
     def _without_last(self, counts: IndexArray) -> Sequences:
         lengths = self.lengths - counts
         kept = places_within(self.lengths) < np.repeat(lengths, self.lengths)
-        return Sequences(self.items[kept], _offsets(lengths), self.users, self.vocabulary)
+        return self._at(kept, lengths, self.users, self.features)
+
+    def _at(
+        self, places: npt.NDArray[Any], lengths: IndexArray, users: Vocabulary, features: Mapping[str, FeatureArray]
+    ) -> Sequences:
+        """Some of the interactions, ``lengths`` of them for each of ``users``."""
+        times = None if self.times is None else self.times[places]
+        return Sequences(self.items[places], _offsets(lengths), users, self.vocabulary, times, features)
 
     def _too_short(self, is_short: npt.NDArray[np.bool_]) -> ValueError:
         first = ", ".join(map(repr, self.users.decode(np.flatnonzero(is_short)[:5])))
@@ -234,6 +269,29 @@ def check_history(name: str, history: npt.ArrayLike, row: int) -> IndexArray:
             f"{name}: history {row} must be (L,) indices from 0, got {indices.shape} from {indices.min()}."
         )
     return indices.astype(np.int64)
+
+
+def feature_arrays(name: str, features: Mapping[str, npt.ArrayLike], users: int) -> dict[str, FeatureArray]:
+    """Features of users as arrays of numbers, ``(U, ...)`` each; fractions in float32."""
+    if not isinstance(features, Mapping):
+        raise TypeError(f"{name}: features must be a mapping of name to one row a user, got {shown(features)}.")
+    arrays: dict[str, FeatureArray] = {}
+    for key, values in features.items():
+        array = np.asarray(values)
+        check_feature(name, key, array, users)
+        arrays[key] = array.astype(np.float32) if array.dtype.kind == "f" else array
+    return arrays
+
+
+def check_feature(name: str, key: str, array: FeatureArray, users: int) -> None:
+    """Refuses anything but numbers of one row a user."""
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+        raise TypeError(
+            f"{name}: feature {key!r} must hold numbers, got {getattr(array, 'dtype', type(array).__name__)}. Text "
+            "becomes numbers with Vocabulary(values).encode(values)."
+        )
+    if not array.ndim or len(array) != users:
+        raise ValueError(f"{name}: feature {key!r} needs one row for each of {users} users, got {array.shape}.")
 
 
 def check_indices(name: str, values: npt.NDArray[Any], size: int) -> None:

@@ -1,54 +1,62 @@
-r"""The denoiser's contract: predict the clean latents, :math:`\hat x_0 = f_\theta(x_n, n \mid \text{history})`.
+r"""The denoiser's contract, in three steps, each of which runs as rarely as it can.
 
-One shape serves everything. For each of B histories there are Q *independent* questions; a question is K noised
-positions that see one another and the first ``visible[b, q]`` items of the history, nothing else::
+=================================  ==============================================================================
+``encode(history)``                once a history: what depends on nothing else
+``condition(context, queries)``    once a call: what the queries see, the same at every reverse step and noise draw
+``forward(xn, timesteps, cond.)``  once a step: :math:`f_\theta(x_n, n \mid \text{history})`
+=================================  ==============================================================================
 
-    xn         (B, Q, K, D)
-    timesteps  (B, Q) or (B, Q, K)
-    visible    (B, Q)
+For each of B histories there are Q *independent* queries; a query is K corrupted positions that see one another and the
+first ``visible[b, q]`` items of the history, nothing else. Training on every position of a window is Q = L with
+``visible`` = 1..L. Of S noise draws all share the condition of one query: a condition of Q = 1 meets latents
+``(B, S, K, D)``.
 
-Training on every position of a window is Q = L with ``visible`` = 1..L; serving S noise draws is Q = S with ``visible``
-= the whole history; training on one target is Q = 1. The history is encoded once, by :meth:`Denoiser.encode`;
-:meth:`Denoiser.forward` runs once a reverse step and reuses it.
+With ``null`` a query sees nothing of the history: the *null condition*, on which guidance is built. Two conditions thus
+share one encoding.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from diffusers_rec.core.errors import check_int
+from diffusers_rec.core.errors import check_int, check_same
 from diffusers_rec.core.registry import Component
+from diffusers_rec.data.history import History
+from diffusers_rec.processes.noising import Queries
+from diffusers_rec.processes.prediction import PREDICTIONS
 
 
-def check_shapes(xn: Tensor, timesteps: Tensor, visible: Tensor, count: Tensor | None) -> None:
-    """Refuse what would be broadcast to a wrong answer; a backbone asks it first.
+def check_shapes(xn: Tensor, timesteps: Tensor) -> None:
+    """Refuse what would be broadcast to a wrong prediction; a backbone calls it first.
 
     Raises:
         ValueError: shapes other than those of :meth:`Denoiser.forward`.
     """
-    asked = xn.shape[:2]
-    fits = xn.ndim == 4 and timesteps.shape in (asked, xn.shape[:3]) and visible.shape == asked
-    if not fits or (count is not None and count.shape != asked):
-        got = [None if part is None else tuple(part.shape) for part in (xn, timesteps, visible, count)]
+    if xn.ndim != 4 or timesteps.shape not in (xn.shape[:2], xn.shape[:3]):
         raise ValueError(
-            "A denoiser takes xn (B, Q, K, D), timesteps (B, Q) or (B, Q, K), visible (B, Q) and count (B, Q) or None, "
-            f"got {got[0]}, {got[1]}, {got[2]} and {got[3]}."
+            "A denoiser takes xn (B, Q, K, D) and timesteps (B, Q) or (B, Q, K), "
+            f"got {tuple(xn.shape)} and {tuple(timesteps.shape)}."
         )
 
 
 class Denoiser(nn.Module, Component, ABC, kind="denoiser"):
-    """Predicts clean latents. See the module's docstring for the shapes.
+    """Predicts clean latents, or the noise in them. See the module's docstring for its three steps.
 
     Args:
-        dim: D.
-        max_length: the most positions a sequence may have, the noised ones included.
-        seed: of the initial weights.
+        dim: Latent width D.
+        max_length: Largest number of positions in a sequence, the corrupted ones included.
+        seed: Seed of the initial weights.
+
+    Attributes:
+        prediction: What :meth:`forward` gives: ``"x0"``, ``"noise"`` or ``"velocity"``.
     """
 
-    entrances = "encode", "forward"
+    entrances = "encode", "condition", "forward"
+    made_by: ClassVar[str] = "a registered denoiser, such as ConditionalMLPDenoiser(dim)"
+    prediction: str = "x0"
 
     def __init__(self, dim: int, max_length: int, seed: int) -> None:
         super().__init__()
@@ -57,31 +65,52 @@ class Denoiser(nn.Module, Component, ABC, kind="denoiser"):
         self.seed = check_int("seed", seed, minimum=0)
 
     @abstractmethod
-    def encode(self, history: Tensor, mask: Tensor) -> Any:
-        """Do once what depends on the history alone.
+    def encode(self, history: History) -> Any:
+        """Compute what depends on the history alone.
 
         Args:
-            history: clean latents of the history, oldest first, padded at the end, ``(B, L, D)``.
-            mask: True where an item is real, ``(B, L)``.
+            history: Histories with clean latents, ``history.latent()`` of shape ``(B, L, D)``.
 
         Returns:
-            A context for :meth:`forward`, whatever suits the backbone.
+            A context for :meth:`condition`, of any class.
         """
 
     @abstractmethod
-    def forward(
-        self, xn: Tensor, timesteps: Tensor, visible: Tensor, context: Any, count: Tensor | None = None
-    ) -> Tensor:
-        """Predict the clean latents.
+    def condition(self, context: Any, queries: Queries, *, null: bool | Tensor = False) -> Any:
+        """Compute what the queries see, once for all reverse steps and noise draws.
 
         Args:
-            xn: noised latents at positions ``visible``, ``visible + 1``, ..., ``(B, Q, K, D)``.
-            timesteps: n of each question, ``(B, Q)``, or of each position, ``(B, Q, K)``.
-            visible: how many items of the history each question sees, ``(B, Q)``.
-            context: from :meth:`encode`.
-            count: how many of the K positions are real, ``(B, Q)``; all when None. What comes out at the others means
-                nothing.
+            context: Result of :meth:`encode`.
+            queries: Q queries a history.
+            null: Queries that see nothing of the history: all, none, or those where ``(B, Q)`` is True.
+                ``queries.blind(null)`` hides the items.
 
         Returns:
-            The predicted clean latents, ``(B, Q, K, D)``.
+            A condition for :meth:`forward`, of any class.
         """
+
+    @abstractmethod
+    def forward(self, xn: Tensor, timesteps: Tensor, condition: Any) -> Tensor:
+        """Predict.
+
+        Args:
+            xn: Corrupted latents, ``(B, Q, K, D)``.
+            timesteps: Step n of each query, ``(B, Q)``, or of each position, ``(B, Q, K)``.
+            condition: Result of :meth:`condition`, for the Q queries or for one that all Q draws share.
+
+        Returns:
+            The prediction, ``(B, Q, K, D)``; undefined at positions that are padding.
+        """
+
+    def check_fit(self, model: Any) -> None:
+        """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
+        check_same("dim of the denoiser", self.dim, "dim of the embedding", model.embedding.dim)
+        if self.prediction not in PREDICTIONS:
+            raise ValueError(
+                f"{type(self).__name__}: prediction must be one of {', '.join(PREDICTIONS)}, got {self.prediction!r}."
+            )
+        if self.prediction == "noise" and not model.schedule.alpha_bar[-1]:
+            raise ValueError(
+                "The parts do not fit: at the last step the schedule leaves no signal, and a noise prediction says "
+                "nothing of the clean latent there. Use a denoiser that predicts 'velocity' or 'x0'."
+            )

@@ -7,7 +7,7 @@ step costs no attention at all.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,42 +15,48 @@ from torch.nn import functional as F
 
 from diffusers_rec.core.errors import check_float, check_int
 from diffusers_rec.core.randomness import isolated_rng
+from diffusers_rec.data.history import History
 from diffusers_rec.denoisers.base import Denoiser, check_shapes
 from diffusers_rec.nn.attention import (
     MAX_LAYERS,
     CausalEncoder,
-    StepEmbedding,
     check_architecture,
-    question_key,
-    real_positions,
-    same_questions,
 )
+from diffusers_rec.nn.step_embedding import StepEmbedding
+from diffusers_rec.processes.noising import Queries
 from diffusers_rec.processes.schedules import unexpanded
 
 
-@dataclass
-class _Context:
-    """What the encoder keeps of the history, and what the questions asked last need of it.
-
-    Attributes:
-        last_input: of the encoder's last layer, ``(B, L, D)``.
-        key: of the last layer.
-        value: of the last layer.
-        asked: key of the questions asked last.
-        state: what they see, and its share in the join, ``(B, Q, 1, D)`` each; one question where all are equal.
-    """
+class _Context(NamedTuple):
+    """The input of the encoder's last layer, ``(B, L, D)``, and that layer's keys and values, ``(B, H, L, D/H)``."""
 
     last_input: Tensor
     key: Tensor
     value: Tensor
-    asked: tuple[Tensor | int | None, ...] = ()
-    state: tuple[Tensor, Tensor] | None = None
+
+
+class _Condition(NamedTuple):
+    """What Q queries of K positions see.
+
+    Attributes:
+        state: of the visible history, ``(B, Q, 1, D)``.
+        joined: its share in the join, ``(B, Q, 1, D)``.
+        weight: of the corrupted latents in the join, ``(D, D)``.
+        mean_weight: of their mean over a query; None where K = 1, which ``weight`` then includes.
+        share: of each position in that mean, ``(B, Q, K, 1)``.
+    """
+
+    state: Tensor
+    joined: Tensor
+    weight: Tensor
+    mean_weight: Tensor | None
+    share: Tensor
 
 
 class ConditionalMLPDenoiser(Denoiser, name="conditional-mlp"):
     """A step-modulated residual perceptron on a causal history state.
 
-    The K positions of a question see one another through their mean.
+    The K positions of a query see one another through their mean.
 
     Args:
         dim: D.
@@ -92,36 +98,43 @@ class ConditionalMLPDenoiser(Denoiser, name="conditional-mlp"):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def encode(self, history: Tensor, mask: Tensor) -> _Context:  # padding lies behind all that is visible
-        last_input, keys_values = self.encoder.cache(history)
+    def encode(self, history: History) -> _Context:  # padding lies behind all that is visible
+        last_input, keys_values = self.encoder.cache(history.latent())
         return _Context(last_input, *keys_values[-1])
 
-    def forward(
-        self, xn: Tensor, timesteps: Tensor, visible: Tensor, context: _Context, count: Tensor | None = None
-    ) -> Tensor:
-        check_shapes(xn, timesteps, visible, count)
+    def condition(self, context: _Context, queries: Queries, *, null: bool | Tensor = False) -> _Condition:
+        queries = queries.blind(null)
+        state, joined = self._state(queries.visible, context)
+        of_own, of_mean, _ = self.join.weight.chunk(3, dim=1)
+        keys = queries.keys
+        share = (keys / keys.sum(-1, keepdim=True))[..., None]
+        if keys.shape[-1] == 1:
+            return _Condition(state, joined, of_own + of_mean, None, share)
+        return _Condition(state, joined, of_own, of_mean, share)
+
+    def forward(self, xn: Tensor, timesteps: Tensor, condition: _Condition) -> Tensor:
+        check_shapes(xn, timesteps)
         if timesteps.ndim == 2:
             timesteps = timesteps[..., None]
-        asked = question_key(visible, count, xn.shape[2])
-        if context.state is None or not same_questions(asked, context.asked):  # a chain asks the same at every step
-            context.state, context.asked = self._state(visible, context), asked
-        state, joined = context.state
-        x = self._join_noised(xn, visible, count) + joined + self.offset.weight[: xn.shape[2]]
+        x = F.linear(xn, condition.weight)
+        if condition.mean_weight is not None:
+            mean = (xn * condition.share.to(xn.dtype)).sum(2, keepdim=True)
+            x = x + F.linear(mean, condition.mean_weight)
+        x = x + condition.joined + self.offset.weight[: xn.shape[2]]
         step = F.silu(self.step(timesteps))
         for layer in self.layers:
             x = layer(x, step)
-        return state + self.out(x)
+        return condition.state + self.out(x)
 
     def _state(self, visible: Tensor, context: _Context) -> tuple[Tensor, Tensor]:
-        """The state that each question sees and its share in the join, ``(B, Q, 1, D)``."""
-        wanted = unexpanded(visible).expand(len(visible), -1)  # noise draws share their question
+        """The state that each query sees and its share in the join, ``(B, Q, 1, D)``."""
         longest = context.last_input.shape[1]
-        repeated = wanted.shape[1] > longest  # then some see the same: each prefix once, the empty one first
-        asked = torch.arange(longest + 1, device=visible.device).expand(len(visible), -1) if repeated else wanted
-        states = self._states(asked, context)
+        repeated = visible.shape[1] > longest  # then some see the same: each prefix once, the empty one first
+        prefixes = torch.arange(longest + 1, device=visible.device).expand(len(visible), -1) if repeated else visible
+        states = self._states(prefixes, context)
         parts = states, F.linear(states, self.join.weight[:, 2 * self.dim :], self.join.bias)
         if repeated:
-            index = wanted[..., None].expand(-1, -1, self.dim)
+            index = visible[..., None].expand(-1, -1, self.dim)
             parts = parts[0].gather(1, index), parts[1].gather(1, index)
         return parts[0][:, :, None], parts[1][:, :, None]
 
@@ -132,17 +145,6 @@ class ConditionalMLPDenoiser(Denoiser, name="conditional-mlp"):
         last = (unexpanded(visible) - 1).clamp(min=0).expand(visible.shape)
         states = self.encoder.states(context.last_input, context.key, context.value, last)
         return torch.where(visible[..., None] == 0, self.empty.to(states.dtype), states)
-
-    def _join_noised(self, xn: Tensor, visible: Tensor, count: Tensor | None) -> Tensor:
-        """The share of the noised latents, and of the mean over their question, in the join."""
-        of_own, of_mean, _ = self.join.weight.chunk(3, dim=1)
-        noised = xn.shape[2]
-        if noised == 1:
-            return F.linear(xn, of_own + of_mean)
-        real = real_positions(noised, visible, count)
-        share = (real / real.sum(-1, keepdim=True)).to(xn.dtype)
-        mean = (xn * share[..., None]).sum(2, keepdim=True)
-        return F.linear(xn, of_own) + F.linear(mean, of_mean)
 
 
 class _ModulatedLayer(nn.Module):

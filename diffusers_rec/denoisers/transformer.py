@@ -3,7 +3,7 @@ r"""The paper's Denoise Sequential Recommender (DSR, Sec. 4.4): a bidirectional 
 .. math:: \hat H^n = [h_1 + y_1 + z_n, \dots, h_T^n + y_T + z_n], \qquad
           \hat x_0 = \mathrm{TransformerEncoder}(\hat H^n)[-1] \qquad \text{(Eq. 14, 16)}
 
-The history attends to the noised target, so nothing of it can be kept between steps: each question is a sequence of its
+The history attends to the noised target, so nothing of it can be kept between steps: each query is a sequence of its
 own. Sequences end at the noised positions, as the paper's left-padded ones do; position embeddings count from there.
 """
 
@@ -17,14 +17,30 @@ from torch import Tensor, nn
 
 from diffusers_rec.core.errors import check_bool, check_choice
 from diffusers_rec.core.randomness import isolated_rng
+from diffusers_rec.data.history import History
 from diffusers_rec.denoisers.base import Denoiser, check_shapes
-from diffusers_rec.nn.attention import TransformerBlock, check_architecture, last_visible, step_embedding
+from diffusers_rec.nn.attention import TransformerBlock, check_architecture, last_visible
 from diffusers_rec.nn.dropout import Dropout
+from diffusers_rec.nn.step_embedding import step_embedding
+from diffusers_rec.processes.noising import Queries
 
 
-class _Context(NamedTuple):
+class _Condition(NamedTuple):
+    """What Q queries see, and what is added to their sequences of L + K tokens.
+
+    Attributes:
+        history: ``(B, L, D)``, as far as any query sees it.
+        last_item: the last visible item's latent, ``(B, Q, 1, D)``, where tokens start from it.
+        place: position embeddings, ``(B, Q, L + K, D)``, where there are any.
+        keys: which tokens are seen, ``(B, Q, L + K)``.
+        last: index of each query's last real position, ``(B, Q, 1)``.
+    """
+
     history: Tensor
-    mask: Tensor
+    last_item: Tensor | None
+    place: Tensor | None
+    keys: Tensor
+    last: Tensor
 
 
 class TransformerDenoiser(Denoiser, name="transformer"):
@@ -40,7 +56,7 @@ class TransformerDenoiser(Denoiser, name="transformer"):
         step_embedding: add z_n (Eq. 14, 15); off for the ablation of Sec. 5.3.3.
         target_token: ``"raw"``: the noised latent itself (the paper). ``"projected"``: a learned [unk] vector plus a
             small linear map of the noised latent, so that the network chooses how much of the noise to take in.
-            ``"last-item"``: each noised latent plus the last item that the question sees, none where it sees none, so
+            ``"last-item"``: each noised latent plus the last item that the query sees, none where it sees none, so
             that the answer need not grow out of noise alone.
         norm_first: layer norms before instead of behind.
         seed: of the initial weights.
@@ -80,63 +96,59 @@ class TransformerDenoiser(Denoiser, name="transformer"):
         self.input_dropout = Dropout(self.dropout)
         self.norm = nn.LayerNorm(dim) if self.norm_first else nn.Identity()
 
-    def encode(self, history: Tensor, mask: Tensor) -> _Context:
-        return _Context(history, mask)
+    def encode(self, history: History) -> History:
+        return history
 
-    def forward(
-        self, xn: Tensor, timesteps: Tensor, visible: Tensor, context: _Context, count: Tensor | None = None
-    ) -> Tensor:
-        check_shapes(xn, timesteps, visible, count)
-        batch, questions, noised, _ = xn.shape
-        if count is None:
-            count = torch.full_like(visible, noised)
-        longest = min(int(visible.max()), context.history.shape[1])
-        history = context.history[:, :longest]
-        tokens = torch.cat(
-            [
-                repeat(history, "b l d -> (b q) l d", q=questions),
-                rearrange(self._target_tokens(xn, visible, history), "b q k d -> (b q) k d"),
-            ],
-            dim=1,
+    def condition(self, context: History, queries: Queries, *, null: bool | Tensor = False) -> _Condition:
+        queries = queries.blind(null)
+        history = context.first(int(queries.visible.max()))
+        latents, visible = history.latent(), queries.visible
+        longest = latents.shape[1]
+        of_history = (torch.arange(longest, device=visible.device) < visible[..., None]) & history.mask[:, None]
+        return _Condition(
+            latents,
+            last_visible(latents, visible)[:, :, None] if self.target_token == "last-item" else None,
+            self.place(self._distance_from_end(longest, queries)) if self.position_embedding else None,
+            torch.cat([of_history, queries.keys], dim=-1),
+            (queries.count - 1).clamp(min=0)[..., None],
         )
-        if self.position_embedding:
-            tokens = tokens + self.place(self._distance_from_end(longest, noised, visible, count))
+
+    def forward(self, xn: Tensor, timesteps: Tensor, condition: _Condition) -> Tensor:
+        check_shapes(xn, timesteps)
+        batch, queries, corrupted, _ = xn.shape
+        longest = condition.history.shape[1]
+        tokens = torch.cat(
+            [repeat(condition.history, "b l d -> b q l d", q=queries), self._target_tokens(xn, condition)], dim=2
+        )
+        if condition.place is not None:
+            tokens = tokens + condition.place
         if self.step_embedding:
-            tokens = tokens + self._steps(timesteps, longest, count).to(tokens.dtype)
-        mask = self._mask(context.mask[:, :longest], noised, visible, count)
-        x = self.input_dropout(tokens)
+            tokens = tokens + self._steps(timesteps, longest, condition.last).to(tokens.dtype)
+        keys = condition.keys.expand(batch, queries, -1)
+        mask = repeat(keys, "b q s -> (b q) 1 l s", l=longest + corrupted)
+        x = self.input_dropout(rearrange(tokens, "b q l d -> (b q) l d"))
         for block in self.blocks[:-1]:
             x = block(x, mask)
-        x = self.blocks[-1](x, mask, last=noised)
+        x = self.blocks[-1](x, mask, last=corrupted)
         return rearrange(self.norm(x), "(b q) k d -> b q k d", b=batch)
 
-    def _target_tokens(self, xn: Tensor, visible: Tensor, history: Tensor) -> Tensor:
+    def _target_tokens(self, xn: Tensor, condition: _Condition) -> Tensor:
         if self.target_token == "projected":
             return self.unknown + self.take(xn)
-        if self.target_token == "last-item":
-            return xn + last_visible(history, visible)[:, :, None]
-        return xn
+        return xn if condition.last_item is None else xn + condition.last_item
 
-    def _distance_from_end(self, longest: int, noised: int, visible: Tensor, count: Tensor) -> Tensor:
-        """0 at the last noised position, 1 before it, ...: ``(B Q, L + K)``."""
+    def _distance_from_end(self, longest: int, queries: Queries) -> Tensor:
+        """0 at the last corrupted position, 1 before it, ...: ``(B, Q, L + K)``."""
+        visible = queries.visible[..., None]
         place = torch.arange(longest, device=visible.device)
-        offset = torch.arange(noised, device=visible.device)
-        end = count[..., None] - 1
-        distance = torch.cat([visible[..., None] + end - place, end - offset], dim=-1)
-        return distance.clamp(0, self.max_length - 1).flatten(0, 1)
+        offset = torch.arange(queries.positions.shape[-1], device=visible.device)
+        end = queries.count[..., None] - 1
+        return torch.cat([visible + end - place, end - offset], dim=-1).clamp(0, self.max_length - 1)
 
-    def _steps(self, timesteps: Tensor, longest: int, count: Tensor) -> Tensor:
-        """z_n at every position, ``(B Q, L + K, D)``; the history has that of the last noised position."""
+    def _steps(self, timesteps: Tensor, longest: int, last: Tensor) -> Tensor:
+        """z_n at every position, ``(B, Q, L + K, D)``; the history has that of the last corrupted position."""
         if timesteps.ndim == 2:
-            return rearrange(step_embedding(timesteps, self.dim), "b q d -> (b q) 1 d")
-        last = timesteps.gather(-1, (count - 1).clamp(min=0)[..., None])
-        steps = torch.cat([last.expand(*timesteps.shape[:2], longest), timesteps], dim=-1)
-        return rearrange(step_embedding(steps, self.dim), "b q l d -> (b q) l d")
-
-    def _mask(self, real: Tensor, noised: int, visible: Tensor, count: Tensor) -> Tensor:
-        """Which keys each sequence sees, ``(B Q, 1, L + K, L + K)`` by expansion; a padded question sees itself."""
-        place = torch.arange(real.shape[1], device=visible.device)
-        offset = torch.arange(noised, device=visible.device)
-        history = (place < visible[..., None]) & real[:, None]
-        seen = torch.cat([history, offset < count.clamp(min=1)[..., None]], dim=-1)
-        return repeat(seen, "b q s -> (b q) 1 l s", l=seen.shape[-1])
+            return step_embedding(timesteps, self.dim)[:, :, None]
+        of_history = timesteps.gather(-1, last.expand(*timesteps.shape[:2], 1))
+        steps = torch.cat([of_history.expand(*timesteps.shape[:2], longest), timesteps], dim=-1)
+        return step_embedding(steps, self.dim)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -27,8 +27,10 @@ from diffusers_rec.core.errors import check_bool, check_int
 from diffusers_rec.core.progress import progress_bar
 from diffusers_rec.core.randomness import Generators, generators_from, randn
 from diffusers_rec.data.batching import pad
+from diffusers_rec.data.history import History
 from diffusers_rec.data.sequences import Holdout
 from diffusers_rec.evaluation.full_ranking import evaluate, user_chunks
+from diffusers_rec.processes.prediction import x0_from
 from diffusers_rec.processes.schedules import NoiseSchedule
 from diffusers_rec.recommenders.diffrec import DiffRec
 from diffusers_rec.samplers import DDPMSampler, Denoise, OneStepSampler, Sampler
@@ -107,7 +109,7 @@ def audit(
     ]
     with model.serving() as served:
         at_once = min(USERS_AT_ONCE, max(1, SCORES_AT_ONCE // len(model.vocabulary)))
-        questions = [_Question(served, some, rows) for rows in user_chunks(some, at_once)]
+        questions = [_Queries(served, some, rows) for rows in user_chunks(some, at_once)]
         timesteps = _timesteps(served, questions, levels, seed)
         bar = progress_bar(questions, show=progress, total=len(questions), text="chains")
         return Audit(ranking, timesteps, _landings(served, bar, chains, seeds, seed), len(some))
@@ -145,24 +147,26 @@ class _SilentSampler(OneStepSampler):
         return super().sample(denoise, schedule, torch.zeros_like(noise), generator)
 
 
-class _Question:
+class _Queries:
     """Some users, their histories encoded: each asks for the one item that comes next.
 
     Where the model noises the last items of the history, too, they carry noise here as they do in serving.
     """
 
     def __init__(self, model: DiffRec, holdout: Holdout, rows: np.ndarray[Any, Any]) -> None:
-        items, lengths = (part.to(model.device) for part in pad(holdout.histories.take(rows), model.history_length))
+        history = pad(holdout.histories.take(rows), model.history_length).to(model.device)
+        items, lengths = history.items, history.lengths
         self.model = model
         self.targets = torch.from_numpy(holdout.targets[rows]).to(model.device)
         self.x0 = model.embedding(self.targets)[:, None, None]
-        mask = torch.arange(items.shape[1], device=model.device) < lengths[:, None]
-        self.context = model.denoiser.encode(model.embedding(items), mask)
-        self.visible = model.noising.serving(lengths, model.noising.max_noised(model.max_length)).visible
-        self.known = lengths[:, None] - self.visible  # noised items of the history; the target stands behind them
+        queries = model.noising.serving(lengths, model.noising.max_noised(model.max_length))
+        self.known = lengths[:, None] - queries.visible  # noised items of the history; the target stands behind them
         positions = torch.arange(int(self.known.max()), device=model.device)
-        places = (self.visible + positions).clamp(max=items.shape[1] - 1)
+        places = (queries.visible + positions).clamp(max=items.shape[1] - 1)
         self.history = model.embedding(items.gather(1, places))[:, None]
+        queries = replace(queries, positions=queries.positions[..., : len(positions) + 1], count=self.known + 1)
+        context = model.denoiser.encode(History(items, lengths, latents=model.embedding(items)))
+        self.condition = model.denoiser.condition(context, queries)
 
     def noise_of_history(self, draws: int, generator: Generator) -> Tensor:
         """For the noised items of the history: ``(B, S, K - 1, D)``."""
@@ -175,8 +179,9 @@ class _Question:
         noised = self.model.schedule.add_noise(clean, history_noise, timesteps)
         place = self.known[..., None, None].expand(*xn.shape)
         latents = torch.cat([noised, torch.zeros_like(xn)], dim=2).scatter(2, place, xn)
-        visible, count = (part.expand(xn.shape[:2]) for part in (self.visible, self.known + 1))
-        return self.model.denoiser(latents, timesteps, visible, self.context, count).to(xn.dtype).gather(2, place)
+        output = self.model.denoiser(latents, timesteps, self.condition).to(xn.dtype)
+        predicted = x0_from(self.model.denoiser.prediction, output, latents, timesteps, self.model.schedule)
+        return predicted.gather(2, place)
 
     def losses(self, xn: Tensor, n: int, history_noise: Tensor) -> Tensor:
         """Reconstruction and cross-entropy of the prediction from ``(B, 1, 1, D)``, sums over the users: ``(2,)``."""
@@ -202,7 +207,7 @@ def _accuracy(model: DiffRec, holdout: Holdout, sampler: Sampler, seeds: int, pr
     return {name: metrics[name] for name in ("hr@10", "ndcg@10")}
 
 
-def _timesteps(model: DiffRec, questions: list[_Question], levels: int, seed: int) -> list[Row]:
+def _timesteps(model: DiffRec, questions: list[_Queries], levels: int, seed: int) -> list[Row]:
     """The losses by step and kind of x_n, averaged over users."""
     final = model.schedule.num_timesteps
     chosen = sorted({max(1, round(final * level / levels)) for level in range(1, levels + 1)})
@@ -226,7 +231,7 @@ def _timesteps(model: DiffRec, questions: list[_Question], levels: int, seed: in
 
 
 def _landings(
-    model: DiffRec, questions: Iterable[_Question], chains: dict[str, Sampler], draws: int, seed: int
+    model: DiffRec, questions: Iterable[_Queries], chains: dict[str, Sampler], draws: int, seed: int
 ) -> list[Row]:
     """Where chains land beside exact draws, averaged over users."""
     table = model.embedding.table()

@@ -49,10 +49,10 @@ def evaluate_item_to_item(train: Sequences, holdout: Holdout, *, ks: Iterable[in
     owned = owned.coalesce()
 
     def scores(histories: Sequences) -> Tensor:
-        items, lengths = pad(histories)
-        real = (torch.arange(items.shape[1]) < lengths[:, None]).float()
+        history = pad(histories)
         # A repeated item counts once, whatever the order in which the marks are written.
-        marks = torch.zeros(len(items), num_items).scatter_reduce_(1, items, real, "amax")
+        marks = torch.zeros(len(history), num_items)
+        marks.scatter_reduce_(1, history.items, history.mask.float(), "amax")
         return torch.sparse.mm(owned.t(), torch.sparse.mm(owned, marks.T)).T
 
     return _evaluate(scores, holdout.reindexed(train.vocabulary), ks)
@@ -60,7 +60,7 @@ def evaluate_item_to_item(train: Sequences, holdout: Holdout, *, ks: Iterable[in
 
 @explained
 def evaluate_memory(memory: Memory, holdout: Holdout, *, ks: Iterable[int] = (5, 10, 20)) -> Report:
-    """Items ranked by what a fitted memory recalls, without a network; ties count against an item.
+    """Items ranked by what a fitted memory predicts, without a network; ties count against an item.
 
     A memory holds indices and no ids: ``holdout`` needs the vocabulary of the sequences that it was fitted to, see
     :meth:`Holdout.reindexed <diffusers_rec.data.Holdout.reindexed>`.
@@ -69,10 +69,10 @@ def evaluate_memory(memory: Memory, holdout: Holdout, *, ks: Iterable[int] = (5,
     device = next((held.device for held in memory.buffers()), torch.device("cpu"))
 
     def scores(histories: Sequences) -> Tensor:
-        recalled = memory.recall(*(part.to(device) for part in pad(histories)))
-        return (
-            torch.zeros(len(histories), num_items) if recalled is None else recalled.within(slice(0, num_items)).cpu()
-        )
+        predicted = memory.predict(pad(histories).to(device))
+        if predicted is None:
+            return torch.zeros(len(histories), num_items)
+        return predicted.within(slice(0, num_items)).cpu()
 
     return _evaluate(scores, holdout, ks)
 
@@ -87,7 +87,7 @@ def _evaluate(scores: Callable[[Sequences], Tensor], holdout: Holdout, ks: Itera
         found = count_ranks(
             lambda chunks=chunks: chunks,  # type: ignore[misc]
             torch.from_numpy(holdout.targets[rows]),
-            pad(histories, fill=-1)[0],
+            pad(histories, fill=-1).items,
         )
         ranks.append(found[0])
         masked.append(found[1])

@@ -68,18 +68,17 @@ def evaluate(
     batches = user_chunks(holdout, check_int("batch_size", batch_size, minimum=1))
     for rows in progress_bar(batches, show=progress, total=len(batches), text="evaluate"):
         histories = holdout.histories.take(rows)
-        items, lengths = pad(histories, model.history_length)
-        items, lengths = items.to(model.device), lengths.to(model.device)
-        latents = model.next_item_latents(items, lengths, seeds=seeds, sampler=sampler)
+        history = pad(histories, model.history_length).to(model.device)
+        latents = model.next_item_latents(history, seeds=seeds, sampler=sampler)
         targets = torch.from_numpy(holdout.targets[rows]).to(model.device)
-        seen = pad(histories, fill=-1)[0].to(model.device)
+        seen = pad(histories, fill=-1).items.to(model.device)
         with torch.no_grad():
             found = target_ranks(
                 model.head,
                 latents,
                 targets,
                 excluded=seen,
-                recalled=model.memory.recall(items, lengths) if memory else None,
+                recalled=model.memory.predict(history) if memory else None,
             )
         ranks.append(found[0].cpu())
         masked.append(found[1].cpu())

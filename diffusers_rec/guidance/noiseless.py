@@ -1,73 +1,26 @@
-"""The control: a denoiser that never sees noise, which leaves a plain next-item model.
+"""The noise-free control: a denoiser that never sees noise, which leaves a plain next-item model.
 
-Whatever a diffusion recommender claims is measured against it: the same parts, the same loss and data, and no xn.
+Every claim of a diffusion recommender is measured against it: the same parts, loss and data, without xn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffusers_rec.denoisers.base import Denoiser, check_shapes
-from diffusers_rec.items.embeddings import ItemEmbedding
-from diffusers_rec.items.heads import ItemHead
-from diffusers_rec.processes.schedules import NoiseSchedule
+from diffusers_rec.denoisers.base import check_shapes
+from diffusers_rec.guidance.base import Guide
 
 
-class NoiselessDenoiser(Denoiser, name="noiseless"):
-    """Asks ``base`` about zero at step N, whatever xn and the step are.
+class NoiselessDenoiser(Guide, name="noiseless"):
+    """The prediction of ``base`` from zero at step N, whatever xn and the step are; arguments as of :class:`Guide`."""
 
-    Args:
-        base: a denoiser, its name or its config.
-        schedule: says N; shared, not owned.
-        embedding: for a ``base`` given by name that shares it.
-        head: for a ``base`` given by name that shares it.
-        dim: D, for a ``base`` given by name.
-        max_length: for a ``base`` given by name.
-        seed: of the initial weights of a ``base`` given by name.
-    """
+    base_predicts = ("x0",)
 
-    requires = frozenset({"embedding", "head", "schedule"})
-
-    def __init__(
-        self,
-        base: Denoiser | str | Mapping[str, Any] = "conditional-mlp",
-        *,
-        schedule: NoiseSchedule,
-        embedding: ItemEmbedding | None = None,
-        head: ItemHead | None = None,
-        dim: int = 256,
-        max_length: int = 50,
-        seed: int = 0,
-    ) -> None:
-        shared = {"schedule": schedule, "embedding": embedding, "head": head}
-        given = {name: part for name, part in shared.items() if part is not None}
-        built = Denoiser.build_with({"dim": dim, "max_length": max_length, "seed": seed, **given}, base)
-        super().__init__(built.dim, built.max_length, seed)
-        self.base = built
-        self._shared = (embedding, head, schedule)  # outside the module tree: their owner trains and saves them
-
-    @property
-    def embedding(self) -> ItemEmbedding | None:
-        return self._shared[0]
-
-    @property
-    def head(self) -> ItemHead | None:
-        return self._shared[1]
-
-    @property
-    def schedule(self) -> NoiseSchedule:
-        return self._shared[2]
-
-    def encode(self, history: Tensor, mask: Tensor) -> Any:
-        return self.base.encode(history, mask)
-
-    def forward(
-        self, xn: Tensor, timesteps: Tensor, visible: Tensor, context: Any, count: Tensor | None = None
-    ) -> Tensor:
-        check_shapes(xn, timesteps, visible, count)
-        last = torch.full_like(visible, self.schedule.num_timesteps)
-        return self.base(torch.zeros_like(xn), last, visible, context, count)
+    def forward(self, xn: Tensor, timesteps: Tensor, condition: Any) -> Tensor:
+        check_shapes(xn, timesteps)
+        last = torch.full_like(timesteps, self.schedule.num_timesteps)
+        prediction: Tensor = self.base(torch.zeros_like(xn), last, condition)
+        return prediction

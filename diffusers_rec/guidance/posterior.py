@@ -6,24 +6,26 @@ Whatever the next-item distribution :math:`p(v \mid \text{history})`, having see
           \exp \frac{\sqrt{\bar\alpha_n}\, x_n \cdot E_v - \frac12 \bar\alpha_n \|E_v\|^2}{1 - \bar\alpha_n},
 
 and the best prediction of :math:`x_0` is the mean of :math:`E_v` under it. At n = N it falls back to
-:math:`p(v \mid \text{history})`; a reverse chain then ends on an item drawn from that distribution. It is the yardstick
+:math:`p(v \mid \text{history})`; a reverse chain then ends on an item drawn from that distribution. It is the reference
 for every learned denoiser and sampler.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
 from diffusers_rec.core.errors import check_int
+from diffusers_rec.data.history import History
 from diffusers_rec.denoisers.base import Denoiser, check_shapes
+from diffusers_rec.guidance.base import Guide
 from diffusers_rec.items.embeddings import ItemEmbedding
 from diffusers_rec.items.heads import ItemHead
+from diffusers_rec.processes.noising import Queries
 from diffusers_rec.processes.schedules import NoiseSchedule
 
 _LOGITS = 2**22  # scores held at once
@@ -47,16 +49,21 @@ def posterior_mean(log_probabilities: Tensor, latents: Tensor, xn: Tensor, signa
     return (log_probabilities[:, None] + evidence).softmax(-1) @ latents
 
 
-@dataclass
-class _Context:
-    """What the base encoded, and the candidates of the questions asked last."""
+class _Context(NamedTuple):
+    """What the base encoded, and the dtype of the latents."""
 
     base: Any
-    visible: Tensor | None = None
-    candidates: tuple[Tensor, Tensor] | None = None
+    dtype: torch.dtype
 
 
-class PosteriorDenoiser(Denoiser, name="posterior"):
+class _Condition(NamedTuple):
+    """The base's condition, and of each of R positions M candidates: log-probabilities ``(R, M)``, latents."""
+
+    base: Any
+    candidates: tuple[Tensor, Tensor] | None
+
+
+class PosteriorDenoiser(Guide, name="posterior"):
     """The exact posterior over the likeliest items of any next-item model.
 
     The next-item distribution is the head's, of what ``base`` predicts at n = N from the mean of pure noise, zero. It
@@ -67,7 +74,7 @@ class PosteriorDenoiser(Denoiser, name="posterior"):
     first step is nearly clean (``cosine``) samples them more faithfully than one made noisier by ``log_snr_shift``. Of
     several noised positions each has a posterior of its own, given the history.
 
-    ``base`` is asked at the N of ``schedule``: give it the schedule that it was trained with.
+    ``base`` predicts at the N of ``schedule``, which must be the schedule that it was trained with.
 
     Args:
         base: a denoiser, its name or its config; any next-item model that keeps the denoiser's contract.
@@ -80,7 +87,9 @@ class PosteriorDenoiser(Denoiser, name="posterior"):
         seed: of the initial weights of a ``base`` given by name.
     """
 
-    requires = frozenset({"embedding", "head", "schedule"})
+    base_predicts = ("x0",)
+    embedding: ItemEmbedding
+    head: ItemHead
 
     def __init__(
         self,
@@ -94,56 +103,43 @@ class PosteriorDenoiser(Denoiser, name="posterior"):
         max_length: int = 50,
         seed: int = 0,
     ) -> None:
-        shared = {"embedding": embedding, "head": head, "schedule": schedule}
-        built = Denoiser.build_with({"dim": dim, "max_length": max_length, "seed": seed, **shared}, base)
-        super().__init__(built.dim, built.max_length, seed)
-        self.base = built
+        super().__init__(
+            base, schedule=schedule, embedding=embedding, head=head, dim=dim, max_length=max_length, seed=seed
+        )
         self.num_candidates = check_int("num_candidates", num_candidates, minimum=1)
-        self._shared = (embedding, head, schedule)  # outside the module tree: their owner trains and saves them
 
-    @property
-    def embedding(self) -> ItemEmbedding:
-        return self._shared[0]
+    def encode(self, history: History) -> _Context:
+        return _Context(self.base.encode(history), history.latent().dtype)
 
-    @property
-    def head(self) -> ItemHead:
-        return self._shared[1]
-
-    @property
-    def schedule(self) -> NoiseSchedule:
-        return self._shared[2]
-
-    def encode(self, history: Tensor, mask: Tensor) -> _Context:
-        return _Context(self.base.encode(history, mask))
-
-    def forward(
-        self, xn: Tensor, timesteps: Tensor, visible: Tensor, context: _Context, count: Tensor | None = None
-    ) -> Tensor:
-        check_shapes(xn, timesteps, visible, count)
+    def condition(self, context: _Context, queries: Queries, *, null: bool | Tensor = False) -> _Condition:
+        condition = self.base.condition(context.base, queries, null=null)
         if self.training:
-            return self.base(xn, timesteps, visible, context.base, count)
-        if context.candidates is None or context.visible is not visible:
-            context.candidates = self._candidates(xn, visible, context.base, count)
-            context.visible = visible
-        log_probabilities, latents = context.candidates
+            return _Condition(condition, None)
+        batch, asked, corrupted = queries.positions.shape
+        silence = torch.zeros(batch, asked, corrupted, self.dim, dtype=context.dtype, device=queries.visible.device)
+        last = torch.full_like(queries.visible, self.schedule.num_timesteps)
+        predicted: Tensor = self.base(silence, last, condition).flatten(0, 2)
+        return _Condition(condition, self._candidates(predicted, context.dtype))
+
+    def forward(self, xn: Tensor, timesteps: Tensor, condition: _Condition) -> Tensor:
+        check_shapes(xn, timesteps)
+        if condition.candidates is None:
+            predicted: Tensor = self.base(xn, timesteps, condition.base)
+            return predicted
+        log_probabilities, latents = condition.candidates
         signal, sigma = (level.expand(*xn.shape[:3], 1) for level in self.schedule.levels(xn, timesteps))
-        # Draws that share their question share its candidates: rows (history, position), points (draw).
+        # Draws that share their query share its candidates: rows (history, position), points (draw).
         points = xn.shape[1] if len(latents) < xn.shape[:3].numel() else 1
         rows = [rearrange(part, "b (q p) k d -> (b q k) p d", p=points) for part in (xn, signal, sigma)]
         mean = posterior_mean(log_probabilities, latents, *rows)
         return rearrange(mean, "(b q k) p d -> b (q p) k d", b=len(xn), k=xn.shape[2])
 
-    def _candidates(self, xn: Tensor, visible: Tensor, base: Any, count: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _candidates(self, predicted: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Log-probabilities ``(R, M)`` and latents ``(R, M, D)`` of the likeliest items at each of R positions."""
-        if bool((visible == visible[:, :1]).all()) and (count is None or bool((count == count[:, :1]).all())):
-            visible, count = visible[:, :1], None if count is None else count[:, :1]
-        silence = xn.new_zeros(*visible.shape, *xn.shape[2:])
-        last = torch.full_like(visible, self.schedule.num_timesteps)
-        predicted = self.base(silence, last, visible, base, count).flatten(0, 2)
         size = max(1, _LOGITS // self.embedding.num_items)
         best = [
             self.head.logits(part).log_softmax(-1).topk(min(self.num_candidates, self.embedding.num_items), dim=-1)
-            for part in predicted.split(size)
+            for part in torch.split(predicted, size)
         ]
         items = torch.cat([part.indices for part in best])
-        return torch.cat([part.values for part in best]).to(xn.dtype), self.embedding(items).to(xn.dtype)
+        return torch.cat([part.values for part in best]).to(dtype), self.embedding(items).to(dtype)

@@ -50,7 +50,7 @@ class ItemIndex:
     From a model to raw item ids::
 
         index = ItemIndex(model.head)
-        latents = model.next_item_latents(*model.encode_histories(histories))
+        latents = model.next_item_latents(model.encode_histories(histories))
         items = [model.vocabulary.decode(row[row >= 0].tolist()) for row in index.top_k(latents, k=10).items.cpu()]
 
     It searches by the network alone: what a model's memory recalls is not mixed in.

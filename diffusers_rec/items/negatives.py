@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import numpy.typing as npt
 import torch
@@ -168,6 +169,14 @@ class InBatchNegatives(_FittedNegatives, name="in-batch"):
     Beside its own, a target meets those of the M - 1 others: :math:`N = M - 1`, :math:`q_v \propto c_v` for an item
     that is a target :math:`c_v` times, once at the least.
     """
+
+    def check_fit(self, model: Any) -> None:
+        """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
+        if model.noising.max_noised(model.max_length) > 1:
+            raise ValueError(
+                f"The parts do not fit: under the noising {model.noising} an item is a target more often than the data "
+                "says, and in-batch negatives are corrected by the data. Use negatives='uniform' or 'popularity'."
+            )
 
     def _learn(self, counts: Tensor) -> None:
         present = counts.clamp(min=1)

@@ -1,4 +1,4 @@
-r"""What the backbones are made of: attention, the Transformer block, and the embedding of the diffusion step."""
+r"""What the backbones are made of: attention, the Transformer block and a causal encoder."""
 
 from __future__ import annotations
 
@@ -19,37 +19,8 @@ MAX_LAYERS = 1000
 """Far more than any of these backbones can learn with."""
 
 
-def step_embedding(timesteps: Tensor, dim: int) -> Tensor:
-    r"""Sinusoidal embedding of the diffusion step (Eq. 15).
-
-    .. math:: z_n(2j) = \sin(n / 10000^{2j/d}), \quad z_n(2j + 1) = \cos(n / 10000^{2j/d}), \quad 0 \le j < d/2
-
-    Args:
-        timesteps: n, any shape.
-        dim: d, even.
-
-    Returns:
-        float32, the shape of ``timesteps`` with d behind it.
-    """
-    even = torch.arange(0, dim, 2, device=timesteps.device, dtype=torch.float32)
-    angle = timesteps[..., None].to(torch.float32) * torch.exp(-math.log(10000) / dim * even)
-    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)
-
-
-def real_positions(noised: int, visible: Tensor, count: Tensor | None) -> Tensor:
-    """Which of the K noised positions are real, ``(B, Q, K)``; one at the least, so that nothing is divided by none.
-
-    Args:
-        noised: K.
-        visible: ``(B, Q)``.
-        count: how many are, ``(B, Q)``; all when None.
-    """
-    count = torch.full_like(visible, noised) if count is None else count.clamp(min=1)
-    return torch.arange(noised, device=visible.device) < count[..., None]
-
-
 def last_visible(states: Tensor, visible: Tensor) -> Tensor:
-    """The last state that each question sees, zero where it sees none: ``(B, Q, D)``.
+    """The last state that each query sees, zero where it sees none: ``(B, Q, D)``.
 
     Args:
         states: of the history, ``(B, L, D)``.
@@ -57,34 +28,6 @@ def last_visible(states: Tensor, visible: Tensor) -> Tensor:
     """
     from_none = F.pad(states, (0, 0, 1, 0))
     return from_none.gather(1, visible[..., None].expand(-1, -1, states.shape[-1]))
-
-
-def question_key(visible: Tensor, count: Tensor | None, noised: int) -> tuple[Tensor | int | None, ...]:
-    """What tells whether the same is asked again: tensors, unchanged, how many positions, gradients wanted or not."""
-    versions = (None if x is None or x.is_inference() else x._version for x in (visible, count))
-    return visible, count, *versions, noised, int(torch.is_grad_enabled())
-
-
-def same_questions(one: tuple[Tensor | int | None, ...], other: tuple[Tensor | int | None, ...]) -> bool:
-    """Whether two of :func:`question_key` are equal; tensors are by identity."""
-    return len(one) == len(other) and all(
-        x is y if isinstance(x, Tensor) else not isinstance(y, Tensor) and x == y
-        for x, y in zip(one, other, strict=True)
-    )
-
-
-class StepEmbedding(nn.Module):
-    """The sinusoids of Eq. 15 through a two-layer perceptron, for backbones that modulate by the step."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.dim = dim
-        self.layers = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
-
-    def forward(self, timesteps: Tensor) -> Tensor:
-        """Steps of any shape to embeddings, that shape with D behind it; an expanded axis is computed once, size 1."""
-        dtype = next(self.parameters()).dtype
-        return self.layers(step_embedding(unexpanded(timesteps), self.dim).to(dtype))
 
 
 class Attention(nn.Module):
@@ -195,7 +138,7 @@ class CausalEncoder(nn.Module):
         return bias.masked_fill(distance < 0, -math.inf)
 
     def cache(self, history: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """What every question shares.
+        """What every query shares.
 
         Args:
             history: ``(B, L, D)``.
@@ -221,7 +164,7 @@ class CausalEncoder(nn.Module):
         return x, keys_values
 
     def states(self, x: Tensor, key: Tensor, value: Tensor, position: Tensor) -> Tensor:
-        """The last layer, at the positions that are asked about alone.
+        """The last layer, at chosen positions alone.
 
         Args:
             x: its input, from :meth:`cache`, ``(B, L, D)``.

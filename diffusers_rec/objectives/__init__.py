@@ -1,5 +1,22 @@
 """Objectives: what is minimised."""
 
-from diffusers_rec.objectives.base import ContrastiveObjective, Objective, SimplifiedObjective, Terms
+from diffusers_rec.objectives.base import LossTerms, Objective, Pass, TrainingStep
+from diffusers_rec.objectives.contrastive import ContrastiveObjective
+from diffusers_rec.objectives.simplified import SimplifiedObjective
+from diffusers_rec.objectives.terms import ContrastiveTerm, CosineTerm, CrossEntropyTerm, LossTerm, SquaredTerm
+from diffusers_rec.objectives.weighted import WeightedObjective
 
-__all__ = ["ContrastiveObjective", "Objective", "SimplifiedObjective", "Terms"]
+__all__ = [
+    "ContrastiveObjective",
+    "ContrastiveTerm",
+    "CosineTerm",
+    "CrossEntropyTerm",
+    "LossTerm",
+    "LossTerms",
+    "Objective",
+    "Pass",
+    "SimplifiedObjective",
+    "SquaredTerm",
+    "TrainingStep",
+    "WeightedObjective",
+]

@@ -1,36 +1,137 @@
-r"""What is minimised: a reconstruction term that trains the denoiser, and a recommendation term that trains the
-ranking.
+r"""The objective's contract: declare the passes of the denoiser that it needs, and make a loss of what they predict.
 
-.. math:: \mathcal L = \lambda_x\, \mathbb E_{n \sim p_n}\big[ w_n\, \|x_0 - f_\theta(x_n, n)\|^2 \big]
-                     + \lambda_v\, \big( - \log p(v \mid f_\theta(x_m, m)) \big)
-          \qquad \text{(Eq. 13, 18)}
+The pipeline runs the declared passes together, at M corrupted latents:
 
-The cross-entropy is that of the *predicted* latent (Algorithm 1, line 10); of the true one it would be trivial.
+============  ==================================================================================================
+``sampled``   the drawn step n (Algorithm 1); every objective has it
+``final``     step N with fresh noise, where inference starts
+``null``      the drawn step and the same noise, without the history
+``negative``  the drawn step, the corrupted latent being that of another item, drawn uniformly
+============  ==================================================================================================
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from diffusers_rec.core.errors import check_choice, check_float
 from diffusers_rec.core.registry import Component, Config
 from diffusers_rec.items.heads import ItemHead
 from diffusers_rec.items.negatives import NegativeSample
+from diffusers_rec.processes.prediction import target_of, x0_from
+from diffusers_rec.processes.schedules import NoiseSchedule
+
+PASSES = "sampled", "final", "null", "negative"
 
 
 @dataclass(frozen=True)
-class Terms:
+class Pass:
+    """One pass of the denoiser at M corrupted latents.
+
+    Args:
+        items: Items whose latents were corrupted, ``(M,)``.
+        x0: Their clean latents, ``(M, D)``.
+        xn: Corrupted latents, ``(M, D)``.
+        noise: Noise in them, ``(M, D)``.
+        timesteps: Step n of each, ``(M,)``.
+        output: What the denoiser gave, ``(M, D)``.
+        kind: What that is: ``"x0"``, ``"noise"`` or ``"velocity"``.
+        schedule: Noise levels.
+        centre: What the process is centred on, ``(M, D)``, or 0.
+    """
+
+    items: Tensor
+    x0: Tensor
+    xn: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    output: Tensor
+    kind: str
+    schedule: NoiseSchedule
+    centre: Tensor | float = 0.0
+
+    @property
+    def levels(self) -> tuple[Tensor, Tensor]:
+        """Signal and sigma of each, ``(M, 1)``."""
+        return self.schedule.levels(self.xn, self.timesteps)
+
+    @property
+    def prediction(self) -> Tensor:
+        """The predicted clean latents, ``(M, D)``."""
+        if self.kind == "x0":
+            return self.output
+        corrupted = self.xn - self.centre
+        output = self.output.to(corrupted.dtype)
+        return x0_from(self.kind, output, corrupted, self.timesteps, self.schedule) + self.centre
+
+    @property
+    def target(self) -> Tensor:
+        """What :attr:`output` should have been, ``(M, D)``."""
+        if self.kind == "x0":
+            return self.x0
+        clean, corrupted = self.x0 - self.centre, self.xn - self.centre
+        return target_of(self.kind, clean, self.noise, corrupted, self.timesteps, self.schedule)
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """What an objective makes a loss of.
+
+    Args:
+        passes: The declared passes by name; ``sampled`` is always there.
+        weights: Weights of the timestep sampler, ``(M,)``.
+        head: Item head.
+        negatives: Items that a cross-entropy weighs the true ones against; all items when None.
+    """
+
+    passes: Mapping[str, Pass]
+    weights: Tensor
+    head: ItemHead
+    negatives: NegativeSample | None = None
+
+    made_by: ClassVar[str] = "TrainingStep({'sampled': Pass(...)}, weights, head)"
+
+    @property
+    def sampled(self) -> Pass:
+        """The pass at the drawn steps."""
+        return self.passes["sampled"]
+
+    @property
+    def items(self) -> Tensor:
+        """The true items, ``(M,)``."""
+        return self.sampled.items
+
+    @property
+    def x0(self) -> Tensor:
+        """Their clean latents, ``(M, D)``."""
+        return self.sampled.x0
+
+    def at(self, name: str) -> Pass:
+        """A pass by name.
+
+        Raises:
+            ValueError: the step does not have it.
+        """
+        if name not in self.passes:
+            raise ValueError(
+                f"This step has no pass {name!r}, only {', '.join(self.passes)}. Declare it in the objective's passes."
+            )
+        return self.passes[name]
+
+
+@dataclass(frozen=True)
+class LossTerms:
     """The loss of a batch.
 
     Attributes:
-        total: scalar, to be minimised.
-        named: its terms, scalars without gradient, before their lambda, for the log.
-        per_latent: the unweighted reconstruction loss of each of the M latents, ``(M,)``, without gradient.
+        total: Scalar to be minimised.
+        named: Its terms before their weights, scalars without gradient, for the log.
+        per_latent: Loss of each of the M latents that depends on its step, ``(M,)``, without gradient; the importance
+            sampler learns from it.
     """
 
     total: Tensor
@@ -39,167 +140,32 @@ class Terms:
 
 
 class Objective(Component, ABC, kind="objective"):
-    """Adds up the loss of M noised latents."""
+    """Adds up the loss of M corrupted latents.
+
+    Attributes:
+        passes: Passes that the objective needs, of those in the module's docstring.
+    """
 
     entrances = ("__call__",)
-    recommend_from: str = "sampled"
-    """Where the recommendation term is computed: ``"sampled"``, at the sampled step n, or ``"start"``, at n = N."""
-
-    def without_noise(self) -> Config:
-        """The config of what stays of the objective for a model that has no noise."""
-        return self.config()
+    passes: tuple[str, ...] = ("sampled",)
 
     @abstractmethod
-    def __call__(
-        self,
-        x0: Tensor,
-        predicted: Tensor,
-        weights: Tensor,
-        from_start: Tensor,
-        items: Tensor,
-        head: ItemHead,
-        negatives: NegativeSample | None = None,
-    ) -> Terms:
-        """Compute the loss.
-
-        Args:
-            x0: clean latents, ``(M, D)``.
-            predicted: the denoiser's prediction at the sampled steps, ``(M, D)``.
-            weights: of the timestep sampler, ``(M,)``.
-            from_start: the prediction that the recommendation term judges, ``(M, D)``; ``predicted`` itself unless
-                :attr:`recommend_from` is ``"start"``.
-            items: the true items, ``(M,)``.
-            head: scores items.
-            negatives: what the recommendation term weighs the true items against; all items when None.
-        """
-
-
-class SimplifiedObjective(Objective, name="simplified"):
-    r"""The paper's simplified bound with importance weights (Eq. 13 and 18).
-
-    Args:
-        reconstruction_weight: lambda_x.
-        recommendation_weight: lambda_v.
-        distance: ``"squared"``: :math:`\|x_0 - \hat x_0\|^2` (the paper). ``"cosine"``: :math:`1 - \cos(x_0, \hat
-        x_0)`.
-        reduction: of the squared distance over the D dimensions: ``"mean"`` (default) or ``"sum"``, as printed. The sum
-            is D times the mean and would drown the cross-entropy at a weight of one.
-        recommend_from: ``"sampled"``: the cross-entropy at the sampled step n (the paper). ``"start"``: at n = N, where
-            one-step inference starts, by a second pure-noise question beside each sampled one.
-    """
-
-    def __init__(
-        self,
-        *,
-        reconstruction_weight: float = 1.0,
-        recommendation_weight: float = 1.0,
-        distance: str = "squared",
-        reduction: str = "mean",
-        recommend_from: str = "sampled",
-    ) -> None:
-        self.reconstruction_weight = check_float("reconstruction_weight", reconstruction_weight, minimum=0)
-        self.recommendation_weight = check_float("recommendation_weight", recommendation_weight, minimum=0)
-        self.distance = check_choice("distance", distance, ("squared", "cosine"))
-        self.reduction = check_choice("reduction", reduction, ("mean", "sum"))
-        self.recommend_from = check_choice("recommend_from", recommend_from, ("sampled", "start"))
-
-    def __call__(
-        self,
-        x0: Tensor,
-        predicted: Tensor,
-        weights: Tensor,
-        from_start: Tensor,
-        items: Tensor,
-        head: ItemHead,
-        negatives: NegativeSample | None = None,
-    ) -> Terms:
-        distances = self._distance(x0, predicted)
-        reconstruction = (weights * distances).mean()
-        recommendation = head.loss(from_start, items, negatives)
-        total = self.reconstruction_weight * reconstruction + self.recommendation_weight * recommendation
-        named = {"reconstruction": reconstruction.detach(), "recommendation": recommendation.detach()}
-        return Terms(total, named, distances.detach())
+    def __call__(self, step: TrainingStep) -> LossTerms:
+        """Compute the loss of a step."""
 
     def without_noise(self) -> Config:
-        """The recommendation term, of one prediction."""
-        return {**self.config(), "reconstruction_weight": 0.0, "recommend_from": "sampled"}
+        """Config of what remains of the objective for a model that has no noise."""
+        return self.config()
 
-    def _distance(self, x0: Tensor, predicted: Tensor) -> Tensor:
-        with torch.autocast(x0.device.type, enabled=False):
-            predicted = predicted.to(x0.dtype)
-            if self.distance == "cosine":
-                return 1 - F.cosine_similarity(x0, predicted, dim=-1)
-            squared = (x0 - predicted).square()
-            return squared.mean(-1) if self.reduction == "mean" else squared.sum(-1)
-
-
-class ContrastiveObjective(SimplifiedObjective, name="contrastive"):
-    r"""The simplified objective and a contrastive term between two predictions of the same latent.
-
-    The two views of a target are what the denoiser predicts at the sampled step and at n = N; the other targets of the
-    batch are the negatives, but for those of the same item:
-
-    .. math:: \mathcal L_c = -\frac1M \sum_i \log \frac{e^{\cos(a_i, b_i) / \tau}}
-              {\sum_{j:\, v_j \neq v_i \text{ or } j = i} e^{\cos(a_i, b_j) / \tau}}
-
-    averaged over both directions (InfoNCE, van den Oord et al. 2018; the paper leaves it to future work, Sec. 2).
-
-    Args:
-        contrastive_weight: of the term.
-        temperature: tau.
-        reconstruction_weight: see :class:`SimplifiedObjective`.
-        recommendation_weight: see :class:`SimplifiedObjective`.
-        distance: see :class:`SimplifiedObjective`.
-        reduction: see :class:`SimplifiedObjective`.
-        recommend_from: ``"start"`` alone, for it is the second view.
-    """
-
-    def __init__(
-        self,
-        *,
-        contrastive_weight: float = 0.1,
-        temperature: float = 0.1,
-        reconstruction_weight: float = 1.0,
-        recommendation_weight: float = 1.0,
-        distance: str = "squared",
-        reduction: str = "mean",
-        recommend_from: str = "start",
-    ) -> None:
-        super().__init__(
-            reconstruction_weight=reconstruction_weight,
-            recommendation_weight=recommendation_weight,
-            distance=distance,
-            reduction=reduction,
-            recommend_from=check_choice("recommend_from", recommend_from, ("start",)),
-        )
-        self.contrastive_weight = check_float("contrastive_weight", contrastive_weight, minimum=0)
-        self.temperature = check_float("temperature", temperature, above=0)
-
-    def __call__(
-        self,
-        x0: Tensor,
-        predicted: Tensor,
-        weights: Tensor,
-        from_start: Tensor,
-        items: Tensor,
-        head: ItemHead,
-        negatives: NegativeSample | None = None,
-    ) -> Terms:
-        terms = super().__call__(x0, predicted, weights, from_start, items, head, negatives)
-        contrast = self._contrast(predicted, from_start, items)
-        total = terms.total + self.contrastive_weight * contrast
-        return Terms(total, {**terms.named, "contrastive": contrast.detach()}, terms.per_latent)
-
-    def without_noise(self) -> Config:
-        """That of the simplified objective: two noise levels are no two views where there is no noise."""
-        shared = {key: value for key, value in super().without_noise().items() if key in SimplifiedObjective.settings()}
-        return {**shared, "name": SimplifiedObjective.registered_name}
-
-    def _contrast(self, one: Tensor, other: Tensor, items: Tensor) -> Tensor:
-        with torch.autocast(one.device.type, enabled=False):
-            dtype = torch.promote_types(one.dtype, torch.float32)
-            one, other = (F.normalize(view.to(dtype), dim=-1) for view in (one, other))
-            own = torch.arange(len(items), device=items.device)
-            same_item = (items[:, None] == items) & (own[:, None] != own)
-            scores = (one @ other.T / self.temperature).masked_fill(same_item, -torch.inf)
-            return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
+    def check_fit(self, model: Any) -> None:
+        """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
+        for name in self.passes:
+            if name not in PASSES:
+                raise ValueError(
+                    f"{type(self).__name__}: there is no pass {name!r}; the passes are {', '.join(PASSES)}."
+                )
+        if "final" in self.passes and model.denoiser.prediction == "noise":
+            raise ValueError(
+                "The parts do not fit: the objective needs the pass 'final', but a noise prediction says next to "
+                "nothing of the clean latent at step N. Use the pass 'sampled', or predict 'velocity' or 'x0'."
+            )

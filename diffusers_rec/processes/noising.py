@@ -1,15 +1,15 @@
 r"""Noising strategies: which positions of a sequence carry noise, and which step each of them is at.
 
-A sequence of length p + 1 ends with the target at position p. A strategy turns p into a **question**: K noised
+A sequence of length p + 1 ends with the target at position p. A strategy turns p into a **query**: K corrupted
 positions next to one another that see each other, and the first ``visible`` items of the sequence, clean. The paper's
-choice (Eq. 7) noises the target alone, so K = 1 and ``visible`` = p. For each of B histories there are Q independent
-questions.
+choice (Eq. 7) corrupts the target alone, so K = 1 and ``visible`` = p. For each of B histories there are Q independent
+queries.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,13 +19,13 @@ from diffusers_rec.core.registry import Component
 
 
 @dataclass(frozen=True)
-class Questions:
-    """Q questions about each of B sequences.
+class Queries:
+    """Q queries about each of B sequences.
 
     Attributes:
         visible: ``(B, Q)``, how many of the first items are seen clean.
-        positions: ``(B, Q, K)``, the noised positions, ``visible``, ``visible + 1``, ...; meaningless where padded.
-        count: ``(B, Q)``, how many of the K are real; the rest is padding. 0 where there is no question.
+        positions: ``(B, Q, K)``, the corrupted positions, ``visible``, ``visible + 1``, ...; meaningless where padded.
+        count: ``(B, Q)``, how many of the K are real; the rest is padding. 0 where there is no query.
         answer: ``(B, Q)``, which of the K predicts the next item.
     """
 
@@ -34,27 +34,54 @@ class Questions:
     count: Tensor
     answer: Tensor
 
+    @classmethod
+    def next_item(cls, lengths: Tensor) -> Queries:
+        """One query a history, about the item that follows its ``lengths`` items ``(B,)``: Q = K = 1."""
+        return _last(lengths[:, None], 1, 1)
+
     @property
     def mask(self) -> Tensor:
-        """``(B, Q, K)``, True where a noised position is real."""
+        """``(B, Q, K)``, True where a corrupted position is real."""
         return torch.arange(self.positions.shape[-1], device=self.count.device) < self.count[..., None]
+
+    @property
+    def keys(self) -> Tensor:
+        """:attr:`mask`, with one position at least, so that nothing is divided by none: what attention may see."""
+        return torch.arange(self.positions.shape[-1], device=self.count.device) < self.count.clamp(min=1)[..., None]
+
+    def blind(self, null: bool | Tensor = True) -> Queries:
+        """The same queries without any of the history: all, none, or those where ``null`` ``(B, Q)`` is True."""
+        if isinstance(null, Tensor):
+            return replace(self, visible=self.visible.masked_fill(null, 0))
+        return replace(self, visible=torch.zeros_like(self.visible)) if null else self
+
+    def repeat(self, times: int) -> Queries:
+        """Every query so many times, all of them one after another, ``(B, times Q)``."""
+        if times == 1:
+            return self
+        return Queries(
+            self.visible.repeat(1, times),
+            self.positions.repeat(1, times, 1),
+            self.count.repeat(1, times),
+            self.answer.repeat(1, times),
+        )
 
 
 class NoisingStrategy(Component, ABC, kind="noising"):
-    """Turns target positions into questions. See the module's docstring.
+    """Turns target positions into queries. See the module's docstring.
 
     Args:
-        independent_steps: each noised position has a timestep of its own, instead of one for the whole question.
+        independent_steps: each noised position has a timestep of its own, instead of one for the whole query.
     """
 
-    entrances = "max_noised", "questions", "serving", "timestep_shape"
+    entrances = "max_noised", "queries", "serving", "timestep_shape"
 
     def __init__(self, *, independent_steps: bool = False) -> None:
         self.independent_steps = check_bool("independent_steps", independent_steps)
 
     @property
     def new_items(self) -> int:
-        """How many positions a question at serving time adds behind the history."""
+        """How many positions a query at serving time adds behind the history."""
         return 1
 
     @abstractmethod
@@ -62,26 +89,26 @@ class NoisingStrategy(Component, ABC, kind="noising"):
         """The largest K for sequences of at most ``max_length`` items."""
 
     @abstractmethod
-    def questions(self, targets: Tensor, width: int) -> Questions:
-        """The questions that train the prediction of the items at ``targets``.
+    def queries(self, targets: Tensor, width: int) -> Queries:
+        """The queries that train the prediction of the items at ``targets``.
 
         Args:
-            targets: ``(B, Q)`` positions, -1 where there is no question.
-            width: K, the number of noised positions to hold, at least that of the longest question.
+            targets: ``(B, Q)`` positions, -1 where there is no query.
+            width: K, the number of noised positions to hold, at least that of the longest query.
         """
 
-    def serving(self, lengths: Tensor, width: int) -> Questions:
-        """One question a history, about the item that follows it, Q = 1.
+    def serving(self, lengths: Tensor, width: int) -> Queries:
+        """One query a history, about the item that follows it, Q = 1.
 
         Args:
             lengths: ``(B,)``, items in each history.
             width: K.
         """
-        return self.questions(lengths[:, None], width)
+        return self.queries(lengths[:, None], width)
 
-    def timestep_shape(self, questions: Questions) -> torch.Size:
-        """``(B, Q)`` for one step a question, ``(B, Q, K)`` with ``independent_steps``."""
-        return questions.positions.shape if self.independent_steps else questions.visible.shape
+    def timestep_shape(self, queries: Queries) -> torch.Size:
+        """``(B, Q)`` for one step a query, ``(B, Q, K)`` with ``independent_steps``."""
+        return queries.positions.shape if self.independent_steps else queries.visible.shape
 
 
 class TargetOnly(NoisingStrategy, name="target"):
@@ -94,7 +121,7 @@ class TargetOnly(NoisingStrategy, name="target"):
         check_int("max_length", max_length, minimum=1)
         return 1
 
-    def questions(self, targets: Tensor, width: int) -> Questions:
+    def queries(self, targets: Tensor, width: int) -> Queries:
         return _last(targets, 1, width)
 
 
@@ -121,15 +148,15 @@ class LastK(NoisingStrategy, name="last-k"):
     def max_noised(self, max_length: int) -> int:
         return min(self.k, check_int("max_length", max_length, minimum=1))
 
-    def questions(self, targets: Tensor, width: int) -> Questions:
+    def queries(self, targets: Tensor, width: int) -> Queries:
         return _last(targets, self.k, width)
 
-    def serving(self, lengths: Tensor, width: int) -> Questions:
+    def serving(self, lengths: Tensor, width: int) -> Queries:
         if not self.ahead:
             return super().serving(lengths, width)
         last = lengths[:, None] + self.k - 1
-        joint = self.questions(last, width)
-        return Questions(joint.visible, joint.positions, joint.count, torch.zeros_like(joint.answer))
+        joint = self.queries(last, width)
+        return Queries(joint.visible, joint.positions, joint.count, torch.zeros_like(joint.answer))
 
 
 class WholeSequence(NoisingStrategy, name="whole"):
@@ -138,11 +165,11 @@ class WholeSequence(NoisingStrategy, name="whole"):
     def max_noised(self, max_length: int) -> int:
         return check_int("max_length", max_length, minimum=1)
 
-    def questions(self, targets: Tensor, width: int) -> Questions:
+    def queries(self, targets: Tensor, width: int) -> Queries:
         return _last(targets, width, width)
 
 
-def _last(targets: Tensor, k: int, width: int) -> Questions:
+def _last(targets: Tensor, k: int, width: int) -> Queries:
     """Noise the last ``k`` of the positions 0..target."""
     if targets.is_floating_point() or targets.dtype == torch.bool or targets.ndim != 2:
         raise ValueError(f"targets must be integers (B, Q), got {tuple(targets.shape)} of {targets.dtype}.")
@@ -150,4 +177,4 @@ def _last(targets: Tensor, k: int, width: int) -> Questions:
     count = (targets + 1).clamp(max=k)
     visible = (targets + 1 - k).clamp(min=0)
     positions = visible[..., None] + torch.arange(width, device=targets.device)
-    return Questions(visible, positions, count, (count - 1).clamp(min=0))
+    return Queries(visible, positions, count, (count - 1).clamp(min=0))

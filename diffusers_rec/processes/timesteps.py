@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
-from diffusers_rec.core.errors import check_choice, check_float, check_int
+from diffusers_rec.core.errors import check_choice, check_float, check_int, check_same
 from diffusers_rec.core.registry import Component
 from diffusers_rec.processes.schedules import MAX_TIMESTEPS
 
@@ -37,6 +38,15 @@ class TimestepSampler(Component, ABC, kind="timesteps"):
         self.num_timesteps = check_int("num_timesteps", num_timesteps, minimum=1, maximum=MAX_TIMESTEPS)
         self.estimate = check_choice("estimate", estimate, ("mean", "sum"))
         self.start_share = check_float("start_share", start_share, minimum=0, below=1)
+
+    def check_fit(self, model: Any) -> None:
+        """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
+        check_same(
+            "num_timesteps of the timestep sampler",
+            self.num_timesteps,
+            "num_timesteps of the schedule",
+            model.schedule.num_timesteps,
+        )
 
     @abstractmethod
     def _probabilities(self) -> Tensor:

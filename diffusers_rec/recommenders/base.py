@@ -12,17 +12,19 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffusers_rec.core.entrances import guarded
 from diffusers_rec.core.errors import check_bool, check_choice, check_int
 from diffusers_rec.data.batching import pad
+from diffusers_rec.data.history import History
 from diffusers_rec.data.vocabulary import IndexArray, Vocabulary
 from diffusers_rec.items.heads import ItemHead
 from diffusers_rec.recommenders.memory import Memory
 from diffusers_rec.recommenders.ranking import TopK, mean_chunks, most_popular, top_k
 from diffusers_rec.recommenders.requests import Items, Requests, encode_histories
 from diffusers_rec.recommenders.serving import Written, check_finite, in_evaluation_mode
+from diffusers_rec.recommenders.trainable import Trainable
 from diffusers_rec.samplers import Sampler
 
 Unknown = Literal["error", "drop"]
@@ -58,7 +60,7 @@ class Recommendations:
 
 
 @guarded
-class Recommender(nn.Module, ABC):
+class Recommender(Trainable, ABC):
     """Histories in, ranked items out.
 
     Attributes:
@@ -85,18 +87,22 @@ class Recommender(nn.Module, ABC):
     def history_length(self) -> int:
         """How many of the last items of a history are used."""
 
+    @property
+    def max_length(self) -> int:
+        """The most items of a training example: a whole history and its target."""
+        return self.history_length + 1
+
     @abstractmethod
-    def draw(self, items: Tensor, lengths: Tensor, seeds: Seeds | None, sampler: SamplerChoice | None) -> Tensor:
+    def draw(self, history: History, seeds: Seeds | None, sampler: SamplerChoice | None) -> Tensor:
         """What :meth:`next_item_latents` gives, of a model in evaluation mode, where no gradient is wanted."""
 
     def next_item_latents(
-        self, items: Tensor, lengths: Tensor, *, seeds: Seeds | None = None, sampler: SamplerChoice | None = None
+        self, history: History, *, seeds: Seeds | None = None, sampler: SamplerChoice | None = None
     ) -> Tensor:
-        """Draw the latent of the next item from item indices, without gradient.
+        """Draw the latent of the next item, without gradient.
 
         Args:
-            items: padded behind, ``(B, L)``, at most :attr:`history_length` of them.
-            lengths: ``(B,)``.
+            history: B histories of at most :attr:`history_length` items.
             seeds: noise draws; the model's own when None.
             sampler: a component, a name, or a config; the model's own when None.
 
@@ -107,12 +113,13 @@ class Recommender(nn.Module, ABC):
             ValueError: items that are none of the model's or more than it reads, or a sampler of more steps than its
                 schedule has.
         """
+        items = history.items
         if items.numel() and not 0 <= int(items.min()) <= int(items.max()) < len(self.vocabulary):
             raise ValueError(f"items must hold indices in 0..{len(self.vocabulary) - 1}, padding included.")
         if items.shape[1] > self.history_length:
             raise ValueError(f"The model reads {self.history_length} items at most, got {items.shape[1]}.")
         with self.serving() as model:
-            return model.draw(items, lengths, seeds, sampler)
+            return model.draw(history, seeds, sampler)
 
     def predict_proba(
         self,
@@ -129,8 +136,8 @@ class Recommender(nn.Module, ABC):
         """
         history = self.encode_histories(histories, unknown=unknown)
         with self.serving() as model:
-            latents = model.draw(*history, seeds, sampler)
-            chunks = [scores for _, scores in mean_chunks(model.head, latents, model.memory.recall(*history))]
+            latents = model.draw(history, seeds, sampler)
+            chunks = [scores for _, scores in mean_chunks(model.head, latents, model.memory.predict(history))]
         probabilities = torch.cat(chunks, dim=1).exp()
         if not bool(probabilities.isfinite().all()):
             raise ValueError("The probabilities are not numbers: the model's weights hold NaN or infinities.")
@@ -213,17 +220,16 @@ class Recommender(nn.Module, ABC):
             return most_popular(self.popularity, k, excluded=excluded, candidates=candidates)
         history = self._padded(requests.histories)
         with self.serving() as model:
-            latents = model.draw(*history, seeds, sampler)
-            recalled = model.memory.recall(*history)
+            latents = model.draw(history, seeds, sampler)
+            recalled = model.memory.predict(history)
             return top_k(model.head, latents, k, recalled=recalled, excluded=excluded, candidates=candidates)
 
-    def encode_histories(self, histories: Iterable[Items], *, unknown: Unknown = "error") -> tuple[Tensor, Tensor]:
-        """Raw ids to item indices ``(B, L)``, the last :attr:`history_length` of each, and lengths ``(B,)``."""
+    def encode_histories(self, histories: Iterable[Items], *, unknown: Unknown = "error") -> History:
+        """Raw ids to item indices, the last :attr:`history_length` of each."""
         return self._padded(encode_histories(self.vocabulary, histories, drop=_drops(unknown)))
 
-    def _padded(self, rows: list[IndexArray]) -> tuple[Tensor, Tensor]:
-        items, lengths = pad(rows, self.history_length)
-        return items.to(self.device), lengths.to(self.device)
+    def _padded(self, rows: list[IndexArray]) -> History:
+        return pad(rows, self.history_length).to(self.device)
 
     @contextmanager
     def serving(self: R) -> Iterator[R]:

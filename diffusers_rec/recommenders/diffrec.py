@@ -1,6 +1,6 @@
 r"""``DiffRec``: the parts composed into a recommender.
 
-To train: ``batch -> noising -> schedule -> denoiser -> head -> objective``. To serve: ``histories -> denoiser <->
+To train: ``batch -> noising -> process -> denoiser -> head -> objective``. To serve: ``histories -> denoiser <->
 sampler -> head -> ranking``. The pipeline owns the item vocabulary and nothing else of the data; every part can be
 swapped alone, and every part works without it.
 """
@@ -8,52 +8,41 @@ swapped alone, and every part works without it.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
 from torch import Generator, Tensor
 
 from diffusers_rec.core.entrances import guarded
-from diffusers_rec.core.errors import check_choice, check_int, warn_caller
-from diffusers_rec.core.randomness import MAX_SEED, generators_from, isolated_rng, randn, weight_seed
+from diffusers_rec.core.errors import check_int, warn_caller
+from diffusers_rec.core.randomness import MAX_SEED, generators_from, isolated_rng, weight_seed
 from diffusers_rec.core.registry import Component, Config
 from diffusers_rec.data.batching import Batch, Examples, TrainingBatches
+from diffusers_rec.data.history import History
 from diffusers_rec.data.sequences import Sequences
 from diffusers_rec.data.vocabulary import Vocabulary
 from diffusers_rec.denoisers import Denoiser
 from diffusers_rec.items.embeddings import ItemEmbedding
 from diffusers_rec.items.heads import ItemHead
-from diffusers_rec.items.negatives import InBatchNegatives, Negatives
-from diffusers_rec.objectives import Objective
-from diffusers_rec.processes.noising import NoisingStrategy, Questions
+from diffusers_rec.items.negatives import Negatives
+from diffusers_rec.objectives import Objective, TrainingStep
+from diffusers_rec.processes.noising import NoisingStrategy
+from diffusers_rec.processes.process import Process
 from diffusers_rec.processes.schedules import NoiseSchedule
+from diffusers_rec.processes.source import Source
 from diffusers_rec.processes.timesteps import TimestepSampler
 from diffusers_rec.recommenders.base import Recommender, SamplerChoice, Seeds, Unknown
+from diffusers_rec.recommenders.chains import Drawn, items_at, run_chain
 from diffusers_rec.recommenders.extending import extended
 from diffusers_rec.recommenders.memory import Memory
+from diffusers_rec.recommenders.passes import run_passes, steps_of_positions
 from diffusers_rec.recommenders.pretrained import Pretrained
+from diffusers_rec.recommenders.replacing import replaced
+from diffusers_rec.recommenders.trainable import Loss
 from diffusers_rec.samplers import Sampler
 
 MAX_LAST_ALPHA_BAR = 0.05
 """Above it, x_N tells the target, which serving has not: the pipeline warns."""
-
-
-@dataclass(frozen=True)
-class Loss:
-    """What :meth:`DiffRec.loss` gives.
-
-    Attributes:
-        total: scalar, to be minimised.
-        named: its terms, scalars without gradient.
-        timesteps: the drawn step of each of the M noised latents, ``(M,)``.
-        per_latent: the unweighted reconstruction loss of each, ``(M,)``, without gradient.
-    """
-
-    total: Tensor
-    named: dict[str, Tensor]
-    timesteps: Tensor
-    per_latent: Tensor
 
 
 @guarded
@@ -63,22 +52,23 @@ class DiffRec(Pretrained, Recommender):
     Every part is given as a component, a registered name, or a config (see :mod:`diffusers_rec.core.registry`).
 
     Args:
-        items: the item ids that can be recommended, a :class:`~diffusers_rec.data.Vocabulary` or any iterable of
-            hashable ids.
-        dim: D, for the parts given by name.
-        max_length: positions in a sequence, the noised ones included, for a denoiser given by name.
-        schedule: how much noise a step carries.
-        noising: which positions carry noise.
-        timesteps: which steps are trained on.
-        embedding: item to clean latent.
-        denoiser: predicts the clean latent.
-        head: latent to item scores.
-        objective: what is minimised.
-        negatives: what targets are weighed against: all items, or a sample for large catalogues.
-        memory: what other users did next, mixed into the ranking.
-        sampler: noise to latent, at serving time.
-        seeds: the noise draws averaged at serving time, unless a call says otherwise: seeds, or their number.
-        seed: of the initial weights of the parts given by name.
+        items: Item ids that can be recommended, a :class:`~diffusers_rec.Vocabulary` or any iterable of hashable ids.
+        dim: Latent width D of the parts given by name.
+        max_length: Largest number of positions in a sequence, the corrupted ones included, of a denoiser given by name.
+        schedule: Noise levels of the steps.
+        process: Corruption, and the one reverse step.
+        source: Centre of the process.
+        noising: Positions that are corrupted.
+        timesteps: Steps that are trained on.
+        embedding: Items to clean latents.
+        denoiser: Prediction of the clean latent.
+        head: Latents to item scores.
+        objective: Loss.
+        negatives: Items that a target is weighed against: all, or a sample for large catalogues.
+        memory: What other users did next, mixed into the ranking.
+        sampler: Chain from noise to latent, when serving.
+        seeds: Noise draws averaged when serving, unless a call says otherwise: seeds, or their number.
+        seed: Seed of the initial weights of the parts given by name.
 
     Raises:
         ValueError: unknown names or keys, or parts that do not fit one another.
@@ -91,6 +81,8 @@ class DiffRec(Pretrained, Recommender):
         dim: int = 256,
         max_length: int = 50,
         schedule: NoiseSchedule | str | Mapping[str, Any] = "sqrt",
+        process: Process | str | Mapping[str, Any] = "gaussian",
+        source: Source | str | Mapping[str, Any] = "zero",
         noising: NoisingStrategy | str | Mapping[str, Any] = "target",
         timesteps: TimestepSampler | str | Mapping[str, Any] = "importance",
         embedding: ItemEmbedding | str | Mapping[str, Any] = "table",
@@ -118,6 +110,8 @@ class DiffRec(Pretrained, Recommender):
         self.schedule = NoiseSchedule.build(schedule)
         shared |= {"head": self.head, "schedule": self.schedule}
         self.denoiser = Denoiser.build_with({**size, **shared, "seed": weight_seed(self.seed, "denoiser")}, denoiser)
+        self.process = Process.build_with({**size, **shared}, process)
+        self.source = Source.build(source)
         self.noising = NoisingStrategy.build(noising)
         self.timesteps = TimestepSampler.build_with({"num_timesteps": self.schedule.num_timesteps}, timesteps)
         self.objective = Objective.build(objective)
@@ -127,7 +121,7 @@ class DiffRec(Pretrained, Recommender):
         self.register_buffer("popularity", torch.zeros(size["num_items"], dtype=torch.int64))
         self.check_fit()
         signal = float(self.schedule.alpha_bar[-1])
-        if signal > MAX_LAST_ALPHA_BAR and self.embedding.device.type != "meta":  # which is not the model yet
+        if signal > MAX_LAST_ALPHA_BAR and not self.popularity.is_meta:  # which is not the model yet
             warn_caller(
                 f"At the last step {signal:.0%} of the signal is left (alpha_bar_N), but serving starts from pure "
                 "noise: training would learn to read the target there. Use more steps, or a negative log_snr_shift."
@@ -151,12 +145,10 @@ class DiffRec(Pretrained, Recommender):
         sequences = sequences.reindexed(self.vocabulary)
         self.negatives.fit(TrainingBatches(sequences, examples=examples).target_counts())
         self.memory.fit(sequences)
-        counts = torch.from_numpy(sequences.items).bincount(minlength=len(self.vocabulary))
-        self.popularity.copy_(counts)
-        return self
+        return super().prepare(sequences, examples=examples)
 
     def forward(self, batch: Batch, generator: Generator) -> Loss:
-        """:meth:`loss`, without entering the losses into the timestep sampler: for wrappers that gather them first."""
+        """:meth:`loss` without :meth:`update`: for loops that gather over processes what the loss has observed."""
         if not self.training:
             return self._loss(batch, generator)
         with isolated_rng(generator, self.device):  # dropout draws from torch's global state
@@ -174,8 +166,12 @@ class DiffRec(Pretrained, Recommender):
         """
         loss: Loss = self(batch, generator)
         if self.training:
-            self.timesteps.update(loss.timesteps, loss.per_latent)
+            self.update(loss.observed)
         return loss
+
+    def update(self, observed: Mapping[str, Tensor]) -> None:
+        """Show the timestep sampler what was observed: the ``timesteps`` drawn and the losses ``per_latent``."""
+        self.timesteps.update(observed["timesteps"], observed["per_latent"])
 
     def _loss(self, batch: Batch, generator: Generator) -> Loss:
         if not batch.num_targets:
@@ -183,33 +179,16 @@ class DiffRec(Pretrained, Recommender):
         length = batch.items.shape[1]
         if length > self.max_length:
             raise ValueError(f"The batch holds {length} positions, but the denoiser takes {self.max_length} at most.")
-        questions = self.noising.questions(batch.positions, min(self.noising.max_noised(length), length))
-        items = _items_at(batch.items, questions.positions)
-        x0 = self.embedding(items)
-        timesteps, weights = self.timesteps.sample(self.noising.timestep_shape(questions), generator, device=x0.device)
-        noise = randn(x0.shape, generator, device=x0.device, dtype=x0.dtype)
-        xn = self.schedule.add_noise(x0, noise, timesteps)
-        context = self._encode(batch.items[:, : int(questions.visible.max())], batch.lengths)
-        real = questions.mask
-        if self.objective.recommend_from == "start":
-            end = torch.full_like(timesteps, self.schedule.num_timesteps)
-            fresh = randn(x0.shape, generator, device=x0.device, dtype=x0.dtype)
-            both = self.denoiser(
-                torch.cat([xn, self.schedule.add_noise(x0, fresh, end)], dim=1),
-                torch.cat([timesteps, end], dim=1),
-                questions.visible.repeat(1, 2),
-                context,
-                questions.count.repeat(1, 2),
-            )
-            predicted, from_start = (half[real] for half in both.chunk(2, dim=1))
-        else:
-            predicted = self.denoiser(xn, timesteps, questions.visible, context, questions.count)[real]
-            from_start = predicted
-        if timesteps.ndim == real.ndim - 1:
-            timesteps, weights = timesteps[..., None].expand_as(real), weights[..., None].expand_as(real)
-        negatives = self.negatives.draw(items[real], len(self.vocabulary), generator)
-        terms = self.objective(x0[real], predicted, weights[real], from_start, items[real], self.head, negatives)
-        return Loss(terms.total, terms.named, timesteps[real], terms.per_latent)
+        queries = self.noising.queries(batch.positions, min(self.noising.max_noised(length), length))
+        items = items_at(batch.items, queries.positions)
+        timesteps, weights = self.timesteps.sample(self.noising.timestep_shape(queries), generator, device=items.device)
+        history = batch.history.first(int(queries.visible.max()))
+        passes = run_passes(self, history, queries, items, timesteps, generator)
+        sampled, real = passes["sampled"], queries.mask
+        negatives = self.negatives.draw(sampled.items, len(self.vocabulary), generator)
+        step = TrainingStep(passes, steps_of_positions(weights, real)[real], self.head, negatives)
+        terms = self.objective(step)
+        return Loss(terms.total, terms.named, {"timesteps": sampled.timesteps, "per_latent": terms.per_latent})
 
     # Serving
 
@@ -220,6 +199,7 @@ class DiffRec(Pretrained, Recommender):
         unknown: Unknown = "error",
         seeds: Seeds | None = None,
         sampler: SamplerChoice | None = None,
+        guidance: float | Mapping[str, Any] | None = None,
     ) -> Tensor:
         """Draw the clean latents of what comes next.
 
@@ -228,54 +208,37 @@ class DiffRec(Pretrained, Recommender):
             unknown: Treatment of ids that the model does not know: ``"error"`` or ``"drop"``.
             seeds: noise draws; the model's own when None.
             sampler: a component, a name, or a config; the model's own when None.
+            guidance: Scale of the model's guide for this call, or a mapping of its settings, such as ``{"scale": 2.0,
+                "start": 0.2}``; the guide's own when None.
 
         Returns:
-            ``(B, S, K, D)``; K = 1 but for strategies that noise several positions.
+            ``(B, S, K, D)``; K = 1 except for strategies that corrupt several positions.
         """
         history = self.encode_histories(histories, unknown=unknown)
         with self.serving() as model:
-            return model._sample(*history, seeds, sampler)[0]
+            return model._draw(history, seeds, sampler, guidance).latents
 
-    def draw(self, items: Tensor, lengths: Tensor, seeds: Seeds | None, sampler: SamplerChoice | None) -> Tensor:
+    def draw(self, history: History, seeds: Seeds | None, sampler: SamplerChoice | None) -> Tensor:
         """As :meth:`~diffusers_rec.Recommender.draw` says, ``(B, S, D)`` with the embedding's D."""
-        latents, answer = self._sample(items, lengths, seeds, sampler)
-        index = answer[..., None, None].expand(-1, latents.shape[1], 1, latents.shape[-1])
-        return latents.gather(2, index)[:, :, 0]
+        return self._draw(history, seeds, sampler, None).next_item()
 
-    def _sample(
-        self, items: Tensor, lengths: Tensor, seeds: Seeds | None, sampler: SamplerChoice | None
-    ) -> tuple[Tensor, Tensor]:
-        """Latents ``(B, S, K, D)`` and which of the K is the next item, ``(B, 1)``."""
+    def _draw(
+        self,
+        history: History,
+        seeds: Seeds | None,
+        sampler: SamplerChoice | None,
+        guidance: float | Mapping[str, Any] | None,
+    ) -> Drawn:
         chosen = self.sampler if sampler is None else Sampler.build(sampler)
-        generators = generators_from(self.seeds if seeds is None else seeds)
-        width = self.noising.max_noised(self.max_length)
-        questions = self.noising.serving(lengths, width)
-        repeated = _repeat(questions, len(generators))
-        context = self._encode(items, lengths)
-        shape = (len(items), len(generators), width, self.embedding.dim)
-        noise = randn(shape, generators, device=self.device, dtype=self.embedding.dtype)
-
-        # Noised positions may hold items of the history: those are noised to step n (Algorithm 3, line 5), not drawn.
-        known = (repeated.positions < lengths[:, None, None])[..., None]
-        clean = self.embedding(_items_at(items, repeated.positions)) if bool(known.any()) else None
-
-        def denoise(xn: Tensor, timesteps: Tensor) -> Tensor:
-            if clean is not None:
-                xn = torch.where(known, self.schedule.add_noise(clean, noise, timesteps), xn)
-            return self.denoiser(xn, timesteps, repeated.visible, context, repeated.count).to(xn.dtype)
-
-        return chosen.sample(denoise, self.schedule, noise, generators), questions.answer
-
-    def _encode(self, items: Tensor, lengths: Tensor) -> Any:
-        mask = torch.arange(items.shape[1], device=items.device) < lengths[:, None]
-        return self.denoiser.encode(self.embedding(items), mask)
+        chosen.check_fit(self)
+        return run_chain(self, history, chosen, generators_from(self.seeds if seeds is None else seeds), guidance)
 
     # What it is
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.embedding.device
+        """Device of the weights."""
+        return self.popularity.device
 
     @property
     def max_length(self) -> int:
@@ -288,7 +251,7 @@ class DiffRec(Pretrained, Recommender):
         return self.max_length - self.noising.new_items
 
     def config(self) -> Config:
-        """Everything but the items and the weights, ready for JSON."""
+        """Everything except the items and the weights, ready for JSON."""
         parts = {name: getattr(self, name).config() for name in PARTS}
         return {**parts, "seeds": self.seeds, "seed": self.seed}
 
@@ -324,36 +287,30 @@ class DiffRec(Pretrained, Recommender):
         """
         return extended(self, items, features)
 
+    def replace(self, **changes: Any) -> DiffRec:
+        """The same model with parts changed; this one stays as it is.
+
+        A name or a mapping is merged into the part's config: ``schedule={"num_timesteps": 200}`` changes one setting,
+        ``denoiser="causal-transformer"`` changes the class and keeps the settings that both classes have. A guide
+        without a ``base`` wraps the denoiser that there is. A part keeps its weights if its class and their shapes stay;
+        ``seed=`` gives all parts fresh weights.
+
+        Args:
+            changes: Parts by name, as components, names or mappings; ``dim``, ``max_length``, ``seeds``, ``seed``.
+
+        Raises:
+            ValueError: an unknown part, name or setting, or parts that do not fit one another.
+        """
+        return replaced(self, PARTS, changes)
+
     def check_fit(self) -> None:
-        """Whether the parts fit one another: asked when they are composed, and before training once more.
+        """Check that the parts fit one another, when they are composed and once more before training.
 
         Raises:
             ValueError: they do not; the message names the two that differ.
         """
         for name in PARTS:
             getattr(self, name).check_fit(self)
-        pairs = [
-            ("dim of the denoiser", self.denoiser.dim, "dim of the embedding", self.embedding.dim),
-            ("items of the memory", getattr(self.memory, "num_items", len(self.vocabulary)), "items of the vocabulary",
-             len(self.vocabulary)),
-            ("num_timesteps of the timestep sampler", self.timesteps.num_timesteps, "that of the schedule",
-             self.schedule.num_timesteps),
-        ]  # fmt: skip
-        for left, got, right, expected in pairs:
-            if got != expected:
-                raise ValueError(f"The parts do not fit: {left} is {got}, {right} is {expected}.")
-        check_choice("recommend_from of the objective", self.objective.recommend_from, ("sampled", "start"))
-        if isinstance(self.negatives, InBatchNegatives) and self.noising.max_noised(self.max_length) > 1:
-            raise ValueError(
-                f"The parts do not fit: under the noising {self.noising} an item is a target more often than the data "
-                "says, and in-batch negatives are corrected by the data. Use negatives='uniform' or 'popularity'."
-            )
-        steps = getattr(self.sampler, "num_steps", None)
-        if steps is not None and steps > self.schedule.num_timesteps:
-            raise ValueError(
-                f"The parts do not fit: the sampler takes num_steps={steps}, but the schedule has "
-                f"num_timesteps={self.schedule.num_timesteps}. Use as many at most, or num_steps=None for all."
-            )
         if self.history_length < 1:
             raise ValueError(
                 f"max_length={self.max_length} leaves no room for a history before {self.noising.new_items} new items."
@@ -362,6 +319,8 @@ class DiffRec(Pretrained, Recommender):
 
 PARTS: dict[str, type[Component]] = {  # name in the config, which is the family's kind
     "schedule": NoiseSchedule,
+    "process": Process,
+    "source": Source,
     "noising": NoisingStrategy,
     "timesteps": TimestepSampler,
     "embedding": ItemEmbedding,
@@ -372,19 +331,3 @@ PARTS: dict[str, type[Component]] = {  # name in the config, which is the family
     "memory": Memory,
     "sampler": Sampler,
 }
-
-
-def _items_at(items: Tensor, positions: Tensor) -> Tensor:
-    """Item indices at ``(B, Q, K)`` positions; positions beyond the sequence are padding and give its last column."""
-    flat = positions.clamp(max=items.shape[1] - 1).flatten(1)
-    return items.gather(1, flat).view(positions.shape)
-
-
-def _repeat(questions: Questions, draws: int) -> Questions:
-    """One question a history to S equal ones."""
-    return Questions(
-        questions.visible.expand(-1, draws),
-        questions.positions.expand(-1, draws, -1),
-        questions.count.expand(-1, draws),
-        questions.answer.expand(-1, draws),
-    )

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from diffusers_rec.core.entrances import guarded
+from diffusers_rec.data.history import History
 from diffusers_rec.data.sequences import Sequences
 from diffusers_rec.items.heads import ItemHead
 from diffusers_rec.recommenders.base import Recommender, SamplerChoice, Seeds
 from diffusers_rec.recommenders.diffrec import DiffRec
-from diffusers_rec.recommenders.memory import Memory, NoMemory, Recalled
+from diffusers_rec.recommenders.memory import Memory, MemoryPrediction, NoMemory
 
 
 @guarded
@@ -103,12 +104,11 @@ class Ensemble(Recommender):
     def _first(self) -> DiffRec:
         return cast(DiffRec, self.members[0])
 
-    def draw(self, items: Tensor, lengths: Tensor, seeds: Seeds | None, sampler: SamplerChoice | None) -> Tensor:
+    def draw(self, history: History, seeds: Seeds | None, sampler: SamplerChoice | None) -> Tensor:
         """Draw from every member, see :meth:`Recommender.draw`.
 
         Args:
-            items: ``(B, L)``.
-            lengths: ``(B,)``.
+            history: B histories.
             seeds: noise draws of each member; the first one's own when None.
             sampler: of every member; each one's own when None.
 
@@ -116,10 +116,10 @@ class Ensemble(Recommender):
             ``(B, M S, D_1 + 1 + ... + D_M + 1)``: a draw fills its member's place and marks it with a one.
         """
         seeds = self._first.seeds if seeds is None else seeds
-        drawn = [cast(DiffRec, member).draw(items, lengths, seeds, sampler) for member in self.members]
+        drawn = [cast(DiffRec, member).draw(history, seeds, sampler) for member in self.members]
         draws = drawn[0].shape[1]
         dtype = reduce(torch.promote_types, (latents.dtype for latents in drawn))
-        joint = drawn[0].new_zeros(len(items), len(drawn) * draws, self._places[-1].stop, dtype=dtype)
+        joint = drawn[0].new_zeros(len(history), len(drawn) * draws, self._places[-1].stop, dtype=dtype)
         for number, (latents, place) in enumerate(zip(drawn, self._places, strict=True)):
             own = joint[:, number * draws : (number + 1) * draws, place]
             own[..., :-1], own[..., -1] = latents, 1
@@ -172,13 +172,13 @@ class _JointMemory(Memory):
         for member in self._held:
             member.memory.fit(sequences)
 
-    def recall(self, items: Tensor, lengths: Tensor) -> Recalled | None:
-        answers = (member.memory.recall(items, lengths) for member in self._held)
+    def predict(self, history: History) -> MemoryPrediction | None:
+        answers = (member.memory.predict(history) for member in self._held)
         recalled = [answer for answer in answers if answer is not None]
         if not recalled:
             return None
         part = len(self._held)
-        return Recalled(
+        return MemoryPrediction(
             torch.cat([each.items for each in recalled], dim=1),
             torch.cat([each.mass / part for each in recalled], dim=1),
             torch.stack([each.share / part for each in recalled]).sum(0),

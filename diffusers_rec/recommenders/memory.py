@@ -1,7 +1,7 @@
 r"""Memory: what other users did next, beside what the network predicts.
 
-A low-dimensional softmax blurs rare transitions that a table simply keeps. A memory is asked with the history and
-answers with a distribution q over a few items, which the ranking mixes with the network's own:
+A low-dimensional softmax blurs rare transitions that a table simply keeps. A memory predicts, from the history, a
+distribution q over a few items, which the ranking mixes with the network's own:
 
 .. math:: p(v \mid \text{history}) = (1 - \lambda)\, \bar p_\theta(v) + \lambda\, q(v)
 
@@ -20,45 +20,47 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from diffusers_rec.core.errors import check_float, check_int, warn_caller
+from diffusers_rec.core.deprecation import deprecated_names, warn_deprecated
+from diffusers_rec.core.errors import check_float, check_int, check_same, warn_caller
 from diffusers_rec.core.registry import Component
+from diffusers_rec.data.history import History
 from diffusers_rec.data.sequences import Sequences, places_within
 from diffusers_rec.data.vocabulary import IndexArray
 
 
 @dataclass(frozen=True)
-class Recalled:
-    r"""What a memory answers for B histories, sparse: E items each, the rest has no mass.
+class MemoryPrediction:
+    r"""What a memory predicts for B histories, sparse: E items each, the rest has no mass.
 
     Attributes:
-        items: indices, ``(B, E)``; repetitions add up.
+        items: Item indices, ``(B, E)``; repetitions add up.
         mass: :math:`\lambda q`, ``(B, E)``, from 0.
-        share: what a row of ``mass`` sums to, ``(B, 1)``: lambda, below 1, or 0 where nothing is known. Told rather
-            than summed, so that a history has the same one in any company.
+        share: Sum of each row of ``mass``, ``(B, 1)``: lambda, below 1, or 0 where nothing is known. It is given rather
+            than summed, so that a history has the same share in any batch.
     """
 
     items: Tensor
     mass: Tensor
     share: Tensor
 
-    def take(self, rows: slice) -> Recalled:
-        """Those of some histories."""
-        return Recalled(self.items[rows], self.mass[rows], self.share[rows])
+    def take(self, rows: slice) -> MemoryPrediction:
+        """The predictions for some histories."""
+        return MemoryPrediction(self.items[rows], self.mass[rows], self.share[rows])
 
     def mix(self, network: Tensor, chunk: slice, *, logarithms: bool = False) -> Tensor:
         """The mixture for a chunk of items.
 
         Args:
-            network: its mean probabilities, or their logarithms, ``(B, chunk)``.
-            chunk: which items.
-            logarithms: take and give logarithms.
+            network: Mean probabilities of the network, or their logarithms, ``(B, chunk)``.
+            chunk: Range of items.
+            logarithms: Whether logarithms are taken and given.
         """
         mass = self.within(chunk).to(network.dtype)
         if not logarithms:
             return network * (1 - self.share) + mass
         mixed = network + torch.log1p(-self.share).to(network.dtype)
-        # At the recalled items alone, for the logarithm of no mass at all is slow; what lies in other chunks asks
-        # for an item of this one, whose own mass is right all the same.
+        # At the predicted items alone, for the logarithm of no mass at all is slow; an item of another chunk stands for
+        # one of this chunk, whose own mass is right all the same.
         place = (self.items - chunk.start).clamp(0, mass.shape[1] - 1)
         return mixed.scatter(1, place, torch.logaddexp(mixed.gather(1, place), mass.gather(1, place).log()))
 
@@ -71,25 +73,34 @@ class Recalled:
 
 
 class Memory(nn.Module, Component, ABC, kind="memory"):
-    """Answers a history with the items that followed its like in training."""
+    """Predicts the items that followed similar histories in training."""
 
-    entrances = "fit", "recall"
+    entrances = "fit", "predict"
 
     @abstractmethod
     def fit(self, sequences: Sequences) -> None:
         """Fill it from the training sequences, forgetting what it held."""
 
     @abstractmethod
-    def recall(self, items: Tensor, lengths: Tensor) -> Recalled | None:
-        """Ask it.
+    def predict(self, history: History) -> MemoryPrediction | None:
+        """The share of the probability that the memory gives to each item.
 
         Args:
-            items: of the histories, oldest first, padded behind, ``(B, L)``.
-            lengths: ``(B,)``.
+            history: B histories.
 
         Returns:
             None where the memory has no part in the ranking at all.
         """
+
+    def recall(self, items: Tensor, lengths: Tensor) -> MemoryPrediction | None:
+        """Deprecated name of :meth:`predict`.
+
+        Args:
+            items: Item indices, ``(B, L)``.
+            lengths: Items a row, ``(B,)``.
+        """
+        warn_deprecated("Memory.recall(items, lengths)", "Memory.predict(History(items, lengths))")
+        return self.predict(History(items, lengths))
 
 
 class NoMemory(Memory, name="none"):
@@ -98,7 +109,7 @@ class NoMemory(Memory, name="none"):
     def fit(self, sequences: Sequences) -> None:
         pass
 
-    def recall(self, items: Tensor, lengths: Tensor) -> None:
+    def predict(self, history: History) -> None:
         return None
 
 
@@ -146,6 +157,10 @@ class TransitionMemory(Memory, name="transitions"):
         self.register_buffer("items", torch.zeros(shape, dtype=torch.int32))
         self.register_buffer("counts", torch.zeros(shape))
 
+    def check_fit(self, model: Any) -> None:
+        """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
+        check_same("items of the memory", self.num_items, "items of the vocabulary", len(model.vocabulary))
+
     def fit(self, sequences: Sequences) -> None:
         if len(sequences.vocabulary) != self.num_items:
             raise ValueError(
@@ -183,11 +198,12 @@ class TransitionMemory(Memory, name="transitions"):
         self.items[at] = torch.from_numpy(v[kept]).to(self.items)
         self.counts[at] = torch.from_numpy(counts[kept]).to(self.counts)
 
-    def recall(self, items: Tensor, lengths: Tensor) -> Recalled:
+    def predict(self, history: History) -> MemoryPrediction:
+        items, lengths = history.items, history.lengths
         back = torch.arange(min(self.window, items.shape[1]), device=items.device)
         place = lengths[:, None] - 1 - back
-        asked = items.gather(1, place.clamp(min=0))
-        mass = self.counts[asked] * (self.decay**back * (place >= 0))[..., None]
+        latest = items.gather(1, place.clamp(min=0))
+        mass = self.counts[latest] * (self.decay**back * (place >= 0))[..., None]
         mass = mass.flatten(1)
         total = mass.sum(1, keepdim=True)
         if not bool(total.any()) and not bool(self.counts.any()):
@@ -196,6 +212,9 @@ class TransitionMemory(Memory, name="transitions"):
                 "the training sequences, as train() does."
             )
         share = torch.where(total > 0, self.share, 0.0)
-        return Recalled(
-            self.items[asked].flatten(1).long(), mass * (share / total.clamp(min=torch.finfo(total.dtype).tiny)), share
+        return MemoryPrediction(
+            self.items[latest].flatten(1).long(), mass * (share / total.clamp(min=torch.finfo(total.dtype).tiny)), share
         )
+
+
+__getattr__ = deprecated_names(__name__, {"Recalled": ("MemoryPrediction", MemoryPrediction)})

@@ -17,6 +17,7 @@ from diffusers_rec.core.registry import Config
 from diffusers_rec.data.vocabulary import Vocabulary
 from diffusers_rec.items.embeddings import ItemEmbedding
 from diffusers_rec.processes.timesteps import TimestepSampler
+from diffusers_rec.recommenders.migration import migrated
 
 _LEARNED_BESIDE = "popularity", "timesteps."
 """What a state dict holds beside weights, and older checkpoints lack."""
@@ -26,7 +27,10 @@ _COMPILED = "_orig_mod."  # what torch.compile puts before the names of a part t
 
 @guarded
 class Pretrained(nn.Module):
-    """A model that is known by its items, its config and its state dict."""
+    """A model that is known by its items, its config and its state dict: a subclass defines the first two.
+
+    A timestep sampler and the items' popularity are saved where the model has them.
+    """
 
     vocabulary: Vocabulary
     embedding: ItemEmbedding
@@ -64,9 +68,10 @@ class Pretrained(nn.Module):
         saved = read_checkpoint(directory)
         with naming(Path(directory) / CONFIG_FILE, NO_MODEL):
             vocabulary = Vocabulary.from_json(saved.items)
-            check_weights(lambda: cls.from_config(vocabulary, saved.config), saved.weights, _LEARNED_BESIDE)
+            config = migrated(saved.config)
+            check_weights(lambda: cls.from_config(vocabulary, config), saved.weights, _LEARNED_BESIDE)
             refuse_nonfinite(saved.weights, "The weights cannot be used")
-            model = cls.from_config(vocabulary, saved.config)
+            model = cls.from_config(vocabulary, config)
             model.load_state_dict(saved.weights, assign=True)  # in the precision that was saved
         return model.eval()
 
@@ -82,7 +87,8 @@ class Pretrained(nn.Module):
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        learned = self.timesteps.state_dict()
+        timesteps = getattr(self, "timesteps", None)
+        learned = timesteps.state_dict() if isinstance(timesteps, TimestepSampler) else {}
         destination.update({f"{prefix}timesteps.{name}": tensor for name, tensor in learned.items()})
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -92,7 +98,8 @@ class Pretrained(nn.Module):
             self.timesteps.load_state_dict(
                 {name.removeprefix(f"{prefix}timesteps."): state_dict.pop(name) for name in sorted(learned)}
             )
-        state_dict.setdefault(f"{prefix}popularity", self.popularity)
+        if "popularity" in self._buffers:
+            state_dict.setdefault(f"{prefix}popularity", self.popularity)
         for name in (name for part in (self.named_parameters(), self.named_buffers()) for name, _ in part):
             plain = prefix + name.replace(_COMPILED, "")
             if _COMPILED in name and plain in state_dict:

@@ -22,7 +22,7 @@ from diffusers_rec.core.entrances import explained
 from diffusers_rec.core.errors import check_int
 from diffusers_rec.items.choice import Choice, among
 from diffusers_rec.items.heads import ItemHead
-from diffusers_rec.recommenders.memory import Recalled
+from diffusers_rec.recommenders.memory import MemoryPrediction
 
 Chunks = Iterable[tuple[slice, Tensor]]
 
@@ -105,7 +105,7 @@ def mean_over_draws(log_probabilities: Tensor) -> Tensor:
 
 
 def mean_chunks(
-    head: ItemHead, latents: Tensor, recalled: Recalled | None = None, chunk_scores: int = CHUNK_SCORES
+    head: ItemHead, latents: Tensor, recalled: MemoryPrediction | None = None, chunk_scores: int = CHUNK_SCORES
 ) -> Chunks:
     """The logarithm of each item's probability, averaged over the draws and mixed with what was recalled.
 
@@ -131,7 +131,7 @@ def top_k(
     latents: Tensor,
     k: int,
     *,
-    recalled: Recalled | None = None,
+    recalled: MemoryPrediction | None = None,
     excluded: Tensor | None = None,
     candidates: Tensor | None = None,
     chunk_scores: int = CHUNK_SCORES,
@@ -183,7 +183,7 @@ def _top_k(
     head: ItemHead,
     latents: Tensor,
     k: int,
-    recalled: Recalled | None,
+    recalled: MemoryPrediction | None,
     choice: Choice,
     chunk_scores: int,
     *,
@@ -232,7 +232,7 @@ def target_ranks(
     targets: Tensor,
     *,
     excluded: Tensor,
-    recalled: Recalled | None = None,
+    recalled: MemoryPrediction | None = None,
     chunk_scores: int = CHUNK_SCORES,
 ) -> tuple[Tensor, Tensor]:
     """The rank of each user's target among all items, 1 the best.
@@ -257,7 +257,12 @@ def target_ranks(
 
 
 def _target_ranks(
-    head: ItemHead, latents: Tensor, targets: Tensor, recalled: Recalled | None, excluded: Tensor, chunk_scores: int
+    head: ItemHead,
+    latents: Tensor,
+    targets: Tensor,
+    recalled: MemoryPrediction | None,
+    excluded: Tensor,
+    chunk_scores: int,
 ) -> tuple[Tensor, Tensor]:
     """As :func:`target_ranks`, of users that are ranked together."""
     if len(head.keys()) * len(latents) <= chunk_scores:

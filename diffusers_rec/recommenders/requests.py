@@ -73,10 +73,10 @@ class Requests:
     def tensors(self, device: torch.device) -> tuple[Tensor, Tensor | None]:
         """What is excluded, ``(B, E)``, and the candidates, ``(C,)`` or ``(B, C)``, padded with -1."""
         some = any(map(len, self.excluded))
-        excluded = pad(self.excluded, fill=-1)[0] if some else torch.zeros(len(self.excluded), 0, dtype=torch.int64)
+        excluded = pad(self.excluded, fill=-1).items if some else torch.zeros(len(self.excluded), 0, dtype=torch.int64)
         excluded = excluded.to(device)
         if len(self.candidates) > 1:
-            return excluded, pad(self.candidates, fill=-1)[0].to(device)
+            return excluded, pad(self.candidates, fill=-1).items.to(device)
         return excluded, torch.from_numpy(self.candidates[0]).to(device) if self.candidates else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,22 @@ class Sampler(Component, ABC, kind="sampler"):
     """Runs the reverse process."""
 
     entrances = ("sample",)
+    num_steps: int | None = None
+    """Denoisings of a chain; None for one at every step of the schedule."""
+
+    def check_fit(self, model: Any) -> None:
+        """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
+        if self.num_steps is not None and self.num_steps > model.schedule.num_timesteps:
+            raise ValueError(
+                f"The parts do not fit: the sampler takes num_steps={self.num_steps}, but the schedule has "
+                f"num_timesteps={model.schedule.num_timesteps}. Use as many at most, or num_steps=None for all."
+            )
+        if self.num_steps == 1 and model.denoiser.prediction == "noise":
+            raise ValueError(
+                "The parts do not fit: one step from pure noise divides a noise prediction by the signal that is left "
+                f"at step N, {float(model.schedule.alpha_bar[-1]) ** 0.5:.2g}. Use a chain of several steps, such as "
+                "sampler='ddim', or a denoiser that predicts 'velocity' or 'x0'."
+            )
 
     @abstractmethod
     def sample(self, denoise: Denoise, schedule: NoiseSchedule, noise: Tensor, generator: Generators | None) -> Tensor:

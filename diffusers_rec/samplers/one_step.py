@@ -12,5 +12,7 @@ from diffusers_rec.samplers.base import Denoise, Sampler, last_answer
 class OneStepSampler(Sampler, name="one-step"):
     r""":math:`\hat x_0 = f_\theta(x_N, N)`. The paper's default, which averages the probabilities of ten such draws."""
 
+    num_steps = 1
+
     def sample(self, denoise: Denoise, schedule: NoiseSchedule, noise: Tensor, generator: Generators | None) -> Tensor:
         return last_answer(denoise, noise, schedule.num_timesteps)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusers_rec.data.history import History
 from diffusers_rec.data.sequences import Sequences
 from diffusers_rec.data.vocabulary import Vocabulary
 from diffusers_rec.recommenders.memory import Memory
@@ -36,16 +37,16 @@ def check_memory(make: Callable[..., Memory], /, *, waive: Collection[str] = (),
 
 def mass_is_a_share_on_known_items(memory: Memory) -> None:
     """Items and mass ``(B, E)``; no mass is negative, and a row sums to its share, which is below one."""
-    recalled = memory.recall(*padded(histories_of(memory)))
-    if recalled is None:
+    predicted = memory.predict(padded(histories_of(memory)))
+    if predicted is None:
         return  # no part in the ranking
-    items, mass, known = recalled.items, recalled.mass, items_of(memory)
+    items, mass, known = predicted.items, predicted.mass, items_of(memory)
     expect(items.shape == mass.shape and items.ndim == 2, "items and mass (B, E)", (items.shape, mass.shape))
     expect(items.dtype == torch.int64, "items in int64", items.dtype)
     expect(bool(((items >= 0) & (items < known)).all()), f"items in 0..{known - 1}", items.tolist())
     expect_finite("the mass", mass)
     expect((mass >= 0).all(), "no negative mass", mass.min())
-    whole, share = mass.sum(1, keepdim=True), recalled.share
+    whole, share = mass.sum(1, keepdim=True), predicted.share
     expect(share.shape == whole.shape, "a share (B, 1)", tuple(share.shape))
     expect((share < 1).all(), "a share below one, which leaves the network a part", share.max())
     expect_close("what the mass of a row sums to", whole, share, rtol=1e-5, atol=1e-6)
@@ -53,15 +54,17 @@ def mass_is_a_share_on_known_items(memory: Memory) -> None:
 
 def an_answer_depends_on_its_history_alone(memory: Memory) -> None:
     """Neither on its company, nor on padding, nor on the memory layout."""
-    items, lengths = padded(histories_of(memory))
-    whole = recalled_by(memory, items, lengths)
-    for row, history in enumerate(histories_of(memory)):
-        alone = recalled_by(memory, *padded([history]))
+    history = padded(histories_of(memory))
+    whole = predicted_by(memory, history)
+    for row, items in enumerate(histories_of(memory)):
+        alone = predicted_by(memory, padded([items]))
         expect_close(f"the mass for history {row} alone", alone[0], whole[row], rtol=1e-5, atol=1e-6)
-    behind = torch.arange(items.shape[1]) >= lengths[:, None]
-    other = torch.cat([items.masked_fill(behind, items_of(memory) - 1), torch.ones_like(items)], dim=1)
-    expect_close("the mass with other padding", recalled_by(memory, other, lengths), whole, rtol=1e-5, atol=1e-6)
-    apart = recalled_by(memory, strided(items), strided(lengths))
+    other = torch.cat(
+        [history.items.masked_fill(~history.mask, items_of(memory) - 1), torch.ones_like(history.items)], dim=1
+    )
+    other_padding = predicted_by(memory, History(other, history.lengths))
+    expect_close("the mass with other padding", other_padding, whole, rtol=1e-5, atol=1e-6)
+    apart = predicted_by(memory, History(strided(history.items), strided(history.lengths)))
     expect_close("the mass for strided histories", apart, whole, rtol=1e-5, atol=1e-6)
 
 
@@ -72,7 +75,7 @@ def fitting_again_forgets(memory: Memory) -> None:
     again.fit(sequences(memory, seed=1))
     fresh.fit(sequences(memory, seed=1))
     expect_equal(
-        "the mass after fitting again", *(recalled_by(each, *padded(histories_of(memory))) for each in (again, fresh))
+        "the mass after fitting again", *(predicted_by(each, padded(histories_of(memory))) for each in (again, fresh))
     )
 
 
@@ -83,7 +86,7 @@ def what_it_holds_is_in_its_state(memory: Memory) -> None:
     other.load_state_dict(memory.state_dict())
     expect_equal(
         "the mass after loading the state",
-        *(recalled_by(each, *padded(histories_of(memory))) for each in (other, memory)),
+        *(predicted_by(each, padded(histories_of(memory))) for each in (other, memory)),
     )
 
 
@@ -105,11 +108,11 @@ def histories_of(memory: Memory) -> list[list[int]]:
     return [[item % items_of(memory) for item in history] for history in HISTORIES]
 
 
-def padded(histories: list[list[int]]) -> tuple[Tensor, Tensor]:
-    """Item indices ``(B, L)`` and lengths ``(B,)``."""
+def padded(histories: list[list[int]]) -> History:
+    """As one value."""
     longest = max(map(len, histories))
     items = torch.tensor([history + [0] * (longest - len(history)) for history in histories])
-    return items, torch.tensor([len(history) for history in histories])
+    return History(items, torch.tensor([len(history) for history in histories]))
 
 
 def sequences(memory: Memory, seed: int) -> Sequences:
@@ -122,10 +125,10 @@ def sequences(memory: Memory, seed: int) -> Sequences:
     )
 
 
-def recalled_by(memory: Memory, items: Tensor, lengths: Tensor) -> Tensor:
+def predicted_by(memory: Memory, history: History) -> Tensor:
     """The mass of every item, ``(B, V)``."""
-    recalled, known = memory.recall(items, lengths), items_of(memory)
-    return torch.zeros(len(items), known) if recalled is None else recalled.within(slice(0, known))
+    predicted, known = memory.predict(history), items_of(memory)
+    return torch.zeros(len(history), known) if predicted is None else predicted.within(slice(0, known))
 
 
 def _fitted(memory: Memory) -> Memory:
@@ -140,7 +143,7 @@ def _cases(maker: Maker) -> Iterator[Case]:
 
 
 def _answers(memory: Memory) -> list[Tensor]:
-    return [recalled_by(each, *padded(histories_of(memory))) for each in (memory, _fitted(memory))]
+    return [predicted_by(each, padded(histories_of(memory))) for each in (memory, _fitted(memory))]
 
 
 SUITE = Suite(Memory, _cases, CLAUSES, _answers, usual=("num_items",))

@@ -1,6 +1,7 @@
-"""Training: Algorithm 1 in a loop that can be killed and goes on."""
+"""Training: Algorithm 1 in a loop that resumes after it was killed."""
 
+from diffusers_rec.training.callbacks import Callback, TrainingRun
 from diffusers_rec.training.config import RECIPES, TrainingConfig
 from diffusers_rec.training.loop import TrainingResult, train
 
-__all__ = ["RECIPES", "TrainingConfig", "TrainingResult", "train"]
+__all__ = ["RECIPES", "Callback", "TrainingConfig", "TrainingResult", "TrainingRun", "train"]

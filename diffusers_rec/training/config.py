@@ -16,25 +16,25 @@ class TrainingConfig:
     """How a model is trained. The defaults are the paper's (Sec. 5.1.4), every prefix being an example.
 
     Args:
-        epochs: passes over the training targets, at most.
+        epochs: Largest number of passes over the training targets.
         examples: ``"every-prefix"``, ``"last-target"`` or ``"all-positions"``, see
             :class:`~diffusers_rec.data.TrainingBatches`.
-        batch_targets: targets a batch and process.
-        learning_rate: of Adam, its peak.
+        batch_targets: Largest number of targets in a batch of one process.
+        learning_rate: Peak learning rate of AdamW. Not used with an ``optimizer`` of your own, as ``weight_decay``.
         decay: ``"constant"``, or ``"cosine"`` down to zero at the last epoch.
-        warmup_epochs: the rate rises linearly over so many epochs; fractions are welcome.
-        weight_decay: decoupled from the gradient, as in AdamW.
-        clip_norm: gradients of a larger norm are scaled down to it; 0 never does.
-        average_decay: validate and keep an exponential moving average of the weights, with this decay a step; 0 keeps
-            the weights themselves. The average starts fast: its decay at step t is at most (1 + t) / (10 + t).
+        warmup_epochs: Number of epochs in which the rate rises linearly from zero; may be a fraction.
+        weight_decay: Weight decay of AdamW, decoupled from the gradient.
+        clip_norm: Largest norm of the gradient, which is scaled down to it; unlimited if 0.
+        average_decay: Decay per step of an exponential moving average of the weights, which is then validated and kept;
+            0 keeps the weights themselves. The average starts fast: its decay at step t is at most (1 + t) / (10 + t).
         select_by: Validation metric that chooses the epoch, ``"hr@K"`` or ``"ndcg@K"`` with any K >= 1.
-        exclude_seen: Leave the items of the history out of the validation's ranking, as ``recommend`` does by default;
-            False where users return to items, whose targets are misses otherwise.
-        patience: stop after so many validations without a better ``select_by``; 0 never does.
-        validate_every: epochs between validations.
-        validation_seeds: noise draws averaged in a validation.
+        exclude_seen: Whether to leave the items of the history out of the validation's ranking, as ``recommend`` does
+            by default; False where users return to items, whose targets are misses otherwise.
+        patience: Number of validations without a better score after which training stops; unlimited if 0.
+        validate_every: Number of epochs between validations.
+        validation_seeds: Number of noise draws averaged in a validation.
         precision: ``"fp32"``, or ``"bf16"`` for the backbone's matrix products; losses and softmax stay fp32.
-        seed: of the order of examples, the timesteps, the noise and dropout.
+        seed: Seed of the order of examples, the timesteps, the noise and dropout.
     """
 
     epochs: int = 50
@@ -72,15 +72,21 @@ class TrainingConfig:
         check_choice("precision", self.precision, ("fp32", "bf16"))
         check_choice("examples", self.examples, ("every-prefix", "last-target", "all-positions"))
 
-    def rate(self, epochs_done: float) -> float:
-        """The learning rate after so many epochs, a fraction included."""
+    def rate(self, epochs_done: float, *, initial: float | None = None) -> float:
+        """The learning rate after so many epochs, which may be a fraction.
+
+        Args:
+            epochs_done: Number of epochs so far.
+            initial: Rate that the schedule multiplies; :attr:`learning_rate` if None.
+        """
+        peak = self.learning_rate if initial is None else initial
         warmup = min(1.0, epochs_done / self.warmup_epochs) if self.warmup_epochs else 1.0
         left = 1.0 if self.decay == "constant" else 0.5 + 0.5 * math.cos(math.pi * min(1.0, epochs_done / self.epochs))
-        return self.learning_rate * warmup * left
+        return peak * warmup * left
 
     @property
     def cutoffs(self) -> list[int]:
-        """The K of the metrics that a validation records, that of ``select_by`` among them."""
+        """The K of the metrics that a validation records, including that of ``select_by``."""
         return sorted({5, 10, 20, int(self.select_by.partition("@")[2])})
 
     def config(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The processes that train together, in most cases one: their device, their order, and what they exchange.
 
-accelerate places them. No ``Accelerator`` is made: one would take mixed precision, gradient accumulation and more from
-its environment variables and from an earlier one in the process, behind the back of the training's settings.
+accelerate places them. No ``Accelerator`` is made: it would take mixed precision, gradient accumulation and more from
+environment variables and from an earlier ``Accelerator`` in the process, against the settings of the training.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Processes:
         device: ``"cpu"``, or None for what accelerate finds.
 
     Attributes:
-        device: Where this one computes.
+        device: Device of this process.
         count: Number of processes.
-        rank: Place of this one, from 0.
+        rank: Number of this process, from 0.
 
     Raises:
         ImportError: accelerate is missing (extra ``train``).
@@ -37,7 +37,7 @@ class Processes:
     def __init__(self, device: str | None = None) -> None:
         accelerate = require_extra("accelerate", "train")
         self._utils = accelerate.utils
-        # accelerate joins the processes of a CPU machine only when told that it is one.
+        # accelerate joins the processes of a CPU machine only with cpu=True.
         on_cpu = device == "cpu" or not torch.cuda.is_available()
         self._state = accelerate.PartialState(cpu=on_cpu or self._utils.parse_flag_from_env("ACCELERATE_USE_CPU"))
         self.device: torch.device = self._state.device
@@ -65,7 +65,7 @@ class Processes:
             return model
         device = None if self.device.type == "cpu" else [self.device.index]
         wrapped = nn.parallel.DistributedDataParallel(model, device_ids=device)
-        # Buffers are equal in all processes; sent at every step, a memory's would cost more than the step.
+        # Buffers are equal in all processes; to send those of a memory at every step would cost more than the step.
         wrapped.broadcast_buffers = False  # no argument: its name differs between versions of torch
         return wrapped
 
@@ -85,14 +85,22 @@ class Processes:
         if yielded < self.rounds(batches, epoch):
             yield next(iter(batches.epoch(epoch)))
 
-    def gathered(self, part: Tensor) -> Tensor:
-        """The parts of all processes end to end, each padded with 0 to the longest."""
-        return self._utils.gather(self._utils.pad_across_processes(part))
+    def joined(self, part: Tensor) -> Tensor:
+        """The parts of all processes end to end, ``(M, ...)`` each, whose M may differ."""
+        if self.count == 1:
+            return part
+        lengths = self._utils.gather(torch.tensor([len(part)], device=part.device)).tolist()
+        padded = self._utils.gather(self._utils.pad_across_processes(part)).tensor_split(self.count)
+        return torch.cat([each[:length] for each, length in zip(padded, lengths, strict=True)])
+
+    def any_of(self, flag: bool) -> bool:
+        """Whether the flag is true in any process."""
+        return flag if self.count == 1 else bool(self.summed(torch.tensor(float(flag), device=self.device)))
 
     def summed(self, part: Tensor) -> Tensor:
         """The sum over the processes."""
         return self._utils.reduce(part, reduction="sum")
 
     def wait(self) -> None:
-        """Return once every process has come here."""
+        """Return once every process has called it."""
         self._state.wait_for_everyone()

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from diffusers_rec.core.blueprint import compare
@@ -19,22 +18,25 @@ from diffusers_rec.core.errors import check_class, check_float, check_int
 from diffusers_rec.core.files import naming
 from diffusers_rec.core.verified import read_verified, write_verified
 from diffusers_rec.data.sequences import Holdout, Sequences
-from diffusers_rec.recommenders.diffrec import DiffRec
+from diffusers_rec.training.learner import Learner
+from diffusers_rec.training.optimizers import pack_optimizer, restore_optimizer, unpack_optimizer
 
 STATE_FILE = "training-state.safetensors"
+VERSION = "2"
+"""Version of the state's format; 1 had no numbers of the optimizer."""
 
 
 @dataclass
 class Progress:
-    """Where a run stands, besides its tensors.
+    """How far a run is.
 
     Attributes:
-        epoch: epochs done.
-        best_epoch: of the best validation, 0 before the first; without validation the last.
-        best_score: its ``select_by``; -1 before the first.
-        stale: validations since the best.
-        replaced: digest of the weights that the best ones take the place of, empty where there were none.
-        history: one record an epoch.
+        epoch: Number of epochs done.
+        best_epoch: Epoch of the best validation, 0 before the first; without validation the last epoch.
+        best_score: Score of that validation; -1 before the first.
+        stale: Number of validations since the best.
+        replaced: Digest of the best weights before the present ones; empty if there were none.
+        history: One record for each epoch.
     """
 
     epoch: int = 0
@@ -49,13 +51,20 @@ class Progress:
         """Whether the epoch that ended last is the best so far."""
         return self.best_epoch == self.epoch > 0
 
+    def enter(self, score: float) -> None:
+        """Enter the score of a validation after the current epoch."""
+        if score > self.best_score or not self.best_epoch:
+            self.best_score, self.best_epoch, self.stale = score, self.epoch, 0
+        else:
+            self.stale += 1
+
     @classmethod
     def from_json(cls, text: str) -> Progress:
-        """Of ``asdict`` in JSON.
+        """Read ``asdict`` in JSON.
 
         Raises:
-            ValueError: numbers that do not fit one another.
-            TypeError: anything that is no progress.
+            ValueError: Numbers that do not fit one another.
+            TypeError: Anything else than progress.
         """
         values = json.loads(text)
         if set(values) != {each.name for each in fields(cls)}:
@@ -79,45 +88,40 @@ class State:
     """What a file holds.
 
     Attributes:
-        run: fingerprint of what is trained on what, see :func:`fingerprint`.
-        progress: where it stands.
-        tensors: everything else, by name.
+        run: Fingerprint of what is trained on what, see :func:`fingerprint`.
+        progress: How far the run is.
+        optimizer: Numbers of the optimizer and the form of its tensors, in JSON.
+        tensors: All tensors, by name.
     """
 
     run: str
     progress: Progress
+    optimizer: str
     tensors: dict[str, Tensor]
 
 
-def save_state(
-    path: Path,
-    run: str,
-    progress: Progress,
-    model: DiffRec,
-    optimizer: torch.optim.Optimizer,
-    average: DiffRec | None = None,
-) -> None:
+def save_state(path: Path, run: str, progress: Progress, learner: Learner) -> None:
     """Write the state of a run.
 
     Args:
-        path: of the file.
-        run: fingerprint of what is trained on what, see :func:`fingerprint`.
-        progress: where it stands.
-        model: weights, and what is learned beside them.
-        optimizer: its moments.
-        average: the averaged weights, if any.
+        path: Path of the file.
+        run: Fingerprint of what is trained on what, see :func:`fingerprint`.
+        progress: How far the run is.
+        learner: What training changes.
+
+    Raises:
+        ValueError: The optimizer's state cannot be saved.
     """
+    parts = {"model": learner.model.state_dict()}
+    if learner.average is not None:
+        parts["average"] = learner.average.state_dict()
+    parts["optimizer"], numbers = pack_optimizer(learner.optimizer)
     tensors = {
-        **({} if average is None else {f"average.{name}": tensor for name, tensor in average.state_dict().items()}),
-        **{f"model.{name}": tensor for name, tensor in model.state_dict().items()},
-        **{
-            f"optimizer.{index}.{name}": tensor
-            for index, moments in optimizer.state_dict()["state"].items()
-            for name, tensor in moments.items()
-        },
+        f"{part}.{name}": tensor.detach().cpu().contiguous()
+        for part, named in parts.items()
+        for name, tensor in named.items()
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {"run": run, "progress": json.dumps(asdict(progress))}
+    metadata = {"version": VERSION, "run": run, "progress": json.dumps(asdict(progress)), "optimizer": numbers}
     write_verified(path, metadata, tensors)
 
 
@@ -125,11 +129,14 @@ def read_state(path: Path, run: str) -> State:
     """Read what :func:`save_state` wrote.
 
     Raises:
-        ValueError: the file is damaged, or belongs to another run.
+        ValueError: The file is damaged, or of another run, or of another version.
     """
     with _damaged(path):
         metadata, tensors = read_verified(path)
-        state = State(metadata["run"], Progress.from_json(metadata["progress"]), tensors)
+        if metadata.get("version") != VERSION:
+            raise ValueError("another version of this library wrote it, whose runs cannot be resumed by this one")
+        progress = Progress.from_json(metadata["progress"])
+        state = State(metadata["run"], progress, metadata["optimizer"], tensors)
     if state.run != run:
         raise ValueError(
             f"{path.parent} holds a run with other settings, other data or another number of processes. "
@@ -139,69 +146,54 @@ def read_state(path: Path, run: str) -> State:
     return state
 
 
-def put_state(
-    path: Path, state: State, model: DiffRec, optimizer: torch.optim.Optimizer, average: DiffRec | None = None
-) -> None:
-    """Put a state where it was.
+def put_state(path: Path, state: State, learner: Learner) -> None:
+    """Restore a state.
 
     Args:
-        path: where it was read, for errors.
-        state: from :func:`read_state`.
-        model: takes its weights, and what is learned beside them.
-        optimizer: takes its moments.
-        average: takes the averaged weights, if any.
+        path: Path that it was read from, for errors.
+        state: State from :func:`read_state`.
+        learner: Takes its weights, what is learned beside them, the averaged weights and the optimizer's state.
 
     Raises:
-        ValueError: its tensors do not fit; nothing has changed then.
+        ValueError: The tensors do not fit; nothing has changed then.
     """
     with _damaged(path):
-        for owner, prefix in ((model, "model."), (average, "average.")):
+        for owner, prefix in ((learner.model, "model."), (learner.average, "average.")):
             if owner is not None:
                 compare(_part(state.tensors, prefix), owner.state_dict())
                 refuse_nonfinite(_part(state.tensors, prefix), "it cannot be trained on")
-        moments = _moments(_part(state.tensors, "optimizer."), optimizer)
-    model.load_state_dict(_part(state.tensors, "model."))
-    if average is not None:
-        average.load_state_dict(_part(state.tensors, "average."))
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+        unpacked = unpack_optimizer(_part(state.tensors, "optimizer."), state.optimizer, learner.optimizer)
+    learner.model.load_state_dict(_part(state.tensors, "model."))
+    if learner.average is not None:
+        learner.average.load_state_dict(_part(state.tensors, "average."))
+    restore_optimizer(learner.optimizer, unpacked)
 
 
-def _damaged(path: Path) -> AbstractContextManager[None]:
-    return naming(path, "cannot be used", mend=f"Delete the folder {path.parent} to train anew, or choose another.")
+def fingerprint(settings: Any, data: Sequences, validation: Holdout | None, processes: int) -> str:
+    """A digest of what identifies a run: runs of equal digest give the same results, bit for bit.
 
-
-def _moments(tensors: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
-    """By the number of the parameter and by name, each of the parameter's shape, or a count of steps."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    found: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        place, name = key.split(".", 1)
-        found.setdefault(int(place), {})[name] = tensor
-    for number, moments in found.items():
-        shape = parameters[number].shape
-        expected = {"step": torch.Size(), "exp_avg": shape, "exp_avg_sq": shape}
-        if {name: moment.shape for name, moment in moments.items()} != expected:
-            raise ValueError(f"the optimiser's moments of parameter {number} do not fit it")
-    return found
-
-
-def fingerprint(
-    model_config: Mapping[str, Any],
-    training_config: Mapping[str, Any],
-    data: Sequences,
-    validation: Holdout | None,
-    processes: int,
-) -> str:
-    """A digest of what is trained, how, on what, by how many processes: equal runs go the same way, bit for bit."""
-    settings = json.dumps([model_config, training_config, processes], sort_keys=True)
-    digest = hashlib.sha256(settings.encode())
+    Args:
+        settings: Configs of the model, the training, the optimizer and the metric, as JSON values.
+        data: The training sequences.
+        validation: The holdout.
+        processes: Number of processes.
+    """
+    digest = hashlib.sha256(json.dumps([settings, processes], sort_keys=True).encode())
     digest.update(repr(data.vocabulary.ids).encode())
     for part in [data] if validation is None else [data, validation.histories]:
         digest.update(part.items.tobytes())
         digest.update(part.offsets.tobytes())
+        if part.times is not None:
+            digest.update(part.times.tobytes())
+        for feature, values in sorted(part.features.items()):
+            digest.update(feature.encode() + values.tobytes())
     if validation is not None:
         digest.update(validation.targets.tobytes())
     return digest.hexdigest()
+
+
+def _damaged(path: Path) -> AbstractContextManager[None]:
+    return naming(path, "cannot be used", mend=f"Delete the folder {path.parent} to train anew, or choose another.")
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

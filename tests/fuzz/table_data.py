@@ -52,11 +52,14 @@ CALLS: dict[str, Call] = {
     ),
     "Interactions.k_core": Call(lambda: world.log().k_core, lambda: {"k": 2}),
     "Interactions.statistics": Call(lambda: world.log().statistics, dict),
-    "Interactions.sequences": Call(lambda: world.log().sequences, dict),
+    "Interactions.sequences": Call(lambda: world.log().sequences, lambda: {"times": True}),
     "Sequences": Call(lambda: dr.Sequences, sequence_arguments, lambda result, _: len(list(result)) == len(result)),
     "Sequences.__getitem__": Call(lambda: world.sequences().__getitem__, lambda: {"user": 1}, errors=(IndexError,)),
     "Sequences.statistics": Call(lambda: world.sequences().statistics, dict),
     "Sequences.take": Call(lambda: world.sequences().take, lambda: {"users": [1, 2]}, of(dr.Sequences)),
+    "Sequences.with_features": Call(
+        lambda: world.sequences().with_features, lambda: {"features": {"age": np.arange(6.0)}}, of(dr.Sequences)
+    ),
     "Sequences.reindexed": Call(
         lambda: world.sequences().reindexed, lambda: {"vocabulary": dr.Vocabulary([f"i{v}" for v in range(9, -1, -1)])},
         of(dr.Sequences),
@@ -77,8 +80,7 @@ CALLS: dict[str, Call] = {
     "Statistics": Call(lambda: dr.Statistics, lambda: {"num_users": 2, "num_items": 3, "num_actions": 4}),
     "Batch": Call(
         lambda: dr.Batch,
-        lambda: {"items": torch.ones(2, 3).long(), "lengths": torch.tensor([3, 2]),
-                 "positions": torch.tensor([[2], [1]]), "num_targets": 2},
+        lambda: {"history": world.history(), "positions": torch.tensor([[2], [1]]), "num_targets": 2},
         lambda result, _: finite(world.model().loss(result, generator()), {}),
     ),
     "Batch.to": Call(lambda: world.batch().to, lambda: {"device": "cpu", "non_blocking": False}),
@@ -95,7 +97,8 @@ CALLS: dict[str, Call] = {
         lambda: dr.TrainingBatches(world.sequences(), examples="all-positions").num_batches, lambda: {"epoch": 1}
     ),
     "TrainingBatches.target_counts": Call(lambda: dr.TrainingBatches(world.sequences()).target_counts, dict),
-    "pad": Call(lambda: pad, lambda: {"histories": [[1, 2], [3]], "max_length": 2, "fill": -1}),
+    "pad": Call(lambda: pad, lambda: {"histories": [[1, 2], [3]], "max_length": 2, "fill": -1, "times": [[5, 6], [7]],
+                                         "features": {"age": [0.5, 1.5]}}),
     "from_frame": Call(
         lambda: dr.from_frame, lambda: {"frame": frame(), "user": "user", "item": "item", "time": "time"},
         of(dr.Interactions),

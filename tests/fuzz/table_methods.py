@@ -158,12 +158,8 @@ CALLS: dict[str, Call] = {
     "InBatchNegatives.draw": Call(lambda: fitted(dr.InBatchNegatives()).draw, draw),
     "NoMemory.fit": Call(lambda: dr.NoMemory().fit, lambda: {"sequences": world.sequences()}, opaque=("sequences",)),
     "TransitionMemory.fit": Call(lambda: world.memory().fit, lambda: {"sequences": world.sequences()}),
-    "NoMemory.recall": Call(
-        lambda: dr.NoMemory().recall, lambda: {"items": torch.ones(2, 3).long(), "lengths": torch.tensor([3, 2])}
-    ),
-    "TransitionMemory.recall": Call(
-        lambda: world.memory().recall, lambda: {"items": torch.ones(2, 3).long(), "lengths": torch.tensor([3, 2])}
-    ),
+    "NoMemory.predict": Call(lambda: dr.NoMemory().predict, lambda: {"history": world.history()}),
+    "TransitionMemory.predict": Call(lambda: world.memory().predict, lambda: {"history": world.history()}),
     "SimplifiedObjective.without_noise": Call(lambda: dr.SimplifiedObjective().without_noise, dict),
     "ContrastiveObjective.without_noise": Call(lambda: dr.ContrastiveObjective().without_noise, dict),
     "SimplifiedObjective.__call__": Call(dr.SimplifiedObjective, losses, arithmetic=True),

@@ -75,7 +75,7 @@ CALLS: dict[str, Call] = {
     "DiffRec.sample": Call(lambda: world.model().sample, served),
     "DiffRec.next_item_latents": Call(
         lambda: world.model().next_item_latents,
-        lambda: {"items": torch.ones(2, 3).long(), "lengths": torch.tensor([3, 2]), "seeds": 2, "sampler": "ddim"},
+        lambda: {"history": world.history(), "seeds": 2, "sampler": "ddim"},
     ),
     "Recommender.predict_proba": Call(lambda: world.model().predict_proba, served, probabilities),
     "Recommender.recommend": Call(
@@ -95,7 +95,7 @@ CALLS: dict[str, Call] = {
     ),
     "Ensemble.next_item_latents": Call(
         lambda: members().next_item_latents,
-        lambda: {"items": torch.ones(2, 3).long(), "lengths": torch.tensor([3, 2]), "seeds": 2, "sampler": "ddim"},
+        lambda: {"history": world.history(), "seeds": 2, "sampler": "ddim"},
     ),
     "chunked_cross_entropy": Call(
         lambda: dr.chunked_cross_entropy,

@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from diffusers_rec import (
     Batch,
     DiffRec,
+    History,
     Holdout,
     Interactions,
     LinearHead,
@@ -82,6 +83,10 @@ def memory() -> TransitionMemory:
 
 def batch() -> Batch:
     return next(iter(TrainingBatches(sequences(), max_length=6, batch_targets=8).epoch(0)))
+
+
+def history() -> History:
+    return History(torch.ones(2, 3).long(), torch.tensor([3, 2]))
 
 
 def generator(seed: int = 0) -> Generator:

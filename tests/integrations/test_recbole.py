@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from diffusers_rec import DiffRec
-from diffusers_rec.data import Batch
+from diffusers_rec.data import Batch, History
 
 pytest.importorskip("recbole", reason="RecBole is not installed; make test-integrations installs it")
 
@@ -46,12 +46,12 @@ class DiffRecOfRecBole(SequentialRecommender):
         lengths = interaction[self.ITEM_SEQ_LEN]
         with_target = F.pad(interaction[self.ITEM_SEQ], (0, 1))
         with_target = with_target.scatter(1, lengths[:, None], interaction[self.POS_ITEM_ID][:, None])
-        batch = Batch((with_target - 1).clamp(min=0), lengths + 1, lengths[:, None])
+        batch = Batch(History((with_target - 1).clamp(min=0), lengths + 1), lengths[:, None])
         return self.recommender.loss(batch, self.generator).total
 
     def full_sort_predict(self, interaction):
-        items = (interaction[self.ITEM_SEQ] - 1).clamp(min=0)
-        latents = self.recommender.next_item_latents(items, interaction[self.ITEM_SEQ_LEN])
+        history = History((interaction[self.ITEM_SEQ] - 1).clamp(min=0), interaction[self.ITEM_SEQ_LEN])
+        latents = self.recommender.next_item_latents(history)
         probabilities = self.recommender.head.logits(latents).softmax(-1).mean(1)
         return F.pad(probabilities, (1, 0))
 

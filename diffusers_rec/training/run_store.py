@@ -8,89 +8,69 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import cast
 
-import torch
 from torch import Tensor
 
 from diffusers_rec.core.checkpoint import CONFIG_FILE, FILES, read_checkpoint
 from diffusers_rec.core.errors import check_path
 from diffusers_rec.core.files import folder_lock, remove_temporaries, write_atomically
-from diffusers_rec.recommenders.diffrec import DiffRec
+from diffusers_rec.recommenders.pretrained import Pretrained
+from diffusers_rec.training.learner import Learner
 from diffusers_rec.training.state import STATE_FILE, Progress, put_state, read_state, save_state
 
 LOG_FILE = "log.jsonl"
 WAIT = 2.0
-"""Seconds that a run waits for its folder; another run holds it for as long as it lasts."""
+"""Seconds that a run waits for the lock of its folder, which another run holds until it ends."""
 _FILES = re.compile(rf"{re.escape(LOG_FILE)}|{re.escape(STATE_FILE)}|{FILES.pattern}")
 
 
-@dataclass(frozen=True)
-class Trained:
-    """What training changes.
-
-    Attributes:
-        model: whose weights the optimiser moves.
-        optimizer: with its moments.
-        average: the moving average of the model, if any.
-    """
-
-    model: DiffRec
-    optimizer: torch.optim.Optimizer
-    average: DiffRec | None
-
-    @property
-    def judged(self) -> DiffRec:
-        """What is validated and kept."""
-        return self.model if self.average is None else self.average
-
-
-class Keeper(ABC):
+class RunStore(ABC):
     """Keeps what a run needs to end with its best model."""
 
     @abstractmethod
-    def begin(self, trained: Trained) -> Progress:
-        """How far the run is; where it is not at its start, everything that training changes is put there."""
+    def restore(self, learner: Learner) -> Progress:
+        """How far the run is; the learner takes the saved state, if there is any."""
 
     @abstractmethod
-    def keep(self, trained: Trained, progress: Progress) -> None:
-        """After an epoch."""
+    def save(self, learner: Learner, progress: Progress) -> None:
+        """Save the run after an epoch."""
 
     @abstractmethod
-    def best(self) -> Mapping[str, Tensor]:
+    def best_weights(self) -> Mapping[str, Tensor]:
         """The weights of the best epoch."""
 
 
-class InMemory(Keeper):
-    """Of a run that cannot be taken up again."""
+class MemoryStore(RunStore):
+    """Store of a run that cannot be resumed."""
 
-    def begin(self, trained: Trained) -> Progress:
-        self._best = copy.deepcopy(trained.model.state_dict())
+    def restore(self, learner: Learner) -> Progress:
+        self._best = copy.deepcopy(learner.model.state_dict())
         return Progress()
 
-    def keep(self, trained: Trained, progress: Progress) -> None:
+    def save(self, learner: Learner, progress: Progress) -> None:
         if progress.last_is_best:
-            self._best = copy.deepcopy(trained.judged.state_dict())
+            self._best = copy.deepcopy(learner.evaluated.state_dict())
 
-    def best(self) -> Mapping[str, Tensor]:
+    def best_weights(self) -> Mapping[str, Tensor]:
         return self._best
 
 
-class InFolder(Keeper):
-    """Of a run that goes on when it is started again.
+class FolderStore(RunStore):
+    """Store of a run that resumes when it is started again.
 
-    The state is written before the best model: it holds the last weights, from which a model that a kill has cut off is
-    written when the run goes on.
+    The state is written before the best model. It holds the last weights, so a best model whose writing was interrupted
+    by a kill is written when the run resumes.
 
     Args:
         folder: Folder of the run, locked by the process that writes.
         run: Fingerprint of the run.
-        writes: Whether this process writes; of several one does.
+        writes: Whether this process writes; one of several does.
 
     Raises:
-        ValueError: the folder holds files of somebody else, of another run, or a damaged state.
+        ValueError: The folder holds foreign files, another run, or a damaged state.
     """
 
     def __init__(self, folder: Path, run: str, *, writes: bool) -> None:
@@ -101,53 +81,53 @@ class InFolder(Keeper):
             raise ValueError(f"{folder} holds a {CONFIG_FILE} that no run here has written. Choose another folder.")
         self._refuse_foreign_log()
 
-    def begin(self, trained: Trained) -> Progress:
+    def restore(self, learner: Learner) -> Progress:
         if self.writes:
             remove_temporaries(self.folder, _FILES)
         if self._found is None:
-            self._save(trained, Progress())  # a folder that cannot be written is told now
+            self._write_state(learner, Progress())  # fails before training where the folder cannot be written
             return Progress()
-        put_state(self.folder / STATE_FILE, self._found, trained.model, trained.optimizer, trained.average)
+        put_state(self.folder / STATE_FILE, self._found, learner)
         progress, self._found = self._found.progress, None
         if progress.best_epoch:
-            self._mend_best(trained, progress)
+            self._recover_best(learner, progress)
         return progress
 
-    def keep(self, trained: Trained, progress: Progress) -> None:
+    def save(self, learner: Learner, progress: Progress) -> None:
         if progress.last_is_best:
             progress.replaced = _digest_of(self.folder)
-        self._save(trained, progress)
+        self._write_state(learner, progress)
         if progress.last_is_best:
-            self._save_best(trained)
+            self._write_best(learner)
 
-    def best(self) -> Mapping[str, Tensor]:
+    def best_weights(self) -> Mapping[str, Tensor]:
         return read_checkpoint(self.folder).weights
 
-    def _save(self, trained: Trained, progress: Progress) -> None:
+    def _write_state(self, learner: Learner, progress: Progress) -> None:
         if self.writes:
             write_atomically(self.folder / LOG_FILE, _log(progress))
-            save_state(self.folder / STATE_FILE, self.run, progress, trained.model, trained.optimizer, trained.average)
+            save_state(self.folder / STATE_FILE, self.run, progress, learner)
 
-    def _save_best(self, trained: Trained) -> None:
+    def _write_best(self, learner: Learner) -> None:
         if self.writes:
-            trained.judged.save_pretrained(self.folder)
+            cast(Pretrained, learner.evaluated).save_pretrained(self.folder)
 
-    def _mend_best(self, trained: Trained, progress: Progress) -> None:
-        """Write the best model where only the state has it yet; tell now, not in the end, that it is lost."""
+    def _recover_best(self, learner: Learner, progress: Progress) -> None:
+        """Write the best model if only the state has it; raise now, not at the end, if it is lost."""
         try:
-            kept = read_checkpoint(self.folder).digest
+            present = read_checkpoint(self.folder).digest
         except (FileNotFoundError, ValueError) as error:
             if not progress.last_is_best:
                 raise ValueError(
                     f"{self.folder} has lost its best model, that of epoch {progress.best_epoch} ({error}). Delete the "
                     "folder to train anew."
                 ) from error
-            kept = progress.replaced
-        if progress.last_is_best and kept == progress.replaced:
-            self._save_best(trained)
+            present = progress.replaced
+        if progress.last_is_best and present == progress.replaced:
+            self._write_best(learner)
 
     def _refuse_foreign_log(self) -> None:
-        """A log is this run's if it begins as the state says; a kill may have come between the two writings."""
+        """A log is this run's if it begins as the state implies; a kill may have come between the two writings."""
         path, progress = self.folder / LOG_FILE, self._found.progress if self._found else Progress()
         if not path.exists():
             return
@@ -159,11 +139,11 @@ class InFolder(Keeper):
 
 @contextmanager
 def run_folder(directory: str | PathLike[str] | None, *, writes: bool) -> Iterator[Path | None]:
-    """The folder of a run, made if missing; it belongs to the process that writes until the run ends.
+    """The folder of a run, created if missing and locked by the process that writes until the run ends.
 
     Raises:
-        NotADirectoryError: there is a file in its place.
-        ValueError: another run or another process writes to it, or the path is empty.
+        NotADirectoryError: There is a file in its place.
+        ValueError: Another run or another process writes to it, or the path is empty.
     """
     if directory is None:
         yield None
@@ -181,7 +161,7 @@ def _log(progress: Progress) -> bytes:
 
 
 def _digest_of(folder: Path) -> str:
-    """Of the weights in a folder; empty where no whole model is."""
+    """Digest of the weights in a folder; empty if there is no complete model."""
     try:
         return read_checkpoint(folder).digest
     except (FileNotFoundError, ValueError):

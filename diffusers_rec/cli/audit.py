@@ -1,0 +1,115 @@
+"""``diffrec audit``."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE
+from rich.table import Table
+
+from diffusers_rec.cli.inputs import LogFile, held_out
+from diffusers_rec.cli.models import load_model
+from diffusers_rec.cli.options import (
+    CoreOption,
+    DataArgument,
+    FormatOption,
+    HeldOut,
+    ItemOption,
+    JsonOption,
+    MissingOption,
+    ModelArgument,
+    QuietOption,
+    QuoteOption,
+    SeparatorOption,
+    ShortOption,
+    TimeOption,
+    UserOption,
+)
+from diffusers_rec.cli.terminal import print_json, stdout
+from diffusers_rec.evaluation import audit
+from diffusers_rec.evaluation.audit import chain_lengths
+from diffusers_rec.guidance import NoiselessDenoiser
+
+TABLES = {
+    "ranking": (
+        "accuracy of the network alone, without its memory, history masked",
+        "If drawn and zeroed noise give the same accuracy, the ranking does not use the noise. A network that has "
+        "learned nothing gives the same accuracy, too: check with `diffrec evaluate` that it beats popularity on the "
+        "same split.",
+    ),
+    "timesteps": (
+        "losses with the target's own x_n, with x_n zeroed, and with another user's x_n",
+        "If the denoiser uses x_n, losses rise with x_n zeroed and rise further with another user's, most at early "
+        "steps; equal losses mean that it does not use x_n. "
+        "Reconstruction is one minus the cosine to the target's vector: 0 is the same direction, 1 a right angle; it "
+        "does not measure how well a step ranks. Cross-entropy does, except at steps where no ranking is learned: for "
+        "`best` these are all but the last, N.",
+    ),
+    "chains": (
+        "samples of reverse chains, compared with exact draws from the prediction",
+        "Probability is the model's predicted probability of the sampled items; exact draws are as many samples from "
+        "that prediction as there are chains. A faithful chain has the probability and the number of distinct items of "
+        "exact draws; a chain with far fewer distinct items has collapsed.",
+    ),
+}
+"""Title and legend of each table of an audit."""
+
+
+def audit_command(
+    model: ModelArgument,
+    data: DataArgument,
+    split: Annotated[HeldOut, typer.Option(help="Split whose held-out items are used.")] = "validation",
+    users: Annotated[int, typer.Option(help="Maximum number of users.")] = 1024,
+    seeds: Annotated[int, typer.Option(help="Number of noise draws to average, and of chains per user.")] = 10,
+    steps: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="Number of reverse steps of a chain. May be repeated; 10 and 50 by default, as far as N allows."
+        ),
+    ] = None,
+    format: FormatOption = "auto",
+    user: UserOption = "user",
+    item: ItemOption = "item",
+    time: TimeOption = "time",
+    separator: SeparatorOption = None,
+    quote: QuoteOption = None,
+    missing: MissingOption = None,
+    k_core: CoreOption = None,
+    short: ShortOption = "error",
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure what the noise does: accuracy without it, losses by timestep, and the samples of reverse chains."""
+    trained = load_model(model)
+    lengths = chain_lengths(steps or None, trained.schedule.num_timesteps, name="--steps")
+    if isinstance(trained.denoiser, NoiselessDenoiser) and not as_json:
+        stdout.print(
+            f"{model} is a noise-free control: its denoiser receives no noise, so there is no noise to audit. --json "
+            "prints the tables nevertheless.",
+            soft_wrap=True,
+        )
+        return
+    log = LogFile(data, format, user, item, time, separator, quote, missing, k_core)
+    found = audit(
+        trained, held_out(log, split, short),
+        users=users, seeds=seeds, steps=lengths, progress=not quiet and sys.stderr.isatty(),
+    )  # fmt: skip
+    if as_json:
+        print_json({"split": split, **asdict(found)})
+        return
+    for name, (title, legend) in TABLES.items():
+        stdout.print(f"{title} ({split}, {found.num_users} user{'s' * (found.num_users > 1)})", soft_wrap=True)
+        stdout.print(_table(getattr(found, name)))
+        stdout.print(f"{legend}\n", soft_wrap=True)
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(box=SIMPLE)
+    for heading in rows[0]:
+        table.add_column(heading, justify="left" if isinstance(rows[0][heading], str) else "right")
+    for row in rows:
+        table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.values()))
+    return table

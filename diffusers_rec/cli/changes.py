@@ -1,0 +1,83 @@
+"""Changes of a model's parts and of its training by ``--set`` and its shorthands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from diffusers_rec.cli.values import parse_value
+from diffusers_rec.core.registry import unknown_name
+from diffusers_rec.recommenders.diffrec import PARTS, DiffRec
+from diffusers_rec.training import TrainingConfig
+
+SHORTHANDS = {
+    "dim": ("embedding.dim", "denoiser.dim", "head.dim"),
+    "max_length": ("denoiser.max_length",),
+    "dropout": ("denoiser.dropout",),
+    "epochs": ("training.epochs",),
+    "batch_targets": ("training.batch_targets",),
+    "learning_rate": ("training.learning_rate",),
+    "select_by": ("training.select_by",),
+    "include_seen": ("training.exclude_seen",),
+}
+"""The settings that an option of ``train`` changes, by their keys in ``--set``."""
+
+
+def parse_changes(texts: Iterable[str], shorthands: Iterable[str]) -> dict[str, str]:
+    """The values of ``--set`` by key: ``part``, ``part.setting``, ``training.setting`` or ``seeds``.
+
+    Args:
+        texts: Values of ``--set``.
+        shorthands: Names of the given options that are shorthands.
+
+    Raises:
+        ValueError: A text is malformed, names an unknown part, or repeats a setting that is given already.
+    """
+    changes: dict[str, str] = {}
+    given_by = {key: f"--{name.replace('_', '-')}" for name in shorthands for key in SHORTHANDS[name]}
+    known = [*PARTS, "training", "seeds"]
+    for text in texts:
+        key, equals, value = (each.strip() for each in text.partition("="))
+        part, dot, _ = key.partition(".")
+        if equals and part not in known:
+            is_training = key in TrainingConfig.names()
+            hint = f"Did you mean --set training.{text}?" if is_training else unknown_name("part", part, known)
+            raise ValueError(f"--set {text}: {hint}")
+        needs_dot = {"training": True, "seeds": False}.get(part, bool(dot))  # a part may come with one or without
+        if not equals or bool(dot) != needs_dot:
+            raise ValueError(
+                "--set takes PART=NAME or PART.SETTING=VALUE, or seeds=VALUE, "
+                f"with PART one of {', '.join([*PARTS, 'training'])}, got {text!r}."
+            )
+        if key in given_by:
+            raise ValueError(f"{given_by[key]} and --set {text} give the same setting. Keep one of the two.")
+        changes[key], given_by[key] = value, f"--set {text}"
+    return changes
+
+
+def change_training(training: dict[str, Any], changes: dict[str, str]) -> dict[str, Any]:
+    """The settings of a training after the changes that concern it."""
+    for key, text in changes.items():
+        part, _, setting = key.partition(".")
+        if part != "training":
+            continue
+        if setting not in training:
+            raise ValueError(f"--set {key}={text}: {unknown_name('training setting', setting, training)}")
+        training = {**training, setting: parse_value("--set", text)}
+    return training
+
+
+def change_model(model: DiffRec, changes: dict[str, str]) -> DiffRec:
+    """The model after the changes that concern its parts; the same model if there are none."""
+    parts: dict[str, Any] = {}
+    for key, text in changes.items():
+        part, dot, setting = key.partition(".")
+        if part == "training":
+            continue
+        if dot:
+            parts[part] = {**parts.get(part, {}), setting: parse_value("--set", text)}
+        elif part in PARTS:
+            parts[part] = {**parts.get(part, {}), "name": text}
+        else:
+            parts[part] = parse_value("--set", text)
+    return model.replace(**parts) if parts else model

@@ -1,0 +1,26 @@
+"""Errors of the library, completed by the options of the command line that resolve them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+
+@contextmanager
+def naming_options(options: str) -> Iterator[None]:
+    """Add to every error, which names Python arguments, the options that set them."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{error} (On the command line: {options}.)") from error
+
+
+@contextmanager
+def suggesting_options(options: Mapping[str, str]) -> Iterator[None]:
+    """Add to an error the option that avoids it, found by words of the error's message."""
+    try:
+        yield
+    except ValueError as error:
+        found = next((option for words, option in options.items() if words in str(error)), None)
+        suggestion = f" (On the command line: {found}.)" if found else ""
+        raise ValueError(f"{error}{suggestion}") from error

@@ -1,0 +1,64 @@
+"""Trained models, ensembles and samplers that the commands are given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from diffusers_rec.cli.values import parse_value
+from diffusers_rec.core.errors import check_int
+from diffusers_rec.recommenders.base import Recommender
+from diffusers_rec.recommenders.diffrec import DiffRec
+from diffusers_rec.recommenders.ensemble import Ensemble
+from diffusers_rec.samplers import Sampler
+
+
+def load_model(folder: Path) -> DiffRec:
+    """A trained model, on the GPU if there is one."""
+    return DiffRec.from_pretrained(folder).to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_ensemble(model: DiffRec, folder: Path, others: list[Path] | None) -> Recommender:
+    """The ensemble of a loaded model and the folders of ``--with``; the model itself if there are none."""
+    if not others:
+        return model
+    folders = [folder, *others]
+    if len({path.resolve() for path in folders}) < len(folders):
+        raise ValueError(f"--with: {', '.join(map(str, folders))} contains a model twice. Give each folder once.")
+    members = [model]
+    for other in others:
+        try:
+            members.append(load_model(other))
+        except ValueError as error:
+            raise ValueError(f"--with {other}: {error}") from error
+    try:
+        return Ensemble(members)
+    except ValueError as error:
+        raise ValueError(f"--with, where {folder} is member 0: {error}") from error
+
+
+def choose_sampler(model: DiffRec, choice: str | None, steps: int | None) -> Sampler | None:
+    """The sampler of ``--sampler`` and ``--steps``; None if neither is given."""
+    if choice is None and steps is None:
+        return None
+    config = None if choice is None else parse_value("--sampler", choice)
+    sampler = model.sampler if config is None else Sampler.build(config)
+    if steps is None:
+        return sampler
+    if isinstance(config, dict) and "num_steps" in config:
+        raise ValueError(f"--steps={steps} and the num_steps of --sampler give the same setting. Keep one of the two.")
+    name, final = sampler.registered_name, model.schedule.num_timesteps
+    if "num_steps" not in sampler.settings():
+        chains = [known for known in Sampler.names() if "num_steps" in Sampler.named(known).settings()]
+        raise ValueError(
+            f"--steps: the sampler {name!r} has no number of steps. Use --sampler with {', '.join(chains)}."
+        )
+    if check_int("--steps", steps, minimum=1) > final:
+        raise ValueError(f"--steps must be at most num_timesteps={final}, the model's N, got {steps}.")
+    return Sampler.build({**sampler.config(), "num_steps": steps})
+
+
+def count_parameters(model: DiffRec) -> int:
+    """The number of a model's parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())

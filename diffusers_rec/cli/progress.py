@@ -1,0 +1,53 @@
+"""Messages of ``diffrec train`` on its epochs and on the epoch that it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from diffusers_rec.cli.terminal import stderr
+from diffusers_rec.training import TrainingConfig, TrainingResult
+from diffusers_rec.training.state import STATE_FILE
+
+
+class EpochLog:
+    """Prints the epochs of a run, and whether its folder contained the run already.
+
+    The latter is certain only after an epoch or at the end: the library refuses the folder of another run.
+    """
+
+    def __init__(self, folder: Path, metric: str) -> None:
+        self.metrics = dict.fromkeys(("hr@10", "ndcg@10", metric))
+        self.folder, self.exists, self.trained = folder, (folder / STATE_FILE).is_file(), False
+
+    def epoch(self, record: dict[str, float]) -> None:
+        """Print a finished epoch."""
+        if self.exists and not self.trained:
+            stderr.print(f"{self.folder} already contains this run: resuming where it stopped.")
+        self.trained = True
+        stderr.print(describe_epoch(record, self.metrics))
+
+    def end(self) -> None:
+        """Print whether the run was finished before it started."""
+        if self.exists and not self.trained:
+            stderr.print(f"{self.folder} already contains this run, and it is finished: there is nothing to train.")
+
+
+def describe_epoch(record: dict[str, float], metrics: Iterable[str]) -> str:
+    """One line on an epoch: losses, validation metrics and speed."""
+    losses = "  ".join(f"{name} {record[name]:.4f}" for name in ("reconstruction", "recommendation") if name in record)
+    scores = "".join(f"  {name} {record[f'validation_{name}']:.4f}" for name in metrics
+                     if f"validation_{name}" in record)  # fmt: skip
+    return f"epoch {record['epoch']:>3}  {losses}{scores}  {record['targets_per_second']:,.0f} targets/s"
+
+
+def describe_outcome(result: TrainingResult, config: TrainingConfig, metrics: dict[str, float]) -> str:
+    """One line on the epoch that was kept, and why."""
+    epochs = len(result.history)
+    if not metrics:
+        return f"Kept epoch {epochs}, the last: there was no validation"
+    stopped = f" (stopped after {config.patience} validations without a better one)" if epochs < config.epochs else ""
+    history = "masked" if config.exclude_seen else "not masked"
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+    criterion = f"by validation {config.select_by} (history {history})"
+    return f"Best epoch {result.best_epoch} of {epochs}{stopped} {criterion}: {scores}"

@@ -1,0 +1,192 @@
+"""``diffrec train``."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import textwrap
+from typing import Annotated, Literal
+
+import torch
+import typer
+
+from diffusers_rec.cli.changes import change_model, change_training, parse_changes
+from diffusers_rec.cli.inputs import LogFile, output_folder, split_sequences
+from diffusers_rec.cli.models import count_parameters
+from diffusers_rec.cli.options import (
+    CoreOption,
+    DataArgument,
+    FormatOption,
+    ItemOption,
+    JsonOption,
+    MissingOption,
+    QuietOption,
+    QuoteOption,
+    SeparatorOption,
+    ShortOption,
+    TimeOption,
+    UserOption,
+)
+from diffusers_rec.cli.progress import EpochLog, describe_outcome
+from diffusers_rec.cli.reports import compare, plain_reports, report_table
+from diffusers_rec.cli.terminal import print_json, stderr, stdout
+from diffusers_rec.cli.values import drop_none
+from diffusers_rec.core.errors import check_int
+from diffusers_rec.core.registry import Config
+from diffusers_rec.evaluation import Report
+from diffusers_rec.presets import PRESETS, control
+from diffusers_rec.recommenders.diffrec import PARTS, DiffRec
+from diffusers_rec.recommenders.memory import NoMemory
+from diffusers_rec.training import RECIPES, TrainingConfig, train
+
+MAX_THREADS = 1024
+
+Preset = Literal["best", "paper"]
+
+
+def train_command(
+    data: DataArgument,
+    out_folder: Annotated[
+        str, typer.Option("--out", help="Folder for the model, the log and the state to resume from.")
+    ],
+    preset: Annotated[
+        Preset, typer.Option(help="The best configuration found so far, or the paper's (Sec. 5.1.4).")
+    ] = "best",
+    dim: Annotated[int | None, typer.Option(help="Latent width D.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Number of positions in a sequence.")] = None,
+    dropout: Annotated[float | None, typer.Option(help="Dropout rate of the denoiser.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Maximum number of epochs.")] = None,
+    batch_targets: Annotated[int | None, typer.Option(help="Number of targets in a batch.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate of Adam.")] = None,
+    select_by: Annotated[
+        str | None, typer.Option(help="Validation metric that selects the epoch, hr@K or ndcg@K; ndcg@10 by default.")
+    ] = None,
+    include_seen: Annotated[
+        bool, typer.Option("--include-seen", help="Rank the items of the history, too, in validation.")
+    ] = False,
+    no_validation: Annotated[
+        bool, typer.Option("--no-validation", help="Train on all items of every user and keep the last epoch.")
+    ] = False,
+    change: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Change a part or one of its settings, or a training setting: --set denoiser=transformer, "
+            "--set schedule.num_timesteps=200, --set training.patience=5. May be repeated.",
+        ),
+    ] = None,
+    as_control: Annotated[
+        bool, typer.Option("--control", help="Train the noise-free control: the same model without noise.")
+    ] = False,
+    seed: Annotated[
+        int,
+        typer.Option(
+            help="Seed of the initial weights, the batch order and the noise; --set training.seed=5 sets the last "
+            "two only."
+        ),
+    ] = 0,
+    threads: Annotated[
+        int | None, typer.Option(help="Number of CPU threads; 1 is fastest for small models on busy cores.")
+    ] = None,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Train on the CPU even if there is a GPU.")] = False,
+    format: FormatOption = "auto",
+    user: UserOption = "user",
+    item: ItemOption = "item",
+    time: TimeOption = "time",
+    separator: SeparatorOption = None,
+    quote: QuoteOption = None,
+    missing: MissingOption = None,
+    k_core: CoreOption = None,
+    short: ShortOption = "error",
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Train a model and keep its best epoch on validation. To resume a killed run, start the same command again.
+
+    Settings that are not given are those of the preset.
+    """
+    is_main = os.environ.get("RANK", "0") == "0"  # of several processes one prints
+    quiet = quiet or not is_main
+    size = drop_none(dim=dim, max_length=max_length, dropout=dropout)
+    training_options = drop_none(
+        epochs=epochs, batch_targets=batch_targets, learning_rate=learning_rate, select_by=select_by
+    )
+    changes = parse_changes(change or [], [*size, *training_options, *(["include_seen"] if include_seen else [])])
+    if no_validation:
+        _refuse_without_validation({"--short": short != "error", "--select-by": select_by is not None,
+                                    "--include-seen": include_seen})  # fmt: skip
+    if threads is not None:
+        torch.set_num_threads(check_int("--threads", threads, minimum=1, maximum=MAX_THREADS))
+    folder = output_folder(out_folder)
+    log = LogFile(data, format, user, item, time, separator, quote, missing, k_core)
+    sequences = log.read().sequences()
+    split = None if no_validation else split_sequences(sequences, short)
+    model = PRESETS[preset](sequences.vocabulary, seed=seed, **size)
+    training = {**RECIPES[preset].config(), "exclude_seen": not include_seen, "seed": seed, **training_options}
+    training, model = change_training(training, changes), change_model(model, changes)
+    if as_control:
+        model = control(model)
+    config = TrainingConfig(**training)
+    if not quiet:
+        stderr.print(f"{sequences.statistics()}\n")
+        name = f"{preset}, noise-free control" if as_control else preset
+        stderr.print(f"{name}: {count_parameters(model):,} parameters\n{_list_parts(model)}")
+    epoch_log, progress = EpochLog(folder, config.select_by), not quiet and sys.stderr.isatty()
+    result = train(
+        model, split.train if split else sequences, split.validation if split else None, config,
+        directory=folder, device="cpu" if cpu else None, progress=progress,
+        on_epoch=None if quiet else epoch_log.epoch,
+    )  # fmt: skip
+    if not is_main:
+        return
+    if not quiet:
+        epoch_log.end()
+    reports: dict[str, Report] = {}
+    if split and not isinstance(model.memory, NoMemory):
+        reports = compare(model, split.validation, seeds=config.validation_seeds, progress=progress)
+    record = result.history[result.best_epoch - 1]
+    metrics = {
+        name.removeprefix("validation_"): value for name, value in record.items() if name.startswith("validation_")
+    }
+    if as_json:
+        print_json(
+            {
+                "out": str(folder),
+                "best_epoch": result.best_epoch,
+                "epochs": len(result.history),
+                "select_by": config.select_by if split else None,
+                "exclude_seen": config.exclude_seen,
+                "validation": metrics,
+            }
+            | plain_reports(reports)
+        )
+        return
+    stdout.print(describe_outcome(result, config, metrics), soft_wrap=True)
+    if reports:
+        stdout.print(report_table(reports, "validation"))
+    if not quiet:
+        reading = [*log.arguments(), *([] if short == "error" else [f"--short={short}"])]
+        following = ["evaluate", str(folder), *reading] if split else ["recommend", str(folder), "--history", "ITEM"]
+        stderr.print(f"Saved to {folder}. Next: diffrec {shlex.join(following)}")
+
+
+def _refuse_without_validation(options: dict[str, bool]) -> None:
+    """Refuse options of the validation beside ``--no-validation``; each name comes with whether it is given."""
+    given = [name for name, is_given in options.items() if is_given]
+    if given:
+        raise ValueError(
+            f"--no-validation cannot be combined with {' and '.join(given)}, which only concern the validation. "
+            "Remove one or the other."
+        )
+
+
+def _list_parts(model: DiffRec) -> str:
+    """Every part by name, as ``--set`` takes it, in lines of at most 80 columns."""
+    config = model.config()
+    parts = ", ".join(f"{part}={_part_name(config[part])}" for part in PARTS)
+    return textwrap.fill(parts, 80, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+
+
+def _part_name(part: Config) -> str:
+    return f"{part['name']}({_part_name(part['base'])})" if "base" in part else part["name"]

@@ -1,0 +1,58 @@
+"""Values of options, parsed from their text."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from diffusers_rec.cli.errors import naming_options
+from diffusers_rec.data import Vocabulary
+
+MAX_SHOWN = 200
+"""Characters of a text that an error repeats."""
+
+
+def drop_none(**values: Any) -> dict[str, Any]:
+    """The options that were given, by name."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def parse_value(option: str, text: str) -> Any:
+    """The value of a JSON text, or the text itself if it does not look like JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if text.lstrip().startswith(("{", "[", '"')):
+            shown = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+            raise ValueError(
+                f'{option}: {shown} is not valid JSON ({error}). A valid value is, for example, {{"name": "ddim"}}.'
+            ) from None
+        return text
+
+
+def parse_ids(option: str, text: str, vocabulary: Vocabulary, *, strict: bool) -> list[int | str]:
+    """Item ids from a JSON list or a text with commas; in a text, whole numbers are ints if the vocabulary has ints."""
+    listed = _json_list(option, text)
+    if listed is not None:
+        return listed
+    ids: list[int | str] = []
+    for token in (part.strip() for part in text.split(",")):
+        if not token and token not in vocabulary:
+            raise ValueError(f"{option} {text!r} contains an empty item id. Give one or more ids, separated by commas.")
+        number = int(token) if token.removeprefix("-").isdecimal() else None
+        ids.append(number if number is not None and token not in vocabulary and number in vocabulary else token)
+    if len(ids) > 1 and strict:
+        with naming_options(f"""{option} '["salt, fine"]', a JSON list, for ids with commas"""):
+            vocabulary.encode(ids)
+    return ids
+
+
+def _json_list(option: str, text: str) -> list[int | str] | None:
+    """The ids of a JSON list; None for any other text, even one that starts with a bracket."""
+    try:
+        ids = json.loads(text) if text.lstrip().startswith("[") else None
+    except (ValueError, RecursionError):
+        return None
+    if ids is not None and not all(isinstance(each, str) or type(each) is int for each in ids):
+        raise ValueError(f"{option} {text}: expected a JSON list of ids, each a text or a whole number.")
+    return ids

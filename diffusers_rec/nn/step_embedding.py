@@ -1,0 +1,41 @@
+"""The embedding of the diffusion step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from diffusers_rec.processes.schedules import unexpanded
+
+
+def step_embedding(timesteps: Tensor, dim: int) -> Tensor:
+    r"""Sinusoidal embedding of the diffusion step (Eq. 15).
+
+    .. math:: z_n(2j) = \sin(n / 10000^{2j/d}), \quad z_n(2j + 1) = \cos(n / 10000^{2j/d}), \quad 0 \le j < d/2
+
+    Args:
+        timesteps: n, any shape.
+        dim: d, even.
+
+    Returns:
+        float32, the shape of ``timesteps`` with d behind it.
+    """
+    even = torch.arange(0, dim, 2, device=timesteps.device, dtype=torch.float32)
+    angle = timesteps[..., None].to(torch.float32) * torch.exp(-math.log(10000) / dim * even)
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)
+
+
+class StepEmbedding(nn.Module):
+    """The sinusoids of Eq. 15 through a two-layer perceptron, for backbones that modulate by the step."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.layers = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+    def forward(self, timesteps: Tensor) -> Tensor:
+        """Steps of any shape to embeddings, that shape with D behind it; an expanded axis is computed once, size 1."""
+        dtype = next(self.parameters()).dtype
+        return self.layers(step_embedding(unexpanded(timesteps), self.dim).to(dtype))

@@ -1,0 +1,149 @@
+r"""Small terms that a weighted objective adds up."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from diffusers_rec.core.errors import check_choice, check_float
+from diffusers_rec.core.registry import Component, Config
+from diffusers_rec.objectives.base import PASSES, LossTerms, TrainingStep
+
+
+class LossTerm(Component, ABC, kind="term"):
+    """One term of a loss.
+
+    A term gives one number a latent ``(M,)``, which the weights of the timestep sampler multiply and which that sampler
+    learns from; or a scalar for the batch.
+
+    Args:
+        weight: Weight of the term, lambda.
+
+    Attributes:
+        passes: Passes that the term needs, see :mod:`diffusers_rec.objectives.base`.
+    """
+
+    passes: tuple[str, ...] = ("sampled",)
+
+    def __init__(self, weight: float = 1.0) -> None:
+        self.weight = check_float("weight", weight, minimum=0)
+
+    @abstractmethod
+    def __call__(self, step: TrainingStep) -> Tensor:
+        """The term, ``(M,)`` or a scalar."""
+
+    def without_noise(self) -> Config | None:
+        """Config of the term for a model that has no noise; None where it has no meaning there."""
+        return None
+
+
+class SquaredTerm(LossTerm, name="squared"):
+    r""":math:`\|x_0 - \hat x_0\|^2` (Eq. 13), or the same of what the denoiser itself predicts.
+
+    Args:
+        weight: Weight of the term.
+        reduction: Reduction over the D dimensions, ``"mean"`` or ``"sum"``. The sum is D times the mean and would
+            drown a cross-entropy of the same weight.
+        of: ``"x0"``: the clean latent. ``"output"``: noise or velocity, where the denoiser predicts them.
+    """
+
+    def __init__(self, weight: float = 1.0, *, reduction: str = "mean", of: str = "x0") -> None:
+        super().__init__(weight)
+        self.reduction = check_choice("reduction", reduction, ("mean", "sum"))
+        self.of = check_choice("of", of, ("x0", "output"))
+
+    def __call__(self, step: TrainingStep) -> Tensor:
+        sampled = step.sampled
+        target, predicted = (sampled.x0, sampled.prediction) if self.of == "x0" else (sampled.target, sampled.output)
+        with torch.autocast(target.device.type, enabled=False):
+            squared = (target - predicted.to(target.dtype)).square()
+            return squared.mean(-1) if self.reduction == "mean" else squared.sum(-1)
+
+
+class CosineTerm(LossTerm, name="cosine"):
+    r""":math:`1 - \cos(x_0, \hat x_0)`: directions alone.
+
+    Args:
+        weight: Weight of the term.
+    """
+
+    def __call__(self, step: TrainingStep) -> Tensor:
+        with torch.autocast(step.x0.device.type, enabled=False):
+            return 1 - F.cosine_similarity(step.x0, step.sampled.prediction.to(step.x0.dtype), dim=-1)
+
+
+class CrossEntropyTerm(LossTerm, name="cross-entropy"):
+    r""":math:`-\log p(v \mid \hat x_0)` (Eq. 8), of the *predicted* latent (Algorithm 1, line 10).
+
+    Args:
+        weight: Weight of the term.
+        at: Pass whose prediction is judged: ``"sampled"`` (the paper), ``"final"``, where one-step inference starts, or
+            ``"null"``.
+    """
+
+    def __init__(self, weight: float = 1.0, *, at: str = "sampled") -> None:
+        super().__init__(weight)
+        self.at = check_choice("at", at, PASSES[:3])
+        self.passes = tuple(dict.fromkeys(("sampled", self.at)))
+
+    def __call__(self, step: TrainingStep) -> Tensor:
+        return step.head.loss(step.at(self.at).prediction, step.items, step.negatives)
+
+    def without_noise(self) -> Config:
+        return {**self.config(), "at": "sampled"}
+
+
+class ContrastiveTerm(LossTerm, name="contrastive"):
+    r"""The predictions at the sampled step and at step N agree on each target, and differ between targets.
+
+    .. math:: \mathcal L_c = -\frac1M \sum_i \log \frac{e^{\cos(a_i, b_i) / \tau}}
+              {\sum_{j:\, v_j \neq v_i \text{ or } j = i} e^{\cos(a_i, b_j) / \tau}}
+
+    averaged over both directions (InfoNCE, van den Oord et al. 2018; the paper leaves it to future work, Sec. 2).
+
+    Args:
+        weight: Weight of the term.
+        temperature: Temperature tau.
+    """
+
+    passes = ("sampled", "final")
+
+    def __init__(self, weight: float = 0.1, *, temperature: float = 0.1) -> None:
+        super().__init__(weight)
+        self.temperature = check_float("temperature", temperature, above=0)
+
+    def __call__(self, step: TrainingStep) -> Tensor:
+        one, other, items = step.sampled.prediction, step.at("final").prediction, step.items
+        with torch.autocast(one.device.type, enabled=False):
+            dtype = torch.promote_types(one.dtype, torch.float32)
+            one, other = (F.normalize(view.to(dtype), dim=-1) for view in (one, other))
+            own = torch.arange(len(items), device=items.device)
+            same_item = (items[:, None] == items) & (own[:, None] != own)
+            scores = (one @ other.T / self.temperature).masked_fill(same_item, -torch.inf)
+            return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
+
+
+def passes_of(terms: Mapping[str, LossTerm]) -> tuple[str, ...]:
+    """The passes that some terms need together."""
+    return tuple(dict.fromkeys(name for term in terms.values() for name in ("sampled", *term.passes)))
+
+
+def add_up(terms: Mapping[str, LossTerm], step: TrainingStep) -> LossTerms:
+    """The weighted sum of some terms, under the names that the log has."""
+    named, weighted, latents = {}, [], []
+    for name, term in terms.items():
+        value = term(step)
+        if value.ndim:
+            latents.append((term.weight, value.detach()))
+            value = (step.weights * value).mean()
+        named[name] = value.detach()
+        weighted.append(term.weight * value)
+    total = sum(weighted[1:], weighted[0])
+    if len(latents) == 1:
+        return LossTerms(total, named, latents[0][1])
+    nothing = step.weights.new_zeros(len(step.items))
+    return LossTerms(total, named, sum((weight * value for weight, value in latents), nothing))

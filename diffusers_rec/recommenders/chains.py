@@ -1,0 +1,93 @@
+"""The chain of a model: a start for every noise draw, and a denoiser that the sampler calls as a plain function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from diffusers_rec.data.history import History
+from diffusers_rec.guidance import guided
+from diffusers_rec.processes.noising import NoisingStrategy
+from diffusers_rec.processes.prediction import x0_from
+from diffusers_rec.recommenders.passes import Parts
+from diffusers_rec.samplers import Sampler
+
+
+class ChainParts(Parts, Protocol):
+    """What a chain needs of a model."""
+
+    noising: NoisingStrategy
+
+    @property
+    def max_length(self) -> int:
+        """Largest number of positions in a sequence."""
+        ...
+
+
+class Drawn(NamedTuple):
+    """S draws of the K corrupted positions of one query a history.
+
+    Attributes:
+        latents: Clean latents, ``(B, S, K, D)``.
+        answer: Which of the K is the next item, ``(B, 1)``.
+    """
+
+    latents: Tensor
+    answer: Tensor
+
+    def next_item(self) -> Tensor:
+        """The latent of the next item, ``(B, S, D)``."""
+        draws, dim = self.latents.shape[1], self.latents.shape[-1]
+        return self.latents.gather(2, self.answer[..., None, None].expand(-1, draws, 1, dim))[:, :, 0]
+
+
+def run_chain(
+    model: ChainParts,
+    history: History,
+    sampler: Sampler,
+    generators: Sequence[Generator],
+    guidance: float | Mapping[str, Any] | None = None,
+) -> Drawn:
+    """Draw clean latents of what follows each history.
+
+    Args:
+        model: Parts of a model in evaluation mode.
+        history: B histories.
+        sampler: Sampler.
+        generators: One for each of the S draws.
+        guidance: Guidance of this call, see :func:`~diffusers_rec.guidance.guided`.
+    """
+    process, schedule, embedding = model.process, model.schedule, model.embedding
+    queries = model.noising.serving(history.lengths, model.noising.max_noised(model.max_length))
+    history = history.with_latents(embedding(history.items))
+    denoiser = guided(model.denoiser, guidance)
+    condition = denoiser.condition(denoiser.encode(history), queries)
+    centre = model.source.centre(history, queries)
+    moved = 0.0 if centre is None else centre
+    latents = history.latent()
+    shape = (len(history), len(generators), queries.positions.shape[-1], latents.shape[-1])
+    start = process.start(shape, generators, device=latents.device, dtype=latents.dtype)
+
+    # Corrupted positions may hold items of the history: those are noised to step n (Algorithm 3, line 5), not drawn.
+    known = (queries.positions < history.lengths[:, None, None])[..., None]
+    clean = embedding(items_at(history.items, queries.positions)) - moved if bool(known.any()) else None
+
+    def denoise(xn: Tensor, timesteps: Tensor) -> Tensor:
+        if clean is not None:
+            xn = torch.where(known, process.corrupt(clean.expand(shape), timesteps, None, noise=start).xn, xn)
+        output = denoiser(xn if centre is None else xn + centre, timesteps, condition).to(xn.dtype)
+        if denoiser.prediction != "x0":
+            return x0_from(denoiser.prediction, output, xn, timesteps, schedule)
+        return output if centre is None else output - centre
+
+    drawn = sampler.sample(denoise, schedule, start, generators)
+    return Drawn(drawn if centre is None else drawn + centre, queries.answer)
+
+
+def items_at(items: Tensor, positions: Tensor) -> Tensor:
+    """Items ``(B, Q, K)`` at positions; positions beyond the sequence are padding and give its last column."""
+    flat = positions.clamp(max=items.shape[1] - 1).flatten(1)
+    return items.gather(1, flat).view(positions.shape)

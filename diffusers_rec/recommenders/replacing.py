@@ -1,0 +1,93 @@
+"""The same model with parts changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from diffusers_rec.core.randomness import weight_seed
+from diffusers_rec.core.registry import Component, Config, unknown_name
+from diffusers_rec.denoisers import Denoiser
+from diffusers_rec.guidance import Guide, unwrapped
+
+if TYPE_CHECKING:
+    from diffusers_rec.recommenders.diffrec import DiffRec
+
+_SIZES = "num_items", "dim", "max_length"
+"""Settings that parts have from the model."""
+
+
+def replaced(model: DiffRec, parts: Mapping[str, type[Component]], changes: Mapping[str, Any]) -> DiffRec:
+    """See :meth:`DiffRec.replace <diffusers_rec.DiffRec.replace>`.
+
+    Args:
+        model: The model, left as it is.
+        parts: Kinds of its parts, by name.
+        changes: Parts, sizes and seeds to change.
+    """
+    known = {*parts, "dim", "max_length", "seeds", "seed"}
+    for key in changes:
+        if key not in known:
+            raise ValueError(unknown_name("part of DiffRec", key, known))
+    config = model.config()
+    settings = {name: _without_sizes(name, config[name], model.seed) for name in parts}
+    settings |= {name: _changed(settings[name], changes[name], parts[name]) for name in parts if name in changes}
+    new = type(model)(
+        model.vocabulary,
+        dim=changes.get("dim", model.embedding.dim),
+        max_length=changes.get("max_length", model.max_length),
+        seeds=changes.get("seeds", model.seeds),
+        seed=changes.get("seed", model.seed),
+        **settings,
+    )
+    if "seed" not in changes:
+        _carry_over(model, new, {name for name, change in changes.items() if isinstance(change, Component)})
+    return new.train(model.training)
+
+
+def _without_sizes(part: str, config: Config, seed: int) -> Config:
+    """A part's config without what it has from the model: sizes, steps of the schedule, the seed of its weights."""
+    derived = {*_SIZES, *(["num_timesteps"] if part == "timesteps" else [])}
+    if config.get("seed") == weight_seed(seed, part):
+        derived.add("seed")
+    own = {key: value for key, value in config.items() if key not in derived}
+    if "base" in own:
+        own["base"] = _without_sizes(part, own["base"], seed)
+    if "features" in own:  # seeded by the embedding that holds them
+        own["features"] = _without_sizes("features", own["features"], config["seed"])
+    return own
+
+
+def _changed(config: Config, change: Any, family: type[Component]) -> Any:
+    """A part's new spec: a change is merged into the part's config; a guide without a base wraps what there is."""
+    spec = {"name": change} if isinstance(change, str) else change
+    if not isinstance(spec, Mapping) or spec.get("name", config["name"]) == config["name"]:
+        return {**config, **spec} if isinstance(spec, Mapping) else spec
+    cls = family.named(spec["name"])
+    if issubclass(cls, Guide):
+        return {"base": config, **spec}
+    known = cls.settings()
+    return {**{key: value for key, value in config.items() if key in known}, **spec}
+
+
+def _carry_over(old: DiffRec, new: DiffRec, given: set[str]) -> None:
+    """Give the new model the weights of the old one, part by part, where class and shapes stay."""
+    new.to(device=old.device, dtype=old.embedding.dtype)
+    for name, module in old.named_children():
+        ours, theirs = _backbone(getattr(new, name)), _backbone(module)
+        if name not in given and type(ours) is type(theirs) and _shapes(ours) == _shapes(theirs):
+            ours.load_state_dict(theirs.state_dict())
+    new.popularity.copy_(old.popularity)
+    if "timesteps" not in given and new.timesteps.config() == old.timesteps.config():
+        new.timesteps.load_state_dict(old.timesteps.state_dict())
+
+
+def _backbone(module: nn.Module) -> nn.Module:
+    return unwrapped(module) if isinstance(module, Denoiser) else module
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in module.state_dict().items()}

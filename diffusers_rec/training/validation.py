@@ -1,0 +1,89 @@
+"""Validation: the score that chooses the epoch, and warnings about scores that cannot choose one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from diffusers_rec.core.errors import check_float, warn_caller
+from diffusers_rec.data.sequences import Holdout
+from diffusers_rec.evaluation.full_ranking import evaluate
+from diffusers_rec.recommenders.base import Recommender
+from diffusers_rec.training.config import TrainingConfig
+from diffusers_rec.training.processes import Processes
+
+Metric = Callable[[Recommender, Holdout], float]
+
+MANY = 0.2
+"""Above this share of targets in their own histories, leaving seen items out is probably not what is wanted."""
+
+
+def metric_name(metric: Metric | None) -> str:
+    """The name of a metric in the history, without ``validation_``; empty if None."""
+    name = getattr(metric, "__name__", "metric")
+    return "" if metric is None else name if name.isidentifier() else "metric"
+
+
+class Validation:
+    """Scores a model on held-out targets.
+
+    Args:
+        holdout: Histories and targets.
+        config: The settings: without a ``metric``, they choose it.
+        metric: Function of a model and the holdout, larger is better.
+        processes: The processes of the run, which get the same score.
+    """
+
+    def __init__(self, holdout: Holdout, config: TrainingConfig, metric: Metric | None, processes: Processes) -> None:
+        self.holdout, self.config, self.metric, self.processes = holdout, config, metric, processes
+
+    def __call__(self, model: Recommender, *, progress: bool = False) -> tuple[float, dict[str, float]]:
+        """Score a model.
+
+        Args:
+            model: The model; it stays in the mode that it is in.
+            progress: Whether to show a bar.
+
+        Returns:
+            The score, and what the history records.
+        """
+        if self.metric is not None:
+            score = self._score(self.metric, model)
+            return score, {f"validation_{metric_name(self.metric)}": score}
+        report = evaluate(
+            model, self.holdout, ks=self.config.cutoffs, seeds=self.config.validation_seeds, progress=progress
+        )
+        metrics = report.masked if self.config.exclude_seen else report.unmasked
+        return metrics[self.config.select_by], {f"validation_{name}": value for name, value in metrics.items()}
+
+    def _score(self, metric: Metric, model: Recommender) -> float:
+        with model.serving() as serving:
+            score = check_float(f"{metric_name(metric)}(model, validation)", metric(serving, self.holdout))
+        if self.processes.count == 1:
+            return score
+        of_main = torch.tensor(score if self.processes.is_main else 0.0, dtype=torch.float64)
+        return float(self.processes.summed(of_main.to(self.processes.device)))
+
+    def warn_of_repeats(self) -> None:
+        """Warn where many targets count as misses because they are in their own histories."""
+        histories, users = self.holdout.histories, len(self.holdout)
+        owner = np.repeat(np.arange(users), histories.lengths)
+        repeated = len(np.unique(owner[histories.items == self.holdout.targets[owner]]))
+        if self.metric is None and self.config.exclude_seen and repeated > MANY * users:
+            warn_caller(
+                f"{repeated} of {users} validation targets are in their own histories, and count as misses "
+                "because exclude_seen=True leaves seen items out. Where users return to items, use "
+                "TrainingConfig(exclude_seen=False), in the shell --include-seen."
+            )
+
+    def warn_of_zeros(self, best_score: float) -> None:
+        """Warn where no validation was better than another because all were 0."""
+        if self.metric is None and best_score == 0:
+            seen = ", or exclude_seen=False (--include-seen) where users return to items"
+            warn_caller(
+                f"{self.config.select_by} was 0 in every validation, so the first validated epoch was kept. Use a "
+                "metric with a larger cut-off, such as select_by='hr@100' "
+                f"(--select-by hr@100){seen if self.config.exclude_seen else ''}."
+            )

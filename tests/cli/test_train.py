@@ -1,0 +1,184 @@
+"""``diffrec train``: options, results, and resumed runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+
+from diffusers_rec import DiffRec, read_interactions
+from diffusers_rec.evaluation import evaluate, evaluate_memory, evaluate_popularity
+from diffusers_rec.presets import best, control
+from diffusers_rec.recommenders.diffrec import PARTS
+from diffusers_rec.training import RECIPES, train
+
+from .command import SMALL, as_json, diffrec, good
+
+
+def test_a_model_without_a_memory_has_no_rows_for_one(logs, tmp_path):
+    command = ("train", logs / "log.csv", "--out", tmp_path, *SMALL, "--set", "memory=none")
+    assert set(as_json(*command)) == {
+        "out", "best_epoch", "epochs", "select_by", "exclude_seen", "validation",
+    }  # fmt: skip
+    assert good(*command).count("\n") == 1
+    assert set(as_json("evaluate", tmp_path, logs / "log.csv")) == {"split", "model", "popularity"}
+
+
+def test_training_reports_the_share_of_the_memory(logs, tmp_path):
+    answer = as_json("train", logs / "log.csv", "--out", tmp_path, *SMALL)
+    holdout = read_interactions(logs / "log.csv").sequences().leave_one_out().validation
+    model = DiffRec.from_pretrained(tmp_path)
+    assert answer["model"]["masked"] == answer["validation"]
+    assert answer["network_alone"]["masked"] == pytest.approx(
+        evaluate(model, holdout, seeds=RECIPES["best"].validation_seeds, memory=False).masked
+    )
+    assert answer["memory_alone"] == asdict(evaluate_memory(model.memory, holdout))
+    assert answer["popularity"] == asdict(evaluate_popularity(holdout.histories, holdout))
+
+
+def test_the_epoch_is_chosen_by_any_metric_with_seen_items_or_without(logs, tmp_path):
+    command = ("train", logs / "log.csv", "--out", tmp_path, *SMALL, "--select-by", "hr@3", "--include-seen")
+    _, printed, progress = diffrec(*command)
+    assert re.match(r"Best epoch [12] of 2 by validation hr@3 \(history not masked\): hr@3 0\.\d{4}, ", printed)
+    assert len(re.findall(r"^epoch .* hr@3 0\.\d{4}", progress, re.MULTILINE)) == 2
+    answer = as_json(*command)
+    assert (answer["select_by"], answer["exclude_seen"]) == ("hr@3", False)
+    holdout = read_interactions(logs / "log.csv").sequences().leave_one_out().validation
+    report = evaluate(DiffRec.from_pretrained(tmp_path), holdout, ks=[3, 5, 10, 20], seeds=1)
+    assert answer["validation"] == pytest.approx(report.unmasked)
+    in_other_words = ("--set", "training.select_by=hr@3", "--set", "training.exclude_seen=false")
+    assert as_json(*command[:-3], *in_other_words) == answer, "another run"
+
+
+def test_training_without_validation_takes_every_item(logs, tmp_path):
+    command = ("train", logs / "short.csv", "--out", tmp_path, *SMALL, "--no-validation")
+    code, printed, progress = diffrec(*command)
+    assert code == 0
+    assert printed == "Kept epoch 2, the last: there was no validation\n"
+    assert f"Next: diffrec recommend {tmp_path} --history" in progress
+    assert as_json(*command) == {
+        "out": str(tmp_path), "best_epoch": 2, "epochs": 2, "select_by": None, "exclude_seen": True, "validation": {},
+    }  # fmt: skip
+    sequences = read_interactions(logs / "short.csv").sequences()
+    model = best(sequences.vocabulary, dim=16, max_length=8)
+    train(model, sequences, config=replace(RECIPES["best"], epochs=2), device="cpu")
+    saved = DiffRec.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in model.state_dict().items())
+
+
+def test_train_answers_in_json_and_again_when_started_again(logs, tmp_path):
+    command = ("train", logs / "log.csv", "--out", tmp_path / "run", *SMALL)
+    answer = as_json(*command)
+    assert answer["out"] == str(tmp_path / "run")
+    assert answer["epochs"] == 2
+    assert {"hr@5", "ndcg@10"} < set(answer["validation"])
+    assert as_json(*command) == answer
+    code, printed, progress = diffrec(*command)
+    assert code == 0
+    assert f"ndcg@10 {answer['validation']['ndcg@10']:.4f}" in printed
+    assert "it is finished" in progress
+    assert "resuming" not in progress
+    assert "epoch " not in progress.replace("Best epoch", ""), "it trained again"
+
+
+def test_set_changes_parts_and_settings(logs, tmp_path):
+    changes = (
+        "denoiser=causal-transformer", "schedule.num_timesteps=20", "head=linear", "sampler=ddpm", "seeds=2",
+        "objective.distance=squared", "embedding.scale=learned", "training.epochs=1", "training.examples=last-target",
+    )  # fmt: skip
+    options = [option for change in changes for option in ("--set", change)]
+    answer = as_json("train", logs / "log.csv", "--out", tmp_path, *SMALL[:4], "--cpu", *options)
+    assert answer["epochs"] == 1
+    facts = as_json("info", tmp_path)
+    assert [facts[part]["name"] for part in ("denoiser", "head", "sampler")] == ["causal-transformer", "linear", "ddpm"]
+    assert facts["schedule"]["num_timesteps"] == facts["timesteps"]["num_timesteps"] == 20
+    assert (facts["denoiser"]["dim"], facts["denoiser"]["max_length"], facts["denoiser"]["dropout"]) == (16, 8, 0.5)
+    assert (facts["objective"]["distance"], facts["embedding"]["scale"], facts["seeds"]) == ("squared", "learned", 2)
+
+
+def test_the_header_names_every_part(logs, tmp_path):
+    changes = ("objective=simplified", "negatives=popularity", "schedule=cosine", "denoiser=causal-transformer")
+    options = [option for change in changes for option in ("--set", change)]
+    header = diffrec("train", logs / "log.csv", "--out", tmp_path, *SMALL, *options)[2].split("epoch ")[0]
+    assert all(len(line) <= 80 for line in header.splitlines())
+    facts = as_json("info", tmp_path)
+    for part in PARTS:
+        assert re.search(rf"\s{part}={facts[part]['name']}(,|\n)", header)
+    assert f"best: {facts['parameters']:,} parameters" in header
+
+
+def test_a_control_is_that_of_the_model_which_the_options_describe(logs, tmp_path):
+    options = (*SMALL, "--seed", 3, "--set", "head=linear", "--set", "schedule.num_timesteps=20")
+    good("train", logs / "log.csv", "--out", tmp_path / "model", *options)
+    code, _, progress = diffrec("train", logs / "log.csv", "--out", tmp_path / "control", *options, "--control")
+    assert code == 0
+    assert "best, noise-free control: " in progress
+    assert "denoiser=noiseless(conditional-mlp), " in progress
+    model, without_noise = (DiffRec.from_pretrained(tmp_path / name) for name in ("model", "control"))
+    assert without_noise.config() == control(model).config()
+    assert without_noise.config() != control(best(model.vocabulary)).config()
+
+
+@pytest.mark.parametrize("change", [("--seed", 5), ("--set", "training.seed=5")], ids=str)
+def test_a_seed_matters(change, logs, models, tmp_path):
+    good("train", logs / "log.csv", "--out", tmp_path, *SMALL, *change)
+    one, other = (DiffRec.from_pretrained(folder).embedding.weight for folder in (tmp_path, models / "csv"))
+    assert not torch.equal(one, other)
+
+
+def test_the_paper_is_a_preset(logs, tmp_path):
+    good("train", logs / "log.txt", "--out", tmp_path, "--preset", "paper", *SMALL, "--batch-targets", 50)
+    facts = as_json("info", tmp_path)
+    assert facts["denoiser"]["name"] == "transformer"
+    assert facts["denoiser"]["dropout"] == 0.3
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_training_resumes(sent, logs, tmp_path):
+    command = ["train", logs / "log.csv", "--out", tmp_path / "run", *SMALL[:4], "--epochs", 30, "--cpu"]
+    command = [*map(str, command), "--set", "training.patience=0", "--set", "training.precision=fp32"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
+    child = subprocess.Popen([sys.executable, "-m", "diffusers_rec", *command], text=True, **pipes)
+    seen = []
+    for line in child.stderr:
+        if line.startswith("epoch   2") and not any(before.startswith("epoch   2") for before in seen):
+            child.send_signal(sent)
+        seen.append(line)
+    out = child.stdout.read()
+    assert child.wait(60) == 130
+    assert out == ""
+    assert "Traceback" not in "".join(seen)
+    assert seen[-1].startswith("Interrupted")
+    answer, progress = diffrec(*command, "--json")[1:]
+    epochs = [int(line.split()[1]) for line in progress.splitlines() if line.startswith("epoch")]
+    assert 3 <= epochs[0] < 30
+    assert progress.count("resuming where it stopped") == 1
+    assert epochs[-1] == 30
+    assert json.loads(answer) | {"out": ""} == as_json(*command[:3], tmp_path / "other", *command[4:]) | {"out": ""}
+
+
+def test_the_next_command_reads_as_the_training_did(tmp_path):
+    rows = [f"{user}\t{item}" for user in ("a", "NA") for item in ("'v", "w", "x", "y", "z")]
+    (tmp_path / "log.csv").write_text("\n".join(["user\titem", *rows]) + "\n")
+    reading = ("--time=", r"--separator=\t", "--quote=", "--missing=nan", "--missing=null")
+    err = diffrec("train", tmp_path / "log.csv", "--out", tmp_path / "run", *SMALL, *reading)[2]
+    (following,) = re.findall("Next: diffrec (.*)", err)
+    assert set(reading) < set(shlex.split(following))
+    assert diffrec(*shlex.split(following), "-q")[0] == 0
+
+
+def test_a_warning_is_a_line(tmp_path):
+    rows = [f"u{user},{(user + step) % 3},{step}" for user in range(30) for step in range(8)]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,time", *rows]) + "\n")
+    err = diffrec("train", tmp_path / "log.csv", "--out", tmp_path / "run", *SMALL, "--quiet")[2]
+    warnings = [line for line in err.splitlines() if "in their own histories" in line]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("diffrec: 30 of 30 validation targets")
