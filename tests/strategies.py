@@ -6,12 +6,12 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-import diffusers_rec  # noqa: F401 - signs every component in
+import diffusers_rec  # noqa: F401 - registers every component
 from diffusers_rec.denoisers import Denoiser
 from diffusers_rec.items.embeddings import ItemEmbedding
 from diffusers_rec.items.heads import ItemHead, LinearHead
 from diffusers_rec.items.negatives import Negatives
-from diffusers_rec.objectives import Objective
+from diffusers_rec.objectives import LossTerm, Objective
 from diffusers_rec.processes.noising import NoisingStrategy
 from diffusers_rec.processes.process import Process
 from diffusers_rec.processes.schedules import CosineSchedule, NoiseSchedule, SqrtSchedule
@@ -19,9 +19,9 @@ from diffusers_rec.processes.source import Source
 from diffusers_rec.processes.timesteps import TimestepSampler
 from diffusers_rec.recommenders.memory import Memory
 from diffusers_rec.samplers import Sampler
-from diffusers_rec.testing.contract import SIZES
 from diffusers_rec.testing.all_kinds import changed_settings
-from diffusers_rec.testing.inputs import DTYPES, gaussian, perturbed, seeded  # noqa: F401 - every test has them from here
+from diffusers_rec.testing.contract import SIZES
+from diffusers_rec.testing.inputs import DTYPES, gaussian, perturbed, seeded  # noqa: F401 - all tests import them from here
 
 FAMILIES = [
     NoiseSchedule,
@@ -31,18 +31,21 @@ FAMILIES = [
     Denoiser,
     ItemHead,
     Objective,
+    LossTerm,
     Negatives,
     Memory,
     Process,
     Source,
     Sampler,
 ]
-EVERY_COMPONENT = [(family, name) for family in FAMILIES for name in family.names()]
+ALL_COMPONENTS = [(family, name) for family in FAMILIES for name in family.names()]
+NEEDED = {"weighted": {"terms": ["cosine", {"name": "cross-entropy", "at": "final"}]}}
+"""Settings of the components whose constructors have parameters without a default that no pipeline supplies."""
 WAIVED = {
-    "noiseless": ["noise_matters", "each_step_matters", "noised_positions_see_one_another"],
-    "posterior": ["noised_positions_see_one_another"],  # exact for each position alone, given the history
+    "noiseless": ["noise_matters", "each_step_matters", "corrupted_positions_see_one_another"],
+    "posterior": ["corrupted_positions_see_one_another"],  # exact for each position alone, given the history
 }
-"""Clauses that a component leaves out by design."""
+"""Clauses that a component breaks on purpose."""
 
 seeds = st.integers(0, 2**31 - 1)
 lengths = st.integers(1, 60)
@@ -54,8 +57,9 @@ def over(clauses):
 
 
 def built(family, spec, **settings):
-    """A small component; the pipeline's own parts (items, width, embedding) are supplied, as the pipeline does."""
-    size = {**SIZES, **settings}
+    """A small component, supplied with what a pipeline would supply."""
+    name = spec if isinstance(spec, str) else spec.get("name")
+    size = {**SIZES, **NEEDED.get(name, {}), **settings}
     if "embedding" not in size and family is not ItemEmbedding:
         size["embedding"] = ItemEmbedding(size["num_items"], size["dim"], seed=5)
     if family is Denoiser and size["dim"] > 0:
@@ -68,7 +72,7 @@ def built(family, spec, **settings):
 
 
 def settings_of(family, name):
-    """Configs that differ from the defaults in what can be changed without knowing what it means."""
+    """Configs that differ from the defaults in numbers and flags."""
     other = {key: st.sampled_from(values) for key, values in changed_settings(family.named(name)).items()}
     return st.fixed_dictionaries({"name": st.just(name)}, optional=other)
 

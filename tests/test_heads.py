@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import built, gaussian, learned, over, seeds
+from strategies import built, gaussian, over, perturbed, seeds
 
 from diffusers_rec.items.embeddings import ItemEmbedding
 from diffusers_rec.items.heads import CosineHead, ItemHead, LinearHead, TiedHead
@@ -17,9 +17,9 @@ ITEMS, WIDTH = 7, 8
 
 def made(name, seed=0, scale="learned"):
     """A head as if trained, in float64."""
-    embedding = learned(ItemEmbedding(ITEMS, WIDTH, scale=scale, seed=seed), seed).double()
+    embedding = perturbed(ItemEmbedding(ITEMS, WIDTH, scale=scale, seed=seed), seed).double()
     head = built(ItemHead, name, num_items=ITEMS, dim=WIDTH, embedding=embedding, seed=seed)
-    return learned(head, seed + 1).double()
+    return perturbed(head, seed + 1).double()
 
 
 heads = st.builds(made, st.sampled_from(ItemHead.names()), seeds, st.sampled_from(["learned", "unit"]))
@@ -38,14 +38,14 @@ def test_every_head_keeps_its_contract(clause, head):
 
 @given(seed=seeds)
 def test_linear_logits_are_equation_8(seed):
-    head, x = learned(LinearHead(ITEMS, WIDTH, seed=seed)), latents(5)
+    head, x = perturbed(LinearHead(ITEMS, WIDTH, seed=seed)), latents(5)
     torch.testing.assert_close(head.logits(x), x @ head.weight.T + head.offset)
 
 
 @given(seed=seeds, use_bias=st.booleans())
 def test_tied_logits_use_the_item_vectors(seed, use_bias):
     embedding = ItemEmbedding(ITEMS, WIDTH, seed=seed)
-    head = learned(TiedHead(embedding, use_bias=use_bias))
+    head = perturbed(TiedHead(embedding, use_bias=use_bias))
     x = latents(5)
     torch.testing.assert_close(head.logits(x), x @ embedding.weight.T + (head.offset if use_bias else 0))
 

@@ -7,19 +7,25 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save
-from strategies import built, gaussian, learned
+from strategies import built, gaussian, perturbed
 
 from diffusers_rec import DiffRec
 from diffusers_rec.integrations.faiss import ItemIndex
 from diffusers_rec.items.embeddings import ItemEmbedding
 from diffusers_rec.items.heads import ItemHead, LinearHead
-from diffusers_rec.recommenders.ranking import top_k
+from diffusers_rec.recommenders import ranking
+from diffusers_rec.recommenders.head_scores import head_scores
 
 faiss = pytest.importorskip("faiss")
 
 WIDTH = 16
 KINDS: list[dict[str, Any]] = [{}, {"factory": "IVF2,Flat", "nprobe": 2}, {"factory": "Flat"}]
 """A graph, lists and an exhaustive search, each of which finds all of a small catalogue."""
+
+
+def top_k(head, latents, k, **choice):
+    """The exact ranking."""
+    return ranking.top_k(head_scores(head, latents), k, **choice)
 
 
 @pytest.fixture(autouse=True)
@@ -50,8 +56,8 @@ def catalogue():
 
 def every_head():
     for name in ItemHead.names():
-        embedding = learned(ItemEmbedding(30, WIDTH, seed=5))
-        yield learned(built(ItemHead, name, num_items=30, dim=WIDTH, embedding=embedding))
+        embedding = perturbed(ItemEmbedding(30, WIDTH, seed=5))
+        yield perturbed(built(ItemHead, name, num_items=30, dim=WIDTH, embedding=embedding))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -106,7 +112,7 @@ def test_scores_are_close_to_the_exact_probabilities(catalogue):
 
 
 def test_normalisers_are_right_on_average():
-    head = learned(LinearHead(200, WIDTH))
+    head = perturbed(LinearHead(200, WIDTH))
     latents, ratios = gaussian(1, 1, WIDTH, dtype=torch.float32), []
     for seed in range(300):  # the sample is fixed; another order of the items stands for another sample
         order = torch.randperm(200, generator=torch.Generator().manual_seed(seed))
@@ -128,7 +134,7 @@ def test_excluded_items_never_come_and_others_take_their_places(catalogue, kind)
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_places_without_an_item_are_marked(kind):
-    head = learned(LinearHead(5, WIDTH))
+    head = perturbed(LinearHead(5, WIDTH))
     excluded = torch.tensor([[0, 1, 2, 3, -1], [0, 1, 2, 3, 4], [4, -1, -1, -1, -1]])
     index, latents = ItemIndex(head, **kind), gaussian(3, 2, WIDTH)
     found = index.top_k(latents, 3, excluded=excluded)
@@ -190,7 +196,7 @@ def test_a_head_that_was_trained_further_is_refused():
     lambda head: head.weight.data[3].fill_(torch.nan),
 ])  # fmt: skip
 def test_weights_that_were_replaced_are_noticed_in_every_item(change):
-    head = learned(LinearHead(30, WIDTH))
+    head = perturbed(LinearHead(30, WIDTH))
     index = ItemIndex(head, num_tail=1)
     change(head)
     with pytest.raises(ValueError, match="head has changed"):
@@ -243,12 +249,12 @@ def test_a_loaded_index_still_notices_a_change(catalogue, tmp_path):
 
 
 def test_an_index_of_another_head_is_refused(tmp_path):
-    head = learned(LinearHead(30, WIDTH))
+    head = perturbed(LinearHead(30, WIDTH))
     ItemIndex(head).save(tmp_path / "index")
     longer, wider, other = (
-        learned(LinearHead(31, WIDTH)),
-        learned(LinearHead(30, 20)),
-        learned(LinearHead(30, WIDTH), 9),
+        perturbed(LinearHead(31, WIDTH)),
+        perturbed(LinearHead(30, 20)),
+        perturbed(LinearHead(30, WIDTH), 9),
     )
     trained = copy.deepcopy(head)
     with torch.no_grad():
@@ -260,7 +266,7 @@ def test_an_index_of_another_head_is_refused(tmp_path):
 
 @pytest.mark.parametrize("damage", ["settings", "other"])
 def test_a_damaged_file_is_refused_before_faiss_reads_it(damage, tmp_path, monkeypatch):
-    head, path = learned(LinearHead(30, WIDTH)), tmp_path / "index"
+    head, path = perturbed(LinearHead(30, WIDTH)), tmp_path / "index"
     ItemIndex(head, num_tail=20).save(path)
     data = path.read_bytes().replace(b'"num_tail":"20"', b'"num_tail":"30"')
     path.write_bytes(data if damage == "settings" else save(head.state_dict()))

@@ -127,8 +127,8 @@ class SyntheticWorld:
         """The best HR@k and NDCG@k that any recommender can expect on these histories.
 
         The best recommender ranks by the true probabilities. Its expected hit rate is the mass of its first k items,
-        its expected NDCG their mass discounted by log2(rank + 1). Items of the world that do not occur in the log cannot
-        be recommended. The targets of the holdout are not used.
+        its expected NDCG their mass discounted by log2(rank + 1). Items of the world that do not occur in the log
+        cannot be recommended. The targets of the holdout are not used.
 
         Args:
             holdout: Histories from a log of this world, not selected by later items.

@@ -61,6 +61,11 @@ def keeps_its_settings(suite: Suite, maker: Maker) -> None:
         expect(hasattr(component, key), f"an attribute {key!r} that holds the constructor's parameter", "none")
 
 
+def can_be_called(suite: Suite, maker: Maker) -> None:
+    """With inputs of its kind."""
+    suite.outputs(maker())
+
+
 def leaves_the_global_random_state_alone(suite: Suite, maker: Maker) -> None:
     """Neither the constructor nor a call changes the state of Python, NumPy or torch."""
     with global_state_from(1):
@@ -105,6 +110,7 @@ def state_dict_round_trips(suite: Suite, maker: Maker) -> None:
 CLAUSES = (
     can_be_constructed,
     has_a_registered_name,
+    can_be_called,
     leaves_the_global_random_state_alone,
     the_same_seed_gives_the_same_bits,
     keeps_its_settings,

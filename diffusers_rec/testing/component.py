@@ -15,12 +15,28 @@ from diffusers_rec.testing.memory import SUITE as MEMORY
 from diffusers_rec.testing.negatives import SUITE as NEGATIVES
 from diffusers_rec.testing.noising import SUITE as NOISING
 from diffusers_rec.testing.objectives import SUITE as OBJECTIVE
+from diffusers_rec.testing.processes import SUITE as PROCESS
 from diffusers_rec.testing.samplers import SUITE as SAMPLER
 from diffusers_rec.testing.schedules import SUITE as SCHEDULE
+from diffusers_rec.testing.sources import SUITE as SOURCE
 from diffusers_rec.testing.terms import SUITE as TERM
 from diffusers_rec.testing.timesteps import SUITE as TIMESTEPS
 
-ALL = (SCHEDULE, NOISING, TIMESTEPS, EMBEDDING, DENOISER, HEAD, MEMORY, OBJECTIVE, TERM, NEGATIVES, SAMPLER)
+ALL = (
+    SCHEDULE,
+    NOISING,
+    TIMESTEPS,
+    EMBEDDING,
+    DENOISER,
+    HEAD,
+    MEMORY,
+    OBJECTIVE,
+    TERM,
+    NEGATIVES,
+    PROCESS,
+    SOURCE,
+    SAMPLER,
+)
 SUITES: dict[str, Suite] = {suite.family.kind: suite for suite in ALL}
 """By kind."""
 
@@ -41,13 +57,10 @@ def check_component(make: Callable[..., Any], /, *, waive: Collection[str] = (),
         TypeError: neither the class of a component nor a factory.
         ValueError: a waived name that is no clause.
     """
-    if (
-        isinstance(make, Component)
-        or not callable(make)
-        or (isinstance(make, type) and not issubclass(make, Component))
-    ):
+    other_class = isinstance(make, type) and not issubclass(make, Component)
+    if isinstance(make, Component) or not callable(make) or other_class:
         raise TypeError(
-            f"Expected the class of a component or a factory, got {make!r}. The components are made by the check: pass "
+            f"Expected the class of a component or a factory, got {make!r}. The check makes its own components: pass "
             "the class, and its settings beside it."
         )
     cls: type[Component] = make if isinstance(make, type) else _made_by(make, settings)

@@ -1,7 +1,7 @@
 """The basis of all suites: clauses, the cases that they are checked on, and the error of a broken clause.
 
-A clause is a plain function that raises :class:`ContractError` where a case breaks it. It can also be called alone, with
-cases of one's own, such as those that Hypothesis draws.
+A clause is a plain function that raises :class:`ContractError` where a case breaks it. It can also be called alone,
+with cases of one's own, such as those that Hypothesis draws.
 """
 
 from __future__ import annotations
@@ -197,10 +197,10 @@ def expect_finite(what: str, got: Tensor) -> None:
 def expect_refusal(what: str, call: Callable[[], object], error: type[Exception] = ValueError) -> None:
     """Require that the call raises ``error``."""
     try:
-        answer = call()
+        result = call()
     except error:
         return
-    raise ContractError(f"{what}: expected a {error.__name__}, got {answer}")
+    raise ContractError(f"{what}: expected a {error.__name__}, got {result}")
 
 
 def expect_finite_gradients(what: str, scalar: Tensor, named: Mapping[str, Tensor]) -> None:

@@ -123,14 +123,10 @@ def one_encoding_serves_every_condition(denoiser: Denoiser, given: DenoiserInput
     """Conditions of other queries, or of none of the history, from the same context."""
     context = denoiser.encode(given.history)
     fewer = given.with_visible(given.queries.visible.clamp(max=1))
-    for what, asked, null in (
-        ("fewer items", fewer, False),
-        ("no item", given, True),
-        ("the same items", given, False),
-    ):
-        condition = denoiser.condition(context, asked.queries, null=null)
-        got = denoiser(asked.xn, asked.timesteps, condition)
-        expect_close(f"the prediction from {what} by a used context", got, asked.predict(denoiser, null=null))
+    for what, each, null in (("fewer items", fewer, False), ("no item", given, True), ("the same items", given, False)):
+        condition = denoiser.condition(context, each.queries, null=null)
+        got = denoiser(each.xn, each.timesteps, condition)
+        expect_close(f"the prediction from {what} by a used context", got, each.predict(denoiser, null=null))
 
 
 def one_condition_serves_every_step(denoiser: Denoiser, given: DenoiserInput) -> None:
@@ -245,10 +241,8 @@ def every_weight_learns(denoiser: Denoiser, given: DenoiserInput) -> None:
 
 def noise_matters(denoiser: Denoiser, given: DenoiserInput) -> None:
     """Each real corrupted position changes its query's prediction."""
-    in_noise = _dependence(denoiser, given, 0, 0)[1][0, 0]
-    expect(
-        in_noise[given.real[0, 0]].all(), "a prediction from each corrupted position", f"one from {in_noise.tolist()}"
-    )
+    seen = _dependence(denoiser, given, 0, 0)[1][0, 0]
+    expect(seen[given.real[0, 0]].all(), "a prediction from each corrupted position", f"one from {seen.tolist()}")
 
 
 def each_step_matters(denoiser: Denoiser, given: DenoiserInput) -> None:
@@ -319,14 +313,14 @@ def _padded(given: DenoiserInput, padding: int, size: float, longest: int) -> De
     latents = torch.cat([latents, size * gaussian(rows, behind, dim, seed=8)], dim=1)
     items = torch.cat([history.items * history.mask, torch.zeros(rows, behind, dtype=torch.int64)], dim=1)
     times = torch.arange(items.shape[1]).expand(rows, -1)
-    asked = queries_of(given.queries.visible, given.queries.count, width + among)
+    padded = queries_of(given.queries.visible, given.queries.count, width + among)
     xn = size * gaussian(rows, queries, width + among, dim, seed=9)
-    xn[asked.mask] = given.xn[given.real]
+    xn[padded.mask] = given.xn[given.real]
     steps = given.timesteps
     if steps.ndim == 3:
-        steps = torch.ones_like(asked.positions)
-        steps[asked.mask] = given.timesteps[given.real]
-    return DenoiserInput(History(items, history.lengths, times=times, latents=latents), asked, xn, steps)
+        steps = torch.ones_like(padded.positions)
+        steps[padded.mask] = given.timesteps[given.real]
+    return DenoiserInput(History(items, history.lengths, times=times, latents=latents), padded, xn, steps)
 
 
 def _dependence(

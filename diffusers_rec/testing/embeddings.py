@@ -67,8 +67,8 @@ def _cases(maker: Maker) -> Iterator[Case]:
     yield Case("in float64", (maker(dtype=torch.float64),))
 
 
-def _outputs(embedding: ItemEmbedding) -> list[Tensor]:
+def _answers(embedding: ItemEmbedding) -> list[Tensor]:
     return [embedding.table().detach(), embedding(torch.tensor([[0, embedding.num_items - 1]])).detach()]
 
 
-SUITE = Suite(ItemEmbedding, _cases, CLAUSES, _outputs)
+SUITE = Suite(ItemEmbedding, _cases, CLAUSES, _answers)

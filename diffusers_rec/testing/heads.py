@@ -173,11 +173,11 @@ def _shared(head: ItemHead) -> list[torch.nn.Module]:
 
 def _cases(maker: Maker) -> Iterator[Case]:
     for seed in (0, 1):
-        yield Case(f"learned from seed {seed}", (perturbed(maker(dtype=torch.float64), seed),))
+        yield Case(f"perturbed with seed {seed}", (perturbed(maker(dtype=torch.float64), seed),))
 
 
-def _outputs(head: ItemHead) -> list[Tensor]:
+def _answers(head: ItemHead) -> list[Tensor]:
     return [head.logits(latents(head, 3)).detach(), head.loss(latents(head, 3), targets(head, 3)).detach()]
 
 
-SUITE = Suite(ItemHead, _cases, CLAUSES, _outputs)
+SUITE = Suite(ItemHead, _cases, CLAUSES, _answers)

@@ -281,8 +281,8 @@ def _cases(maker: Maker) -> Iterator[Case]:
         yield Case(f"over {schedule}", (sampler, schedule))
 
 
-def _outputs(sampler: Sampler) -> list[Tensor]:
+def _answers(sampler: Sampler) -> list[Tensor]:
     return [sampler.sample(halved, SCHEDULES[-1], gaussian(2, 3, 1, 4), seeded(0))]
 
 
-SUITE = Suite(Sampler, _cases, CLAUSES, _outputs)
+SUITE = Suite(Sampler, _cases, CLAUSES, _answers)

@@ -327,8 +327,8 @@ def _cases(maker: Maker) -> Iterator[Case]:
             yield Case(f"log_snr_shift={shift}", (schedule,))
 
 
-def _outputs(schedule: NoiseSchedule) -> list[Tensor]:
+def _answers(schedule: NoiseSchedule) -> list[Tensor]:
     return [schedule.alpha_bar, schedule.add_noise(*_two(schedule.num_timesteps, 2), every_step(schedule))]
 
 
-SUITE = Suite(NoiseSchedule, _cases, CLAUSES, _outputs)
+SUITE = Suite(NoiseSchedule, _cases, CLAUSES, _answers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,8 +60,8 @@ def change_tensors(step: TrainingStep, change: Callable[[Tensor], Tensor]) -> Tr
     """The step with each of its tensors changed."""
 
     def changed(one: Pass) -> Pass:
-        values = {each.name: getattr(one, each.name) for each in fields(one)}
-        return replace(one, **{name: change(value) for name, value in values.items() if isinstance(value, Tensor)})
+        values: dict[str, Any] = {each.name: getattr(one, each.name) for each in fields(one)}
+        return Pass(**values | {name: change(value) for name, value in values.items() if isinstance(value, Tensor)})
 
     return replace(change_passes(step, changed), weights=change(step.weights))
 
