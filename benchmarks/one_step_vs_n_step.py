@@ -25,6 +25,7 @@ from benchmarks.models import BACKBONES, add_model_options, trained, untrained
 from benchmarks.naive import NaiveDSR
 from diffusers_rec import DDPMSampler, OneStepSampler
 from diffusers_rec.evaluation import evaluate
+from diffusers_rec.recommenders.head_scores import head_scores
 from diffusers_rec.recommenders.ranking import top_k
 
 CHAINS = (10, 50, 200, 1000)
@@ -71,7 +72,7 @@ def our_functions(backbone: str, rows: int, measured: Sequence[int]) -> dict[int
     samplers = {steps: OneStepSampler() if steps == 1 else DDPMSampler(num_steps=steps) for steps in measured}
     latents = model.next_item_latents(history, seeds=1)
     return {
-        RANKING: torch.no_grad()(partial(top_k, model.head, latents, 10)),
+        RANKING: lambda: top_k(head_scores(model.head, latents), 10),
         **{
             steps: partial(model.next_item_latents, history, seeds=1, sampler=sampler)
             for steps, sampler in samplers.items()
@@ -97,7 +98,7 @@ def accuracy(options: argparse.Namespace) -> None:
     chains = [steps for steps in CHAINS if steps < 1000 or not options.quick]
     samplers = {1: OneStepSampler()} | {steps: DDPMSampler(num_steps=steps) for steps in chains}
     for steps, sampler in samplers.items():
-        metrics = evaluate(model, test, ks=[10], sampler=sampler, seeds=10).masked
+        metrics = evaluate(model, test, ks=[10], sampler=sampler, seeds=10).metrics()
         results.add({"ranking": "model", "steps": steps, "users": len(test), **metrics})
     if best:
         metrics = {name: best[name] for name in ("hr@10", "ndcg@10")}

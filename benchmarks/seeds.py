@@ -66,7 +66,7 @@ def measure(results: Results, backbone: str, options: argparse.Namespace) -> Non
 
 def rank(model: DiffRec, history: History, seeds: int) -> TopK:
     """What ``recommend`` computes."""
-    return top_k(model.head, model.next_item_latents(history, seeds=seeds), K)
+    return top_k(model.score(history, seeds=seeds), K)
 
 
 def with_ranking(timing: Timing) -> dict[str, float]:

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from benchmarks import plots
 from benchmarks.harness import Results, argument_parser, compare, parse
 from diffusers_rec import LinearHead
-from diffusers_rec.recommenders.ranking import CHUNK_SCORES, top_k
+from diffusers_rec.recommenders.head_scores import CHUNK_SCORES, head_scores
+from diffusers_rec.recommenders.ranking import TopK, top_k
 
 CATALOGUES = (1_000, 10_000, 100_000, 1_000_000)
 DIM, DRAWS, K = 64, 10, 10
@@ -71,7 +72,12 @@ def bare(head: LinearHead, latents: Tensor) -> tuple[Tensor, Tensor]:
     return best.unflatten(0, latents.shape[:2]), items.unflatten(0, latents.shape[:2])
 
 
-CALLS: dict[str, Callable[[LinearHead, Tensor], object]] = {"top_k": partial(top_k, k=K), "bare": bare}
+def ranked(head: LinearHead, latents: Tensor) -> TopK:
+    """What serving computes."""
+    return top_k(head_scores(head, latents), K)
+
+
+CALLS: dict[str, Callable[[LinearHead, Tensor], object]] = {"top_k": ranked, "bare": bare}
 
 
 def random_head(num_items: int, seed: int) -> LinearHead:

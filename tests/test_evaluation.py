@@ -34,15 +34,6 @@ SPLIT = WORLD.sample(150, min_length=3, max_length=25).sequences().leave_one_out
 LENGTH = 8
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Models this small spend their time waiting for other threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @lru_cache
 def model():
     """Away from its initialisation, where all histories may look alike."""

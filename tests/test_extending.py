@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import gaussian, learned
+from strategies import gaussian, perturbed
 
 from diffusers_rec import (
     AttributeEmbedding,
@@ -41,7 +41,7 @@ def build(embedding="table", head="tied", **changes):
     model = DiffRec(ITEMS[:KNOWN], dim=8, max_length=8, embedding=embedding, head=head, **given_settings | changes)
     if model.embedding.takes_features:
         model.embedding.set_features(features_of(ITEMS[:KNOWN]))
-    return learned(model).eval()
+    return perturbed(model).eval()
 
 
 def features_of(items):

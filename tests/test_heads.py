@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import built, gaussian, learned, over, seeds
+from strategies import built, gaussian, over, perturbed, seeds
 
 from diffusers_rec.items.embeddings import ItemEmbedding, TableEmbedding
 from diffusers_rec.items.heads import CosineHead, ItemHead, LinearHead, TiedHead
@@ -27,9 +27,9 @@ def made(name, seed=0, scale="learned", spec="table"):
     """A head as if trained, in float64."""
     embedding = with_features(ItemEmbedding.build_with({"num_items": ITEMS, "dim": WIDTH, "seed": seed}, spec))
     embedding.scale = scale
-    embedding = learned(embedding, seed).double()
+    embedding = perturbed(embedding, seed).double()
     head = built(ItemHead, name, num_items=ITEMS, dim=WIDTH, embedding=embedding, seed=seed)
-    return learned(head, seed + 1).double()
+    return perturbed(head, seed + 1).double()
 
 
 heads = st.builds(
@@ -50,14 +50,14 @@ def test_every_head_keeps_its_contract(clause, head):
 
 @given(seed=seeds)
 def test_linear_logits_are_equation_8(seed):
-    head, x = learned(LinearHead(ITEMS, WIDTH, seed=seed)), latents(5)
+    head, x = perturbed(LinearHead(ITEMS, WIDTH, seed=seed)), latents(5)
     torch.testing.assert_close(head.logits(x), x @ head.weight.T + head.offset)
 
 
 @given(seed=seeds, use_bias=st.booleans())
 def test_tied_logits_use_the_item_vectors(seed, use_bias):
     embedding = TableEmbedding(ITEMS, WIDTH, seed=seed)
-    head = learned(TiedHead(embedding, use_bias=use_bias))
+    head = perturbed(TiedHead(embedding, use_bias=use_bias))
     x = latents(5)
     torch.testing.assert_close(head.logits(x), x @ embedding.weight.T + (head.offset if use_bias else 0))
 

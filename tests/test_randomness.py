@@ -67,7 +67,7 @@ def test_gaussian_draws_are_gaussian():
         (-2, ValueError, "must be an integer >= 1 and <= 10000, got -2"),
         ([], ValueError, "at least one seed and at most 10000, got none"),
         ([3, -1], ValueError, "each seed must be an integer >= 0, got -1"),
-        ([1, 2, 1, 2, 5], ValueError, r"\[1, 2\] came more than once"),
+        ([1, 2, 1, 2, 5], ValueError, r"\[1, 2\] occur more than once"),
         ([1.5], TypeError, "each seed must be an integer >= 0, got 1.5"),
         (True, TypeError, "must be an integer >= 1 and <= 10000, got True"),
         (10**9, ValueError, "must be an integer >= 1 and <= 10000, got 1000000000"),

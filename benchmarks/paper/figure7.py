@@ -23,7 +23,8 @@ from diffusers_rec import DiffRec, Holdout, ItemHead, Sampler
 from diffusers_rec.data import pad
 from diffusers_rec.evaluation import Report, ranking_metrics
 from diffusers_rec.evaluation.full_ranking import user_chunks
-from diffusers_rec.recommenders.ranking import count_ranks, score_chunks
+from diffusers_rec.recommenders.head_scores import score_chunks
+from diffusers_rec.recommenders.ranking import Scores, target_ranks
 
 DEFAULT = 10
 """Seeds in the paper, Sec. 4.5.2."""
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             for seeds, report in enumerate(found, start=1):
                 for row in rows_of(report, dataset, name):
                     results.add({"setting": seeds, "users": len(test), **row, **record})
-            first, last = (report.masked["ndcg@10"] for report in (found[0], found[-1]))
+            first, last = (report.metrics()["ndcg@10"] for report in (found[0], found[-1]))
             if first:
                 results.ratio(ratio_name(f"{dataset} {name} {options.most} seeds vs 1 ndcg10"), last / first)
             results.write(draw)  # after each way, so that finished ones are recorded
@@ -82,13 +83,12 @@ def reports(model: DiffRec, holdout: Holdout, most: int, sampler: Sampler, *, ba
 def ranks_by_draws(head: ItemHead, latents: Tensor, targets: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
     """The targets' ranks among all items and among the unseen, after each of S more draws, ``(S, B)`` both."""
     total = torch.zeros(len(latents), len(head.keys()), device=latents.device)
-    every = slice(0, total.shape[1])
+    users, every = slice(0, len(total)), slice(0, total.shape[1])
     found = []
     for count, draw in enumerate(latents.unbind(1), start=1):
         for chunk, log_probabilities in score_chunks(head, draw[:, None]):
             total[:, chunk] += log_probabilities[:, 0].exp()
-        chunks = [(every, total / count)]
-        found.append(count_ranks(lambda: chunks, targets, seen))  # noqa: B023 - called at once
+        found.append(target_ranks([Scores(users, every, total / count)], targets, excluded=seen))
     ranks, masked = zip(*found, strict=True)
     return torch.stack(ranks).cpu(), torch.stack(masked).cpu()
 

@@ -22,7 +22,7 @@ def rows_of(report: Report, dataset: str, model: str) -> list[Row]:
     """A report as two rows: items of the history masked, and unmasked."""
     return [
         {"dataset": dataset, "model": model, "history": history, **metrics}
-        for history, metrics in (("masked", report.masked), ("unmasked", report.unmasked))
+        for history, metrics in (("masked", report.metrics()), ("unmasked", report.metrics(exclude_seen=False)))
     ]
 
 

@@ -22,7 +22,7 @@ import diffusers_rec
 from benchmarks.harness import Row, cpu_name
 from benchmarks.paper.rows import rows_of
 from benchmarks.paper.trial import Trial
-from diffusers_rec import DiffRec, Ensemble, NoMemory, Recommender, Split, TrainingBatches
+from diffusers_rec import DiffRec, Ensemble, Recommender, Split, TrainingBatches
 from diffusers_rec.core.files import write_atomically
 from diffusers_rec.evaluation import evaluate
 from diffusers_rec.training import TrainingConfig, train
@@ -170,7 +170,8 @@ def _read_or_write(file: Path, report: Callable[[], list[Row]], run: str) -> lis
     found: dict[str, Any] = json.loads(file.read_bytes())
     if found["run"] != run:
         raise ValueError(
-            f"{file} reports a training with other settings or data. Choose another --runs, or delete its folder."
+            f"{file} reports a training with other settings or data, or by a version of the library that describes "
+            "them differently. Choose another --runs, or delete its folder."
         )
     rows: list[Row] = found["rows"]
     return rows
@@ -179,6 +180,6 @@ def _read_or_write(file: Path, report: Callable[[], list[Row]], run: str) -> lis
 def _test_rows(model: Recommender, name: str, dataset: str, split: Split, record: Row) -> list[Row]:
     """The model's rows of the test split."""
     rows = rows_of(evaluate(model, split.test), dataset, name)
-    if not isinstance(model.memory, NoMemory):
+    if model.without_memory() is not model:
         rows += rows_of(evaluate(model, split.test, memory=False), dataset, f"{name}{NETWORK_ALONE}")
     return [row | {"evaluated_with": diffusers_rec.__version__} | record for row in rows]

@@ -11,6 +11,7 @@ from rich.table import Table
 from diffusers_rec.data import Holdout
 from diffusers_rec.evaluation import Report, evaluate, evaluate_memory, evaluate_popularity
 from diffusers_rec.recommenders.base import Recommender
+from diffusers_rec.recommenders.diffrec import DiffRec
 from diffusers_rec.recommenders.memory import NoMemory
 
 
@@ -18,8 +19,9 @@ def compare(model: Recommender, holdout: Holdout, **settings: Any) -> dict[str, 
     """The reports of a model, of its network and its memory alone if it has a memory, and of popularity."""
     holdout = holdout.reindexed(model.vocabulary)
     reports = {"model": evaluate(model, holdout, **settings)}
-    if not isinstance(model.memory, NoMemory):
+    if model.without_memory() is not model:
         reports["network alone"] = evaluate(model, holdout, memory=False, **settings)
+    if isinstance(model, DiffRec) and not isinstance(model.memory, NoMemory):
         reports["memory alone"] = evaluate_memory(model.memory, holdout)
     # Popularity may count what the model may read: everything before the held-out item.
     return {**reports, "popularity": evaluate_popularity(holdout.histories, holdout)}
@@ -37,9 +39,9 @@ def report_table(reports: dict[str, Report], split: str, models: int = 1) -> Tab
     title += f", ensemble of {models} models" if models > 1 else ""
     # A frame would take the table beyond 80 columns.
     table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
-    for heading in ("", "history", *first.masked):
+    for heading in ("", "history", *first.metrics()):
         table.add_column(heading, justify="left" if heading in ("", "history") else "right")
     for name, report in reports.items():
-        for history, metrics in (("masked", report.masked), ("unmasked", report.unmasked)):
+        for history, metrics in (("masked", report.metrics()), ("unmasked", report.metrics(exclude_seen=False))):
             table.add_row(name, history, *(f"{value:.4f}" for value in metrics.values()))
     return table

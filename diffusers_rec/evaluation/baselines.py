@@ -14,7 +14,7 @@ from diffusers_rec.data.sequences import Holdout, Sequences
 from diffusers_rec.evaluation.full_ranking import Report, user_chunks
 from diffusers_rec.evaluation.metrics import ranking_metrics
 from diffusers_rec.recommenders.memory import Memory
-from diffusers_rec.recommenders.ranking import count_ranks
+from diffusers_rec.recommenders.ranking import Scores, target_ranks
 
 USERS_AT_ONCE = 256
 
@@ -79,17 +79,16 @@ def evaluate_memory(memory: Memory, holdout: Holdout, *, ks: Iterable[int] = (5,
 
 def _evaluate(scores: Callable[[Sequences], Tensor], holdout: Holdout, ks: Iterable[int]) -> Report:
     """The report of whatever gives every item a score for histories, ``(B, V)``."""
-    num_items = len(holdout.histories.vocabulary)
-    ranks, masked = [], []
+    ranks, unseen = [], []
     for rows in user_chunks(holdout, USERS_AT_ONCE):
         histories = holdout.histories.take(rows)
-        chunks = [(slice(0, num_items), scores(histories))]
-        found = count_ranks(
-            lambda chunks=chunks: chunks,  # type: ignore[misc]
+        users, items = slice(0, len(histories)), slice(0, len(histories.vocabulary))
+        found = target_ranks(
+            [Scores(users, items, scores(histories))],
             torch.from_numpy(holdout.targets[rows]),
-            pad(histories, fill=-1).items,
+            excluded=pad(histories, fill=-1).items,
         )
         ranks.append(found[0])
-        masked.append(found[1])
+        unseen.append(found[1])
     ks = list(ks)
-    return Report(ranking_metrics(torch.cat(masked), ks), ranking_metrics(torch.cat(ranks), ks), len(holdout))
+    return Report(ranking_metrics(torch.cat(unseen), ks), ranking_metrics(torch.cat(ranks), ks), len(holdout))

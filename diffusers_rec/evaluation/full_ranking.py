@@ -1,4 +1,4 @@
-"""Evaluation by ranking every item, with the history's items left out (masked) and left in, from one pass."""
+"""Evaluation by ranking every item, with the history's items excluded and included, from one pass."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from diffusers_rec.core.entrances import explained
+from diffusers_rec.core.deprecation import warn_deprecated
+from diffusers_rec.core.entrances import explained, guarded
 from diffusers_rec.core.errors import check_bool, check_int
 from diffusers_rec.core.progress import progress_bar
 from diffusers_rec.data.batching import pad
@@ -18,20 +19,44 @@ from diffusers_rec.evaluation.metrics import ranking_metrics
 from diffusers_rec.recommenders.base import Recommender, SamplerChoice, Seeds
 from diffusers_rec.recommenders.ranking import target_ranks
 
+SCORES_AT_ONCE = 2**28
+"""The most scores (users x items) that a batch may have, 1 GiB in float32; one user at the least."""
 
+
+@guarded
 @dataclass(frozen=True)
 class Report:
-    """Metrics over U users, every item ranked.
+    """Metrics over U users, every item ranked; :meth:`metrics` gives them.
 
     Attributes:
-        masked: with the items of the user's history left out of the ranking; a target among them is a miss.
-        unmasked: with all items.
+        excluding_seen: With the items of the user's history left out of the ranking; a target among them is a miss.
+        including_seen: With all items.
         num_users: U.
     """
 
-    masked: dict[str, float]
-    unmasked: dict[str, float]
+    excluding_seen: dict[str, float]
+    including_seen: dict[str, float]
     num_users: int
+
+    def metrics(self, *, exclude_seen: bool = True) -> dict[str, float]:
+        """The metrics by name, such as ``"ndcg@10"``.
+
+        Args:
+            exclude_seen: Whether the items of the user's history are left out of the ranking.
+        """
+        return self.excluding_seen if check_bool("exclude_seen", exclude_seen) else self.including_seen
+
+    @property
+    def masked(self) -> dict[str, float]:
+        """Deprecated name of ``metrics(exclude_seen=True)``."""
+        warn_deprecated("Report.masked", "Report.metrics(exclude_seen=True)")
+        return self.excluding_seen
+
+    @property
+    def unmasked(self) -> dict[str, float]:
+        """Deprecated name of ``metrics(exclude_seen=False)``."""
+        warn_deprecated("Report.unmasked", "Report.metrics(exclude_seen=False)")
+        return self.including_seen
 
 
 @explained
@@ -51,39 +76,34 @@ def evaluate(
     Args:
         model: A trained model.
         holdout: Histories and the items that came next; items are matched with the model's by id.
-        ks: cut-offs.
-        seeds: noise draws to average; the model's own when None.
-        sampler: a component, a name, or a config; the model's own when None.
-        memory: mix in what the model's memory recalls; False ranks by the network alone.
-        batch_size: users at once.
-        progress: show a bar (needs the ``train`` extra).
+        ks: Cut-offs.
+        seeds: Noise draws to average; the model's own when None.
+        sampler: Component, name, or config; the model's own when None.
+        memory: Whether the model's memory is mixed in; False ranks by the network alone.
+        batch_size: Users at once, fewer where the catalogue is large.
+        progress: Whether to show a bar (needs the ``train`` extra).
 
     Raises:
         ValueError: the holdout has items that the model does not know.
     """
     holdout = holdout.reindexed(model.vocabulary)
-    ranks, masked = [], []
-    check_bool("memory", memory)
+    ranks, unseen = [], []
+    if not check_bool("memory", memory):
+        model = model.without_memory()
     check_bool("progress", progress)
-    batches = user_chunks(holdout, check_int("batch_size", batch_size, minimum=1))
+    size = min(check_int("batch_size", batch_size, minimum=1), max(1, SCORES_AT_ONCE // len(model.vocabulary)))
+    batches = user_chunks(holdout, size)
     for rows in progress_bar(batches, show=progress, total=len(batches), text="evaluate"):
         histories = holdout.histories.take(rows)
-        history = pad(histories, model.history_length).to(model.device)
-        latents = model.next_item_latents(history, seeds=seeds, sampler=sampler)
         targets = torch.from_numpy(holdout.targets[rows]).to(model.device)
         seen = pad(histories, fill=-1).items.to(model.device)
-        with torch.no_grad():
-            found = target_ranks(
-                model.head,
-                latents,
-                targets,
-                excluded=seen,
-                recalled=model.memory.predict(history) if memory else None,
-            )
+        with model.serving() as served:
+            history = pad(histories, model.history_length).to(model.device)
+            found = target_ranks(served.score(history, seeds=seeds, sampler=sampler), targets, excluded=seen)
         ranks.append(found[0].cpu())
-        masked.append(found[1].cpu())
+        unseen.append(found[1].cpu())
     ks = list(ks)
-    return Report(ranking_metrics(torch.cat(masked), ks), ranking_metrics(torch.cat(ranks), ks), num_users=len(holdout))
+    return Report(ranking_metrics(torch.cat(unseen), ks), ranking_metrics(torch.cat(ranks), ks), num_users=len(holdout))
 
 
 def user_chunks(holdout: Holdout, batch_size: int) -> list[IndexArray]:

@@ -1,28 +1,24 @@
-"""What every recommender can do: recommend, and say how likely each item is, from what it draws.
-
-A recommender draws latents and has a head that scores items by them; that is all that ranking and evaluation ask for.
-"""
+"""What every recommender can do: recommend, and estimate how likely each item is, from the scores that it gives."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from diffusers_rec.core.deprecation import warn_deprecated
 from diffusers_rec.core.entrances import guarded
 from diffusers_rec.core.errors import check_bool, check_choice, check_int
-from diffusers_rec.data.batching import pad
 from diffusers_rec.data.history import History
-from diffusers_rec.data.vocabulary import IndexArray, Vocabulary
-from diffusers_rec.items.heads import ItemHead
-from diffusers_rec.recommenders.memory import Memory
-from diffusers_rec.recommenders.ranking import TopK, mean_chunks, most_popular, top_k
-from diffusers_rec.recommenders.requests import Items, Requests, encode_histories
+from diffusers_rec.data.vocabulary import Vocabulary
+from diffusers_rec.recommenders.ranking import Scores, TopK, joined, top_k, user_groups
+from diffusers_rec.recommenders.requests import Items, Requests
 from diffusers_rec.recommenders.serving import Written, check_finite, in_evaluation_mode
 from diffusers_rec.recommenders.trainable import Trainable
 from diffusers_rec.samplers import Sampler
@@ -40,40 +36,46 @@ class Recommendations:
     """What :meth:`Recommender.recommend` gives, best first, for B histories.
 
     Attributes:
-        items: raw item ids, up to k for each history; fewer where exclusions leave fewer.
-        scores: probability of each item, averaged over the seeds, ``(B, k)``; 0 where there is no item.
-        spread: standard deviation of that probability over the seeds, ``(B, k)``.
+        items: Raw item ids, up to k for each history; fewer where exclusions leave fewer.
+        scores: Probability of each item, averaged over the seeds, ``(B, k)``; 0 where there is no item.
+        std: Standard deviation of that probability over the seeds, ``(B, k)``.
     """
 
     items: list[list[Hashable]]
     scores: Tensor
-    spread: Tensor
+    std: Tensor
+
+    @property
+    def spread(self) -> Tensor:
+        """Deprecated name of :attr:`std`."""
+        warn_deprecated("Recommendations.spread", "Recommendations.std")
+        return self.std
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, row: int) -> list[tuple[Hashable, float, float]]:
-        """Item, score and spread of each recommendation for history ``row``."""
+        """Item, score and standard deviation of each recommendation for history ``row``."""
         row = check_int("row", row)
         items = self.items[row]
-        return list(zip(items, self.scores[row].tolist(), self.spread[row].tolist(), strict=False))
+        return list(zip(items, self.scores[row].tolist(), self.std[row].tolist(), strict=False))
 
 
 @guarded
 class Recommender(Trainable, ABC):
     """Histories in, ranked items out.
 
+    A model of any kind becomes a recommender by :meth:`score`, beside its vocabulary, its device and the length of the
+    histories that it reads. Recommending, evaluation and ensembles are built on it.
+
     Attributes:
-        vocabulary: the items that can be recommended.
-        head: scores them by a latent.
-        memory: what other users did next, mixed into the ranking.
-        popularity: how often each item occurs in the training sequences, int64 ``(V,)``; zero where they are not known.
+        vocabulary: Items that can be recommended.
+        popularity: Occurrences of each item in the training sequences, int64 ``(V,)``, which answer empty histories; a
+            model need not have it.
     """
 
     made_by: ClassVar[str] = "DiffRec(items) or DiffRec.from_pretrained(folder)"
     vocabulary: Vocabulary
-    head: ItemHead
-    memory: Memory
     popularity: Tensor
     _written: Written | None = None
 
@@ -93,39 +95,33 @@ class Recommender(Trainable, ABC):
         return self.history_length + 1
 
     @abstractmethod
-    def draw(self, history: History, seeds: Seeds | None, sampler: SamplerChoice | None) -> Tensor:
-        """What :meth:`next_item_latents` gives, of a model in evaluation mode, where no gradient is wanted."""
-
-    def next_item_latents(
+    def score(
         self, history: History, *, seeds: Seeds | None = None, sampler: SamplerChoice | None = None
-    ) -> Tensor:
-        """Draw the latent of the next item, without gradient.
+    ) -> Iterator[Scores]:
+        """How likely each item comes next, in chunks of users and items.
+
+        All items of a group of users come before the next group's. A model that scores the whole catalogue at once
+        gives ``yield Scores.of_logits(logits)``, with logits ``(B, V)``. It is called in evaluation mode and without
+        gradients by everything that ranks.
 
         Args:
-            history: B histories of at most :attr:`history_length` items.
-            seeds: noise draws; the model's own when None.
-            sampler: a component, a name, or a config; the model's own when None.
-
-        Returns:
-            What the head takes, ``(B, S, D)``.
-
-        Raises:
-            ValueError: items that are none of the model's or more than it reads, or a sampler of more steps than its
-                schedule has.
+            history: B histories of at most :attr:`history_length` items, on the model's device.
+            seeds: Noise draws to average: seeds, or their number; the model's own when None. A model that draws nothing
+                ignores it.
+            sampler: Component, name, or config; the model's own when None. A model without one ignores it.
         """
-        items = history.items
-        if items.numel() and not 0 <= int(items.min()) <= int(items.max()) < len(self.vocabulary):
-            raise ValueError(f"items must hold indices in 0..{len(self.vocabulary) - 1}, padding included.")
-        if items.shape[1] > self.history_length:
-            raise ValueError(f"The model reads {self.history_length} items at most, got {items.shape[1]}.")
-        with self.serving() as model:
-            return model.draw(history, seeds, sampler)
+
+    def without_memory(self) -> Self:
+        """The model whose network ranks alone, sharing its weights; itself where it has no memory."""
+        return self
 
     def predict_proba(
         self,
         histories: Iterable[Items],
         *,
         unknown: Unknown = "error",
+        times: Iterable[Iterable[Any]] | None = None,
+        features: Mapping[str, npt.ArrayLike] | None = None,
         seeds: Seeds | None = None,
         sampler: SamplerChoice | None = None,
     ) -> Tensor:
@@ -134,11 +130,11 @@ class Recommender(Trainable, ABC):
         Raises:
             ValueError: as :meth:`recommend`.
         """
-        history = self.encode_histories(histories, unknown=unknown)
+        history = self.encode_histories(histories, unknown=unknown, times=times, features=features)
         with self.serving() as model:
-            latents = model.draw(history, seeds, sampler)
-            chunks = [scores for _, scores in mean_chunks(model.head, latents, model.memory.predict(history))]
-        probabilities = torch.cat(chunks, dim=1).exp()
+            groups = user_groups(model.score(history, seeds=seeds, sampler=sampler))
+            chunks = [replace(chunk, std=None) for group in groups for chunk in group]  # std may hold all draws
+        probabilities = joined(chunks).log_probabilities.exp()
         if not bool(probabilities.isfinite().all()):
             raise ValueError("The probabilities are not numbers: the model's weights hold NaN or infinities.")
         return probabilities
@@ -153,6 +149,8 @@ class Recommender(Trainable, ABC):
         exclude: Items | Iterable[Items] | None = None,
         unknown: Unknown = "error",
         empty: Empty = "error",
+        times: Iterable[Iterable[Any]] | None = None,
+        features: Mapping[str, npt.ArrayLike] | None = None,
         seeds: Seeds | None = None,
         sampler: SamplerChoice | None = None,
         batch_size: int = 256,
@@ -170,12 +168,14 @@ class Recommender(Trainable, ABC):
                 without them.
             empty: Treatment of histories without an item: ``"error"`` refuses the call, ``"popularity"`` answers with
                 the items that occur most in the training sequences.
+            times: Times of the items, one list a history, in the unit of the training log; for models that read them.
+            features: Features of the users, name to one row a history; for models that read them.
             seeds: Noise draws to average (Algorithm 3): seeds, or their number; the model's own when None.
             sampler: Component, name, or config; the model's own when None.
             batch_size: Histories at once.
 
         Returns:
-            Items, scores, and the spread of each score over the seeds.
+            Items, scores, and the standard deviation of each score over the seeds.
 
         Raises:
             ValueError: an empty history or an unknown id, unless asked otherwise; k below 1 or above the number of
@@ -191,6 +191,8 @@ class Recommender(Trainable, ABC):
             candidates=candidates,
             exclude=exclude,
             exclude_seen=exclude_seen,
+            times=times,
+            features=features,
             drop=_drops(unknown),
             may_be_empty=check_choice("empty", empty, ("error", "popularity")) == "popularity",
         )
@@ -203,33 +205,51 @@ class Recommender(Trainable, ABC):
             places += some
             found.append(self._top_k(part, k, seeds, sampler))
         back = torch.tensor(places).argsort()
-        items, scores, spread = (
-            torch.cat([getattr(part, name) for part in found]).cpu()[back] for name in ("items", "scores", "spread")
+        items, scores, std = (
+            torch.cat([getattr(part, name) for part in found]).cpu()[back] for name in ("items", "scores", "std")
         )
-        return Recommendations([self.vocabulary.decode(row[row >= 0].tolist()) for row in items], scores, spread)
+        return Recommendations([self.vocabulary.decode(row[row >= 0].tolist()) for row in items], scores, std)
 
     def _top_k(self, requests: Requests, k: int, seeds: Seeds | None, sampler: SamplerChoice | None) -> TopK:
         """For histories that are all empty, or none of which is."""
         excluded, candidates = requests.tensors(self.device)
         if not len(requests.histories[0]):
-            if not bool(self.popularity.any()):
-                raise ValueError(
-                    "empty='popularity' needs to know how often each item occurs. Call model.prepare(sequences) with "
-                    "the training sequences, as train() does."
-                )
-            return most_popular(self.popularity, k, excluded=excluded, candidates=candidates)
-        history = self._padded(requests.histories)
+            scores = iter([self._popularity_scores(len(requests.histories))])
+            return top_k(scores, k, excluded=excluded, candidates=candidates)
+        history = requests.history(self.history_length).to(self.device)
         with self.serving() as model:
-            latents = model.draw(history, seeds, sampler)
-            recalled = model.memory.predict(history)
-            return top_k(model.head, latents, k, recalled=recalled, excluded=excluded, candidates=candidates)
+            scores = model.score(history, seeds=seeds, sampler=sampler)
+            return top_k(scores, k, excluded=excluded, candidates=candidates)
 
-    def encode_histories(self, histories: Iterable[Items], *, unknown: Unknown = "error") -> History:
-        """Raw ids to item indices, the last :attr:`history_length` of each."""
-        return self._padded(encode_histories(self.vocabulary, histories, drop=_drops(unknown)))
+    def _popularity_scores(self, users: int) -> Scores:
+        """How likely each item is where nothing is known of the user."""
+        counts = getattr(self, "popularity", None)
+        if counts is None or not bool(counts.any()):
+            raise ValueError(
+                "empty='popularity' needs to know how often each item occurs. Call model.prepare(sequences) with "
+                "the training sequences, as train() does."
+            )
+        shares = (counts.double() / counts.sum()).float().log()
+        return Scores(slice(0, users), slice(0, len(counts)), shares.expand(users, -1))
 
-    def _padded(self, rows: list[IndexArray]) -> History:
-        return pad(rows, self.history_length).to(self.device)
+    def encode_histories(
+        self,
+        histories: Iterable[Items],
+        *,
+        unknown: Unknown = "error",
+        times: Iterable[Iterable[Any]] | None = None,
+        features: Mapping[str, npt.ArrayLike] | None = None,
+    ) -> History:
+        """Raw ids to item indices, the last :attr:`history_length` of each.
+
+        Args:
+            histories: Raw item ids, oldest first.
+            unknown: Treatment of ids that the model does not know, as in :meth:`recommend`.
+            times: Times of the items, one list a history.
+            features: Features of the users, name to one row a history.
+        """
+        requests = Requests.of(self.vocabulary, histories, times=times, features=features, drop=_drops(unknown))
+        return requests.history(self.history_length).to(self.device)
 
     @contextmanager
     def serving(self: R) -> Iterator[R]:

@@ -83,7 +83,7 @@ def run_chain(
             return x0_from(denoiser.prediction, output, xn, timesteps, schedule)
         return output if centre is None else output - centre
 
-    drawn = sampler.sample(denoise, schedule, start, generators)
+    drawn = sampler.sample(denoise, process, start, generators)
     return Drawn(drawn if centre is None else drawn + centre, queries.answer)
 
 

@@ -7,7 +7,8 @@ swapped alone, and every part works without it.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+import copy
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any, Self
 
 import torch
@@ -34,9 +35,11 @@ from diffusers_rec.processes.timesteps import TimestepSampler
 from diffusers_rec.recommenders.base import Recommender, SamplerChoice, Seeds, Unknown
 from diffusers_rec.recommenders.chains import Drawn, items_at, run_chain
 from diffusers_rec.recommenders.extending import extended
-from diffusers_rec.recommenders.memory import Memory
+from diffusers_rec.recommenders.head_scores import head_scores
+from diffusers_rec.recommenders.memory import Memory, NoMemory
 from diffusers_rec.recommenders.passes import run_passes, steps_of_positions
 from diffusers_rec.recommenders.pretrained import Pretrained
+from diffusers_rec.recommenders.ranking import Scores
 from diffusers_rec.recommenders.replacing import replaced
 from diffusers_rec.recommenders.trainable import Loss
 from diffusers_rec.samplers import Sampler
@@ -218,9 +221,63 @@ class DiffRec(Pretrained, Recommender):
         with self.serving() as model:
             return model._draw(history, seeds, sampler, guidance).latents
 
-    def draw(self, history: History, seeds: Seeds | None, sampler: SamplerChoice | None) -> Tensor:
-        """As :meth:`~diffusers_rec.Recommender.draw` says, ``(B, S, D)`` with the embedding's D."""
-        return self._draw(history, seeds, sampler, None).next_item()
+    def next_item_latents(
+        self,
+        history: History,
+        *,
+        seeds: Seeds | None = None,
+        sampler: SamplerChoice | None = None,
+        guidance: float | Mapping[str, Any] | None = None,
+    ) -> Tensor:
+        """Draw the latent of the next item, without gradient.
+
+        Args:
+            history: B histories of at most :attr:`history_length` items.
+            seeds: Noise draws; the model's own when None.
+            sampler: Component, name, or config; the model's own when None.
+            guidance: Guidance of this call, as in :meth:`sample`.
+
+        Returns:
+            What the head takes, ``(B, S, D)``.
+
+        Raises:
+            ValueError: items that are none of the model's or more than it reads, or a sampler of more steps than its
+                schedule has.
+        """
+        items = history.items
+        if items.numel() and not 0 <= int(items.min()) <= int(items.max()) < len(self.vocabulary):
+            raise ValueError(f"items must hold indices in 0..{len(self.vocabulary) - 1}, padding included.")
+        if items.shape[1] > self.history_length:
+            raise ValueError(f"The model reads {self.history_length} items at most, got {items.shape[1]}.")
+        with self.serving() as model:
+            return model._draw(history, seeds, sampler, guidance).next_item()
+
+    def score(
+        self,
+        history: History,
+        *,
+        seeds: Seeds | None = None,
+        sampler: SamplerChoice | None = None,
+        guidance: float | Mapping[str, Any] | None = None,
+    ) -> Iterator[Scores]:
+        """How likely each item comes next, in chunks of users and items; see :meth:`Recommender.score`.
+
+        Args:
+            history: B histories of at most :attr:`history_length` items.
+            seeds: Noise draws to average; the model's own when None.
+            sampler: Component, name, or config; the model's own when None.
+            guidance: Guidance of this call, as in :meth:`sample`.
+        """
+        latents = self.next_item_latents(history, seeds=seeds, sampler=sampler, guidance=guidance)
+        return head_scores(self.head, latents, self.memory.predict(history))
+
+    def without_memory(self) -> Self:
+        """The model whose network ranks alone, sharing its weights; itself where it has no memory."""
+        if isinstance(self.memory, NoMemory):
+            return self
+        network = copy.copy(self)
+        network._modules = {**self._modules, "memory": NoMemory()}
+        return network
 
     def _draw(
         self,
@@ -292,7 +349,7 @@ class DiffRec(Pretrained, Recommender):
 
         A name or a mapping is merged into the part's config: ``schedule={"num_timesteps": 200}`` changes one setting,
         ``denoiser="causal-transformer"`` changes the class and keeps the settings that both classes have. A guide
-        without a ``base`` wraps the denoiser that there is. A part keeps its weights if its class and their shapes stay;
+        without a ``base`` wraps the present denoiser. A part keeps its weights if its class and their shapes stay;
         ``seed=`` gives all parts fresh weights.
 
         Args:

@@ -3,56 +3,54 @@ r"""Several trainings as one recommender, whose probabilities are averaged.
 .. math:: \bar p_\theta(v \mid \text{history}) = \frac1M \sum_m p_{\theta_m}(v \mid \text{history})
 
 Trainings that differ in their seed alone agree on what the data says and disagree on the rest (deep ensembles,
-Lakshminarayanan et al. 2017). The mean usually ranks better than its members, and the spread of a score, next to
-nothing between the noise draws of one trained model, here tells how far the networks disagree.
+Lakshminarayanan et al. 2017). The mean usually ranks better than its members. The standard deviation of a score, close
+to zero over the noise draws of one trained model, also measures here how far the members disagree:
+
+.. math:: \sigma^2 = \frac1M \sum_m \big( \sigma_m^2 + p_m^2 \big) - \bar p^2
 """
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Iterable, Iterator, Sequence
-from functools import reduce
-from itertools import accumulate, chain
 from os import PathLike
-from typing import cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from diffusers_rec.core.entrances import guarded
 from diffusers_rec.data.history import History
-from diffusers_rec.data.sequences import Sequences
-from diffusers_rec.items.heads import ItemHead
 from diffusers_rec.recommenders.base import Recommender, SamplerChoice, Seeds
 from diffusers_rec.recommenders.diffrec import DiffRec
-from diffusers_rec.recommenders.memory import Memory, MemoryPrediction, NoMemory
+from diffusers_rec.recommenders.ranking import Scores, joined, user_groups
 
 
 @guarded
 class Ensemble(Recommender):
     """Recommends, and is evaluated, as one :class:`~diffusers_rec.DiffRec` is.
 
-    Its draws are those of all members, each of which makes as many, from the same seeds. The members may be of any make
-    and width. The networks are averaged, the memories are, and then the two are mixed: the mean of the members where
-    every memory has the same share of a history. The memories' disagreement is not in the spread.
+    The members may be of any kind and width.
 
     Args:
-        members: trained on the same items, with histories of one length, on one device.
+        members: Recommenders of the same items, with histories of one length, on one device.
 
     Raises:
         ValueError: no member, or members that differ in items or in the length of their histories.
-        TypeError: a member that is no :class:`~diffusers_rec.DiffRec`, or one alone that is in no list.
+        TypeError: a member that is no :class:`~diffusers_rec.Recommender`, or one alone that is in no list.
     """
 
-    def __init__(self, members: Iterable[DiffRec]) -> None:
+    def __init__(self, members: Iterable[Recommender]) -> None:
         super().__init__()
-        if isinstance(members, DiffRec):
+        if isinstance(members, Recommender):
             raise TypeError("Ensemble: expected a list of models, got one alone. Write Ensemble([model]).")
         listed = list(members)
         if not listed:
             raise ValueError("Ensemble: expected one member at least, got none.")
         for number, member in enumerate(listed):
-            if not isinstance(member, DiffRec):
-                raise TypeError(f"Ensemble: member {number} must be a DiffRec, got {type(member).__name__}.")
+            if not isinstance(member, Recommender):
+                raise TypeError(f"Ensemble: member {number} must be a Recommender, got {type(member).__name__}.")
             if member.vocabulary != listed[0].vocabulary:
                 raise ValueError(
                     f"Ensemble: members 0 and {number} have different items ({len(listed[0].vocabulary)} and "
@@ -67,10 +65,6 @@ class Ensemble(Recommender):
             raise ValueError("Ensemble: a member came twice, and would count twice. Give each once.")
         self.vocabulary = listed[0].vocabulary
         self.members = nn.ModuleList(listed)
-        self._places = _places([member.embedding.dim + 1 for member in listed])
-        self.head = _JointHead(listed, self._places)
-        without = all(isinstance(member.memory, NoMemory) for member in listed)
-        self.memory = NoMemory() if without else _JointMemory(listed)
 
     @classmethod
     def from_pretrained(cls, directories: Iterable[str | PathLike[str]]) -> Ensemble:
@@ -89,97 +83,72 @@ class Ensemble(Recommender):
 
     @property
     def device(self) -> torch.device:
-        return self._first.device
+        return self._listed[0].device
 
     @property
     def history_length(self) -> int:
-        return self._first.history_length
+        return self._listed[0].history_length
 
     @property
     def popularity(self) -> Tensor:  # type: ignore[override]  # the members' own, counted on the same items
         """How often each item occurs in what the members were trained on, together."""
-        return torch.stack([cast(DiffRec, member).popularity for member in self.members]).sum(0)
+        zeros = torch.zeros(len(self.vocabulary), dtype=torch.int64, device=self.device)
+        return torch.stack([getattr(member, "popularity", zeros) for member in self._listed]).sum(0)
 
     @property
-    def _first(self) -> DiffRec:
-        return cast(DiffRec, self.members[0])
+    def _listed(self) -> list[Recommender]:
+        return [cast(Recommender, member) for member in self.members]
 
-    def draw(self, history: History, seeds: Seeds | None, sampler: SamplerChoice | None) -> Tensor:
-        """Draw from every member, see :meth:`Recommender.draw`.
+    def score(
+        self, history: History, *, seeds: Seeds | None = None, sampler: SamplerChoice | None = None
+    ) -> Iterator[Scores]:
+        """The mean of the members' probabilities, see :meth:`Recommender.score`.
 
         Args:
             history: B histories.
-            seeds: noise draws of each member; the first one's own when None.
-            sampler: of every member; each one's own when None.
-
-        Returns:
-            ``(B, M S, D_1 + 1 + ... + D_M + 1)``: a draw fills its member's place and marks it with a one.
+            seeds: Noise draws of each member; each one's own when None.
+            sampler: Sampler of every member; each one's own when None.
         """
-        seeds = self._first.seeds if seeds is None else seeds
-        drawn = [cast(DiffRec, member).draw(history, seeds, sampler) for member in self.members]
-        draws = drawn[0].shape[1]
-        dtype = reduce(torch.promote_types, (latents.dtype for latents in drawn))
-        joint = drawn[0].new_zeros(len(history), len(drawn) * draws, self._places[-1].stop, dtype=dtype)
-        for number, (latents, place) in enumerate(zip(drawn, self._places, strict=True)):
-            own = joint[:, number * draws : (number + 1) * draws, place]
-            own[..., :-1], own[..., -1] = latents, 1
-        return joint
+        members = [member.score(history, seeds=seeds, sampler=sampler) for member in self._listed]
+        return (_mean(block) for block in _blocks(members))
+
+    def without_memory(self) -> Self:
+        """The ensemble of the members' networks alone, sharing their weights; itself where none has a memory."""
+        alone = [member.without_memory() for member in self._listed]
+        if all(one is other for one, other in zip(alone, self._listed, strict=True)):
+            return self
+        networks = copy.copy(self)
+        networks._modules = {**self._modules, "members": nn.ModuleList(alone)}
+        return networks
 
 
-def _places(widths: Sequence[int]) -> list[slice]:
-    """Where each of some widths lies, one behind the other."""
-    return [slice(end - width, end) for width, end in zip(widths, accumulate(widths), strict=True)]
+def _blocks(members: Sequence[Iterable[Scores]]) -> Iterator[list[Scores]]:
+    """The members' scores of the same users, block by block: as few users as all members have groups for."""
+    groups = [user_groups(scores) for scores in members]
+    waiting: list[list[Scores]] = [[] for _ in members]
+    while True:
+        ends = [chunks[-1].users.stop if chunks else -1 for chunks in waiting]
+        if min(ends) == max(ends) >= 0:
+            yield [joined(chunks) for chunks in waiting]
+            waiting = [[] for _ in members]
+            ends = [-1] * len(members)
+        behind = ends.index(min(ends))
+        more = next(groups[behind], None)
+        if more is None:
+            if any(waiting):
+                raise ValueError("Ensemble: the members gave scores of different users for the same histories.")
+            return
+        waiting[behind] += more
 
 
-class _JointHead(ItemHead):
-    """The members' heads side by side: a draw meets the keys of the member whose place it fills, and no others.
+def _mean(members: list[Scores]) -> Scores:
+    """Of the members' scores of some users, all items at once."""
+    log_probabilities = torch.stack([member.log_probabilities for member in members])
 
-    A member's bias is one more dimension of its keys. The members are held outside the module tree: they are in it as
-    the ensemble's.
-    """
+    def std(columns: Tensor) -> Tensor:
+        p = log_probabilities.gather(2, columns.expand(len(members), -1, -1)).exp()
+        within = torch.stack([member.std_of(columns) for member in members]).square().mean(0)
+        return (within + p.var(0, correction=0)).sqrt()
 
-    def __init__(self, members: Sequence[DiffRec], places: Sequence[slice]) -> None:
-        super().__init__()
-        self._held, self._places = tuple(members), tuple(places)
-
-    def queries(self, latent: Tensor) -> Tensor:
-        parts = []
-        for member, place in zip(self._held, self._places, strict=True):
-            own, mark = latent[..., place].tensor_split([-1], dim=-1)
-            parts += [member.head.queries(own) * mark, mark]
-        return torch.cat(parts, dim=-1)
-
-    def keys(self, items: Tensor | None = None) -> Tensor:
-        parts = []
-        for member in self._held:
-            keys, bias = member.head.scoring_keys(items)
-            parts += [keys, keys.new_zeros(len(keys), 1) if bias is None else bias[:, None]]
-        return torch.cat(parts, dim=1)
-
-
-class _JointMemory(Memory):
-    """What the members' memories recall, each with its part of the mass."""
-
-    def __init__(self, members: Sequence[DiffRec]) -> None:
-        super().__init__()
-        self._held = tuple(members)
-
-    def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
-        """Of the members' memories, which are held outside the module tree as the heads are."""
-        return chain.from_iterable(member.memory.buffers(recurse) for member in self._held)
-
-    def fit(self, sequences: Sequences) -> None:
-        for member in self._held:
-            member.memory.fit(sequences)
-
-    def predict(self, history: History) -> MemoryPrediction | None:
-        answers = (member.memory.predict(history) for member in self._held)
-        recalled = [answer for answer in answers if answer is not None]
-        if not recalled:
-            return None
-        part = len(self._held)
-        return MemoryPrediction(
-            torch.cat([each.items for each in recalled], dim=1),
-            torch.cat([each.mass / part for each in recalled], dim=1),
-            torch.stack([each.share / part for each in recalled]).sum(0),
-        )
+    mean = log_probabilities.logsumexp(0) - math.log(len(members))
+    return Scores(members[0].users, members[0].items, mean, std)

@@ -47,17 +47,14 @@ class MemoryPrediction:
         """The predictions for some histories."""
         return MemoryPrediction(self.items[rows], self.mass[rows], self.share[rows])
 
-    def mix(self, network: Tensor, chunk: slice, *, logarithms: bool = False) -> Tensor:
-        """The mixture for a chunk of items.
+    def mix(self, network: Tensor, chunk: slice) -> Tensor:
+        """The logarithm of the mixture for a chunk of items.
 
         Args:
-            network: Mean probabilities of the network, or their logarithms, ``(B, chunk)``.
+            network: Logarithm of the network's mean probabilities, ``(B, chunk)``.
             chunk: Range of items.
-            logarithms: Whether logarithms are taken and given.
         """
         mass = self.within(chunk).to(network.dtype)
-        if not logarithms:
-            return network * (1 - self.share) + mass
         mixed = network + torch.log1p(-self.share).to(network.dtype)
         # At the predicted items alone, for the logarithm of no mass at all is slow; an item of another chunk stands for
         # one of this chunk, whose own mass is right all the same.

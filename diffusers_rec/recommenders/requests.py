@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from diffusers_rec.core.errors import shown
 from diffusers_rec.data.batching import pad
+from diffusers_rec.data.history import History
+from diffusers_rec.data.sequences import FeatureArray, feature_arrays
+from diffusers_rec.data.times import TimeArray, as_times
 from diffusers_rec.data.vocabulary import IndexArray, Vocabulary, listed
 
 Items = Iterable[Hashable]
@@ -27,11 +31,15 @@ class Requests:
         histories: Item indices, oldest first, ``(L_b,)`` each.
         candidates: Indices to choose among, ``(C_b,)`` each; one array for all requests, or none where all items are.
         excluded: Indices to leave out, ``(E_b,)`` each.
+        times: Times of the items, like ``histories``; None where they are not known.
+        features: Features of the users, name to ``(B, ...)``.
     """
 
     histories: list[IndexArray]
     candidates: list[IndexArray]
     excluded: list[IndexArray]
+    times: list[TimeArray] | None = None
+    features: Mapping[str, FeatureArray] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -42,11 +50,14 @@ class Requests:
         candidates: Items | Iterable[Items] | None = None,
         exclude: Items | Iterable[Items] | None = None,
         exclude_seen: bool = True,
+        times: Iterable[Iterable[Any]] | None = None,
+        features: Mapping[str, npt.ArrayLike] | None = None,
         drop: bool = False,
         may_be_empty: bool = False,
     ) -> Requests:
         """From raw ids, as :meth:`~diffusers_rec.Recommender.recommend` takes them."""
-        rows = encode_histories(vocabulary, histories, drop=drop, may_be_empty=may_be_empty)
+        given = _lists(histories)
+        rows = _encoded_histories(vocabulary, given, drop=drop, may_be_empty=may_be_empty)
         among = _selection(vocabulary, "candidates", candidates, len(rows), drop=drop)
         if not all(map(len, among)):
             raise ValueError("candidates is empty; it needs one item at least, for every history.")
@@ -54,7 +65,9 @@ class Requests:
         seen = rows if exclude_seen else [rows[0][:0]] * len(rows)
         without = without if len(without) > 1 else without * len(rows)
         excluded = [np.concatenate(parts) for parts in zip(seen, without, strict=True)]
-        return cls(rows, [np.unique(each) for each in among], excluded)
+        of_items = None if times is None else _times(times, given, vocabulary, drop=drop)
+        of_users = feature_arrays("features", features or {}, len(rows))
+        return cls(rows, [np.unique(each) for each in among], excluded, of_items, of_users)
 
     def most_items(self, num_items: int) -> int:
         """How many items the request with the most candidates can have."""
@@ -68,7 +81,20 @@ class Requests:
             for start in range(0, len(part), size):
                 some = part[start : start + size]
                 candidates = [self.candidates[place] for place in some] if len(self.candidates) > 1 else self.candidates
-                yield some, Requests([self.histories[i] for i in some], candidates, [self.excluded[i] for i in some])
+                yield (
+                    some,
+                    Requests(
+                        [self.histories[place] for place in some],
+                        candidates,
+                        [self.excluded[place] for place in some],
+                        None if self.times is None else [self.times[place] for place in some],
+                        {name: feature[some] for name, feature in self.features.items()},
+                    ),
+                )
+
+    def history(self, max_length: int) -> History:
+        """The last items of each history, padded."""
+        return pad(self.histories, max_length, times=self.times, features=self.features)
 
     def tensors(self, device: torch.device) -> tuple[Tensor, Tensor | None]:
         """What is excluded, ``(B, E)``, and the candidates, ``(C,)`` or ``(B, C)``, padded with -1."""
@@ -80,19 +106,11 @@ class Requests:
         return excluded, torch.from_numpy(self.candidates[0]).to(device) if self.candidates else None
 
 
-def encode_histories(
-    vocabulary: Vocabulary, histories: Iterable[Items], *, drop: bool = False, may_be_empty: bool = False
-) -> list[IndexArray]:
-    """Item indices of each history; errors say which history they are about.
-
-    Args:
-        vocabulary: Known items.
-        histories: Raw item ids, oldest first.
-        drop: Whether to leave out unknown ids instead of refusing them.
-        may_be_empty: Whether a history may have no item.
+def _lists(histories: Iterable[Items]) -> list[list[Any]]:
+    """Each history as a list of raw ids; errors name the history that they are about.
 
     Raises:
-        ValueError: no histories, an empty one, or an unknown id.
+        ValueError: no histories.
         TypeError: histories that are no lists of ids; a set has no order.
     """
     if isinstance(histories, _UNORDERED) or not isinstance(histories, Iterable):
@@ -103,6 +121,22 @@ def encode_histories(
             raise TypeError(
                 f"histories[{number}] must be a list of item ids, got {shown(history)}. One history alone is [[...]]."
             )
+        rows.append(_ids(history, f"histories[{number}]"))
+    if not rows:
+        raise ValueError("histories is empty; give one history at least.")
+    return rows
+
+
+def _encoded_histories(
+    vocabulary: Vocabulary, histories: list[list[Any]], *, drop: bool, may_be_empty: bool
+) -> list[IndexArray]:
+    """Item indices of each history.
+
+    Raises:
+        ValueError: an empty history, or an unknown id.
+    """
+    rows = []
+    for number, history in enumerate(histories):
         rows.append(_encoded(vocabulary, history, f"histories[{number}]", drop=drop))
         if not len(rows[-1]) and not may_be_empty:
             known = "holds no known item" if drop else "is empty"
@@ -110,9 +144,30 @@ def encode_histories(
                 f"histories[{number}] {known}; it needs one item at least. recommend(empty='popularity') answers it "
                 "with the most popular items."
             )
-    if not rows:
-        raise ValueError("histories is empty; give one history at least.")
     return rows
+
+
+def _times(
+    times: Iterable[Iterable[Any]], histories: list[list[Any]], vocabulary: Vocabulary, *, drop: bool
+) -> list[TimeArray]:
+    """Times of each history's known items.
+
+    Raises:
+        ValueError: times that are not one an item, or that cannot be read.
+        TypeError: times that are no lists of times.
+    """
+    if isinstance(times, _UNORDERED) or not isinstance(times, Iterable):
+        raise TypeError(f"times must be a list of lists, one a history, got {shown(times)}.")
+    rows = [_ids(row, f"times[{number}]") for number, row in enumerate(times)]
+    if [len(row) for row in rows] != [len(history) for history in histories]:
+        raise ValueError(
+            f"times must hold one time for each item of each history, {shown([len(row) for row in histories])}, got "
+            f"{shown([len(row) for row in rows])}."
+        )
+    flat = as_times([time for row in rows for time in row])
+    known = [not drop or each in vocabulary for history in histories for each in history]
+    ends = np.cumsum([len(row) for row in rows])[:-1]
+    return [row[mask] for row, mask in zip(np.split(flat, ends), np.split(np.array(known, bool), ends), strict=True)]
 
 
 def _selection(
@@ -139,8 +194,15 @@ def _is_list(each: Any, vocabulary: Vocabulary) -> bool:
 
 
 def _encoded(vocabulary: Vocabulary, ids: Items, name: str, *, drop: bool) -> IndexArray:
+    given = _ids(ids, name)
     try:
-        given = list(ids) if isinstance(ids, set | frozenset) else listed(ids, "ids")
         return vocabulary.encode([each for each in given if each in vocabulary] if drop else given)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from error
+
+
+def _ids(ids: Items, name: str) -> list[Any]:
+    try:
+        return list(ids) if isinstance(ids, set | frozenset) else list(listed(ids, "ids"))
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name}: {error}") from error

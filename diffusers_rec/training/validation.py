@@ -55,7 +55,7 @@ class Validation:
         report = evaluate(
             model, self.holdout, ks=self.config.cutoffs, seeds=self.config.validation_seeds, progress=progress
         )
-        metrics = report.masked if self.config.exclude_seen else report.unmasked
+        metrics = report.metrics(exclude_seen=self.config.exclude_seen)
         return metrics[self.config.select_by], {f"validation_{name}": value for name, value in metrics.items()}
 
     def _score(self, metric: Metric, model: Recommender) -> float:

@@ -98,7 +98,7 @@ def gaussian(*shape: int) -> Tensor:
 
 
 def index() -> ItemIndex:
-    return ItemIndex(head(), kind="flat")
+    return ItemIndex(head(), factory="Flat")
 
 
 def write_files(folder: Path) -> None:

@@ -1,0 +1,125 @@
+r"""Scores of latents by a head, in chunks of items, never holding more scores than a chunk.
+
+An item's score is its probability averaged over S noise draws (Algorithm 3, line 9), kept as a logarithm:
+
+.. math:: \log \bar p_v = \log \frac1S \sum_s \exp(\ell_{s,v} - z_s), \qquad z_s = \log \sum_v \exp \ell_{s,v}.
+
+The normalisers :math:`z_s` need every item, so a catalogue of several chunks is gone through twice. What a memory
+predicts (:mod:`diffusers_rec.recommenders.memory`) is mixed in after the mean.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from diffusers_rec.core.errors import check_int
+from diffusers_rec.items.heads import ItemHead
+from diffusers_rec.recommenders.memory import MemoryPrediction
+from diffusers_rec.recommenders.ranking import Scores
+
+CHUNK_SCORES = 2**22
+"""How many scores (users x draws x items) are held at once, about 16 MiB in float32."""
+
+
+@torch.no_grad()
+def head_scores(
+    head: ItemHead, latents: Tensor, memory: MemoryPrediction | None = None, *, chunk_scores: int = CHUNK_SCORES
+) -> Iterator[Scores]:
+    """The logarithm of each item's probability, averaged over the draws and mixed with what a memory predicts.
+
+    Args:
+        head: Head that scores items.
+        latents: S noise draws a user, ``(B, S, D)``.
+        memory: Prediction of a memory; the network alone when None.
+        chunk_scores: Largest number of scores to hold at once; one item a chunk at the least.
+    """
+    users, draws, _ = latents.shape
+    for group in _user_groups(users, draws, len(head.keys()), chunk_scores):
+        own = None if memory is None else memory.take(group)
+        for items, log_probabilities in score_chunks(head, latents[group], chunk_scores):
+            yield _scores(group, items, log_probabilities, own)
+
+
+def _scores(users: slice, items: slice, log_probabilities: Tensor, memory: MemoryPrediction | None) -> Scores:
+    """Of a chunk ``(b, S, c)`` of the network's log-probabilities under each draw."""
+    if log_probabilities.shape[1] == 1:
+        mean = log_probabilities[:, 0]
+        return Scores(users, items, mean if memory is None else memory.mix(mean, items))
+    probabilities = log_probabilities.exp()
+    mean = mean_over_draws(log_probabilities, probabilities)
+
+    def std(columns: Tensor) -> Tensor:
+        chosen = probabilities.gather(2, columns[:, None].expand(-1, probabilities.shape[1], -1))
+        deviation = chosen.std(1, correction=0)
+        return deviation if memory is None else deviation * (1 - memory.share)
+
+    return Scores(users, items, mean if memory is None else memory.mix(mean, items), std)
+
+
+def mean_over_draws(log_probabilities: Tensor, probabilities: Tensor | None = None) -> Tensor:
+    """The logarithm of the mean probability.
+
+    Args:
+        log_probabilities: Under each of S draws, ``(B, S, V)``.
+        probabilities: Their exponentials, where they are known.
+
+    Returns:
+        ``(B, V)``.
+    """
+    if log_probabilities.shape[1] == 1:
+        return log_probabilities[:, 0]
+    mean = (log_probabilities.exp() if probabilities is None else probabilities).mean(1)
+    limits = torch.finfo(mean.dtype)
+    if mean.numel() and mean.min() > limits.tiny / limits.eps:  # else a draw lost to underflow would show
+        return mean.log_()
+    top = log_probabilities.amax(1)
+    return (log_probabilities - top[:, None]).exp_().mean(1).log_().add_(top)
+
+
+def score_chunks(head: ItemHead, latents: Tensor, chunk_scores: int = CHUNK_SCORES) -> Iterator[tuple[slice, Tensor]]:
+    """Log-probability of each item under each draw, a chunk of items after another.
+
+    Args:
+        head: Head that scores items.
+        latents: ``(B, S, D)``.
+        chunk_scores: Largest number of scores to hold at once; one item a chunk at the least.
+
+    Yields:
+        A slice of item indices and the log-probabilities ``(B, S, chunk)``.
+    """
+    users, draws, _ = latents.shape
+    with torch.autocast(latents.device.type, enabled=False):
+        keys, bias = head.scoring_keys()
+        queries = head.queries(latents.to(keys.dtype))
+    size = max(1, check_int("chunk_scores", chunk_scores, minimum=1) // max(1, users * draws))
+    chunks = [slice(start, min(start + size, len(keys))) for start in range(0, len(keys), size)]
+
+    def logits(chunk: slice) -> Tensor:
+        with torch.autocast(latents.device.type, enabled=False):
+            return F.linear(queries, keys[chunk], None if bias is None else bias[chunk])
+
+    if len(chunks) == 1:
+        yield chunks[0], logits(chunks[0]).log_softmax(-1)
+        return
+    normaliser = queries.new_full((users, draws, 1), -math.inf)
+    for chunk in chunks:
+        scores = logits(chunk)
+        top = scores.amax(-1, keepdim=True)
+        normaliser = torch.logaddexp(normaliser, scores.sub_(top).exp_().sum(-1, keepdim=True).log_().add_(top))
+    for chunk in chunks:
+        yield chunk, logits(chunk).sub_(normaliser)
+
+
+def _user_groups(users: int, draws: int, num_items: int, chunk_scores: int) -> Iterator[slice]:
+    """Users to score together: as many as have their whole catalogue in one chunk; where not even one has, as many as
+    have the means over their draws in one; or all.
+
+    A catalogue in one chunk needs its scores once, one of several chunks twice.
+    """
+    size = chunk_scores // max(1, draws * num_items) or chunk_scores // num_items or max(1, users)
+    return (slice(start, min(start + size, users)) for start in range(0, max(1, users), size))
