@@ -238,7 +238,7 @@ def test_a_run_of_an_older_format_is_refused(tmp_path):
     old = {name: metadata[name] for name in ("run", "progress")}
     write_verified(tmp_path / STATE_FILE, old, tensors)
     with pytest.raises(
-        ValueError, match="another version of this library wrote it.*cannot be resumed.*Delete the folder"
+        ValueError, match=r"another version of this library wrote it.*cannot be resumed.*Delete the folder"
     ):
         fit(tmp_path, epochs=1)
 
