@@ -23,7 +23,9 @@ from diffusers_rec.denoisers import (
 )
 from diffusers_rec.guidance import ClassifierFreeGuide, Guide, NoiselessDenoiser, PosteriorDenoiser
 from diffusers_rec.items.cross_entropy import chunked_cross_entropy
-from diffusers_rec.items.embeddings import ItemEmbedding
+from diffusers_rec.items.embeddings import ItemEmbedding, TableEmbedding
+from diffusers_rec.items.feature_embeddings import AttributeEmbedding, FeatureEmbedding, SummedEmbedding
+from diffusers_rec.items.features import AttributeBags, attribute_bags, feature_vectors
 from diffusers_rec.items.heads import CosineHead, ItemHead, LinearHead, TiedHead
 from diffusers_rec.items.negatives import (
     AllItems,
@@ -82,6 +84,8 @@ from diffusers_rec.version import __version__
 
 __all__ = [
     "AllItems",
+    "AttributeBags",
+    "AttributeEmbedding",
     "Batch",
     "CausalTransformerDenoiser",
     "ChainSampler",
@@ -103,6 +107,7 @@ __all__ = [
     "Ensemble",
     "EulerSampler",
     "ExponentialSchedule",
+    "FeatureEmbedding",
     "GaussianProcess",
     "GeometricSchedule",
     "Guide",
@@ -148,7 +153,9 @@ __all__ = [
     "SqrtSchedule",
     "SquaredTerm",
     "Statistics",
+    "SummedEmbedding",
     "SyntheticWorld",
+    "TableEmbedding",
     "TableSchedule",
     "TargetOnly",
     "TiedHead",
@@ -165,7 +172,9 @@ __all__ = [
     "WholeSequence",
     "ZeroSource",
     "__version__",
+    "attribute_bags",
     "chunked_cross_entropy",
+    "feature_vectors",
     "from_frame",
     "read_interactions",
 ]

@@ -125,7 +125,9 @@ def test_a_subclass_builds_its_own_kin_alone():
 
 @pytest.mark.parametrize(("family", "name"), ALL_COMPONENTS)
 def test_a_name_has_one_owner(family, name, fresh_registry):
-    with pytest.raises(ValueError, match=f"the {family.kind} name '{re.escape(name)}' is taken by .*Choose another name"):
+    with pytest.raises(
+        ValueError, match=f"the {family.kind} name '{re.escape(name)}' is taken by .*Choose another name"
+    ):
         type("Usurper", (family,), {}, name=name)
     assert family.named(name).__name__ != "Usurper"
 

@@ -12,13 +12,14 @@ from torch import Generator, Tensor
 from diffusers_rec import (
     Batch,
     DiffRec,
+    GaussianProcess,
     History,
     Holdout,
     Interactions,
-    ItemEmbedding,
     LinearHead,
     Sequences,
     SqrtSchedule,
+    TableEmbedding,
     TrainingBatches,
     TransitionMemory,
     Vocabulary,
@@ -63,8 +64,8 @@ def model(items: Vocabulary | None = None, **changes: Any) -> DiffRec:
     return built.eval()
 
 
-def embedding(dim: int = DIM) -> ItemEmbedding:
-    return ItemEmbedding(NUM_ITEMS, dim)
+def embedding(dim: int = DIM) -> TableEmbedding:
+    return TableEmbedding(NUM_ITEMS, dim)
 
 
 def head() -> LinearHead:
@@ -73,6 +74,10 @@ def head() -> LinearHead:
 
 def schedule() -> SqrtSchedule:
     return SqrtSchedule(STEPS)
+
+
+def process() -> GaussianProcess:
+    return GaussianProcess(schedule())
 
 
 def memory() -> TransitionMemory:
