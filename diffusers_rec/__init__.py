@@ -53,6 +53,7 @@ from diffusers_rec.recommenders.base import Recommendations, Recommender
 from diffusers_rec.recommenders.diffrec import DiffRec
 from diffusers_rec.recommenders.ensemble import Ensemble
 from diffusers_rec.recommenders.memory import Memory, NoMemory, TransitionMemory
+from diffusers_rec.recommenders.ranking import Scores
 from diffusers_rec.recommenders.trainable import Loss
 from diffusers_rec.samplers import DDIMSampler, DDPMSampler, OneStepSampler, Sampler
 from diffusers_rec.version import __version__
@@ -104,6 +105,7 @@ __all__ = [
     "Recommendations",
     "Recommender",
     "Sampler",
+    "Scores",
     "Sequences",
     "SimplifiedObjective",
     "Split",
