@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from strategies import built, over, seeds
 
 from diffusers_rec.items.embeddings import ItemEmbedding
-from diffusers_rec.nn.attention import step_embedding
+from diffusers_rec.nn.step_embedding import step_embedding
 from diffusers_rec.testing.embeddings import CLAUSES
 
 tables = st.builds(
