@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from diffusers_rec.core.randomness import isolated_rng, randn
 from diffusers_rec.denoisers import Denoiser
 from diffusers_rec.guidance import Guide
-from diffusers_rec.items.embeddings import ItemEmbedding
+from diffusers_rec.items.embeddings import TableEmbedding
 from diffusers_rec.items.heads import LinearHead, TiedHead
 from diffusers_rec.items.negatives import NegativeSample, UniformNegatives
 from diffusers_rec.nn.step_embedding import step_embedding
@@ -630,7 +630,7 @@ def head_that_owns_a_shared_embedding():
 
 @breaks("an_item_gets_its_row")
 def embedding_that_depends_on_its_batch():
-    class Broken(ItemEmbedding.named("table"), name="broken"):
+    class Broken(TableEmbedding, name="broken"):
         def forward(self, items):
             latents = super().forward(items)
             return latents - latents.flatten(0, -2).mean(0) if items.numel() else latents

@@ -19,7 +19,7 @@ from diffusers_rec.core import deprecation
 from diffusers_rec.core.registry import Component
 from diffusers_rec.denoisers import CausalTransformerDenoiser
 from diffusers_rec.guidance import ClassifierFreeGuide, Guide
-from diffusers_rec.items.embeddings import ItemEmbedding
+from diffusers_rec.items.embeddings import TableEmbedding
 from diffusers_rec.items.heads import TiedHead
 from diffusers_rec.items.negatives import UniformNegatives
 from diffusers_rec.objectives import SimplifiedObjective, WeightedObjective
@@ -46,7 +46,7 @@ def test_every_registered_component_keeps_its_contract(family, name):
         (SqrtSchedule, {"num_timesteps": 12, "log_snr_shift": -2.0}),
         (LastK, {"k": 3, "ahead": True, "independent_steps": True}),
         (ImportanceTimestepSampler, {"history": 1, "uniform_share": 0.4, "estimate": "sum"}),
-        (ItemEmbedding.named("table"), {"scale": "unit", "num_items": 3, "dim": 5}),
+        (TableEmbedding, {"scale": "unit", "num_items": 3, "dim": 5}),
         (CausalTransformerDenoiser, {"dim": 4, "max_length": 3, "num_layers": 1}),
         (ClassifierFreeGuide, {"base": "transformer", "scale": 3.0}),
         (TiedHead, {"use_bias": False}),

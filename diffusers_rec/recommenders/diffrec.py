@@ -34,6 +34,7 @@ from diffusers_rec.processes.source import Source
 from diffusers_rec.processes.timesteps import TimestepSampler
 from diffusers_rec.recommenders.base import Recommender, SamplerChoice, Seeds, Unknown
 from diffusers_rec.recommenders.chains import Drawn, items_at, run_chain
+from diffusers_rec.recommenders.extending import extended
 from diffusers_rec.recommenders.head_scores import head_scores
 from diffusers_rec.recommenders.memory import Memory, NoMemory
 from diffusers_rec.recommenders.passes import run_passes, steps_of_positions
@@ -106,8 +107,6 @@ class DiffRec(Pretrained, Recommender):
         size = {"num_items": len(self.vocabulary), "dim": dim, "max_length": max_length}
         # Each part draws its initial weights from a stream of its own.
         self.embedding = ItemEmbedding.build_with({**size, "seed": weight_seed(self.seed, "embedding")}, embedding)
-        if not isinstance(getattr(self.embedding, "weight", None), Tensor):
-            raise TypeError(f"{type(self.embedding).__name__}: an embedding keeps its vectors in `weight`, (V, D).")
         size["dim"] = self.embedding.dim
         shared: dict[str, Any] = {"embedding": self.embedding}
         self.head = ItemHead.build_with({**size, **shared, "seed": weight_seed(self.seed, "head")}, head)
@@ -325,6 +324,25 @@ class DiffRec(Pretrained, Recommender):
         if unknown:
             raise ValueError(f"Unknown keys in the config of DiffRec: {unknown}. Known: {sorted(known)}.")
         return cls(items, **config)
+
+    def extend(self, items: Iterable[Hashable], features: Any = None) -> DiffRec:
+        """A model with more items, which knows what this one has learned; this one stays as it is.
+
+        Weights of the items that this model knows are carried over bit for bit; everything that belongs to a new item
+        (its vector, its row in a head, its bias) starts from the model's seed, and its popularity and its memory are
+        empty. An embedding that computes vectors from features can recommend the new items at once; another learns
+        them when training goes on: ``train(model.extend(items), sequences)``.
+
+        Args:
+            items: Ids of the new items; they get the indices after those of the known.
+            features: Features of the new items in their order, for an embedding that takes features: vectors ``(n, F)``
+                or what :func:`~diffusers_rec.attribute_bags` gives.
+
+        Raises:
+            ValueError: No items, items that the model knows already, or features that are missing, of another shape, or
+                not taken by the embedding.
+        """
+        return extended(self, items, features)
 
     def replace(self, **changes: Any) -> DiffRec:
         """The same model with parts changed; this one stays as it is.
