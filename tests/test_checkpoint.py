@@ -17,11 +17,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import perturbed
 
 from diffusers_rec import Denoiser, DiffRec, ItemHead
 from diffusers_rec.core.checkpoint import CONFIG_FILE, FORMAT_VERSION, write_checkpoint
 from diffusers_rec.core.files import folder_lock
+from diffusers_rec.testing.inputs import perturbed  # not from strategies, which processes of their own cannot import
 
 ITEMS = [f"i{v}" for v in range(24)]
 
