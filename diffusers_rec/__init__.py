@@ -23,7 +23,9 @@ from diffusers_rec.denoisers import (
 )
 from diffusers_rec.guidance import ClassifierFreeGuide, Guide, NoiselessDenoiser, PosteriorDenoiser
 from diffusers_rec.items.cross_entropy import chunked_cross_entropy
-from diffusers_rec.items.embeddings import ItemEmbedding
+from diffusers_rec.items.embeddings import ItemEmbedding, TableEmbedding
+from diffusers_rec.items.feature_embeddings import AttributeEmbedding, FeatureEmbedding, SummedEmbedding
+from diffusers_rec.items.features import AttributeBags, attribute_bags, feature_vectors
 from diffusers_rec.items.heads import CosineHead, ItemHead, LinearHead, TiedHead
 from diffusers_rec.items.negatives import (
     AllItems,
@@ -59,6 +61,8 @@ from diffusers_rec.version import __version__
 
 __all__ = [
     "AllItems",
+    "AttributeBags",
+    "AttributeEmbedding",
     "Batch",
     "CausalTransformerDenoiser",
     "ClassifierFreeGuide",
@@ -75,6 +79,7 @@ __all__ = [
     "Denoiser",
     "DiffRec",
     "Ensemble",
+    "FeatureEmbedding",
     "Guide",
     "History",
     "Holdout",
@@ -110,7 +115,9 @@ __all__ = [
     "SqrtSchedule",
     "SquaredTerm",
     "Statistics",
+    "SummedEmbedding",
     "SyntheticWorld",
+    "TableEmbedding",
     "TargetOnly",
     "TiedHead",
     "TimestepSampler",
@@ -124,7 +131,9 @@ __all__ = [
     "WeightedObjective",
     "WholeSequence",
     "__version__",
+    "attribute_bags",
     "chunked_cross_entropy",
+    "feature_vectors",
     "from_frame",
     "read_interactions",
 ]

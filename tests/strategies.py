@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import diffusers_rec  # noqa: F401 - registers every component
 from diffusers_rec.denoisers import Denoiser
-from diffusers_rec.items.embeddings import ItemEmbedding
+from diffusers_rec.items.embeddings import ItemEmbedding, TableEmbedding
 from diffusers_rec.items.heads import ItemHead, LinearHead
 from diffusers_rec.items.negatives import Negatives
 from diffusers_rec.objectives import LossTerm, Objective
@@ -61,7 +61,9 @@ def built(family, spec, **settings):
     name = spec if isinstance(spec, str) else spec.get("name")
     size = {**SIZES, **NEEDED.get(name, {}), **settings}
     if "embedding" not in size and family is not ItemEmbedding:
-        size["embedding"] = ItemEmbedding(size["num_items"], size["dim"], seed=5)
+        size["embedding"] = TableEmbedding(size["num_items"], size["dim"], seed=5)
+    if family is ItemEmbedding:
+        size.setdefault("features", {"name": "features", "num_features": size["num_features"]})
     if family is Denoiser and size["dim"] > 0:
         size["head"] = LinearHead(size["num_items"], size["dim"])
         size["schedule"] = SqrtSchedule(size["num_timesteps"])

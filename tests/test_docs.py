@@ -50,6 +50,7 @@ UNSHOWN = {
     "data.times",
     "items.choice",
     "nn.dropout",
+    "recommenders.extending",
     "recommenders.requests",
     "recommenders.serving",
     "training.learner",

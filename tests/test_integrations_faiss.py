@@ -11,7 +11,7 @@ from strategies import built, gaussian, perturbed
 
 from diffusers_rec import DiffRec
 from diffusers_rec.integrations.faiss import ItemIndex
-from diffusers_rec.items.embeddings import ItemEmbedding
+from diffusers_rec.items.embeddings import TableEmbedding
 from diffusers_rec.items.heads import ItemHead, LinearHead
 from diffusers_rec.recommenders import ranking
 from diffusers_rec.recommenders.head_scores import head_scores
@@ -56,7 +56,7 @@ def catalogue():
 
 def every_head():
     for name in ItemHead.names():
-        embedding = perturbed(ItemEmbedding(30, WIDTH, seed=5))
+        embedding = perturbed(TableEmbedding(30, WIDTH, seed=5))
         yield perturbed(built(ItemHead, name, num_items=30, dim=WIDTH, embedding=embedding))
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from strategies import DTYPES, seeded, seeds
 
 from diffusers_rec.core.randomness import generators_from, isolated_rng, randn, stream_seed, weight_seed
-from diffusers_rec.items.embeddings import ItemEmbedding
+from diffusers_rec.items.embeddings import TableEmbedding
 
 CPU = torch.device("cpu")
 
@@ -113,7 +113,7 @@ def test_isolation_is_ruled_by_its_source(seed):
 
 def test_noise_is_not_the_stream_of_initial_weights():
     for seed in range(5):
-        weights = ItemEmbedding(4, 8, seed=seed).weight.detach()
+        weights = TableEmbedding(4, 8, seed=seed).weight.detach()
         for generator in generators_from(range(12)):
             assert not torch.equal(torch.randn(4, 8, generator=generator), weights)
 

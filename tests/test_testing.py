@@ -19,7 +19,7 @@ from diffusers_rec.core import deprecation
 from diffusers_rec.core.registry import Component
 from diffusers_rec.denoisers import CausalTransformerDenoiser
 from diffusers_rec.guidance import ClassifierFreeGuide, Guide
-from diffusers_rec.items.embeddings import ItemEmbedding
+from diffusers_rec.items.embeddings import TableEmbedding
 from diffusers_rec.items.heads import TiedHead
 from diffusers_rec.items.negatives import UniformNegatives
 from diffusers_rec.objectives import SimplifiedObjective, WeightedObjective
@@ -46,7 +46,7 @@ def test_every_registered_component_keeps_its_contract(family, name):
         (SqrtSchedule, {"num_timesteps": 12, "log_snr_shift": -2.0}),
         (LastK, {"k": 3, "ahead": True, "independent_steps": True}),
         (ImportanceTimestepSampler, {"history": 1, "uniform_share": 0.4, "estimate": "sum"}),
-        (ItemEmbedding.named("table"), {"scale": "unit", "num_items": 3, "dim": 5}),
+        (TableEmbedding, {"scale": "unit", "num_items": 3, "dim": 5}),
         (CausalTransformerDenoiser, {"dim": 4, "max_length": 3, "num_layers": 1}),
         (ClassifierFreeGuide, {"base": "transformer", "scale": 3.0}),
         (TiedHead, {"use_bias": False}),
@@ -126,7 +126,7 @@ def test_a_factory_is_checked_as_a_class():
     check_component(lambda: SqrtSchedule(7))
     check_component(lambda num_timesteps: SqrtSchedule(num_timesteps, log_snr_shift=-1.0))
     check_component(lambda dim, max_length: CausalTransformerDenoiser(dim, max_length, num_layers=1))
-    with pytest.raises(ContractError, match=r"^Broken .* breaks alpha_bar_falls_strictly_from_one"):
+    with pytest.raises(ContractError, match=r"^Broken .* breaks the_signal_falls_strictly_from_one"):
         check_component(lambda: broken_components.schedule_that_rises_unchecked()(7))
     with pytest.raises(ContractError, match=r"breaks can_be_constructed: .*must make a Component, got NoneType"):
         check_component(lambda: None)

@@ -10,24 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_runs import (
-    CONFIG,
-    SPLIT,
-    build,
-    end,
-    files,
-    fit,
-    uninterrupted,
-)
+from training_runs import CONFIG, SPLIT, build, end, files, fit, uninterrupted
 
-from diffusers_rec import (
-    DiffRec,
-    Holdout,
-    Interactions,
-    Sequences,
-    SqrtSchedule,
-    Vocabulary,
-)
+from diffusers_rec import DiffRec, Holdout, Interactions, Sequences, SqrtSchedule, Vocabulary
 from diffusers_rec.core.checkpoint import CONFIG_FILE
 from diffusers_rec.core.verified import read_verified, write_verified
 from diffusers_rec.training import train
@@ -238,7 +223,7 @@ def test_a_run_of_an_older_format_is_refused(tmp_path):
     old = {name: metadata[name] for name in ("run", "progress")}
     write_verified(tmp_path / STATE_FILE, old, tensors)
     with pytest.raises(
-        ValueError, match="another version of this library wrote it.*cannot be resumed.*Delete the folder"
+        ValueError, match=r"another version of this library wrote it.*cannot be resumed.*Delete the folder"
     ):
         fit(tmp_path, epochs=1)
 

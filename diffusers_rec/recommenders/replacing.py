@@ -54,7 +54,11 @@ def _without_sizes(part: str, config: Config, seed: int) -> Config:
     if config.get("seed") == weight_seed(seed, part):
         derived.add("seed")
     own = {key: value for key, value in config.items() if key not in derived}
-    return {**own, "base": _without_sizes(part, own["base"], seed)} if "base" in own else own
+    if "base" in own:
+        own["base"] = _without_sizes(part, own["base"], seed)
+    if "features" in own:  # seeded by the embedding that holds them
+        own["features"] = _without_sizes("features", own["features"], config["seed"])
+    return own
 
 
 def _changed(config: Config, change: Any, family: type[Component]) -> Any:

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from diffusers_rec.core.registry import Component
-from diffusers_rec.items.embeddings import ItemEmbedding
+from diffusers_rec.items.embeddings import TableEmbedding
 from diffusers_rec.items.heads import LinearHead
 from diffusers_rec.processes.schedules import SqrtSchedule
 
-SIZES = {"num_items": 7, "dim": 8, "max_length": 9, "num_timesteps": 30}
+SIZES = {"num_items": 7, "dim": 8, "max_length": 9, "num_timesteps": 30, "num_features": 5, "num_attributes": 6}
 """Sizes that constructors are supplied with."""
 
 Clause = Callable[..., None]
@@ -92,11 +92,12 @@ class Maker:
     def _supplied(self, given: Mapping[str, Any]) -> dict[str, Any]:
         size = {key: given.get(key, value) for key, value in SIZES.items()}
         parts: dict[str, Callable[[], Any]] = {
-            "embedding": lambda: ItemEmbedding.build_with({**size, "seed": 5}, "table"),
+            "embedding": lambda: TableEmbedding(size["num_items"], size["dim"], seed=5),
             "head": lambda: LinearHead(size["num_items"], size["dim"]),
             "schedule": lambda: SqrtSchedule(size["num_timesteps"]),
             "values": lambda: [0.9, 0.5, 0.2],
             "base": lambda: "conditional-mlp",
+            "features": lambda: {"name": "features", "num_features": size["num_features"]},
         }
         wanted = [name for name in self.parameters if name not in given]
         return {

@@ -60,6 +60,7 @@ CALLS: dict[str, Call] = {
     "DiffRec.prepare": Call(
         lambda: world.model().prepare, lambda: {"sequences": world.sequences(), "examples": "last-target"}, serves
     ),
+    "DiffRec.extend": Call(lambda: world.model().extend, lambda: {"items": ["new", "newer"], "features": None}, serves),
     "DiffRec.check_fit": Call(lambda: world.model().check_fit, dict),
     "DiffRec.save_pretrained": Call(
         lambda: world.model().save_pretrained, lambda: {"directory": "new"},
