@@ -365,7 +365,8 @@ class DiffRec(Pretrained, Recommender):
         Raises:
             ValueError: an unknown part, name or setting, or parts that do not fit one another.
         """
-        return replaced(self, PARTS, changes)
+        new: DiffRec = replaced(self, PARTS, changes)
+        return new
 
     def check_fit(self) -> None:
         """Check that the parts fit one another, when they are composed and once more before training.
