@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 
 from benchmarks import plots
 from benchmarks.harness import Results, argument_parser, compare, parse
-from diffusers_rec import ItemEmbedding, Negatives, TiedHead
+from diffusers_rec import Negatives, TableEmbedding, TiedHead
 
 CATALOGUES = (10_000, 100_000, 1_000_000)
 TARGETS, DIM = 400, 64
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def losses(num_items: int, seed: int) -> dict[str, Callable[[], None]]:
     """By the negatives' name."""
     generator = Generator().manual_seed(seed)
-    embedding = ItemEmbedding(num_items, DIM, init_std=0.02, seed=seed)
+    embedding = TableEmbedding(num_items, DIM, init_std=0.02, seed=seed)
     head = TiedHead(embedding)
     latent = torch.randn(TARGETS, DIM, generator=generator)
     target = torch.randint(num_items, (TARGETS,), generator=generator)

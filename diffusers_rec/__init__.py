@@ -23,7 +23,9 @@ from diffusers_rec.denoisers import (
 )
 from diffusers_rec.guidance import ClassifierFreeGuide, Guide, NoiselessDenoiser, PosteriorDenoiser
 from diffusers_rec.items.cross_entropy import chunked_cross_entropy
-from diffusers_rec.items.embeddings import ItemEmbedding
+from diffusers_rec.items.embeddings import ItemEmbedding, TableEmbedding
+from diffusers_rec.items.feature_embeddings import AttributeEmbedding, FeatureEmbedding, SummedEmbedding
+from diffusers_rec.items.features import AttributeBags, attribute_bags, feature_vectors
 from diffusers_rec.items.heads import CosineHead, ItemHead, LinearHead, TiedHead
 from diffusers_rec.items.negatives import (
     AllItems,
@@ -47,7 +49,20 @@ from diffusers_rec.objectives import (
     WeightedObjective,
 )
 from diffusers_rec.processes.noising import LastK, NoisingStrategy, Queries, TargetOnly, WholeSequence
-from diffusers_rec.processes.schedules import CosineSchedule, LinearSchedule, NoiseSchedule, SqrtSchedule
+from diffusers_rec.processes.process import Corrupted, GaussianProcess, Process
+from diffusers_rec.processes.schedules import (
+    CosineSchedule,
+    ExponentialSchedule,
+    GeometricSchedule,
+    LinearSchedule,
+    NoiseSchedule,
+    RectifiedSchedule,
+    SigmoidSchedule,
+    SqrtSchedule,
+    TableSchedule,
+    TruncatedLinearSchedule,
+)
+from diffusers_rec.processes.source import HistorySource, LastItemSource, Source, ZeroSource
 from diffusers_rec.processes.timesteps import ImportanceTimestepSampler, TimestepSampler, UniformTimestepSampler
 from diffusers_rec.recommenders.base import Recommendations, Recommender
 from diffusers_rec.recommenders.diffrec import DiffRec
@@ -55,35 +70,58 @@ from diffusers_rec.recommenders.ensemble import Ensemble
 from diffusers_rec.recommenders.memory import Memory, NoMemory, TransitionMemory
 from diffusers_rec.recommenders.ranking import Scores
 from diffusers_rec.recommenders.trainable import Loss
-from diffusers_rec.samplers import DDIMSampler, DDPMSampler, OneStepSampler, Sampler
+from diffusers_rec.samplers import (
+    ChainSampler,
+    DDIMSampler,
+    DDPMSampler,
+    DPMSolverSampler,
+    EulerSampler,
+    HeunSampler,
+    OneStepSampler,
+    Sampler,
+    SamplerStep,
+)
 from diffusers_rec.version import __version__
 
 __all__ = [
     "AllItems",
+    "AttributeBags",
+    "AttributeEmbedding",
     "Batch",
     "CausalTransformerDenoiser",
+    "ChainSampler",
     "ClassifierFreeGuide",
     "Component",
     "ConditionalMLPDenoiser",
     "ContrastiveObjective",
     "ContrastiveTerm",
+    "Corrupted",
     "CosineHead",
     "CosineSchedule",
     "CosineTerm",
     "CrossEntropyTerm",
     "DDIMSampler",
     "DDPMSampler",
+    "DPMSolverSampler",
     "Denoiser",
     "DiffRec",
     "Ensemble",
+    "EulerSampler",
+    "ExponentialSchedule",
+    "FeatureEmbedding",
+    "GaussianProcess",
+    "GeometricSchedule",
     "Guide",
+    "HeunSampler",
     "History",
+    "HistorySource",
     "Holdout",
     "ImportanceTimestepSampler",
     "InBatchNegatives",
     "Interactions",
     "ItemEmbedding",
     "ItemHead",
+    "LastItemSource",
     "LastK",
     "LinearHead",
     "LinearSchedule",
@@ -101,18 +139,26 @@ __all__ = [
     "Pass",
     "PopularityNegatives",
     "PosteriorDenoiser",
+    "Process",
     "Queries",
     "Recommendations",
     "Recommender",
+    "RectifiedSchedule",
     "Sampler",
+    "SamplerStep",
     "Scores",
     "Sequences",
+    "SigmoidSchedule",
     "SimplifiedObjective",
+    "Source",
     "Split",
     "SqrtSchedule",
     "SquaredTerm",
     "Statistics",
+    "SummedEmbedding",
     "SyntheticWorld",
+    "TableEmbedding",
+    "TableSchedule",
     "TargetOnly",
     "TiedHead",
     "TimestepSampler",
@@ -120,13 +166,17 @@ __all__ = [
     "TrainingStep",
     "TransformerDenoiser",
     "TransitionMemory",
+    "TruncatedLinearSchedule",
     "UniformNegatives",
     "UniformTimestepSampler",
     "Vocabulary",
     "WeightedObjective",
     "WholeSequence",
+    "ZeroSource",
     "__version__",
+    "attribute_bags",
     "chunked_cross_entropy",
+    "feature_vectors",
     "from_frame",
     "read_interactions",
 ]

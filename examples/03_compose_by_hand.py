@@ -13,11 +13,11 @@ from diffusers_rec import (
     ConditionalMLPDenoiser,
     DiffRec,
     ImportanceTimestepSampler,
-    ItemEmbedding,
     OneStepSampler,
     SimplifiedObjective,
     SqrtSchedule,
     SyntheticWorld,
+    TableEmbedding,
     TargetOnly,
     TiedHead,
     TransitionMemory,
@@ -32,7 +32,7 @@ world = SyntheticWorld(num_items=200)
 split = world.sample(num_users=300 if options.quick else 2000).sequences().leave_one_out()
 items = split.train.vocabulary
 
-embedding = ItemEmbedding(len(items), dim, scale="unit", init_std=0.02)
+embedding = TableEmbedding(len(items), dim, scale="unit", init_std=0.02)
 model = DiffRec(
     items,
     embedding=embedding,

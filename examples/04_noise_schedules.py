@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import torch
 from _options import parse
 
-from diffusers_rec import CosineSchedule, DiffRec, ItemEmbedding, LinearSchedule, SqrtSchedule, SyntheticWorld
+from diffusers_rec import CosineSchedule, DiffRec, LinearSchedule, SqrtSchedule, SyntheticWorld, TableEmbedding
 from diffusers_rec.evaluation import evaluate
 from diffusers_rec.presets import best
 from diffusers_rec.training import TrainingConfig, train
@@ -28,7 +28,7 @@ steps = torch.linspace(1, 1000, 10 if options.quick else 50).round().long()
 @torch.no_grad()
 def recognised(schedule, dim):
     """The share of items whose noised latent is still nearest to their own clean one, for each of ``steps``."""
-    table = ItemEmbedding(num_items, dim, scale="unit").table()
+    table = TableEmbedding(num_items, dim, scale="unit").table()
     noise = torch.randn(10, num_items, dim, generator=torch.Generator().manual_seed(1))  # 0 drew the items
     shares = []
     for n in steps:

@@ -11,9 +11,14 @@ from hypothesis import settings
 
 from diffusers_rec.core import registry
 
-torch.set_num_threads(1)  # the tests' tensors are small: threads would cost more than they bring
 settings.register_profile("diffusers_rec", deadline=None, derandomize=True)
 settings.load_profile("diffusers_rec")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """The tests' tensors are so small that more threads would only wait for one another."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -6,20 +6,22 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-import diffusers_rec  # noqa: F401 - signs every component in
+import diffusers_rec  # noqa: F401 - registers every component
 from diffusers_rec.denoisers import Denoiser
-from diffusers_rec.items.embeddings import ItemEmbedding
+from diffusers_rec.items.embeddings import ItemEmbedding, TableEmbedding
 from diffusers_rec.items.heads import ItemHead, LinearHead
 from diffusers_rec.items.negatives import Negatives
-from diffusers_rec.objectives import Objective
+from diffusers_rec.objectives import LossTerm, Objective
 from diffusers_rec.processes.noising import NoisingStrategy
-from diffusers_rec.processes.schedules import NoiseSchedule, SqrtSchedule
+from diffusers_rec.processes.process import Process
+from diffusers_rec.processes.schedules import CosineSchedule, NoiseSchedule, SqrtSchedule
+from diffusers_rec.processes.source import Source
 from diffusers_rec.processes.timesteps import TimestepSampler
 from diffusers_rec.recommenders.memory import Memory
 from diffusers_rec.samplers import Sampler
+from diffusers_rec.testing.all_kinds import changed_settings
 from diffusers_rec.testing.contract import SIZES
-from diffusers_rec.testing.every_kind import changed_settings
-from diffusers_rec.testing.inputs import DTYPES, gaussian, learned, seeded  # noqa: F401 - every test has them from here
+from diffusers_rec.testing.inputs import DTYPES, gaussian, perturbed, seeded  # noqa: F401 - all tests import them from here
 
 FAMILIES = [
     NoiseSchedule,
@@ -29,16 +31,21 @@ FAMILIES = [
     Denoiser,
     ItemHead,
     Objective,
+    LossTerm,
     Negatives,
     Memory,
+    Process,
+    Source,
     Sampler,
 ]
-EVERY_COMPONENT = [(family, name) for family in FAMILIES for name in family.names()]
+ALL_COMPONENTS = [(family, name) for family in FAMILIES for name in family.names()]
+NEEDED = {"weighted": {"terms": ["cosine", {"name": "cross-entropy", "at": "final"}]}}
+"""Settings of the components whose constructors have parameters without a default that no pipeline supplies."""
 WAIVED = {
-    "noiseless": ["noise_matters", "each_step_matters", "noised_positions_see_one_another"],
-    "posterior": ["noised_positions_see_one_another"],  # exact for each position alone, given the history
+    "noiseless": ["noise_matters", "each_step_matters", "corrupted_positions_see_one_another"],
+    "posterior": ["corrupted_positions_see_one_another"],  # exact for each position alone, given the history
 }
-"""Clauses that a component leaves out by design."""
+"""Clauses that a component breaks on purpose."""
 
 seeds = st.integers(0, 2**31 - 1)
 lengths = st.integers(1, 60)
@@ -50,18 +57,24 @@ def over(clauses):
 
 
 def built(family, spec, **settings):
-    """A small component; the pipeline's own parts (items, width, embedding) are supplied, as the pipeline does."""
-    size = {**SIZES, **settings}
+    """A small component, supplied with what a pipeline would supply."""
+    name = spec if isinstance(spec, str) else spec.get("name")
+    size = {**SIZES, **NEEDED.get(name, {}), **settings}
     if "embedding" not in size and family is not ItemEmbedding:
-        size["embedding"] = ItemEmbedding(size["num_items"], size["dim"], seed=5)
+        size["embedding"] = TableEmbedding(size["num_items"], size["dim"], seed=5)
+    if family is ItemEmbedding:
+        size.setdefault("features", {"name": "features", "num_features": size["num_features"]})
     if family is Denoiser and size["dim"] > 0:
         size["head"] = LinearHead(size["num_items"], size["dim"])
         size["schedule"] = SqrtSchedule(size["num_timesteps"])
+    if family in (Process, NoiseSchedule):
+        size["schedule"] = SqrtSchedule(size["num_timesteps"])
+        size["values"] = size["schedule"].alpha_bar[1:].tolist()
     return family.build_with(size, spec)
 
 
 def settings_of(family, name):
-    """Configs that differ from the defaults in what can be changed without knowing what it means."""
+    """Configs that differ from the defaults in numbers and flags."""
     other = {key: st.sampled_from(values) for key, values in changed_settings(family.named(name)).items()}
     return st.fixed_dictionaries({"name": st.just(name)}, optional=other)
 
@@ -72,8 +85,15 @@ def schedules(draw, num_timesteps=lengths):
     name = draw(st.sampled_from(NoiseSchedule.names()))
     shift = draw(st.sampled_from([0.0, -3.0, 1.5]))
     steps = draw(num_timesteps)
-    rescale = draw(st.booleans()) if steps > 20 else False  # what LinearSchedule can hold
-    return NoiseSchedule.build_with({"num_timesteps": steps, "log_snr_shift": shift, "rescale": rescale}, name)
+    rescale = draw(st.booleans()) if steps > 20 else False  # what the linear schedules can hold
+    return schedule_of(name, steps, log_snr_shift=shift, rescale=rescale)
+
+
+def schedule_of(name, num_timesteps, **settings):
+    """A registered schedule of N steps; ``table`` holds the numbers of ``cosine``."""
+    values = CosineSchedule(num_timesteps).alpha_bar[1:].tolist()
+    given = {"num_timesteps": num_timesteps, "values": values, "rescale": num_timesteps > 20, **settings}
+    return NoiseSchedule.build_with(given, name)
 
 
 @st.composite

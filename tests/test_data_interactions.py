@@ -190,7 +190,7 @@ def test_a_bad_time_is_shown_as_it_stands(times, shown):
         ([1, None], [1, 2], ValueError, "the user in row 2, counted from 1, is missing"),
         ([1, 2, 3], [1, float("nan"), float("nan")], ValueError, "the item in row 2, counted from 1, is missing"),
         ([1, 2], [1, pd.NA], ValueError, "the item in row 2, counted from 1, is missing"),
-        ([1, 2], [1, {}], TypeError, "Every item must be hashable, but row 2, counted from 1, holds a dict"),
+        ([1, 2], [1, {}], TypeError, "Every item must be hashable, but row 2, counted from 1, is a dict"),
         ([1, 2], [1], ValueError, "equally long, got 2, 1 and 2"),
         ([], [], ValueError, "at least one interaction, but users is empty"),
         ("ab", [1, 2], TypeError, "users as a sequence of ids, got 'ab'"),

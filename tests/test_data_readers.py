@@ -86,7 +86,7 @@ def test_sequences(tmp_path):
         ("log.dat", "1::2::3::x\n", r"line 1: expected user::item::rating::time"),
         ("log.dat", "::2::3::4\n", r"line 1: expected user::item::rating::time"),
         ("log.txt", "1 2\n3\n", "line 2: user '3' has no items"),
-        ("log.txt", "1 2\n1 3\n", "line 2: user '1' had a line before"),
+        ("log.txt", "1 2\n1 3\n", "line 2: user '1' has an earlier line"),
         ("log.txt", "", "the file is empty"),
         ("log.dat", "\n\n", "the file is empty"),
         ("log.csv", "", "the file is empty"),
@@ -115,7 +115,7 @@ def test_sequences(tmp_path):
             r"\['user'\] are missing; the table has \['user_id', 'item', 'time'\]",
         ),
         ("log.parquet", "no parquet", "expected a parquet file"),
-        ("log.json", "{}", r"cannot tell the format of log\.json from its suffix '\.json'.* Pass format="),
+        ("log.json", "{}", r"the suffix '\.json' of log\.json does not give the format.* Pass format="),
     ],
 )
 def test_broken_files(tmp_path, name, text, message):
@@ -177,7 +177,7 @@ def test_packed_files_and_suffixes_of_capitals(tmp_path, suffix):
 def test_a_damaged_archive_is_named(tmp_path, damage):
     path = tmp_path / "log.csv.gz"
     path.write_bytes(damage(gzip.compress(TEXTS["csv"].encode())))
-    with pytest.raises(ValueError, match=r"log\.csv\.gz: expected a whole gzip archive"):
+    with pytest.raises(ValueError, match=r"log\.csv\.gz: expected a complete gzip archive"):
         read_interactions(path)
 
 

@@ -124,7 +124,7 @@ def test_refuses_nonsense(world, test_holdout):
         world.next_item_probabilities([[1.5]])
     with pytest.raises(ValueError, match=r"item indices in 0\.\.199, got 0\.\.200"):
         world.next_item_probabilities([[0, 200]])
-    with pytest.raises(ValueError, match="holds every item"):
+    with pytest.raises(ValueError, match="contains every item"):
         world.next_item_probabilities([range(200)])
     with pytest.raises(ValueError, match="each of ks must be an integer >= 1, got 0"):
         world.best_metrics(test_holdout, ks=[0])

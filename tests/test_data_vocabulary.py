@@ -60,7 +60,7 @@ def test_looks_like_a_container():
         ([1, 2, 1, 2], ValueError, "2 of 4 are repeats, the first 1"),
         ([1.0, float("nan")], ValueError, "the id in row 2, counted from 1, is missing"),
         (["a", None], ValueError, "the id in row 2, counted from 1, is missing"),
-        (["a", ["b"]], TypeError, "must be hashable, but row 2, counted from 1, holds a list"),
+        (["a", ["b"]], TypeError, "must be hashable, but row 2, counted from 1, is a list"),
         ("abc", TypeError, "sequence of ids, got 'abc'"),
         ({"a", "b"}, TypeError, r"ids in an order, got a set, whose order differs from run to run.* sorted\(\.\.\.\)"),
         (frozenset({"a"}), TypeError, r"ids in an order, got a frozenset"),
@@ -77,9 +77,9 @@ def test_unknown_ids_are_named():
     vocabulary = Vocabulary(range(10))
     with pytest.raises(ValueError, match=r"7 unknown ids among 10 known: 10, 11, 12, 13, 14, \.\.\."):
         vocabulary.encode([1, *range(10, 17), 10])
-    with pytest.raises(ValueError, match=r"1 unknown id .*holds int ids, '5' is a str"):
+    with pytest.raises(ValueError, match=r"1 unknown id .*has int ids, '5' is a str"):
         vocabulary.encode(["5"])
-    with pytest.raises(ValueError, match=r"holds str ids, 5 is a int"):
+    with pytest.raises(ValueError, match=r"has str ids, 5 is a int"):
         Vocabulary(["5"]).encode([5])
 
 
@@ -95,7 +95,7 @@ def test_numpy_ids_are_shown_plain():
     [
         ("5", TypeError, "got '5'. Wrap"),
         ({1}, TypeError, "in an order, got a set"),
-        ([[1]], TypeError, "row 1, counted from 1, holds a list"),
+        ([[1]], TypeError, "row 1, counted from 1, is a list"),
     ],
 )
 def test_encode_refuses(ids, error, message):
@@ -130,5 +130,5 @@ def test_only_str_and_int_can_be_saved(raw_id):
 
 
 def test_from_json_takes_a_list():
-    with pytest.raises(TypeError, match="expected the list that to_json gave, got dict"):
+    with pytest.raises(TypeError, match="expected the list that to_json returns, got dict"):
         Vocabulary.from_json({"a": 0})

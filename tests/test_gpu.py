@@ -20,7 +20,7 @@ from diffusers_rec import (
 )
 from diffusers_rec.evaluation import audit, evaluate
 from diffusers_rec.presets import PRESETS, control
-from diffusers_rec.testing.inputs import learned, seeded
+from diffusers_rec.testing.inputs import perturbed, seeded
 from diffusers_rec.training import RECIPES, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
@@ -34,14 +34,14 @@ PARTS = [
     {"noising": {"name": "last-k", "k": 3, "ahead": True, "independent_steps": True}},
     {"negatives": "popularity"},
     {"memory": "transitions"},
-    {"objective": {"name": "contrastive", "recommend_from": "start"}},
+    {"objective": {"name": "contrastive", "recommend_from": "final"}},
 ]
 
 
 def build(**parts):
     """A small model without dropout, each of whose weights does something."""
     settings = {"schedule": {"name": "sqrt", "num_timesteps": 20}, "seeds": 3, **parts}
-    model = learned(DiffRec(SPLIT.train.vocabulary, dim=16, max_length=10, **settings))
+    model = perturbed(DiffRec(SPLIT.train.vocabulary, dim=16, max_length=10, **settings))
     model.negatives.fit(TrainingBatches(SPLIT.train).target_counts())
     model.memory.fit(SPLIT.train)
     for module in model.modules():

@@ -6,23 +6,35 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import built, gaussian, learned, over, seeds
+from strategies import built, gaussian, over, perturbed, seeds
 
-from diffusers_rec.items.embeddings import ItemEmbedding
+from diffusers_rec.items.embeddings import ItemEmbedding, TableEmbedding
 from diffusers_rec.items.heads import CosineHead, ItemHead, LinearHead, TiedHead
+from diffusers_rec.testing.embeddings import with_features
 from diffusers_rec.testing.heads import CLAUSES
 
 ITEMS, WIDTH = 7, 8
 
 
-def made(name, seed=0, scale="learned"):
+EMBEDDINGS = [
+    "table",
+    {"name": "features", "num_features": 5, "hidden": 6},
+    {"name": "table+features", "features": {"name": "attributes", "num_attributes": 6}},
+]
+
+
+def made(name, seed=0, scale="learned", spec="table"):
     """A head as if trained, in float64."""
-    embedding = learned(ItemEmbedding(ITEMS, WIDTH, scale=scale, seed=seed), seed).double()
+    embedding = with_features(ItemEmbedding.build_with({"num_items": ITEMS, "dim": WIDTH, "seed": seed}, spec))
+    embedding.scale = scale
+    embedding = perturbed(embedding, seed).double()
     head = built(ItemHead, name, num_items=ITEMS, dim=WIDTH, embedding=embedding, seed=seed)
-    return learned(head, seed + 1).double()
+    return perturbed(head, seed + 1).double()
 
 
-heads = st.builds(made, st.sampled_from(ItemHead.names()), seeds, st.sampled_from(["learned", "unit"]))
+heads = st.builds(
+    made, st.sampled_from(ItemHead.names()), seeds, st.sampled_from(["learned", "unit"]), st.sampled_from(EMBEDDINGS)
+)
 
 
 def latents(*shape, seed=3):
@@ -38,21 +50,21 @@ def test_every_head_keeps_its_contract(clause, head):
 
 @given(seed=seeds)
 def test_linear_logits_are_equation_8(seed):
-    head, x = learned(LinearHead(ITEMS, WIDTH, seed=seed)), latents(5)
+    head, x = perturbed(LinearHead(ITEMS, WIDTH, seed=seed)), latents(5)
     torch.testing.assert_close(head.logits(x), x @ head.weight.T + head.offset)
 
 
 @given(seed=seeds, use_bias=st.booleans())
 def test_tied_logits_use_the_item_vectors(seed, use_bias):
-    embedding = ItemEmbedding(ITEMS, WIDTH, seed=seed)
-    head = learned(TiedHead(embedding, use_bias=use_bias))
+    embedding = TableEmbedding(ITEMS, WIDTH, seed=seed)
+    head = perturbed(TiedHead(embedding, use_bias=use_bias))
     x = latents(5)
     torch.testing.assert_close(head.logits(x), x @ embedding.weight.T + (head.offset if use_bias else 0))
 
 
 @given(seed=seeds, temperature=st.floats(0.01, 2), length=st.floats(0.1, 10))
 def test_cosine_logits_are_cosines(seed, temperature, length):
-    embedding = ItemEmbedding(ITEMS, WIDTH, seed=seed)
+    embedding = TableEmbedding(ITEMS, WIDTH, seed=seed)
     head, x = CosineHead(embedding, temperature=temperature), latents(5)
     expected = torch.cosine_similarity(x[:, None], embedding.weight, dim=-1) / temperature
     torch.testing.assert_close(head.logits(length * x), expected, rtol=1e-4, atol=1e-4)
@@ -67,4 +79,4 @@ def test_the_initial_weight_is_small_enough_for_even_odds():
 @pytest.mark.parametrize("temperature", [0, -1, math.nan])
 def test_refuses_a_temperature_that_is_none(temperature):
     with pytest.raises(ValueError, match="temperature must be a finite number above 0"):
-        CosineHead(ItemEmbedding(2, 2), temperature=temperature)
+        CosineHead(TableEmbedding(2, 2), temperature=temperature)

@@ -19,15 +19,6 @@ ITEMS = SPLIT.train.vocabulary
 every_preset = pytest.mark.parametrize("name", PRESETS)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Models this small spend their time waiting for other threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_every_preset_has_a_recipe():
     assert RECIPES.keys() == PRESETS.keys()
 

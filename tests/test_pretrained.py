@@ -10,7 +10,6 @@ import torch
 from diffusers_rec import DiffRec, Ensemble, NoiselessDenoiser, SyntheticWorld, TrainingBatches
 from diffusers_rec.core.checkpoint import write_checkpoint
 from diffusers_rec.denoisers import ConditionalMLPDenoiser
-from diffusers_rec.items.embeddings import ItemEmbedding
 from diffusers_rec.presets import control
 from diffusers_rec.training import TrainingConfig, train
 
@@ -151,17 +150,6 @@ def test_a_denoiser_that_shares_parts_has_a_control():
     assert DiffRec.from_config(plain.vocabulary, plain.config()).config() == plain.config()
     again = DiffRec(range(9), dim=8, max_length=5, denoiser={"name": "noiseless", "base": "sharing"})
     assert again.denoiser.base.head is again.head
-
-
-def test_an_embedding_without_a_weight_is_told_what_is_missing():
-    class Elsewhere(ItemEmbedding):
-        def __init__(self, num_items, dim=8):
-            super().__init__(num_items, dim)
-            self.vectors = self.weight
-            del self.weight
-
-    with pytest.raises(TypeError, match=r"Elsewhere: an embedding keeps its vectors in `weight`, \(V, D\)"):
-        DiffRec(range(9), dim=8, embedding=Elsewhere(9))
 
 
 @pytest.mark.usefixtures("fresh_registry")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from strategies import DTYPES, seeded, seeds
 
 from diffusers_rec.core.randomness import generators_from, isolated_rng, randn, stream_seed, weight_seed
-from diffusers_rec.items.embeddings import ItemEmbedding
+from diffusers_rec.items.embeddings import TableEmbedding
 
 CPU = torch.device("cpu")
 
@@ -67,7 +67,7 @@ def test_gaussian_draws_are_gaussian():
         (-2, ValueError, "must be an integer >= 1 and <= 10000, got -2"),
         ([], ValueError, "at least one seed and at most 10000, got none"),
         ([3, -1], ValueError, "each seed must be an integer >= 0, got -1"),
-        ([1, 2, 1, 2, 5], ValueError, r"\[1, 2\] came more than once"),
+        ([1, 2, 1, 2, 5], ValueError, r"\[1, 2\] occur more than once"),
         ([1.5], TypeError, "each seed must be an integer >= 0, got 1.5"),
         (True, TypeError, "must be an integer >= 1 and <= 10000, got True"),
         (10**9, ValueError, "must be an integer >= 1 and <= 10000, got 1000000000"),
@@ -113,7 +113,7 @@ def test_isolation_is_ruled_by_its_source(seed):
 
 def test_noise_is_not_the_stream_of_initial_weights():
     for seed in range(5):
-        weights = ItemEmbedding(4, 8, seed=seed).weight.detach()
+        weights = TableEmbedding(4, 8, seed=seed).weight.detach()
         for generator in generators_from(range(12)):
             assert not torch.equal(torch.randn(4, 8, generator=generator), weights)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 import re
 
@@ -7,9 +8,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import gaussian, over, schedules, seeded
+from strategies import gaussian, over, schedule_of, schedules, seeded
 
-from diffusers_rec.processes.schedules import CosineSchedule, LinearSchedule, NoiseSchedule, SqrtSchedule
+from diffusers_rec.processes.schedules import (
+    CosineSchedule,
+    ExponentialSchedule,
+    GeometricSchedule,
+    LinearSchedule,
+    NoiseSchedule,
+    RectifiedSchedule,
+    SigmoidSchedule,
+    SqrtSchedule,
+    TruncatedLinearSchedule,
+)
 from diffusers_rec.testing.schedules import CLAUSES, every_step
 
 
@@ -57,7 +68,120 @@ def test_rescaled_linear_ends_where_a_thousand_steps_do(num_timesteps):
     assert float(LinearSchedule(num_timesteps).alpha_bar[-1]) < 1e-4
 
 
-@pytest.mark.parametrize("name", NoiseSchedule.names())
+@pytest.mark.parametrize("num_timesteps", [32, 1000])
+def test_truncated_linear_adds_a_hundredth_to_every_beta(num_timesteps):
+    """As ``trunc_lin`` of Diffusion-LM and DiffuRec."""
+    scale = 1000 / num_timesteps
+    start, end = scale * 0.0001 + 0.01, scale * 0.02 + 0.01
+    expected = [start + (end - start) * n / (num_timesteps - 1) for n in range(num_timesteps)]
+    assert TruncatedLinearSchedule(num_timesteps).beta[1:].tolist() == pytest.approx(expected, rel=1e-9)
+
+
+def test_exponential_solves_the_equation_that_linear_steps_through():
+    """d(log alpha_bar)/du = -beta(u) with beta rising evenly from 0.1 to 20, which N betas of linear approximate."""
+    rates = [0.1 + 19.9 * (n + 0.5) / 100_000 for n in range(100_000)]
+    log_alpha_bar = torch.tensor(rates, dtype=torch.float64).cumsum(0).neg() / 100_000
+    torch.testing.assert_close(ExponentialSchedule(10).alpha_bar[1:], log_alpha_bar[9_999::10_000].exp())
+    linear = LinearSchedule(100_000)
+    torch.testing.assert_close(ExponentialSchedule(100_000).alpha_bar, linear.alpha_bar, rtol=0, atol=1e-3)
+
+
+def test_sigmoid_is_the_formula_of_its_source():
+    def logistic(z):
+        return 1 / (1 + math.exp(-z))
+
+    start, end, tau = -3.0, 3.0, 0.9
+    value = [logistic((n / 50 * (end - start) + start) / tau) for n in range(51)]
+    expected = [(value[-1] - v) / (value[-1] - value[0]) for v in value]
+    assert SigmoidSchedule(50, tau=tau, clip_min=0).alpha_bar.tolist() == pytest.approx(expected, rel=1e-9, abs=1e-15)
+    assert SigmoidSchedule(50, tau=tau).alpha_bar[-1] == 1e-9
+
+
+def test_geometric_multiplies_the_noise_by_one_factor_a_step():
+    schedule = GeometricSchedule(40, sigma_min=0.02, sigma_max=50.0)
+    ratio = schedule.sigma[1:] / schedule.signal[1:]
+    torch.testing.assert_close(ratio[1:] / ratio[:-1], torch.full((39,), 2500 ** (1 / 40), dtype=torch.float64))
+    assert float(ratio[-1]) == pytest.approx(50)
+
+
+@pytest.mark.parametrize("shift", [0.0, -2.0, 1.0])
+def test_rectified_is_a_straight_line_with_one_velocity(shift):
+    schedule = RectifiedSchedule(20, log_snr_shift=shift)
+    torch.testing.assert_close(schedule.signal + schedule.sigma, torch.ones(21, dtype=torch.float64))
+    if not shift:
+        torch.testing.assert_close(schedule.sigma, torch.arange(21, dtype=torch.float64) / 20)
+    n = torch.arange(1, 21)
+    x0, noise = gaussian(20, 4, seed=1), gaussian(20, 4, seed=2)
+    xn = schedule.add_noise(x0, noise, n)
+    torch.testing.assert_close(schedule.velocity_from_x0(x0, xn, n), noise - x0)
+
+
+def test_levels_of_ones_own_get_the_velocity_of_their_variance_preserving_twin():
+    """x0 + s noise, whose scaled latent x / sqrt(1 + s^2) preserves variance."""
+
+    class Exploding(NoiseSchedule):
+        def _levels(self, fraction):
+            return torch.ones_like(fraction), 10 * fraction
+
+    schedule, n = Exploding(8), torch.arange(1, 9)
+    assert not schedule.variance_preserving
+    x0, noise = gaussian(8, 4, seed=1), gaussian(8, 4, seed=2)
+    xn = schedule.add_noise(x0, noise, n)
+    twin = NoiseSchedule.from_alpha_bar(schedule.alpha_bar)
+    scale = (1 + schedule.sigma[n, None] ** 2).sqrt()
+    velocity = twin.velocity_from_x0(x0, xn / scale, n)
+    torch.testing.assert_close(schedule.velocity_from_x0(x0, xn, n) * scale, velocity)
+    (mean, variance), (scaled, narrow) = schedule.posterior(x0, xn, n), twin.posterior(x0, xn / scale, n)
+    before = (1 + schedule.sigma[n - 1, None] ** 2).sqrt()
+    torch.testing.assert_close(mean, scaled * before)
+    torch.testing.assert_close(variance, narrow * before**2)
+
+
+def test_a_class_without_levels_is_refused():
+    class Empty(NoiseSchedule):
+        pass
+
+    with pytest.raises(TypeError, match=r"Empty must define _alpha_bar\(fraction\), or _levels\(fraction\)"):
+        Empty()
+
+
+@given(schedule=schedules())
+def test_a_table_gives_the_schedule_that_it_was_taken_from(schedule):
+    for again in (
+        NoiseSchedule.from_alpha_bar(schedule.alpha_bar),
+        NoiseSchedule.from_alpha_bar(schedule.alpha_bar[1:].tolist()),
+    ):
+        assert torch.equal(again.alpha_bar, schedule.alpha_bar)
+        config = json.loads(json.dumps(again.config()))
+        assert config["name"] == "table"
+        assert torch.equal(NoiseSchedule.build(config).alpha_bar, schedule.alpha_bar)
+    if schedule.variance_preserving:
+        betas = NoiseSchedule.from_betas(schedule.beta[1:])
+        torch.testing.assert_close(betas.alpha_bar, schedule.alpha_bar, rtol=1e-9, atol=1e-12)
+
+
+@given(schedule=schedules(), data=st.data())
+def test_one_level_in_numbers_is_that_of_the_tables(schedule, data):
+    n = data.draw(st.integers(0, schedule.num_timesteps))
+    level, like = schedule.level(n), torch.empty(2, 3, dtype=torch.float16)
+    beside = schedule.level(torch.tensor([n, n]), like)
+    for name in ("signal", "sigma", "alpha_bar"):
+        assert getattr(level, name) == getattr(schedule, name)[n].item()
+        assert torch.equal(getattr(beside, name), getattr(schedule, name)[[n, n]][:, None])
+    for wrong in (-1, schedule.num_timesteps + 1):
+        with pytest.raises(ValueError, match=rf"must lie in 0\.\.{schedule.num_timesteps}, got {wrong}"):
+            schedule.level(wrong)
+
+
+@pytest.mark.parametrize("schedule", [RectifiedSchedule(5), SigmoidSchedule(5, clip_min=0), with_table([0.5, 0.0])])
+def test_a_noise_prediction_is_refused_where_no_signal_is_left(schedule):
+    x, last = gaussian(2, 3), schedule.num_timesteps
+    schedule.x0_from_noise(x, x, torch.tensor([1, last - 1]))
+    with pytest.raises(ValueError, match=f"leaves no signal at n = {last}.*Predict x0 or the velocity"):
+        schedule.x0_from_noise(x, x, torch.tensor([1, last]))
+
+
+@pytest.mark.parametrize("name", sorted({*NoiseSchedule.names()} - {"table"}))
 @pytest.mark.parametrize(
     ("num_timesteps", "error"), [(0, ValueError), (-3, ValueError), (2.0, TypeError), (True, TypeError)]
 )
@@ -95,7 +219,13 @@ def test_the_number_of_steps_that_linear_asks_for_is_the_smallest(beta_end):
         (lambda: SqrtSchedule(log_snr_shift=math.inf), "log_snr_shift must be a finite number, got inf"),
         (lambda: with_table([0.9, 0.5, 0.5]), r"decrease strictly, but alpha_bar\[3\] = 0\.5 follows alpha_bar\[2\]"),
         (lambda: with_table([1.0, 0.5]), r"decrease strictly, but alpha_bar\[1\] = 1 follows alpha_bar\[0\] = 1"),
-        (lambda: with_table([0.5, 0.0]), "alpha_bar must stay above 0"),
+        (lambda: with_table([0.5, -0.1]), "alpha_bar must not fall below 0, but its last value is -0.1"),
+        (lambda: with_table([0.5, 0.0, 0.0]), r"decrease strictly, but alpha_bar\[3\] = 0 follows"),
+        (lambda: NoiseSchedule.from_alpha_bar([]), "values must hold between 1 and 1000000 numbers, got 0"),
+        (lambda: NoiseSchedule.from_alpha_bar([0.5, 1.0]), "each of values must be .* below 1, got 1"),
+        (lambda: NoiseSchedule.from_betas([0.5, 0.0]), "decrease strictly"),
+        (lambda: TruncatedLinearSchedule(20), "gives beta=1.01. Use num_timesteps >= 21"),
+        (lambda: GeometricSchedule(sigma_min=2.0, sigma_max=1.0), "sigma_max must be a finite number above 2"),
         (lambda: with_table([0.5, math.nan]), "must hold 2 finite values"),
     ],
 )
@@ -121,7 +251,7 @@ def test_nothing_can_be_hung_on_a_schedule():
 def test_refuses_timesteps_whose_axes_do_not_lead(name, shape):
     x = gaussian(2, 3, 4)
     with pytest.raises(ValueError, match="leading axes"):
-        NoiseSchedule.build(name).add_noise(x, x, torch.ones(shape, dtype=torch.int64))
+        schedule_of(name, 50).add_noise(x, x, torch.ones(shape, dtype=torch.int64))
 
 
 @pytest.fixture(scope="module")
@@ -179,8 +309,8 @@ def test_a_stride_pairs_steps_by_their_leading_axes():
 
 
 def test_refuses_a_stride_that_does_not_go_down():
-    with pytest.raises(ValueError, match="previous must lie below timesteps"):
-        NoiseSchedule.build("sqrt").posterior(gaussian(1, 3), gaussian(1, 3), torch.tensor([5]), torch.tensor([5]))
+    with pytest.raises(ValueError, match="previous must not lie above timesteps"):
+        NoiseSchedule.build("sqrt").posterior(gaussian(1, 3), gaussian(1, 3), torch.tensor([5]), torch.tensor([6]))
 
 
 # What other programs do with a schedule
@@ -189,7 +319,7 @@ def test_refuses_a_stride_that_does_not_go_down():
 @given(schedule=schedules())
 def test_a_table_in_other_hands_is_a_copy(schedule):
     x, n = torch.ones(1, 1), torch.tensor([1])
-    for name in ("alpha_bar", "alpha", "beta", "posterior_variance"):
+    for name in ("signal", "sigma", "alpha_bar", "alpha", "beta", "posterior_variance"):
         before, noised = getattr(schedule, name).clone(), schedule.add_noise(x, x, n)
         getattr(schedule, name).mul_(0.5)
         assert torch.equal(getattr(schedule, name), before)

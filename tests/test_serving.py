@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from diffusers_rec import DiffRec, Ensemble, ItemEmbedding
+from diffusers_rec import DiffRec, Ensemble, TableEmbedding
 from diffusers_rec.recommenders.serving import in_evaluation_mode
 
 ITEMS = [f"i{v}" for v in range(30)]
@@ -23,7 +23,7 @@ DENOISERS = [
 ]
 
 
-class DroppingEmbedding(ItemEmbedding):
+class DroppingEmbedding(TableEmbedding):
     """Has a training mode of its own, and is held by the head outside the module tree."""
 
     def __init__(self, num_items, dim):

@@ -42,6 +42,25 @@ def test_a_tensor_of_another_type_with_the_same_bytes_is_noticed(dtype, tmp_path
         read_verified(tmp_path / "file")
 
 
+@pytest.mark.parametrize("damage", ["cut", "empty", "byte", "metadata", "text"])
+def test_a_damaged_file_is_refused(damage, tmp_path):
+    path = tmp_path / "file"
+    write_verified(path, {"kind": "x"}, TENSORS)
+    data = path.read_bytes()
+    middle = len(data) // 2
+    damaged = {
+        "cut": data[:middle],
+        "empty": b"",
+        "byte": data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :],
+        "metadata": data.replace(b'"kind":"x"', b'"kind":"y"'),
+        "text": b"not a file of tensors, but long enough to be one",
+    }[damage]
+    assert damaged != data
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"\S"):
+        read_verified(path)
+
+
 @pytest.mark.parametrize("found", ["text", "safetensors"])
 def test_a_file_of_somebody_else_is_not_overwritten(found, tmp_path):
     path = tmp_path / "file"

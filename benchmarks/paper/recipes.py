@@ -67,7 +67,7 @@ CUMULATIVE: dict[str, tuple[str, dict[str, Any]]] = {  # label: what the trial's
 """Changes to ``paper``, each on top of those before it."""
 
 SEPARATE: dict[str, tuple[str, dict[str, Any]]] = {
-    "ranking at n = N": ("from-start", {"objective": {"recommend_from": "start"}}),
+    "ranking at n = N": ("from-start", {"objective": {"recommend_from": "final"}}),
     "cosine head": ("cosine", {"head": "cosine"}),
     "norms first": ("norm-first", {"denoiser": {"norm_first": True}}),
     "answer out of the last item": ("last-item", {"denoiser": FROM_LAST_ITEM}),

@@ -170,7 +170,8 @@ def _read_or_write(file: Path, report: Callable[[], list[Row]], run: str) -> lis
     found: dict[str, Any] = json.loads(file.read_bytes())
     if found["run"] != run:
         raise ValueError(
-            f"{file} reports a training with other settings or data. Choose another --runs, or delete its folder."
+            f"{file} reports a training with other settings or data, or by a version of the library that describes "
+            "them differently. Choose another --runs, or delete its folder."
         )
     rows: list[Row] = found["rows"]
     return rows

@@ -1,7 +1,7 @@
-"""What a config would build, found out without building it: on the meta device, and no further than a file reaches.
+"""Check what a config builds without building it: on the meta device, within a budget that the file's size sets.
 
-A config from a file may name a billion layers. Built on the meta device, a model has names, shapes and dtypes, but
-holds no numbers. The building ends where it takes more calls of torch than an honest model of the file's tensors does.
+A config from a file may describe a billion layers. On the meta device a model has names, shapes and dtypes, but no
+numbers. Building stops when it needs far more calls of torch than a model of as many tensors as the file's.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from torch.overrides import TorchFunctionMode
 M = TypeVar("M", bound=nn.Module)
 
 MOST_CALLS = 100_000
-"""Calls of torch on the meta device, besides as many as :data:`CALLS_PER_TENSOR` allows."""
+"""Calls of torch on the meta device that any file allows, in addition to :data:`CALLS_PER_TENSOR` for each tensor."""
 
 CALLS_PER_TENSOR = 1000
-"""The models of this library take some seven calls of torch a tensor."""
+"""The models of this library need about seven calls of torch for each tensor."""
 _FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
 def check_weights(build: Callable[[], nn.Module], weights: Mapping[str, Tensor], optional: tuple[str, ...]) -> None:
-    """Whether weights are those of the model that ``build`` makes.
+    """Refuse weights that are not those of the model that ``build`` makes.
 
-    A floating-point tensor may have any of the four common precisions, any other tensor has the model's own dtype.
+    A floating-point tensor may have any of the four common precisions; any other tensor has the model's own dtype.
 
     Args:
-        build: Builds the model.
-        weights: Name to tensor.
+        build: Function that builds the model.
+        weights: Weights by name.
         optional: Prefixes of names that older files lack.
 
     Raises:
@@ -41,27 +41,27 @@ def check_weights(build: Callable[[], nn.Module], weights: Mapping[str, Tensor],
             expected = build().state_dict()
     except Exception as error:
         if "meta" in f"{error} {error.__cause__}":
-            return  # a part that reads its own numbers while it is built has none on the meta device
+            return  # a part reads its own numbers while it is built, which the meta device does not have
         raise
     compare(weights, expected, optional)
 
 
 def compare(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], optional: tuple[str, ...] = ()) -> None:
-    """As :func:`check_weights`, with the tensors of a model that there is."""
+    """As :func:`check_weights`, with the tensors of an existing model."""
     missing = (name for name in set(expected) - set(weights) if not name.startswith(optional))
     wrong = [f"{name} is not in the model" for name in sorted(set(weights) - set(expected))]
     wrong += [f"{name} is missing" for name in sorted(missing)]
     wrong = wrong or [
         f"{name} {_difference(weights[name], tensor)}"
         for name, tensor in expected.items()
-        if name in weights and not _alike(weights[name], tensor)
+        if name in weights and not _same_kind(weights[name], tensor)
     ]
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise ValueError(f"the weights do not fit the model: {', '.join(wrong[:5])}{more}")
 
 
-def _alike(one: Tensor, other: Tensor) -> bool:
+def _same_kind(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and (one.dtype == other.dtype or {one.dtype, other.dtype} <= _FLOATS)
 
 
@@ -72,15 +72,15 @@ def _difference(got: Tensor, expected: Tensor) -> str:
 
 
 class _Calls(TorchFunctionMode):
-    """Allows so many calls of torch that give tensors on the meta device, in this thread."""
+    """Limits the calls of torch that return tensors on the meta device, in this thread."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, maximum: int) -> None:
         super().__init__()
-        self.left = most
+        self.remaining = maximum
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        self.left -= isinstance(made, Tensor) and made.is_meta
-        if self.left < 0:
-            raise ValueError("it describes a far larger model than the weights are of")
-        return made
+        result = func(*args, **(kwargs or {}))
+        self.remaining -= isinstance(result, Tensor) and result.is_meta
+        if self.remaining < 0:
+            raise ValueError("it describes a far larger model than that of the weights")
+        return result

@@ -1,11 +1,11 @@
 """Checkpoints: ``config.json``, safetensors weights and item ids in one directory. No pickle, no code, no import.
 
-``config.json`` is written last and names the other two files, whose names carry their SHA-256. Until the moment that it
-is replaced, an older checkpoint in the same directory stays whole; from then on the new one is. A digest of each file,
-and of the config itself, tells damage from content.
+``config.json`` is written last and names the other two files, whose names contain their SHA-256. An older checkpoint in
+the same directory stays complete until its config is replaced; then the new one is complete. A digest of each file and
+of the config itself detects damage.
 
-A writer holds the lock of the directory and removes only what the replaced config named. A reader holds no lock: it
-reads again where a config was replaced while its files were read.
+A writer holds the lock of the directory and removes only files that the replaced config names. A reader holds no lock:
+it starts again if the config was replaced while it read the files.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from diffusers_rec.version import __version__
 
 FORMAT = "diffusers_rec"
 FORMAT_VERSION = 3
-"""1 had weights and memory alone, 2 no process and no source; both are read as well."""
+"""Version 1 has only weights and memory, version 2 no process and no source; both are still read."""
 CONFIG_FILE = "config.json"
 NO_MODEL = "holds no model that can be built"
 WAIT = 60.0
 """Seconds that a writer waits for another one in the same directory."""
 FILES = re.compile(r"model-[0-9a-f]{12}\.safetensors|items-[0-9a-f]{12}\.json|config\.json")
-"""Names that a checkpoint's files have."""
+"""Names of a checkpoint's files."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds.
+    """Content of a checkpoint.
 
     Attributes:
-        config: of the pipeline.
-        weights: name to tensor, on the CPU.
-        items: raw item ids in the order of their indices.
-        library_version: that wrote it.
+        config: Config of the pipeline.
+        weights: Weights by name, on the CPU.
+        items: Raw item ids in the order of their indices.
+        library_version: Version of the library that wrote it.
         digest: SHA-256 of the weights' file.
     """
 
@@ -61,19 +61,19 @@ class Checkpoint:
 def write_checkpoint(
     directory: str | PathLike[str], config: Mapping[str, Any], weights: Mapping[str, Tensor], items: list[int | str]
 ) -> None:
-    """Write a checkpoint; on any error, nothing new stays and an older checkpoint remains whole.
+    """Write a checkpoint; after an error, an older checkpoint is complete and no new file remains.
 
     Args:
-        directory: Folder of the checkpoint; made if missing.
-        config: JSON values.
-        weights: Name to tensor.
+        directory: Folder of the checkpoint; created if missing.
+        config: Config of the pipeline, of JSON values.
+        weights: Weights by name.
         items: Raw item ids.
 
     Raises:
-        OSError: the directory cannot be made or written (no permission, no space, a file in its place).
-        TypeError: ``config`` or ``items`` holds what JSON cannot hold.
-        ValueError: the weights are not finite, the directory holds files of something else in the place of its own, or
-            another writer holds its lock for more than a minute.
+        OSError: the directory cannot be created or written (no permission, no space, a file in its place).
+        TypeError: ``config`` or ``items`` has a value that JSON has no form for.
+        ValueError: the weights are not finite, the directory has foreign files under the names to write, or another
+            writer holds its lock for more than a minute.
     """
     folder = check_path("directory", directory)
     refuse_nonfinite(weights, "The checkpoint was not written")
@@ -93,10 +93,10 @@ def write_checkpoint(
         content["items"]["file"]: item_bytes,
         CONFIG_FILE: (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(),
     }
-    with _made(folder), folder_lock(folder, wait=WAIT):
-        ours = _files_of_ours(folder, files)
+    with _created(folder), folder_lock(folder, wait=WAIT):
+        replaced = _replaced_files(folder, files)
         _write_all(folder, files)
-        for name, digest in ours.items():
+        for name, digest in replaced.items():
             if name not in files:
                 _remove_unchanged(folder / name, digest)
         remove_temporaries(folder, FILES)
@@ -106,8 +106,8 @@ def read_checkpoint(directory: str | PathLike[str]) -> Checkpoint:
     """Read and verify a checkpoint.
 
     Raises:
-        FileNotFoundError: no ``config.json`` there, or a file that it names is missing.
-        ValueError: foreign, damaged, or of a newer format.
+        FileNotFoundError: ``config.json`` or a file that it names is missing.
+        ValueError: the checkpoint is foreign, damaged, or of a newer format.
     """
     path = check_path("directory", directory) / CONFIG_FILE
     while True:
@@ -116,48 +116,52 @@ def read_checkpoint(directory: str | PathLike[str]) -> Checkpoint:
             return _read(path, before)
         except (FileNotFoundError, ValueError):
             if path.is_file() and path.read_bytes() != before:
-                continue  # replaced in the meantime, and what it named with it
+                continue  # replaced in the meantime, together with the files that it names
             raise
 
 
 def refuse_nonfinite(weights: Mapping[str, Tensor], consequence: str) -> None:
-    """Refuse weights that hold NaN or infinities.
+    """Refuse weights with NaN or infinities.
 
     Raises:
-        ValueError: they do; the message names the first of them, after the ``consequence``.
+        ValueError: a tensor is not finite; the message begins with the ``consequence`` and names the tensor.
     """
     bad = [name for name, tensor in weights.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if bad:
         raise ValueError(
             f"{consequence}: {bad[0]} holds values that are not finite ({len(bad)} of {len(weights)} tensors do). "
-            "Training has diverged; lower its rate, or go back to an earlier checkpoint."
+            "Training has diverged; lower its rate, or return to an earlier checkpoint."
         )
 
 
-def _files_of_ours(folder: Path, files: Mapping[str, bytes]) -> dict[str, str]:
-    """The files, with their digests, of the checkpoint that is about to be replaced.
+def _replaced_files(folder: Path, files: Mapping[str, bytes]) -> dict[str, str]:
+    """Files, with their digests, of the checkpoint that is to be replaced.
 
     Raises:
         ValueError: a file that would be overwritten is not one of them.
     """
     config = folder / CONFIG_FILE
-    ours: dict[str, str] = {}
+    replaced: dict[str, str] = {}
     if config.is_file():
         found = config.read_bytes()
-        if not _written_here(found):
+        if not _is_ours(found):
             raise ValueError(f"{config} belongs to something else and is not overwritten. Choose another folder.")
-        with contextlib.suppress(ValueError):  # of a damaged one nothing is removed
+        with contextlib.suppress(ValueError):  # a damaged checkpoint's files are not removed
             content = _verified_config(config, found)
-            ours = {_name(content[part]): content[part]["sha256"] for part in ("weights", "items")}
+            replaced = {_name(content[part]): content[part]["sha256"] for part in ("weights", "items")}
     for name, data in files.items():
         path = folder / name
-        if name not in (CONFIG_FILE, *ours) and path.exists() and not (path.is_file() and path.read_bytes() == data):
+        if (
+            name not in (CONFIG_FILE, *replaced)
+            and path.exists()
+            and not (path.is_file() and path.read_bytes() == data)
+        ):
             raise ValueError(f"{path} was not written by this library and is not overwritten. Choose another folder.")
-    return ours
+    return replaced
 
 
-def _written_here(config: bytes) -> bool:
-    """Whether a config is this library's, whole or damaged."""
+def _is_ours(config: bytes) -> bool:
+    """Whether this library wrote a config, damaged or not."""
     try:
         content = json.loads(config)
     except (ValueError, RecursionError):
@@ -166,47 +170,47 @@ def _written_here(config: bytes) -> bool:
 
 
 def _remove_unchanged(path: Path, digest: str) -> None:
-    """Remove a file that is as this library wrote it."""
-    with contextlib.suppress(OSError):  # the new checkpoint is whole; what is left over harms nobody
+    """Remove a file if it is as this library wrote it."""
+    with contextlib.suppress(OSError):  # the new checkpoint is complete; a leftover file is harmless
         if path.is_file() and _digest(path.read_bytes()) == digest:
             path.unlink()
 
 
 @contextlib.contextmanager
-def _made(folder: Path) -> Iterator[None]:
-    """A folder that exists; on an error those that were made for it go again, and the error says so."""
-    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+def _created(folder: Path) -> Iterator[None]:
+    """Create a folder; on an error, remove it and the parents created with it, and report that nothing has changed."""
+    created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     except BaseException as error:
-        for parent in made:
-            _quietly(parent.rmdir)
+        for parent in created:
+            _ignore_errors(parent.rmdir)
         if isinstance(error, OSError):
-            why = reason(error.__cause__ if isinstance(error.__cause__, OSError) else error)
+            cause = reason(error.__cause__ if isinstance(error.__cause__, OSError) else error)
             raise OSError(
-                error.errno, f"The checkpoint could not be written ({why}); nothing was changed", str(folder)
+                error.errno, f"The checkpoint could not be written ({cause}); nothing was changed", str(folder)
             ) from error
         raise
 
 
 def _write_all(folder: Path, files: Mapping[str, bytes]) -> None:
-    kept = {name for name in files if (folder / name).exists()}
+    existing = {name for name in files if (folder / name).exists()}
     try:
         for name, data in files.items():
             write_atomically(folder / name, data)
     except BaseException:
         config = folder / CONFIG_FILE
         if config.is_file() and config.read_bytes() == files[CONFIG_FILE]:
-            raise  # interrupted, but after the last rename: the new checkpoint is whole
+            raise  # interrupted, but after the last rename: the new checkpoint is complete
         for name in files:
-            if name not in kept and name != CONFIG_FILE:
-                _quietly((folder / name).unlink)
+            if name not in existing and name != CONFIG_FILE:
+                _ignore_errors((folder / name).unlink)
         raise
 
 
-def _quietly(action: Callable[[], None]) -> None:
-    with contextlib.suppress(OSError):  # the first error is the one to report
+def _ignore_errors(action: Callable[[], None]) -> None:
+    with contextlib.suppress(OSError):  # the first error is reported
         action()
 
 
@@ -243,13 +247,13 @@ def _verified_config(path: Path, data: bytes) -> dict[str, Any]:
             f"{path} has format version {version}; this library ({__version__}) reads up to {FORMAT_VERSION}. "
             f"Update diffusers-rec; the file was written by version {content.get('library_version')}."
         )
-    stated = content.pop("sha256", None)
+    expected = content.pop("sha256", None)
     with naming(path, NO_MODEL):
         actual = _digest(_canonical(content))
-    if stated != actual:
+    if expected != actual:
         raise ValueError(
             f"{path} does not match its own sha256: it is damaged or was edited by hand. "
-            "To change a model's settings, build it anew with DiffRec.from_config and save it."
+            "To change a model's settings, build a new one with DiffRec.from_config and save it."
         )
     shape = {"weights": dict, "items": dict, "pipeline": dict, "library_version": str}
     wrong = [key for key, kind in shape.items() if not isinstance(content.get(key), kind)]
@@ -260,7 +264,7 @@ def _verified_config(path: Path, data: bytes) -> dict[str, Any]:
 
 
 def _is_entry(entry: Mapping[str, Any]) -> bool:
-    """Whether it states a file, of a name that this library gives, and its digest."""
+    """Whether an entry has the name of a file, as this library names files, and its digest."""
     file, digest = entry.get("file"), entry.get("sha256")
     return isinstance(file, str) and isinstance(digest, str) and bool(FILES.fullmatch(Path(file).name))
 

@@ -1,6 +1,6 @@
-"""What stands before a public function: one look at the class of each argument, and an explanation where it fails.
+"""Decorators of public functions: they check the class of each argument and explain errors by the arguments.
 
-The look costs about two microseconds. While torch traces a function it is left out, and so is the explanation.
+The check takes about two microseconds. Both are skipped while torch traces a function.
 """
 
 from __future__ import annotations
@@ -22,38 +22,38 @@ T = TypeVar("T")
 C = TypeVar("C", bound=type[Any])
 P = ParamSpec("P")
 
-_UNCLEAR = TypeError, ValueError, RuntimeError, LookupError, AttributeError, ArithmeticError, AssertionError
-"""What Python, torch and NumPy raise where arguments do not fit; told from our own by :func:`_explained`."""
+_UNEXPLAINED = TypeError, ValueError, RuntimeError, LookupError, AttributeError, ArithmeticError, AssertionError
+"""Errors of Python, torch and NumPy for arguments that do not fit; :func:`_is_deliberate` excludes our own."""
 
-_LEFT_TO_THE_FUNCTION = {
+_LEFT_TO_FUNCTIONS = {
     int, float, bool, bytes, list, tuple, dict, set, object, Any,
     Iterable, Sequence, Mapping, Collection, PathLike,
 }  # fmt: skip
-"""Annotations of numbers and containers: what of them is allowed, and how it is mended, the function knows."""
+"""Annotations of numbers and containers, which the functions check themselves, with bounds and better messages."""
 
 
 def checked(function: Callable[P, T]) -> Callable[P, T]:
     """Refuse arguments that are not of the class that their annotation names.
 
-    Numbers and containers are left to the function, which has bounds and better words for them. A class can say in
-    ``made_by`` where its objects come from.
+    Numbers and containers are left to the function. A class names in ``made_by`` what creates its objects, for the
+    message.
 
     Raises:
-        TypeError: an argument of another class, at the call.
+        TypeError: an argument is of another class.
     """
     return _guarded(function, ())
 
 
 def explained(function: Callable[P, T]) -> Callable[P, T]:
-    """:func:`checked`, and where the function fails on what it was given, the error says what that was.
+    """:func:`checked`; in addition, an error within the function is reported with the arguments that caused it.
 
-    Errors that this library or a component of somebody else's raises on purpose are left as they are.
+    Errors that this library or a third party's component raises deliberately stay as they are.
 
     Raises:
-        TypeError: an argument of another class.
-        ValueError: in place of an error from within Python, torch or NumPy that does not speak of the arguments.
+        TypeError: an argument is of another class.
+        ValueError: in place of an error of Python, torch or NumPy that does not name the arguments.
     """
-    return _guarded(function, _UNCLEAR)
+    return _guarded(function, _UNEXPLAINED)
 
 
 def guarded(cls: C) -> C:
@@ -68,7 +68,7 @@ def guarded(cls: C) -> C:
     return cls
 
 
-def _guarded(function: Callable[P, T], unclear: tuple[type[Exception], ...]) -> Callable[P, T]:
+def _guarded(function: Callable[P, T], unexplained: tuple[type[Exception], ...]) -> Callable[P, T]:
     parameters = inspect.signature(function).parameters
     names = list(parameters)
     where = function.__qualname__.removesuffix(".__init__")
@@ -78,7 +78,7 @@ def _guarded(function: Callable[P, T], unclear: tuple[type[Exception], ...]) -> 
     def expected() -> dict[str, tuple[type, ...]]:  # at the first call, when every annotation can be resolved
         try:
             hints = get_type_hints(function)
-        except Exception:  # somebody else's annotations may name what is imported for type checkers alone
+        except Exception:  # a third party's annotations may name what is imported for type checkers only
             hints = {}
         return {name: _classes(hints.get(name)) or (object,) for name in names}
 
@@ -92,7 +92,7 @@ def _guarded(function: Callable[P, T], unclear: tuple[type[Exception], ...]) -> 
         if torch.compiler.is_compiling():
             return function(*args, **kwargs)
         classes = expected()
-        for value, allowed in zip(args, classes.values()):  # noqa: B905 - not all are given by position
+        for value, allowed in zip(args, classes.values()):  # noqa: B905 - some are given by name
             if not isinstance(value, allowed):
                 check(dict(zip(names, args, strict=False)), classes)
         for name, value in kwargs.items():
@@ -100,16 +100,16 @@ def _guarded(function: Callable[P, T], unclear: tuple[type[Exception], ...]) -> 
                 check(kwargs, classes)
         try:
             return function(*args, **kwargs)
-        except unclear as error:
-            if _explained(error) or (not constructs and _is_of_the_machine(error)):
+        except unexplained as error:
+            if _is_deliberate(error) or (not constructs and _is_resource_failure(error)):
                 raise
             raise _explanation(where, {**dict(zip(names, args, strict=False)), **kwargs}, error) from error
 
     return wrapper
 
 
-def _explained(error: Exception) -> bool:
-    """Whether somebody raised it on purpose, who is neither torch nor NumPy."""
+def _is_deliberate(error: Exception) -> bool:
+    """Whether code other than torch and NumPy raised the error deliberately."""
     if isinstance(error, RecursionError):
         return True
     trace = error.__traceback__
@@ -123,28 +123,28 @@ def _explained(error: Exception) -> bool:
     return trace.tb_frame.f_code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]  # a raise, not an operation
 
 
-def _is_of_the_machine(error: Exception) -> bool:
-    """Whether memory or a device failed; of a constructor, whose sizes ask for the memory, that is the caller's."""
+def _is_resource_failure(error: Exception) -> bool:
+    """Whether memory or a device failed. The sizes given to a constructor are the cause of its own failures."""
     marks = "can't allocate memory", "out of memory", "CUDA error"
     return isinstance(error, RuntimeError) and any(mark in str(error) for mark in marks)
 
 
 def _explanation(where: str, given: Mapping[str, Any], error: Exception) -> Exception:
-    came = ", ".join(f"{name} {_described(value)}" for name, value in given.items() if name != "self")
-    if _is_of_the_machine(error):
-        return ValueError(f"{where}: these sizes need more memory than there is; make them smaller. Got {came}.")
-    said = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+    received = ", ".join(f"{name} {_described(value)}" for name, value in given.items() if name != "self")
+    if _is_resource_failure(error):
+        return ValueError(f"{where}: these sizes need more memory than there is; make them smaller. Got {received}.")
+    reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
     kind = TypeError if isinstance(error, TypeError) else ValueError
-    return kind(f"{where}: the arguments do not fit ({said}). Got {came}. help({where}) has the shapes.")
+    return kind(f"{where}: the arguments do not fit ({reason}). Got {received}. help({where}) has the shapes.")
 
 
 def _classes(hint: Any) -> tuple[type, ...]:
-    """The classes that an annotation allows; none where it holds anything that is left to the function."""
+    """Classes that an annotation allows; none if it contains anything that is left to the function."""
     if get_origin(hint) in (Union, types.UnionType):
         parts = [_classes(part) for part in get_args(hint)]
         return tuple(cls for part in parts for cls in part) if all(parts) else ()
     cls = get_origin(hint) or hint
-    known = isinstance(cls, type) and cls not in _LEFT_TO_THE_FUNCTION and not getattr(cls, "_is_protocol", False)
+    known = isinstance(cls, type) and cls not in _LEFT_TO_FUNCTIONS and not getattr(cls, "_is_protocol", False)
     return (cls,) if known else ()
 
 

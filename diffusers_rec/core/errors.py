@@ -1,6 +1,6 @@
-"""Checks whose errors say what was expected, what came, and how to mend it.
+"""Checks whose errors contain what was expected, what was received, and a fix.
 
-Every check returns the value it was given, so that a constructor can check and assign in one line.
+Every check returns its value, so that a constructor can check and assign in one line.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-_LEAST, _LARGEST = -(2**63), 2**63 - 1
+_SMALLEST, _LARGEST = -(2**63), 2**63 - 1
 
 
 def check_class(name: str, value: T, *classes: type) -> T:
-    """Return ``value`` when it is of one of ``classes``, whose ``made_by`` names what makes one."""
+    """Return ``value`` if it is of one of ``classes``; a class names in ``made_by`` what creates its objects."""
     if not isinstance(value, classes):
         raise wrong_class(name, value, classes)
     return value
@@ -35,10 +35,10 @@ def wrong_class(name: str, value: object, classes: tuple[type, ...]) -> TypeErro
 
 
 def shown(value: object) -> str:
-    """A value as a message shows it: not longer than a line, and whatever it is."""
+    """Text of any value for a message, at most a line."""
     try:
         text = repr(value)
-    except Exception:  # of an integer of thousands of digits, or of a class of somebody else's
+    except Exception:  # an integer of thousands of digits, or a third party's class
         return f"a {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
@@ -53,7 +53,7 @@ def check_int(name: str, value: Any, *, minimum: int | None = None, maximum: int
         number = None
     if number is None:
         raise TypeError(f"{name} must be an integer{bound}, got {shown(value)} ({type(value).__name__}).")
-    if not _LEAST <= number <= _LARGEST:
+    if not _SMALLEST <= number <= _LARGEST:
         raise ValueError(f"{name} must be an integer{bound} of 64 bits, got {shown(number)}.")
     if (minimum is not None and number < minimum) or (maximum is not None and number > maximum):
         raise ValueError(f"{name} must be an integer{bound}, got {number}.")
@@ -91,21 +91,21 @@ def check_float(
 
 
 def check_choice(name: str, value: T, choices: Collection[T]) -> T:
-    """Return ``value`` when it is one of ``choices``."""
+    """Return ``value`` if it is one of ``choices``."""
     if not any(value is choice or (isinstance(value, type(choice)) and value == choice) for choice in choices):
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {shown(value)}.")
     return value
 
 
 def check_bool(name: str, value: Any) -> bool:
-    """Return ``value`` when it is a ``bool``; 0, 1 and "false" are refused, for they are usually mistakes."""
+    """Return ``value`` if it is a ``bool``; 0, 1 and "false" are refused, because they are usually mistakes."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, got {shown(value)} ({type(value).__name__}).")
     return value
 
 
 def check_path(name: str, value: str | PathLike[str]) -> Path:
-    """Return ``value`` as a ``Path``; an empty one, which would stand for the working folder, is refused."""
+    """Return ``value`` as a ``Path``; an empty one, which would mean the working folder, is refused."""
     if not isinstance(value, str | PathLike):
         raise TypeError(f"{name} must be a path, got {value!r} ({type(value).__name__}).")
     if not str(value).strip() or "\0" in str(value):
@@ -124,7 +124,7 @@ def check_same(left: str, got: object, right: str, expected: object) -> None:
 
 
 def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn at the line that called the library, however deep in the library the cause lies."""
+    """Warn at the line that called the library, however deep in the library the cause is."""
     passed = __name__.partition(".")[0], "torch", "abc"  # abc: where a class is created
     frame, level = inspect.currentframe(), 1
     while frame and frame.f_globals.get("__name__", "").partition(".")[0] in passed:
@@ -133,10 +133,10 @@ def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:
 
 
 def require_extra(module: str, extra: str) -> types.ModuleType:
-    """Import an optional dependency, or say which extra brings it.
+    """Import an optional dependency.
 
     Raises:
-        ImportError: the module is not installed; the message holds the ``pip install`` line that mends it.
+        ImportError: the module is not installed; the message contains the ``pip install`` line of its extra.
     """
     try:
         return importlib.import_module(module)
@@ -144,5 +144,5 @@ def require_extra(module: str, extra: str) -> types.ModuleType:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise
         raise ImportError(
-            f"This needs {error.name}, which is not installed. Mend it with: pip install 'diffusers-rec[{extra}]'"
+            f"This needs {error.name}, which is not installed. Install it with: pip install 'diffusers-rec[{extra}]'"
         ) from error

@@ -1,7 +1,7 @@
-"""Files that are old or new and never half, in folders that one process writes at a time.
+"""Files that are replaced as a whole, in folders that one process writes at a time.
 
-A writer holds the lock of the folder, a reader needs none. Nothing is removed but what this library has written, which
-its names alone do not prove: see :func:`remove_temporaries` and :mod:`diffusers_rec.core.checkpoint`.
+A writer holds the lock of the folder, a reader needs none. Only files that this library has written are removed, which
+their names do not prove: see :func:`remove_temporaries` and :mod:`diffusers_rec.core.checkpoint`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 LOCK_FILE = ".diffusers_rec.lock"
-_MARK = ".diffusers_rec-"  # no other program's temporary file has it in its name
+_MARK = ".diffusers_rec-"  # in the names of no other program's temporary files
 _ADVICE = {
     errno.ENOSPC: "Free space on that disk.",
     errno.EDQUOT: "Free space within your quota.",
     errno.EFBIG: "The system limits the size of files; raise the limit.",
-    errno.ENOENT: "The folder has vanished; make it anew, or choose another.",
+    errno.ENOENT: "The folder no longer exists; create it again, or choose another.",
     errno.EACCES: "Choose a folder that you may write to.",
     errno.EPERM: "Choose a folder that you may write to.",
     errno.EROFS: "Choose a folder that you may write to.",
@@ -32,15 +32,15 @@ _ADVICE = {
 
 @contextmanager
 def folder_lock(folder: Path, *, wait: float) -> Iterator[None]:
-    """Hold the lock of an existing folder. A thread that holds it can take it again.
+    """Hold the lock of an existing folder; a thread that holds it can acquire it again.
 
     Args:
         folder: Folder to lock.
-        wait: Seconds to wait for its holder.
+        wait: Seconds to wait for another holder.
 
     Raises:
         ValueError: another process or thread holds it.
-        OSError: the lock's file cannot be made.
+        OSError: the lock's file cannot be created.
     """
     lock = FileLock(folder.resolve() / LOCK_FILE, is_singleton=True)
     outermost = not lock.is_locked
@@ -56,22 +56,22 @@ def folder_lock(folder: Path, *, wait: float) -> Iterator[None]:
     try:
         yield
     finally:
-        if outermost:  # the file goes while it is locked: whoever waits for it notices, and makes another
-            with suppress(OSError):  # nobody is harmed by a file that stays
+        if outermost:  # remove the file while it is locked: a waiting process notices and creates another
+            with suppress(OSError):  # a leftover file is harmless
                 Path(lock.lock_file).unlink()
         lock.release()
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file beside its place and rename it there.
+    """Write a file under a temporary name and rename it.
 
     Raises:
-        OSError: the file cannot be written; what was there is unchanged.
+        OSError: the file cannot be written; an older one is unchanged.
     """
     try:
         temporary = path.with_name(f".{path.name}{_MARK}{secrets.token_hex(4)}")
         try:
-            with temporary.open("xb") as file:  # not tempfile, whose files nobody else may read
+            with temporary.open("xb") as file:  # not tempfile, whose files other users cannot read
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -84,19 +84,19 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def reason(error: OSError) -> str:
-    """Why the system refused, and what to do about it."""
-    said = error.strerror or str(error)
-    return said if error.errno not in _ADVICE else f"{said}. {_ADVICE[error.errno]}".rstrip(".")
+    """The system's reason for an error, and advice."""
+    text = error.strerror or str(error)
+    return text if error.errno not in _ADVICE else f"{text}. {_ADVICE[error.errno]}".rstrip(".")
 
 
 @contextmanager
-def naming(path: Path, finding: str, mend: str = "") -> Iterator[None]:
-    """Turn whatever fails on what a file holds into one kind of error that names the file.
+def naming(path: Path, finding: str, advice: str = "") -> Iterator[None]:
+    """Turn any error in the content of a file into a ValueError that names the file.
 
     Args:
         path: Path of the file.
-        finding: What that means, as in "holds no saved index".
-        mend: What to do about it, a sentence.
+        finding: Meaning of the error, as in "is no saved index".
+        advice: Advice, a sentence.
 
     Raises:
         ValueError: in place of any exception but an OSError.
@@ -106,16 +106,16 @@ def naming(path: Path, finding: str, mend: str = "") -> Iterator[None]:
     except OSError:
         raise
     except Exception as error:
-        said = str(error) if isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: {error}"
-        raise ValueError(f"{path} {finding} ({said.rstrip('.')}).{mend and ' ' + mend}") from error
+        text = str(error) if isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path} {finding} ({text.rstrip('.')}).{advice and ' ' + advice}") from error
 
 
 def remove_temporaries(folder: Path, names: re.Pattern[str]) -> None:
-    """Remove what a process killed within :func:`write_atomically` has left of certain files.
+    """Remove temporary files of processes that were killed within :func:`write_atomically`.
 
     Args:
-        folder: Folder that the caller holds the lock of.
-        names: Files that are written under this lock alone.
+        folder: Folder whose lock the caller holds.
+        names: Names of files that are written only under this lock.
     """
     for path in folder.iterdir():
         name, mark, rest = path.name.removeprefix(".").partition(_MARK)

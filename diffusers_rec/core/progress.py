@@ -1,4 +1,4 @@
-"""Progress bars, from tqdm, only when asked for."""
+"""Progress bars, from tqdm, on request."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 def progress_bar(iterable: Iterable[T], *, show: bool, total: int | None = None, text: str = "") -> Iterator[T]:
-    """Go through ``iterable`` with a bar, or without one.
+    """Iterate over ``iterable``, with a bar if ``show``.
 
     Raises:
-        ImportError: ``show`` without tqdm, from the extra ``train``.
+        ImportError: ``show`` is set and tqdm, of the extra ``train``, is not installed.
     """
     if show:
         iterable = require_extra("tqdm.auto", "train").tqdm(iterable, total=total, desc=text, leave=False)

@@ -1,4 +1,4 @@
-"""Randomness from explicit generators only: the global random state is never moved."""
+"""Randomness from explicit generators only; the global random state does not change."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Generators = Generator | Sequence[Generator]
 """One generator, or one per noise draw (axis Q of ``(B, Q, ...)``)."""
 
 MAX_DRAWS = 10_000
-"""Noise draws at most; a hundredth of them already has the mean to its second digit."""
+"""Largest number of noise draws; a hundredth of it estimates the mean to the second digit."""
 
 MAX_SEED = 2**62
-"""Of weights; torch takes seeds below 2^64, of which a pipeline gives each of its parts one."""
+"""Largest seed of weights; a pipeline derives a seed below 2^64, torch's limit, for each of its parts."""
 
 _FIRST_PARTS = ("embedding", "denoiser", "head")
 """Parts whose seeds are consecutive integers: changing them would change every model's initial weights."""
@@ -31,11 +31,11 @@ _GLOBAL_STATE = RLock()
 
 
 def generators_from(seeds: int | Sequence[int]) -> list[Generator]:
-    """One CPU generator a seed; a bare integer S stands for the seeds 0..S-1.
+    """One CPU generator for each seed; an integer S stands for the seeds 0..S-1.
 
     Raises:
-        ValueError: no seed, more than :data:`MAX_DRAWS`, a negative seed, or a seed given twice (its draw would be
-            counted twice).
+        ValueError: no seed, more than :data:`MAX_DRAWS`, a negative seed, or a repeated seed (whose draw would count
+            twice).
     """
     if not isinstance(seeds, Iterable):
         seeds = range(check_int("seeds (their number)", seeds, minimum=1, maximum=MAX_DRAWS))
@@ -43,15 +43,15 @@ def generators_from(seeds: int | Sequence[int]) -> list[Generator]:
     if not 1 <= len(values) <= MAX_DRAWS:
         count = "more" if values else "none"
         raise ValueError(f"seeds must hold at least one seed and at most {MAX_DRAWS}, got {count}.")
-    twice = sorted(seed for seed, count in Counter(values).items() if count > 1)
-    if twice:
-        raise ValueError(f"seeds must differ, but {twice} came more than once. Drop the repeats.")
-    # Not the seed as it is: that would give the numbers of an embedding's own draw of initial weights.
+    repeated = sorted(seed for seed, count in Counter(values).items() if count > 1)
+    if repeated:
+        raise ValueError(f"seeds must differ, but {repeated} occur more than once. Drop the repeats.")
+    # The seed itself would reproduce the random numbers of an embedding's initial weights.
     return [Generator().manual_seed(stream_seed(seed, 1)) for seed in values]
 
 
 def stream_seed(*integers: int) -> int:
-    """Seed, in 0..2^63-1, of the stream that the integers name; others, or another order, name another stream."""
+    """Seed, in 0..2^63-1, of the stream of these integers; other integers, or another order, give another stream."""
     return int(np.random.SeedSequence(integers).generate_state(1, np.uint64)[0]) >> 1
 
 
@@ -74,8 +74,8 @@ def weight_seed(seed: int, part: str) -> int:
 def randn(shape: Sequence[int], generator: Generators | None, *, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Standard Gaussian noise of ``shape`` (B, Q, ...).
 
-    With a list of Q generators, draw q comes from generator q alone and is shared by all B histories (Algorithm 3 fixes
-    the seed anew for each user): the answer for a history then depends neither on its batch nor on the other draws.
+    With a list of Q generators, only generator q produces draw q, which all B histories share (Algorithm 3 fixes the
+    seed again for each user). The result for a history then depends neither on its batch nor on the other draws.
     """
     if generator is None:
         raise TypeError("Noise is drawn from a generator, got None. Give torch.Generator().manual_seed(0).")
@@ -84,16 +84,18 @@ def randn(shape: Sequence[int], generator: Generators | None, *, device: torch.d
     batch, questions, *rest = shape
     if len(generator) != questions:
         raise ValueError(f"Expected one generator for each of the {questions} noise draws, got {len(generator)}.")
-    draws = torch.stack([torch.randn(*rest, generator=g, device=g.device, dtype=dtype) for g in generator])
+    draws = torch.empty(len(generator), *rest, device=generator[0].device, dtype=dtype)
+    for draw, own in zip(draws.unbind(), generator, strict=True):
+        draw.normal_(generator=own)  # the bits of torch.randn, in two thirds of its time
     return draws.to(device).expand(batch, questions, *rest)
 
 
 @contextmanager
 def isolated_rng(source: int | Generator, device: torch.device | None = None) -> Iterator[None]:
-    """Let code that draws from torch's global state (initialisers, dropout) draw from ``source`` instead.
+    """Make code that draws from torch's global state (initialisers, dropout) draw from ``source`` instead.
 
-    The global state of the CPU, and of ``device`` when it is a GPU, is put back on leaving. It belongs to the whole
-    process, so that threads wait for one another here.
+    The global state of the CPU, and of ``device`` if it is a GPU, is restored on exit. All threads share it, so they
+    wait for one another here.
     """
     if isinstance(source, Generator):
         source = int(torch.randint(2**62, (), generator=source, device=source.device))

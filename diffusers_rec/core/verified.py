@@ -1,4 +1,4 @@
-"""One safetensors file that is replaced as a whole and tells damage from content, by a digest of all it holds."""
+"""A single safetensors file that is replaced as a whole, with a digest of all its content to detect damage."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from torch import Tensor
 from diffusers_rec.core.files import write_atomically
 
 FORMAT = "diffusers_rec 2"
-"""Raised when the digest takes in more; older files are refused with a word."""
+"""Incremented when the digest covers more; files of another format are refused."""
 
 
 def write_verified(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
     """Write tensors, contiguous and on the CPU, with their metadata and the digest of both.
 
     Raises:
-        ValueError: there is a file that this function has not written.
-        OSError: the file cannot be written; what was there is unchanged.
+        ValueError: the path is a file that this function has not written.
+        OSError: the file cannot be written; an older one is unchanged.
     """
     if path.exists() and "sha256" not in _metadata(path):
         raise ValueError(
@@ -37,8 +37,8 @@ def read_verified(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Metadata and tensors that :func:`write_verified` wrote.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or of an older version; the message is the reason alone, without the file.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is damaged, or of another version; the message is the reason, without the file's name.
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no file '{path}'.")
@@ -48,7 +48,7 @@ def read_verified(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except OSError:
         raise
-    except Exception as error:  # a header may name types that torch has not, too
+    except Exception as error:  # a header may also name types that torch does not have
         raise ValueError(str(error)) from error
     if "sha256" in metadata and metadata.get("format") != FORMAT:
         raise ValueError("another version of this library wrote it, in another format")

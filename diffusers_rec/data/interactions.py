@@ -1,4 +1,4 @@
-"""Interaction logs: who met which item, and when."""
+"""Interaction logs: users, items and times."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from diffusers_rec.data.vocabulary import IndexArray, Vocabulary, factorize
 @guarded
 @dataclass(frozen=True, eq=False)
 class Interactions:
-    """A log of n interactions, one a row, in the order given.
+    """A log of n interactions, one per row, in the order given.
 
     Args:
-        users: index of each row's user, int64 ``(n,)``.
-        items: index of each row's item, int64 ``(n,)``.
-        times: int64 or float64 ``(n,)``; only their order matters.
-        user_vocabulary: raw ids of the users.
-        item_vocabulary: raw ids of the items.
+        users: Index of each row's user, int64 ``(n,)``.
+        items: Index of each row's item, int64 ``(n,)``.
+        times: Time of each row, int64 or float64 ``(n,)``; only the order matters.
+        user_vocabulary: Raw ids of the users.
+        item_vocabulary: Raw ids of the items.
 
     Raises:
         ValueError: no rows, unequal lengths, or an index outside its vocabulary.
-        TypeError: indices that are not int64, or vocabularies that are none.
+        TypeError: indices that are not int64, or an argument that is not a Vocabulary.
     """
 
     made_by: ClassVar[str] = "read_interactions(), from_frame() or Interactions.from_arrays()"
@@ -54,19 +54,19 @@ class Interactions:
         """A log from columns of raw values.
 
         Args:
-            users: raw user ids, ``(n,)``: a list, array, tensor or series of anything hashable.
-            items: raw item ids, ``(n,)``.
-            times: ``(n,)`` numbers, datetimes or text (ISO dates, numbers); None means that rows come oldest first.
+            users: Raw user ids, ``(n,)``: a list, array, tensor or series of anything hashable.
+            items: Raw item ids, ``(n,)``.
+            times: Numbers, datetimes or text (ISO dates, numbers), ``(n,)``; None if rows are ordered oldest first.
 
         Returns:
             The log, with vocabularies in order of first appearance. Dates become int64 nanoseconds.
 
         Raises:
-            ValueError: no rows, unequal lengths, or a missing value, with its row (from 1).
-            TypeError: ids that are not hashable, or times that are none.
+            ValueError: no rows, unequal lengths, or a missing value; the message has its row (from 1).
+            TypeError: ids that are not hashable, or times of another kind.
         """
-        user_codes, user_vocabulary = factorize(_some(users, "users"), "user")
-        item_codes, item_vocabulary = factorize(_some(items, "items"), "item")
+        user_codes, user_vocabulary = factorize(_nonempty(users, "users"), "user")
+        item_codes, item_vocabulary = factorize(_nonempty(items, "items"), "item")
         ordered = np.arange(len(user_codes)) if times is None else as_times(times)
         return cls(user_codes, item_codes, ordered, user_vocabulary, item_vocabulary)
 
@@ -79,34 +79,34 @@ class Interactions:
     def k_core(self, k: int) -> Interactions:
         """The largest part of the log in which every user and every item has at least k interactions.
 
-        Row order is kept, and so is the order of the ids that stay in the vocabularies.
+        Row order and the order of the remaining ids in the vocabularies do not change.
 
         Raises:
-            ValueError: k below one, or nothing left.
-            TypeError: k that is not an integer.
+            ValueError: k is below one, or no interaction remains.
+            TypeError: k is not an integer.
         """
         k = check_int("Interactions.k_core: k", k, minimum=1)
         rows = np.arange(len(self))
         while rows.size:
             users, items = self.users[rows], self.items[rows]
-            kept = (np.bincount(users)[users] >= k) & (np.bincount(items)[items] >= k)
-            if kept.all():
+            enough = (np.bincount(users)[users] >= k) & (np.bincount(items)[items] >= k)
+            if enough.all():
                 return self._take(rows)
-            rows = rows[kept]
+            rows = rows[enough]
         raise ValueError(
-            f"Interactions.k_core: no user and item have {k} interactions each once the others are gone "
+            f"Interactions.k_core: no user and item have {k} interactions each after the others are removed "
             f"({len(self)} rows before). Use a smaller k."
         )
 
     def statistics(self) -> Statistics:
-        """The log's row of Table 1."""
+        """Counts of the log, as in Table 1."""
         return Statistics(_num_distinct(self.users), _num_distinct(self.items), len(self))
 
     def sequences(self, *, times: bool = False) -> Sequences:
-        """Each user's items, oldest first; rows of equal time keep their order, users are in vocabulary order.
+        """Each user's items, oldest first, with users in vocabulary order; rows of equal time stay in order.
 
         Args:
-            times: Whether the sequences keep the times, for models that read them.
+            times: Whether the sequences contain the times, for models that read them.
         """
         check_bool("Interactions.sequences: times", times)
         order = np.lexsort((self.times, self.users))  # stable
@@ -126,7 +126,7 @@ class Interactions:
         return Interactions(users, items, self.times[rows], user_vocabulary, item_vocabulary)
 
 
-def _some(ids: Iterable[Hashable], name: str) -> Iterable[Hashable]:
+def _nonempty(ids: Iterable[Hashable], name: str) -> Iterable[Hashable]:
     if isinstance(ids, Sized) and len(ids) == 0:
         raise ValueError(f"Interactions: expected at least one interaction, but {name} is empty.")
     return ids

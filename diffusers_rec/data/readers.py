@@ -9,7 +9,7 @@ format                  a line                                                  
 ``sequences``           a user, then that user's items, oldest first                 ``.txt``
 ======================  ===========================================================  =========================
 
-Text may be packed with gzip (``.csv.gz``); the case of a suffix does not matter.
+Text may be compressed with gzip (``.csv.gz``). Suffixes are not case-sensitive.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from io import BytesIO
 from os import PathLike
 from pathlib import Path
@@ -26,7 +25,7 @@ from typing import Any, Literal
 import numpy as np
 
 from diffusers_rec.core.entrances import explained
-from diffusers_rec.core.errors import check_path
+from diffusers_rec.core.errors import check_path, require_extra
 from diffusers_rec.data.interactions import Interactions
 from diffusers_rec.data.text import TextLog, lines, table
 from diffusers_rec.data.times import as_times
@@ -34,7 +33,7 @@ from diffusers_rec.data.times import as_times
 Format = Literal["auto", "csv", "tsv", "parquet", "movielens", "sequences"]
 
 MISSING = ("NA", "N/A", "n/a", "<NA>", "NaN", "nan", "NaT", "NULL", "Null", "null", "None")
-"""Texts that mean a missing id, in files as programs write them; an empty text always does."""
+"""Texts that mean a missing id in the files of common programs; an empty text always does."""
 
 _INT64 = np.iinfo(np.int64).max
 _SUFFIXES: dict[str, Format] = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".dat": "movielens"}
@@ -54,29 +53,28 @@ def read_interactions(
     quote: str | None = None,
     missing: Collection[str] = MISSING,
 ) -> Interactions:
-    """Reads a log from a file.
+    """Read a log from a file.
 
-    In text files ids are int where every id of the column is a plain integer (``42``; ``007`` stays text), else str.
+    In text files, ids are int if every id of the column is a plain integer (``42``, but not ``007``), else str.
 
     Args:
-        path: a file, text in UTF-8, or a pipe (with ``format``).
-        format: one of the table above; "auto" goes by the suffix, and takes a ``.txt`` whose first line holds
-            ``::`` for movielens.
-        user: column of the users (csv, tsv, parquet).
-        item: column of the items (csv, tsv, parquet).
-        time: column of the times (csv, tsv, parquet); None means that rows come oldest first.
-        separator: what divides a line, if not the format's own: ``,``, tab, ``::``, or any white space. One character
-            for csv and tsv.
-        quote: character around fields that hold separators (csv, tsv); "" for none. ``"`` in csv if None, none in tsv,
-            where a quote is part of the text.
-        missing: texts that mean a missing id (all but parquet), which is refused; ``()`` if all but the empty text are
-            ids.
+        path: Path of a file, text in UTF-8, or of a pipe (with ``format``).
+        format: Format, one of the table above. "auto" follows the suffix; a ``.txt`` file is movielens if its first
+            line contains ``::``.
+        user: Column of the users (csv, tsv, parquet).
+        item: Column of the items (csv, tsv, parquet).
+        time: Column of the times (csv, tsv, parquet); None if rows are ordered oldest first.
+        separator: Text between two fields, one character for csv and tsv. None means the format's own: ``,``, tab,
+            ``::``, or any white space.
+        quote: Character around fields that contain separators (csv, tsv); "" for none. None means ``"`` in csv and
+            no quotes in tsv.
+        missing: Texts that mean a missing id, in addition to the empty text; missing ids are refused. Not for parquet.
 
     Raises:
-        FileNotFoundError: no such file.
-        IsADirectoryError: a folder.
+        FileNotFoundError: the file does not exist.
+        IsADirectoryError: the path is a folder.
         ImportError: parquet without the ``data`` extra.
-        ValueError: an unknown format, an empty file, a missing column or value, or a broken line, with its number.
+        ValueError: an unknown format, an empty file, a missing column or value, or a broken line.
         TypeError: a path or a name that is not text.
     """
     path = check_path("read_interactions: path", path)
@@ -89,18 +87,18 @@ def read_interactions(
     if separator == "":
         raise ValueError("read_interactions: separator must not be empty. Leave it out for the format's own.")
     kind = _by_suffix(path) if format == "auto" else format
-    absent = frozenset(("", *missing))
+    missing_ids = frozenset(("", *missing))
     if kind == "movielens":
-        return _read_movielens(path, separator or _SEPARATORS[kind], absent)
+        return _read_movielens(path, separator or _SEPARATORS[kind], missing_ids)
     if kind == "sequences":
-        return _read_sequences(path, separator, absent)
+        return _read_sequences(path, separator, missing_ids)
     columns = {"user": user, "item": item, "time": time}
     if kind == "parquet":
         return _read_parquet(path, columns)
     if kind in ("csv", "tsv"):
-        divider, around = separator or _SEPARATORS[kind], _QUOTES[kind] if quote is None else quote
-        _check_dialect(kind, divider, around)
-        return _read_table(path, divider, around, columns, absent)
+        delimiter, mark = separator or _SEPARATORS[kind], _QUOTES[kind] if quote is None else quote
+        _check_dialect(kind, delimiter, mark)
+        return _read_table(path, delimiter, mark, columns, missing_ids)
     raise ValueError(
         f"read_interactions: unknown format {kind!r}. Use 'auto', 'csv', 'tsv', 'parquet', 'movielens' or 'sequences'."
     )
@@ -110,20 +108,20 @@ def read_interactions(
 def from_frame(
     frame: Any, *, user: str | int = "user", item: str | int = "item", time: str | int | None = "time"
 ) -> Interactions:
-    """A log from a pandas, Polars or PyArrow table, or anything else that narwhals knows.
+    """A log from a pandas, Polars or PyArrow table, or from anything else that narwhals supports.
 
     Args:
-        frame: one interaction a row.
-        user: column of the users; a number where the table numbers its columns, as pandas does without a header.
-        item: column of the items.
-        time: column of the times; None means that rows come oldest first.
+        frame: Table with one interaction per row.
+        user: Column of the users; a number if the table numbers its columns, as pandas does without a header.
+        item: Column of the items.
+        time: Column of the times; None if rows are ordered oldest first.
 
     Raises:
         ImportError: the ``data`` extra is not installed.
         ValueError: a missing column or value, or no rows.
-        TypeError: not a data frame, or times that are none.
+        TypeError: not a data frame, or times of another kind.
     """
-    nw = _extra("narwhals")
+    nw = require_extra("narwhals", "data")
     try:
         table = nw.from_native(frame).lazy()
     except (TypeError, AttributeError):
@@ -151,7 +149,7 @@ def _check_columns(columns: Sequence[Hashable], present: Sequence[Hashable]) -> 
             )
         raise ValueError(
             f"Expected the columns {columns}, but {missing} are missing; the table has {present}. "
-            f"Name them with user=, item= and time= (time=None if rows come oldest first)."
+            f"Name them with user=, item= and time= (time=None if rows are ordered oldest first)."
         )
 
 
@@ -163,14 +161,16 @@ def _frame_times(column: Any) -> Any:
 
 def _by_suffix(path: Path) -> Format:
     if not path.is_file():
-        raise ValueError(f"read_interactions: {path} is a pipe or a device, whose suffix means nothing. Pass format=.")
+        raise ValueError(
+            f"read_interactions: {path} is a pipe or a device, whose suffix does not give the format. Pass format=."
+        )
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
     if suffix == ".txt":
         return "movielens" if any("::" in field for field in next(lines(path, None), (0, []))[1]) else "sequences"
     if suffix not in _SUFFIXES:
         raise ValueError(
-            f"read_interactions: cannot tell the format of {path.name} from its suffix {path.suffix!r}; "
-            f"known are {', '.join(_SUFFIXES)} and .txt, and .gz behind them. Pass format=."
+            f"read_interactions: the suffix {path.suffix!r} of {path.name} does not give the format; "
+            f"known are {', '.join(_SUFFIXES)} and .txt, each optionally with .gz. Pass format=."
         )
     return _SUFFIXES[suffix]
 
@@ -179,7 +179,7 @@ def _check_dialect(kind: Format, separator: str, quote: str) -> None:
     if len(separator) != 1 or separator in "\r\n":
         raise ValueError(
             f"read_interactions: separator must be one character in a {kind} file, got {separator!r}. "
-            f"For user::item::rating::time use format='movielens'; else put another in the file."
+            f"For user::item::rating::time use format='movielens'; else replace it in the file."
         )
     if len(quote) > 1 or quote in (separator, "\r", "\n"):
         raise ValueError(
@@ -189,7 +189,7 @@ def _check_dialect(kind: Format, separator: str, quote: str) -> None:
 
 
 def _read_parquet(path: Path, columns: dict[str, Any]) -> Interactions:
-    nw, pl = _extra("narwhals"), _extra("polars")
+    nw, pl = require_extra("narwhals", "data"), require_extra("polars", "data")
     try:
         with _naming(path):
             frame = pl.scan_parquet(path, glob=False) if path.is_file() else pl.read_parquet(BytesIO(path.read_bytes()))
@@ -238,7 +238,7 @@ def _read_sequences(path: Path, separator: str | None, missing: frozenset[str]) 
         if not items:
             raise ValueError(f"{path}, line {number}: user {user!r} has no items. Expected the user, then the items.")
         if user in log.user_index:
-            raise ValueError(f"{path}, line {number}: user {user!r} had a line before. Expected one line a user.")
+            raise ValueError(f"{path}, line {number}: user {user!r} has an earlier line. Expected one line per user.")
         log.add(number, user, items)
         times.extend(range(len(items)))
     return log.interactions(np.array(times, np.int64))
@@ -246,15 +246,8 @@ def _read_sequences(path: Path, separator: str | None, missing: frozenset[str]) 
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Puts the file's name before an error of its content."""
+    """Put the file's name before an error in its content."""
     try:
         yield
     except (TypeError, ValueError) as error:
         raise type(error)(f"{path}: {error}") from error
-
-
-def _extra(name: str) -> Any:
-    try:
-        return import_module(name)
-    except ImportError:
-        raise ImportError(f"Reading tables needs {name}. Install it with: pip install 'diffusers-rec[data]'") from None

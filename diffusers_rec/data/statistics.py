@@ -9,21 +9,21 @@ from diffusers_rec.core.errors import check_int
 
 @dataclass(frozen=True)
 class Statistics:
-    """Counts of a log and what follows from them.
+    """Counts of a log and quantities derived from them.
 
     Args:
-        num_users: users with at least one action.
-        num_items: items with at least one action.
-        num_actions: interactions, repeats counted.
+        num_users: Number of users with at least one action.
+        num_items: Number of items with at least one action.
+        num_actions: Number of interactions, repeats included.
 
     Attributes:
-        average_length: actions per user.
-        sparsity: fraction in [0, 1] of user-item cells without an action, every action filling one cell (as in Table 1;
-            below zero where repeats outnumber the cells).
+        average_length: Actions per user.
+        sparsity: Fraction of user-item cells without an action, if every action fills a cell of its own (as in Table 1;
+            below zero if there are more actions than cells).
 
     Raises:
-        ValueError: a count below one.
-        TypeError: a count that is not an integer.
+        ValueError: a count is below one.
+        TypeError: a count is not an integer.
     """
 
     num_users: int

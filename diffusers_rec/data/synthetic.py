@@ -1,13 +1,13 @@
 r"""A synthetic world whose best possible recommender is known.
 
-Items lie on rings, one a group. Who has seen :math:`v_1, \dots, v_t` goes on to an unseen item with
+Items lie on rings, one for each group. After :math:`v_1, \dots, v_t`, the next item is an unseen one with
 
 .. math:: p(v \mid v_1, \dots, v_t) \propto 0.6\, A_{v_t v} + 0.3\, B_{v_{t-1} v} + 0.1\, \pi_v,
     \qquad v \notin \{v_1, \dots, v_t\},
 
 where a row of :math:`A` is a smooth bump a few places ahead on the same ring and a lower one on the next ring, a row
-of :math:`B` the same further ahead, and :math:`\pi` a popularity that falls off as a power. So the last two items tell
-most of what follows, popularity alone tells little, and no target occurs in its own history.
+of :math:`B` the same further ahead, and :math:`\pi` a popularity that decays as a power. The last two items therefore
+predict most of the next one, popularity alone predicts little, and no target occurs in its own history.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from diffusers_rec.data.vocabulary import IndexArray, Vocabulary
 FloatArray = npt.NDArray[np.float64]
 
 _LAST, _BEFORE, _POPULARITY = 0.6, 0.3, 0.1
-_CHUNK = 2048  # users at a time: bounds the (users, items) tables in memory
+_CHUNK = 2048  # users at a time, which limits the memory of (users, items) tables
 
 
 @guarded
@@ -34,17 +34,17 @@ class SyntheticWorld:
     """Draws interaction logs whose next-item distribution is known in closed form.
 
     Args:
-        num_items: items V, spread evenly over the groups.
-        num_groups: rings that the items lie on.
-        seed: of the world: which items are neighbours, which are popular.
+        num_items: Number of items V, spread evenly over the groups.
+        num_groups: Number of rings that the items lie on.
+        seed: Seed of the neighbourhoods and the popularity of the items.
 
     Attributes:
-        items: raw ids ("item-017"), the world's own indices 0..V-1.
-        popularity: where sequences start, float64 ``(V,)``, sums to one.
+        items: Vocabulary of the raw ids ("item-017"), with indices 0..V-1.
+        popularity: Distribution of the first item of a sequence, float64 ``(V,)``.
 
     Raises:
-        ValueError: a group of fewer than two items, or settings out of range.
-        TypeError: settings that are not integers.
+        ValueError: a group has fewer than two items, or a setting is out of range.
+        TypeError: a setting is not an integer.
     """
 
     def __init__(self, num_items: int = 200, *, num_groups: int = 8, seed: int = 0) -> None:
@@ -56,7 +56,7 @@ class SyntheticWorld:
                 f"Use num_items >= {2 * num_groups}."
             )
         generator = np.random.default_rng(check_int("SyntheticWorld: seed", seed, minimum=0))
-        place = generator.permutation(num_items)  # so that an item's index says nothing about its place
+        place = generator.permutation(num_items)  # an item's index is independent of its place
         self.items = Vocabulary(_ids("item", num_items))
         self.popularity = _normalized(1 / (10 + generator.permutation(num_items)))
         self._after_last = _transitions(place, num_groups, ahead=1.5)
@@ -69,14 +69,14 @@ class SyntheticWorld:
         """The exact distribution of the next item.
 
         Args:
-            histories: B histories in the world's own indices, oldest first, each ``(L_b,)``; a history may be empty.
+            histories: Histories as indices of ``items``, oldest first, B of shape ``(L_b,)``; a history may be empty.
 
         Returns:
-            Probabilities, float64 ``(B, V)``: rows sum to one, items of the history have none.
+            Probabilities, float64 ``(B, V)``, zero for items of the history; rows sum to one.
 
         Raises:
-            ValueError: an index out of range, or a history that holds every item.
-            TypeError: indices that are not integers.
+            ValueError: an index is out of range, or a history contains every item.
+            TypeError: an index is not an integer.
         """
         rows = [check_history("SyntheticWorld", history, row) for row, history in enumerate(histories)]
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
@@ -89,27 +89,27 @@ class SyntheticWorld:
         seen = np.zeros((len(rows), len(self.items)), bool)
         seen[np.repeat(np.arange(len(rows)), lengths), flat] = True
         if seen.all(axis=1).any():
-            raise ValueError("SyntheticWorld: a history that holds every item has no next one. Shorten it.")
+            raise ValueError("SyntheticWorld: a history that contains every item has no next one. Shorten it.")
         recent = np.full((len(rows), 2), -1)
         for column, back in ((0, 1), (1, 2)):
             recent[lengths >= back, column] = flat[(np.cumsum(lengths) - back)[lengths >= back]]
         return _normalized(self._weights(recent[:, 0], recent[:, 1], seen))
 
     def sample(self, num_users: int, *, min_length: int = 5, max_length: int = 20, seed: int = 0) -> Interactions:
-        """Draws a log.
+        """Draw a log.
 
         Args:
-            num_users: sequences to draw, with users "user-0001" and so on.
-            min_length: least items a user.
-            max_length: most items a user; lengths are uniform between the two.
-            seed: of the draw; the world stays the same.
+            num_users: Number of sequences, of users "user-0001" and so on.
+            min_length: Smallest number of items per user.
+            max_length: Largest number of items per user; lengths are uniform between the two.
+            seed: Seed of the draw; the world stays the same.
 
         Returns:
             The log; an item's time is its place in the user's sequence.
 
         Raises:
-            ValueError: num_users below one, or not 1 <= min_length <= max_length <= V.
-            TypeError: settings that are not integers.
+            ValueError: num_users is below one, or not 1 <= min_length <= max_length <= V.
+            TypeError: a setting is not an integer.
         """
         name = "SyntheticWorld.sample"
         num_users = check_int(f"{name}: num_users", num_users, minimum=1)
@@ -126,20 +126,20 @@ class SyntheticWorld:
     def best_metrics(self, holdout: Holdout, ks: Iterable[int] = (5, 10, 20)) -> dict[str, float]:
         """The best HR@k and NDCG@k that any recommender can expect on these histories.
 
-        The best ranks by the true probabilities. Its expected hit rate is the mass of its first k items, its expected
-        NDCG their mass discounted by log2(rank + 1). Items of the world that never occurred in the log are unreachable:
-        nobody can recommend them. The targets that were in fact drawn play no part.
+        The best recommender ranks by the true probabilities. Its expected hit rate is the mass of its first k items,
+        its expected NDCG their mass discounted by log2(rank + 1). Items of the world that do not occur in the log
+        cannot be recommended. The targets of the holdout are not used.
 
         Args:
-            holdout: histories from a log of this world (not filtered by what came after).
-            ks: cut-offs.
+            holdout: Histories from a log of this world, not selected by later items.
+            ks: Cut-offs.
 
         Returns:
             "hr@k" and "ndcg@k" for each k, averaged over the histories.
 
         Raises:
-            ValueError: a cut-off below one, or items that are not of this world.
-            TypeError: a cut-off that is not an integer, or a holdout that is none.
+            ValueError: a cut-off is below one, or an item is not of this world.
+            TypeError: a cut-off is not an integer, or ``holdout`` is not a Holdout.
         """
         cutoffs = [check_int("SyntheticWorld.best_metrics: each of ks", k, minimum=1) for k in ks]
         reachable = self.items.encode(holdout.histories.vocabulary.ids)
@@ -153,7 +153,7 @@ class SyntheticWorld:
         return rates | {f"ndcg@{k}": float(discounted[:k].sum()) for k in cutoffs}
 
     def _weights(self, last: IndexArray, before: IndexArray, seen: npt.NDArray[np.bool_]) -> FloatArray:
-        """The mixture, not normalised; an index of -1 (no such item) picks the tables' last row, which is zero."""
+        """The mixture, not normalised; an index of -1 (no such item) selects the tables' last row, which is zero."""
         mixture = _LAST * self._after_last[last] + _BEFORE * self._after_before[before] + _POPULARITY * self.popularity
         return np.where(seen, 0.0, mixture)
 

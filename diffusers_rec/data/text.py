@@ -1,4 +1,4 @@
-"""Text files: the fields of each line, from files, pipes and gzip archives, and the log that they make up."""
+"""Text files: the fields of each line, from files, pipes and gzip archives, and the log that they form."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def lines(path: Path, separator: str | None) -> Iterator[tuple[int, list[str]]]:
     """Numbers, from 1, and fields of the lines that are not blank.
 
     Args:
-        path: a file as `opened` takes it.
-        separator: text between two fields; any white space if None. White space around a field is dropped.
+        path: Path of a file or a pipe, as for :func:`opened`.
+        separator: Text between two fields; any white space if None. White space around a field is dropped.
     """
     with opened(path) as file:
         for number, line in enumerate(file, 1):
@@ -40,12 +40,12 @@ def table(path: Path, separator: str, quote: str) -> Iterator[list[str]]:
     """Rows of equal width, the header first; blank lines are left out.
 
     Args:
-        path: a file as `opened` takes it.
-        separator: character between two fields.
-        quote: character around a field that holds separators, line ends or (doubled) quotes; none if empty.
+        path: Path of a file or a pipe, as for :func:`opened`.
+        separator: Character between two fields.
+        quote: Character around a field that contains separators, line ends or (doubled) quotes; none if empty.
 
     Raises:
-        ValueError: no header, a row of another width, or unmatched quotes, with the line, from 1.
+        ValueError: no header, a row of another width, or unmatched quotes; the message has the line, from 1.
     """
     with opened(path) as file:
         quoting: dict[str, Any] = {"quotechar": quote} if quote else {"quoting": csv.QUOTE_NONE}
@@ -64,7 +64,7 @@ def table(path: Path, separator: str, quote: str) -> Iterator[list[str]]:
                 before = rows.line_num
         except csv.Error as error:
             raise ValueError(
-                f"{path}, line {before + 1}: expected whole fields between quotes (quote={quote!r}), but {error}. "
+                f"{path}, line {before + 1}: expected complete fields between quotes (quote={quote!r}), but {error}. "
                 f"Pass quote='' if quotes are part of the text."
             ) from None
         if not width:
@@ -73,15 +73,15 @@ def table(path: Path, separator: str, quote: str) -> Iterator[list[str]]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[TextIO]:
-    """The text of a file or a pipe, in UTF-8; gzip is known by its first bytes.
+    """The text of a file or a pipe, in UTF-8; gzip is recognised by its first bytes.
 
     Raises:
-        ValueError: text of another encoding, or a damaged archive, at once or while it is read.
+        ValueError: text of another encoding, or a damaged archive, on opening or while it is read.
     """
     with path.open("rb") as file:
-        packed = file.peek(2).startswith(b"\x1f\x8b")
+        compressed = file.peek(2).startswith(b"\x1f\x8b")
         try:
-            yield TextIOWrapper(gzip.GzipFile(fileobj=file) if packed else file, encoding="utf-8-sig", newline="")
+            yield TextIOWrapper(gzip.GzipFile(fileobj=file) if compressed else file, encoding="utf-8-sig", newline="")
         except UnicodeDecodeError as error:
             utf16 = error.object.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
             found, name = ("the byte order mark of UTF-16", "UTF-16") if utf16 else (str(error), "ENCODING")
@@ -89,15 +89,17 @@ def opened(path: Path) -> Iterator[TextIO]:
                 f"{path}: expected text in UTF-8, got {found}. Convert it: iconv -f {name} -t UTF-8 {path.name}."
             ) from None
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"{path}: expected a whole gzip archive, but {error}. Fetch or pack it again.") from None
+            raise ValueError(
+                f"{path}: expected a complete gzip archive, but {error}. Download or compress it again."
+            ) from None
 
 
 class TextLog:
-    """What the lines or rows of a text file hold, numbered as they come.
+    """Interactions of the lines or rows of a text file, with ids numbered by first appearance.
 
     Args:
         path: Name of the file, for errors.
-        unit: What is counted, "line" or "row", for errors.
+        unit: Unit that is counted, "line" or "row", for errors.
         missing: Texts that are refused as ids.
     """
 
@@ -107,7 +109,7 @@ class TextLog:
         self.user_index, self.item_index = FirstSeen(), FirstSeen()
 
     def add(self, number: int, user: str, items: list[str]) -> None:
-        """Takes the items of one line or row."""
+        """Add the items of one line or row."""
         known = len(self.user_index) + len(self.item_index)
         self.users.extend(repeat(self.user_index[user], len(items)))
         self.items.extend(map(self.item_index.__getitem__, items))
@@ -115,7 +117,7 @@ class TextLog:
             self._check(number, user, items)
 
     def interactions(self, times: TimeArray) -> Interactions:
-        """The log, with ids as int where nothing is lost by it."""
+        """The log, with ids as int if that loses nothing."""
         if not self.users:
             raise ValueError(f"{self.path}: expected at least one interaction, but the file is empty.")
         users, items = np.array(self.users, np.int64), np.array(self.items, np.int64)
@@ -124,12 +126,12 @@ class TextLog:
     def _check(self, number: int, user: str, items: list[str]) -> None:
         for name, text in (("user", user), *(("item", item) for item in items)):
             if text.strip() in self.missing:
-                complaint = (
+                problem = (
                     f"is {text!r}, which means missing. Drop it, or pass missing=() if it is an id."
                     if text.strip()
                     else "is empty. Expected an id between any two separators, and at both ends."
                 )
-                raise ValueError(f"{self.path}: the {name} in {self.unit} {number}, counted from 1, {complaint}")
+                raise ValueError(f"{self.path}: the {name} in {self.unit} {number}, counted from 1, {problem}")
 
 
 def _vocabulary(ids: Iterable[Hashable]) -> Vocabulary:

@@ -1,8 +1,8 @@
-"""Times: seconds, nanoseconds, dates or text come in; one int64 or float64 array goes out.
+"""Times: seconds, nanoseconds, dates or text as one int64 or float64 array.
 
-Only the order of times matters to a sequence, so units are kept as they come; whatever is a date becomes int64
-nanoseconds since 1970 (UTC where no zone is given), cut where it is finer. Integers stay integers: float64 would merge
-close nanoseconds. Fractions become float64, and those that it would merge are refused.
+Only the order of times matters to a sequence, so units do not change. Dates become int64 nanoseconds since 1970 (UTC if
+no zone is given), truncated if they are finer. Integers stay integers, because float64 would merge close nanoseconds.
+Fractions become float64; fractions that it would merge are refused.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ TimeArray = npt.NDArray[np.int64] | npt.NDArray[np.float64]
 
 _SECONDS, _NANOSECONDS = np.dtype("datetime64[s]"), np.dtype("datetime64[ns]")
 _OUTSIDE = "lies outside the years 1678..2261"
-_DATE = re.compile(r"\d{4}(-.+)?")  # NumPy also takes the word "now", and wraps a year of 14 digits
+_DATE = re.compile(r"\d{4}(-.+)?")  # NumPy also accepts the word "now", and wraps a year of 14 digits
 
 
 def as_times(times: npt.ArrayLike) -> TimeArray:
     """Times as numbers that sort.
 
     Args:
-        times: ``(n,)`` integers, floats, datetime64, datetime or date objects, or text that holds numbers or ISO dates.
+        times: Integers, floats, datetime64, datetime or date objects, or text of numbers or ISO dates, ``(n,)``.
 
     Returns:
-        int64 ``(n,)``, or float64 where the times are fractions.
+        Numbers, int64 ``(n,)``, or float64 if the times are fractions.
 
     Raises:
         ValueError: a missing, infinite or unreadable time, one outside the years 1678..2261, or two that would become
-            one, with its row (from 1).
-        TypeError: anything that is no time, such as bool or timedelta.
+            equal; the message has the row (from 1).
+        TypeError: values of another kind, such as bool or timedelta.
     """
     values = np.asarray(times)
     if values.ndim != 1:
@@ -59,25 +59,25 @@ def as_times(times: npt.ArrayLike) -> TimeArray:
     if values.dtype.kind in "iu":
         _refuse(values > np.iinfo(np.int64).max, values, "does not fit into int64")
         return values.astype(np.int64)
-    raise _no_times(values)
+    raise _wrong_kind(values)
 
 
 def _from_objects(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    _refuse(_each(values, is_missing), values, "is missing")
+    _refuse(_mask(values, is_missing), values, "is missing")
     kinds = set(map(type, values))
     if all(issubclass(kind, str) for kind in kinds):
         return np.array(values.tolist(), dtype=str)
     if all(issubclass(kind, date | np.datetime64) for kind in kinds):
-        _refuse(_each(values, lambda value: _outside(_utc(value))), values, _OUTSIDE)
+        _refuse(_mask(values, lambda value: _outside(_utc(value))), values, _OUTSIDE)
         return np.array([_utc(value).astype(_NANOSECONDS) for value in values])
     if all(issubclass(kind, Real) and not issubclass(kind, bool) for kind in kinds):
         numbers = np.array(values.tolist())
         return numbers if numbers.dtype.kind in "iu" else _exactly(values, values.tolist())
-    raise _no_times(values)
+    raise _wrong_kind(values)
 
 
 def _utc(value: Any) -> Any:
-    if hasattr(value, "to_datetime64"):  # a pandas Timestamp knows its nanoseconds
+    if hasattr(value, "to_datetime64"):  # a pandas Timestamp has nanoseconds
         return value.to_datetime64()
     if isinstance(value, datetime) and value.tzinfo is not None:
         value = value.astimezone(UTC).replace(tzinfo=None)
@@ -97,7 +97,7 @@ def _from_text(values: npt.NDArray[np.str_]) -> npt.NDArray[Any]:
 
 
 def _exactly(values: npt.NDArray[Any], numbers: list[Any]) -> npt.NDArray[np.float64]:
-    """Numbers as float64, which may round them but not merge two."""
+    """Numbers as float64, refused if rounding merges two of them."""
     rounded = np.array([_rounded(number) for number in numbers])
     _refuse(~np.isfinite(rounded), values, "is missing or infinite")
     _refuse(np.abs(rounded) >= 2.0**63, values, "does not fit into int64")
@@ -115,12 +115,12 @@ def _rounded(number: Any) -> float:
 
 
 def _from_dates(texts: npt.NDArray[np.str_]) -> npt.NDArray[np.datetime64]:
-    _refuse(_each(texts, lambda text: text.lower() in ("", "nat")), texts, "is missing")
+    _refuse(_mask(texts, lambda text: text.lower() in ("", "nat")), texts, "is missing")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # NumPy warns that it turns zones into UTC, which is what is meant here
+        warnings.simplefilter("ignore")  # NumPy warns that it converts zones to UTC, as intended here
         if not all(map(_DATE.fullmatch, texts.tolist())) or not _parses(texts):
-            bad = ~_each(texts, lambda text: bool(_DATE.fullmatch(text)) and _parses(np.array(text)))
-            _refuse(bad & ~_each(texts, _is_number), texts, "is neither a number nor an ISO date")
+            bad = ~_mask(texts, lambda text: bool(_DATE.fullmatch(text)) and _parses(np.array(text)))
+            _refuse(bad & ~_mask(texts, _is_number), texts, "is neither a number nor an ISO date")
             _refuse(bad, texts, "is a number among dates")
         nanoseconds = texts.astype(_NANOSECONDS)
         _refuse(nanoseconds.astype(_SECONDS) != texts.astype(_SECONDS), texts, _OUTSIDE)
@@ -150,22 +150,22 @@ def _nanoseconds(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
 
 
 def _outside(values: Any) -> Any:
-    """Whether nanoseconds overflow. Units finer than a nanosecond span fewer years, so they never do."""
+    """Whether nanoseconds overflow, which never happens for finer units: they span fewer years."""
     finer = np.promote_types(values.dtype, _NANOSECONDS) != _NANOSECONDS
     return (values.astype(_NANOSECONDS).astype(values.dtype) != values) & (not finer)
 
 
-def _each(values: npt.NDArray[Any], question: Callable[[Any], bool]) -> npt.NDArray[np.bool_]:
-    return np.array([question(value) for value in values.tolist()], dtype=bool)
+def _mask(values: npt.NDArray[Any], predicate: Callable[[Any], bool]) -> npt.NDArray[np.bool_]:
+    return np.array([predicate(value) for value in values.tolist()], dtype=bool)
 
 
-def _refuse(bad: npt.NDArray[np.bool_], values: npt.NDArray[Any], complaint: str) -> None:
+def _refuse(bad: npt.NDArray[np.bool_], values: npt.NDArray[Any], problem: str) -> None:
     if bad.any():
         row = int(np.argmax(bad))
         raise ValueError(
-            f"Expected a finite time in every row, but the time in row {row + 1}, counted from 1, {complaint} "
+            f"Expected a finite time in every row, but the time in row {row + 1}, counted from 1, {problem} "
             f"({_shown(values[row])}; {bad.sum()} of {len(bad)} rows). "
-            "Drop or mend these rows, or pass no times to keep the order given."
+            "Drop or correct these rows, or pass no times to use the order given."
         )
 
 
@@ -173,7 +173,7 @@ def _shown(value: Any) -> str:
     return str(value) if isinstance(value, np.datetime64) else repr(plain(value))
 
 
-def _no_times(values: npt.NDArray[Any]) -> TypeError:
+def _wrong_kind(values: npt.NDArray[Any]) -> TypeError:
     kinds = sorted({type(value).__name__ for value in values[:1000].tolist()})
     return TypeError(
         f"Expected times as numbers, datetimes or text, all of one kind, got {values.dtype} of {', '.join(kinds)}. "

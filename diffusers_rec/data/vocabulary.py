@@ -1,7 +1,7 @@
-"""Vocabularies: raw ids on one side, the indices 0..size-1 on the other.
+"""Vocabularies: a two-way map between raw ids and the indices 0..size-1.
 
-Everything behind this file works on indices; raw ids come back only where a person reads the answer. No index is set
-aside for padding: padding is told by lengths.
+All other code works on indices and returns raw ids only to users. No index is reserved for padding, which lengths
+describe.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Vocabulary:
     """A fixed two-way map between raw ids and the indices 0..size-1.
 
     Args:
-        ids: the raw ids, each once; the order gives the indices. NumPy scalars become Python scalars.
+        ids: Raw ids, each once, in the order of their indices. NumPy scalars become Python scalars.
 
     Raises:
         ValueError: no ids, a repeated id, or a missing one (None, NaN).
@@ -70,13 +70,13 @@ class Vocabulary:
         """Indices of raw ids.
 
         Args:
-            ids: n raw ids, in any order, repeats allowed.
+            ids: Raw ids, ``(n,)``, in any order, with or without repeats.
 
         Returns:
             Indices in 0..size-1, int64 ``(n,)``.
 
         Raises:
-            ValueError: ids that the vocabulary does not hold.
+            ValueError: an id is not in the vocabulary.
             TypeError: a str or a set in place of a sequence of ids, or an id that is not hashable.
         """
         raw = listed(ids, "ids")
@@ -92,11 +92,11 @@ class Vocabulary:
         """Raw ids of indices.
 
         Args:
-            indices: integers in 0..size-1, ``(n,)``.
+            indices: Integers in 0..size-1, ``(n,)``.
 
         Raises:
-            ValueError: an index out of range, or more than one axis.
-            TypeError: indices that are not integers.
+            ValueError: an index is out of range, or there is more than one axis.
+            TypeError: an index is not an integer.
         """
         array = np.asarray(indices)
         if array.ndim != 1:
@@ -104,7 +104,9 @@ class Vocabulary:
         if array.size == 0:
             return []
         if array.dtype.kind not in "iu":
-            raise TypeError(f"Vocabulary: expected integer indices, got dtype {array.dtype}. encode() takes raw ids.")
+            raise TypeError(
+                f"Vocabulary: expected integer indices, got dtype {array.dtype}. encode() converts raw ids."
+            )
         outside = (array < 0) | (array >= len(self))
         if outside.any():
             raise ValueError(
@@ -114,22 +116,22 @@ class Vocabulary:
         return [self._ids[index] for index in array.tolist()]
 
     def to_json(self) -> list[str | int]:
-        """The ids as a list that JSON keeps unchanged.
+        """The ids as a list that JSON preserves.
 
         Raises:
-            TypeError: an id that is neither str nor int.
+            TypeError: an id is neither str nor int.
         """
         return [_json_id(raw_id) for raw_id in self._ids]
 
     @classmethod
     def from_json(cls, ids: list[str | int]) -> Vocabulary:
-        """The vocabulary that `to_json` wrote.
+        """The vocabulary of a list from :meth:`to_json`.
 
         Raises:
-            TypeError: anything but a list of str and int.
+            TypeError: the argument is not a list of str and int.
         """
         if not isinstance(ids, list):
-            raise TypeError(f"Vocabulary: expected the list that to_json gave, got {type(ids).__name__}.")
+            raise TypeError(f"Vocabulary: expected the list that to_json returns, got {type(ids).__name__}.")
         return cls(_json_id(raw_id) for raw_id in ids)
 
     def _unknown(self, unknown: list[Hashable]) -> ValueError:
@@ -139,18 +141,18 @@ class Vocabulary:
         kind = type(unknown[0]).__name__
         if kind not in kinds:
             return ValueError(
-                f"{message} The vocabulary holds {' and '.join(kinds)} ids, {shown(unknown[0])} is a {kind}. "
+                f"{message} The vocabulary has {' and '.join(kinds)} ids, {shown(unknown[0])} is a {kind}. "
                 f"Convert the ids first."
             )
-        return ValueError(f"{message} Drop them, or build the vocabulary from data that holds them.")
+        return ValueError(f"{message} Drop them, or build the vocabulary from data that contains them.")
 
 
 def factorize(ids: Iterable[Hashable], name: str) -> tuple[IndexArray, Vocabulary]:
     """Codes ``(n,)`` of raw ids, and their vocabulary in order of first appearance.
 
     Args:
-        ids: n raw ids.
-        name: what they are ("user", "item"), for errors.
+        ids: Raw ids, ``(n,)``.
+        name: Kind of the ids ("user", "item"), for errors.
 
     Raises:
         ValueError: no ids, or a missing one (None, NaN).
@@ -161,7 +163,7 @@ def factorize(ids: Iterable[Hashable], name: str) -> tuple[IndexArray, Vocabular
 
 
 class FirstSeen(dict[Hashable, int]):
-    """Numbers keys by first appearance: looking up a new one gives it the next number."""
+    """Numbers of keys by first appearance: a lookup of a new key assigns the next number."""
 
     def __missing__(self, key: Hashable) -> int:
         self[key] = code = len(self)
@@ -169,7 +171,7 @@ class FirstSeen(dict[Hashable, int]):
 
 
 def number(ids: list[Hashable], name: str) -> tuple[IndexArray, FirstSeen]:
-    """Codes ``(n,)`` by first appearance and the numbering itself; missing ids are refused with their row."""
+    """Codes ``(n,)`` by first appearance, and the numbering; a missing id is refused, with its row in the message."""
     index = FirstSeen()
     try:
         codes = np.fromiter(map(index.__getitem__, ids), np.int64, len(ids))
@@ -203,16 +205,16 @@ def listed(ids: Iterable[Hashable], name: str) -> list[Hashable]:
 
 
 def plain(value: Any) -> Any:
-    """A NumPy scalar as the Python scalar that it stands for; anything else as it is."""
+    """A NumPy scalar as a Python scalar; anything else unchanged."""
     return value.item() if isinstance(value, np.generic) else value
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value stands for "no value": None, NaN, NaT or pandas' NA."""
+    """Whether a value means "no value": None, NaN, NaT or pandas' NA."""
     if value is None:
         return True
     try:
-        return bool(value != value)  # noqa: PLR0124 - only NaN and its kin differ from themselves
+        return bool(value != value)  # noqa: PLR0124 - only NaN and similar values differ from themselves
     except (TypeError, ValueError):
         return type(value).__name__ == "NAType"
 
@@ -229,6 +231,6 @@ def _json_id(raw_id: object) -> str | int:
 def _unhashable(ids: list[Hashable], name: str) -> TypeError:
     row, raw_id = next(((row, i) for row, i in enumerate(ids) if not isinstance(i, Hashable)), (0, ids[0]))
     return TypeError(
-        f"Every {name} must be hashable, but row {row + 1}, counted from 1, holds a {type(raw_id).__name__}: "
+        f"Every {name} must be hashable, but row {row + 1}, counted from 1, is a {type(raw_id).__name__}: "
         f"{shown(raw_id)}. Use str, int or tuple ids."
     )

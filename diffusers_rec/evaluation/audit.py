@@ -31,9 +31,10 @@ from diffusers_rec.data.history import History
 from diffusers_rec.data.sequences import Holdout
 from diffusers_rec.evaluation.full_ranking import evaluate, user_chunks
 from diffusers_rec.processes.prediction import x0_from
+from diffusers_rec.processes.process import Process
 from diffusers_rec.processes.schedules import NoiseSchedule
 from diffusers_rec.recommenders.diffrec import DiffRec
-from diffusers_rec.samplers import DDPMSampler, Denoise, OneStepSampler, Sampler
+from diffusers_rec.samplers import Callback, DDPMSampler, Denoise, OneStepSampler, Sampler
 
 Row = dict[str, Any]
 
@@ -143,8 +144,16 @@ def chain_lengths(steps: Iterable[int] | None, num_timesteps: int, *, name: str 
 class _SilentSampler(OneStepSampler):
     """One step from the mean of pure noise."""
 
-    def sample(self, denoise: Denoise, schedule: NoiseSchedule, noise: Tensor, generator: Generators | None) -> Tensor:
-        return super().sample(denoise, schedule, torch.zeros_like(noise), generator)
+    def sample(
+        self,
+        denoise: Denoise,
+        process: Process | NoiseSchedule,
+        start: Tensor,
+        generator: Generators | None,
+        *,
+        callback: Callback | None = None,
+    ) -> Tensor:
+        return super().sample(denoise, process, torch.zeros_like(start), generator, callback=callback)
 
 
 class _Queries:
@@ -243,7 +252,7 @@ def _landings(
             if name in chains:
                 noise = question.noise(draws, generator)
                 denoise = partial(question.predict, history_noise=question.noise_of_history(draws, generator))
-                ends = chains[name].sample(denoise, model.schedule, noise, generator)[:, :, 0]
+                ends = chains[name].sample(denoise, model.process, noise, generator)[:, :, 0]
                 items = nearest(ends, table)
             else:
                 items = torch.multinomial(probabilities.cpu(), draws, replacement=True, generator=generator)

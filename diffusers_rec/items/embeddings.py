@@ -1,9 +1,15 @@
-r"""The first transition of the forward process: item to clean latent, :math:`x_0 = E(v)` (Eq. 6, with beta_0 = 0)."""
+r"""The first transition of the forward process: item to clean latent, :math:`x_0 = E(v)` (Eq. 6, with beta_0 = 0).
+
+An embedding gives every item a vector, as learned, and the clean latent that the diffusion sees: the vector itself or
+the vector at unit variance. Heads that share an embedding score by the vectors.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from abc import ABC, abstractmethod
+from itertools import chain
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,62 +20,153 @@ from diffusers_rec.core.randomness import isolated_rng
 from diffusers_rec.core.registry import Component
 
 
-class ItemEmbedding(nn.Module, Component, kind="embedding", name="table"):
-    r"""One learned vector an item, and the scale at which diffusion sees it.
+class ItemEmbedding(nn.Module, Component, ABC, kind="embedding"):
+    r"""Items to vectors and clean latents. A subclass writes :meth:`vectors`.
 
     The noise has unit variance per dimension, so the scale of :math:`x_0` decides how much of it drowns.
 
     Args:
-        num_items: V.
-        dim: D.
-        scale: ``"learned"``: :math:`x_0` is the learned vector (the paper). ``"unit"``: the vector over its root mean
-            square, so that every item has :math:`\|x_0\|^2 = D` whatever the optimiser does to its length.
-        init_std: standard deviation of the initial vectors, which the paper does not say. With ``"learned"``, latents
-            of unit variance at D 256 stay recognisable at most steps of the sqrt schedule, and training learns to copy.
-        seed: of the initial vectors.
+        num_items: Number of items V.
+        dim: Latent width D.
+        scale: ``"learned"``: :math:`x_0` is the vector as learned (the paper). ``"unit"``: the vector over its root
+            mean square, so that every item has :math:`\|x_0\|^2 = D` whatever the optimiser does to its length.
     """
 
-    entrances = ("forward",)
+    entrances = "forward", "vectors", "set_features"
 
-    def __init__(
-        self, num_items: int, dim: int = 256, *, scale: str = "learned", init_std: float = 0.1, seed: int = 0
-    ) -> None:
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        if cls is ItemEmbedding:
+            raise TypeError(
+                "ItemEmbedding is abstract, expected one of its subclasses. Use TableEmbedding(num_items, dim) for one "
+                "learned vector an item."
+            )
+        return super().__new__(cls)
+
+    def __init__(self, num_items: int, dim: int, *, scale: str = "learned") -> None:
         super().__init__()
         self.num_items = check_int("num_items", num_items, minimum=1)
         self.dim = check_int("dim", dim, minimum=1)
         self.scale = check_choice("scale", scale, ("learned", "unit"))
-        self.init_std = check_float("init_std", init_std, above=0)
-        self.seed = check_int("seed", seed, minimum=0)
-        with isolated_rng(self.seed):
-            self.weight = nn.Parameter(torch.randn(self.num_items, self.dim) * self.init_std)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the vectors."""
-        return self.weight.dtype
+    @abstractmethod
+    def vectors(self, items: Tensor | None = None) -> Tensor:
+        """Vectors as learned, in the precision of the weights.
 
-    def check_fit(self, model: Any) -> None:
-        """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
-        check_same("items of the embedding", self.num_items, "items of the vocabulary", len(model.vocabulary))
+        Args:
+            items: Item indices in 0..V-1, of any shape; all items if None.
 
-    def forward(self, items: Tensor) -> Tensor:
-        """Item indices in 0..V-1, any shape, to clean latents, that shape with D behind it.
+        Returns:
+            The shape of ``items`` with D behind it, or ``(V, D)``.
 
         Raises:
-            ValueError: an index that is no item's (noticed on the CPU alone).
+            ValueError: An index that is no item's (checked on the CPU alone), or features that are not set.
         """
-        try:  # not looked for beforehand, for which a GPU would be waited
-            vectors = F.embedding(items, self.weight)
-        except IndexError as error:
-            bounds = f"{int(items.min())}..{int(items.max())}"
-            raise ValueError(f"items must hold indices in 0..{self.num_items - 1}, got {bounds}.") from error
-        return self._scaled(vectors)
+
+    def forward(self, items: Tensor) -> Tensor:
+        """Clean latents of items in 0..V-1: their shape with D behind it.
+
+        Raises:
+            ValueError: As :meth:`vectors`.
+        """
+        return self._scaled(self.vectors(items))
 
     def table(self) -> Tensor:
-        """The clean latent of every item, ``(V, D)``."""
-        return self._scaled(self.weight)
+        """Clean latents of all items, ``(V, D)``."""
+        return self._scaled(self.vectors())
 
     def _scaled(self, vectors: Tensor) -> Tensor:
         if self.scale == "learned":
             return vectors
         return F.normalize(vectors, dim=-1) * math.sqrt(self.dim)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the weights."""
+        return self._a_float().dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self._a_float().device
+
+    def _a_float(self) -> Tensor:
+        return next(each for each in chain(self.parameters(), self.buffers()) if each.is_floating_point())
+
+    # Features, of embeddings that compute their vectors from them
+
+    @property
+    def takes_features(self) -> bool:
+        """Whether the vectors depend on features that :meth:`set_features` sets."""
+        return False
+
+    @property
+    def complete(self) -> bool:
+        """Whether every item has a vector: False as long as features are not set."""
+        return True
+
+    def set_features(self, features: Any, *, first: int = 0) -> Self:
+        """Set the features of the items ``first``..V-1, which are saved with the weights.
+
+        Args:
+            features: One row an item, in the order of the items' indices.
+            first: Index of the first of them.
+
+        Returns:
+            The embedding itself.
+
+        Raises:
+            ValueError: Features of another shape, or an embedding that takes none.
+        """
+        raise ValueError(
+            f"{type(self).__name__} takes no features. Use an embedding that does: 'features', 'attributes' or "
+            "'table+features'."
+        )
+
+    def check_fit(self, model: Any) -> None:
+        """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
+        check_same("items of the embedding", self.num_items, "items of the vocabulary", len(model.vocabulary))
+
+
+class TableEmbedding(ItemEmbedding, name="table"):
+    """One learned vector an item.
+
+    Args:
+        num_items: Number of items V.
+        dim: Latent width D.
+        scale: See :class:`ItemEmbedding`.
+        init_std: Standard deviation of the initial vectors, which the paper does not state. With ``"learned"``, latents
+            of unit variance at D 256 stay recognisable at most steps of the sqrt schedule, and training learns to copy.
+        seed: Seed of the initial vectors.
+    """
+
+    def __init__(
+        self, num_items: int, dim: int = 256, *, scale: str = "learned", init_std: float = 0.1, seed: int = 0
+    ) -> None:
+        super().__init__(num_items, dim, scale=scale)
+        self.init_std = check_float("init_std", init_std, above=0)
+        self.seed = check_int("seed", seed, minimum=0)
+        with isolated_rng(self.seed):
+            self.weight = nn.Parameter(torch.randn(self.num_items, self.dim) * self.init_std)
+
+    def vectors(self, items: Tensor | None = None) -> Tensor:
+        return self.weight if items is None else rows(self.weight, items)
+
+
+def rows(table: Tensor, items: Tensor) -> Tensor:
+    """Rows of a table.
+
+    Args:
+        table: One row an item, ``(V, N)``.
+        items: Item indices in 0..V-1, of any shape.
+
+    Returns:
+        The shape of ``items`` with N behind it.
+
+    Raises:
+        ValueError: An index that is no item's (checked on the CPU alone).
+    """
+    try:  # not checked beforehand, which would wait for a GPU
+        return F.embedding(items, table)
+    except IndexError as error:
+        bounds = f"{int(items.min())}..{int(items.max())}"
+        raise ValueError(f"items must hold indices in 0..{len(table) - 1}, got {bounds}.") from error

@@ -30,6 +30,8 @@ class ItemHead(nn.Module, Component, ABC, kind="head"):
 
     def check_fit(self, model: Any) -> None:
         """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
+        if "embedding" in self.requires and not model.embedding.complete:
+            return  # no keys yet
         keys = self.keys()
         check_same("dim of the head", keys.shape[1], "dim of the embedding", model.embedding.dim)
         check_same("items of the head", len(keys), "items of the vocabulary", len(model.vocabulary))
@@ -121,9 +123,9 @@ class _SharedHead(ItemHead):
         self._held = (embedding,)
 
     def check_fit(self, model: Any) -> None:
-        super().check_fit(model)
         if self.embedding is not model.embedding:
             raise ValueError("The parts do not fit: the head shares another embedding than the pipeline's own.")
+        super().check_fit(model)
 
     @property
     def embedding(self) -> ItemEmbedding:
@@ -147,7 +149,7 @@ class TiedHead(_SharedHead, name="tied"):
         return latent
 
     def keys(self, items: Tensor | None = None) -> Tensor:
-        return _rows(self.embedding.weight, items)
+        return self.embedding.vectors(items)
 
     def bias(self, items: Tensor | None = None) -> Tensor | None:
         return None if self.offset is None else _rows(self.offset, items)
@@ -169,7 +171,7 @@ class CosineHead(_SharedHead, name="cosine"):
         return F.normalize(latent, dim=-1) / self.temperature
 
     def keys(self, items: Tensor | None = None) -> Tensor:
-        return F.normalize(_rows(self.embedding.weight, items), dim=-1)
+        return F.normalize(self.embedding.vectors(items), dim=-1)
 
 
 def _rows(table: Tensor, items: Tensor | None) -> Tensor:

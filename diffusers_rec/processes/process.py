@@ -1,50 +1,197 @@
-"""placeholder, replaced at the merge"""
+r"""Processes: how clean latents are corrupted, and the one reverse step that every chain is made of.
+
+A process knows three things: what a chain **starts** from, how a clean latent is **corrupted** at step n, and how a
+latent at step n becomes one at step m <= n, given a prediction of the clean latent. Samplers and the pipeline ask for
+nothing else, so that another process (a flow, an absorbing state) is one class.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from diffusers_rec.core.errors import check_choice, check_float
 from diffusers_rec.core.randomness import Generators, randn
 from diffusers_rec.core.registry import Component
-from diffusers_rec.processes.schedules import NoiseSchedule
+from diffusers_rec.processes.schedules import NoiseSchedule, algebra
 
 
-class Corrupted(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Corrupted:
+    """Corrupted latents.
+
+    Attributes:
+        xn: Latents at step n, like the clean ones.
+        noise: What was drawn, like ``xn``.
+    """
+
     xn: Tensor
     noise: Tensor
 
 
 class Process(Component, ABC, kind="process"):
-    schedule: NoiseSchedule
+    """Corrupts latents, and takes one reverse step. See the module's docstring.
 
-    @abstractmethod
-    def start(
-        self, shape: Sequence[int], generator: Generators, *, device: torch.device, dtype: torch.dtype
-    ) -> Tensor: ...
+    Args:
+        schedule: Noise levels; shared, not owned.
+    """
 
-    @abstractmethod
-    def corrupt(
-        self, x0: Tensor, timesteps: Tensor, generator: Generators | None, *, noise: Tensor | None = None
-    ) -> Corrupted: ...
-
-
-class GaussianProcess(Process, name="gaussian"):
     requires = frozenset({"schedule"})
+    entrances = "start", "corrupt", "step"
 
     def __init__(self, schedule: NoiseSchedule) -> None:
         self.schedule = schedule
 
-    def start(self, shape: Sequence[int], generator: Generators, *, device: torch.device, dtype: torch.dtype) -> Tensor:
-        return randn(shape, generator, device=device, dtype=dtype)
+    @abstractmethod
+    def start(
+        self,
+        shape: Sequence[int],
+        generator: Generators,
+        *,
+        device: torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """What a chain starts from, at n = N.
+
+        Args:
+            shape: Of the latents, ``(B, Q, ..., D)``.
+            generator: Source of the draw; one, or one for each of the Q draws.
+            device: Where the latents are put; the CPU when None.
+            dtype: Precision of the latents.
+        """
+
+    @abstractmethod
+    def corrupt(
+        self, x0: Tensor, timesteps: Tensor, generator: Generators | None, *, noise: Tensor | None = None
+    ) -> Corrupted:
+        """Latents at step n, drawn given the clean ones.
+
+        Args:
+            x0: Clean latents, ``(B, Q, ..., D)``.
+            timesteps: n in 0..N, integers whose axes are the leading axes of ``x0``: ``(B, Q)``, ``(B, Q, K)``.
+            generator: Source of the draw; one, or one for each of the Q draws. None where ``noise`` is given.
+            noise: What was drawn already, like ``x0``.
+        """
+
+    @abstractmethod
+    def step(
+        self,
+        x0: Tensor,
+        xn: Tensor,
+        timesteps: Tensor | int,
+        previous: Tensor | int,
+        generator: Generators | None,
+        *,
+        eta: float = 1.0,
+    ) -> Tensor:
+        """One reverse step, from n to m <= n.
+
+        Args:
+            x0: Predicted clean latents, ``(B, Q, ..., D)``.
+            xn: Latents at step n, like ``x0``.
+            timesteps: n; one number for all latents, or integers as in :meth:`corrupt`.
+            previous: m, like ``timesteps``. Where m = n the latent stays as it is.
+            generator: Source of fresh noise; None where the step draws none.
+            eta: How random the step is: 1 draws x_m from its distribution given x_n and x0, 0 draws nothing.
+
+        Returns:
+            Latents at step m, like ``xn``; neither ``x0`` nor ``xn`` is written to.
+        """
+
+
+class GaussianProcess(Process, name="gaussian"):
+    r""":math:`x_n = a_n x_0 + s_n \epsilon` with the signal a and the sigma s of the schedule. The default.
+
+    One process for diffusion and for flows: under ``rectified`` levels, :meth:`step` with ``eta=0`` is one Euler step
+    of the flow.
+    """
+
+    def start(
+        self,
+        shape: Sequence[int],
+        generator: Generators,
+        *,
+        device: torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        r"""Gaussian noise of variance :math:`a_N^2 + s_N^2`, that of :math:`x_N` for clean latents of unit variance."""
+        noise = randn(shape, generator, device=device or torch.device("cpu"), dtype=dtype)
+        if self.schedule.variance_preserving:
+            return noise
+        last = self.schedule.level(self.schedule.num_timesteps)
+        return noise * (last.square + last.variance) ** 0.5
 
     def corrupt(
         self, x0: Tensor, timesteps: Tensor, generator: Generators | None, *, noise: Tensor | None = None
     ) -> Corrupted:
+        """Eq. 2, with standard Gaussian noise."""
         if noise is None:
-            noise = randn(x0.shape, generator, device=x0.device, dtype=x0.dtype)
+            noise = _noise(x0, generator)
         return Corrupted(self.schedule.add_noise(x0, noise, timesteps), noise)
+
+    def step(
+        self,
+        x0: Tensor,
+        xn: Tensor,
+        timesteps: Tensor | int,
+        previous: Tensor | int,
+        generator: Generators | None,
+        *,
+        eta: float = 1.0,
+        variance: str = "posterior",
+    ) -> Tensor:
+        r"""One reverse step, from n to m <= n, along the predicted noise :math:`\hat\epsilon = (x_n - a_n x_0) / s_n`:
+
+        .. math:: x_m = a_m x_0 + \sqrt{s_m^2 - \sigma^2}\, \hat\epsilon + \sigma z, \qquad
+                  \sigma = \eta\, \tilde\sigma_{n|m}, \quad z \sim \mathcal N(0, I),
+
+        where :math:`\tilde\sigma^2_{n|m}` is the posterior's variance. With ``eta=1`` it draws from the posterior (Eq.
+        3), with ``eta=0`` it is the deterministic step of DDIM.
+
+        Args:
+            x0: See :meth:`Process.step`.
+            xn: See :meth:`Process.step`.
+            timesteps: See :meth:`Process.step`.
+            previous: See :meth:`Process.step`.
+            generator: See :meth:`Process.step`.
+            eta: In [0, 1].
+            variance: Of the noise that is added, ``"posterior"`` or ``"beta"``, which puts
+                :meth:`~diffusers_rec.NoiseSchedule.reverse_variance` in the place of the posterior's.
+        """
+        if eta not in (0.0, 1.0):  # the checks take as long as the arithmetic
+            check_float("eta", eta, minimum=0, maximum=1)
+        if variance not in ("posterior", "beta"):
+            check_choice("variance", variance, ("posterior", "beta"))
+        if isinstance(timesteps, int) and isinstance(previous, int):
+            if previous > timesteps:
+                raise ValueError(f"previous must not lie above timesteps, got {previous} above {timesteps}.")
+            if previous == timesteps:
+                return xn
+            now, then = self.schedule.level(timesteps), self.schedule.level(previous)
+            clean, noised, deviation = _factors(now, then, eta, variance)
+            xm = (x0 * clean).add_(xn, alpha=noised)
+            return xm.add_(_noise(xn, generator), alpha=deviation) if eta else xm
+        now, then = self.schedule.level(timesteps, xn), self.schedule.level(previous, xn)
+        factors = algebra.resting(now, then, *_factors(now, then, eta, variance))
+        clean, noised, deviation = (factor.to(xn.dtype) for factor in factors)
+        xm = (x0 * clean).addcmul_(xn, noised)
+        return xm.addcmul_(_noise(xn, generator), deviation) if eta else xm
+
+
+def _factors(now: algebra.Level, then: algebra.Level, eta: float, variance: str) -> tuple[Any, Any, Any]:
+    """Factors of x0, of xn and of the fresh noise in one reverse step."""
+    clean, noised, spread = algebra.posterior(now, then)
+    if eta != 1:
+        clean, noised = algebra.implicit(now, then, eta)
+    if variance == "beta":
+        spread = algebra.reverse_variance(now, then)
+    return clean, noised, eta * spread**0.5
+
+
+def _noise(like: Tensor, generator: Generators | None) -> Tensor:
+    return randn(like.shape, generator, device=like.device, dtype=like.dtype)

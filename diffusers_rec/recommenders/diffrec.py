@@ -23,6 +23,7 @@ from diffusers_rec.data.history import History
 from diffusers_rec.data.sequences import Sequences
 from diffusers_rec.data.vocabulary import Vocabulary
 from diffusers_rec.denoisers import Denoiser
+from diffusers_rec.guidance import Guidance
 from diffusers_rec.items.embeddings import ItemEmbedding
 from diffusers_rec.items.heads import ItemHead
 from diffusers_rec.items.negatives import Negatives
@@ -34,6 +35,7 @@ from diffusers_rec.processes.source import Source
 from diffusers_rec.processes.timesteps import TimestepSampler
 from diffusers_rec.recommenders.base import Recommender, SamplerChoice, Seeds, Unknown
 from diffusers_rec.recommenders.chains import Drawn, items_at, run_chain
+from diffusers_rec.recommenders.extending import extended
 from diffusers_rec.recommenders.head_scores import head_scores
 from diffusers_rec.recommenders.memory import Memory, NoMemory
 from diffusers_rec.recommenders.passes import run_passes, steps_of_positions
@@ -41,7 +43,7 @@ from diffusers_rec.recommenders.pretrained import Pretrained
 from diffusers_rec.recommenders.ranking import Scores
 from diffusers_rec.recommenders.replacing import replaced
 from diffusers_rec.recommenders.trainable import Loss
-from diffusers_rec.samplers import Sampler
+from diffusers_rec.samplers import Callback, Sampler
 
 MAX_LAST_ALPHA_BAR = 0.05
 """Above it, x_N tells the target, which serving has not: the pipeline warns."""
@@ -106,8 +108,6 @@ class DiffRec(Pretrained, Recommender):
         size = {"num_items": len(self.vocabulary), "dim": dim, "max_length": max_length}
         # Each part draws its initial weights from a stream of its own.
         self.embedding = ItemEmbedding.build_with({**size, "seed": weight_seed(self.seed, "embedding")}, embedding)
-        if not isinstance(getattr(self.embedding, "weight", None), Tensor):
-            raise TypeError(f"{type(self.embedding).__name__}: an embedding keeps its vectors in `weight`, (V, D).")
         size["dim"] = self.embedding.dim
         shared: dict[str, Any] = {"embedding": self.embedding}
         self.head = ItemHead.build_with({**size, **shared, "seed": weight_seed(self.seed, "head")}, head)
@@ -203,24 +203,26 @@ class DiffRec(Pretrained, Recommender):
         unknown: Unknown = "error",
         seeds: Seeds | None = None,
         sampler: SamplerChoice | None = None,
-        guidance: float | Mapping[str, Any] | None = None,
+        guidance: Guidance = None,
+        callback: Callback | None = None,
     ) -> Tensor:
         """Draw the clean latents of what comes next.
 
         Args:
-            histories: raw item ids, oldest first, one item at least.
+            histories: Raw item ids, oldest first, one item at least.
             unknown: Treatment of ids that the model does not know: ``"error"`` or ``"drop"``.
-            seeds: noise draws; the model's own when None.
-            sampler: a component, a name, or a config; the model's own when None.
+            seeds: Noise draws; the model's own when None.
+            sampler: Component, name, or config; the model's own when None.
             guidance: Scale of the model's guide for this call, or a mapping of its settings, such as ``{"scale": 2.0,
                 "start": 0.2}``; the guide's own when None.
+            callback: Called with a :class:`~diffusers_rec.SamplerStep` at the end of every reverse step.
 
         Returns:
             ``(B, S, K, D)``; K = 1 except for strategies that corrupt several positions.
         """
         history = self.encode_histories(histories, unknown=unknown)
         with self.serving() as model:
-            return model._draw(history, seeds, sampler, guidance).latents
+            return model._draw(history, seeds, sampler, guidance, callback).latents
 
     def next_item_latents(
         self,
@@ -228,7 +230,7 @@ class DiffRec(Pretrained, Recommender):
         *,
         seeds: Seeds | None = None,
         sampler: SamplerChoice | None = None,
-        guidance: float | Mapping[str, Any] | None = None,
+        guidance: Guidance = None,
     ) -> Tensor:
         """Draw the latent of the next item, without gradient.
 
@@ -259,7 +261,7 @@ class DiffRec(Pretrained, Recommender):
         *,
         seeds: Seeds | None = None,
         sampler: SamplerChoice | None = None,
-        guidance: float | Mapping[str, Any] | None = None,
+        guidance: Guidance = None,
     ) -> Iterator[Scores]:
         """How likely each item comes next, in chunks of users and items; see :meth:`Recommender.score`.
 
@@ -285,11 +287,15 @@ class DiffRec(Pretrained, Recommender):
         history: History,
         seeds: Seeds | None,
         sampler: SamplerChoice | None,
-        guidance: float | Mapping[str, Any] | None,
+        guidance: Guidance,
+        callback: Callback | None = None,
     ) -> Drawn:
-        chosen = self.sampler if sampler is None else Sampler.build(sampler)
-        chosen.check_fit(self)
-        return run_chain(self, history, chosen, generators_from(self.seeds if seeds is None else seeds), guidance)
+        chosen = self.sampler
+        if sampler is not None:
+            chosen = Sampler.build_with({"embedding": self.embedding, "head": self.head}, sampler)
+            chosen.check_fit(self)
+        generators = generators_from(self.seeds if seeds is None else seeds)
+        return run_chain(self, history, chosen, generators, guidance, callback)
 
     # What it is
 
@@ -326,12 +332,31 @@ class DiffRec(Pretrained, Recommender):
             raise ValueError(f"Unknown keys in the config of DiffRec: {unknown}. Known: {sorted(known)}.")
         return cls(items, **config)
 
+    def extend(self, items: Iterable[Hashable], features: Any = None) -> DiffRec:
+        """A model with more items, which knows what this one has learned; this one stays as it is.
+
+        Weights of the items that this model knows are carried over bit for bit; everything that belongs to a new item
+        (its vector, its row in a head, its bias) starts from the model's seed, and its popularity and its memory are
+        empty. An embedding that computes vectors from features can recommend the new items at once; another learns
+        them when training goes on: ``train(model.extend(items), sequences)``.
+
+        Args:
+            items: Ids of the new items; they get the indices after those of the known.
+            features: Features of the new items in their order, for an embedding that takes features: vectors ``(n, F)``
+                or what :func:`~diffusers_rec.attribute_bags` gives.
+
+        Raises:
+            ValueError: No items, items that the model knows already, or features that are missing, of another shape, or
+                not taken by the embedding.
+        """
+        return extended(self, items, features)
+
     def replace(self, **changes: Any) -> DiffRec:
         """The same model with parts changed; this one stays as it is.
 
         A name or a mapping is merged into the part's config: ``schedule={"num_timesteps": 200}`` changes one setting,
         ``denoiser="causal-transformer"`` changes the class and keeps the settings that both classes have. A guide
-        without a ``base`` wraps the denoiser that there is. A part keeps its weights if its class and their shapes stay;
+        without a ``base`` wraps the present denoiser. A part keeps its weights if its class and their shapes stay;
         ``seed=`` gives all parts fresh weights.
 
         Args:
@@ -340,7 +365,8 @@ class DiffRec(Pretrained, Recommender):
         Raises:
             ValueError: an unknown part, name or setting, or parts that do not fit one another.
         """
-        return replaced(self, PARTS, changes)
+        new: DiffRec = replaced(self, PARTS, changes)
+        return new
 
     def check_fit(self) -> None:
         """Check that the parts fit one another, when they are composed and once more before training.

@@ -15,6 +15,7 @@ from diffusers_rec.core.entrances import guarded
 from diffusers_rec.core.files import naming
 from diffusers_rec.core.registry import Config
 from diffusers_rec.data.vocabulary import Vocabulary
+from diffusers_rec.items.embeddings import ItemEmbedding
 from diffusers_rec.processes.timesteps import TimestepSampler
 from diffusers_rec.recommenders.migration import migrated
 
@@ -32,6 +33,7 @@ class Pretrained(nn.Module):
     """
 
     vocabulary: Vocabulary
+    embedding: ItemEmbedding
     timesteps: TimestepSampler
     popularity: Tensor
 

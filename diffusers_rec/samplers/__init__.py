@@ -1,8 +1,24 @@
 """Samplers: one a file, all answering by the contract in :mod:`diffusers_rec.samplers.base`."""
 
-from diffusers_rec.samplers.base import Denoise, Sampler
+from diffusers_rec.samplers.base import Callback, Denoise, Sampler, SamplerStep
+from diffusers_rec.samplers.chain import ChainSampler
 from diffusers_rec.samplers.ddim import DDIMSampler
 from diffusers_rec.samplers.ddpm import DDPMSampler
+from diffusers_rec.samplers.dpm_solver import DPMSolverSampler
+from diffusers_rec.samplers.euler import EulerSampler
+from diffusers_rec.samplers.heun import HeunSampler
 from diffusers_rec.samplers.one_step import OneStepSampler
 
-__all__ = ["DDIMSampler", "DDPMSampler", "Denoise", "OneStepSampler", "Sampler"]
+__all__ = [
+    "Callback",
+    "ChainSampler",
+    "DDIMSampler",
+    "DDPMSampler",
+    "DPMSolverSampler",
+    "Denoise",
+    "EulerSampler",
+    "HeunSampler",
+    "OneStepSampler",
+    "Sampler",
+    "SamplerStep",
+]

@@ -4,21 +4,72 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from diffusers_rec.core.randomness import Generators
 from diffusers_rec.core.registry import Component
+from diffusers_rec.items.heads import ItemHead
+from diffusers_rec.processes.process import GaussianProcess, Process
 from diffusers_rec.processes.schedules import NoiseSchedule
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
-"""``(xn (B, Q, ..., D), timesteps (B, Q)) -> x0``, like ``xn``; everything else is bound beforehand."""
+"""``(xn (B, Q, ..., D), timesteps (B, Q) or (B, Q, K)) -> x0``, like ``xn``; everything else is bound beforehand."""
+
+
+@dataclass
+class SamplerStep:
+    """One reverse step that a sampler has just taken, as a callback gets it.
+
+    Attributes:
+        index: How many steps were taken before it.
+        timestep: n, where the chain was denoised; a tensor where positions have steps of their own.
+        previous: m, where the chain is now; 0 after the last step.
+        xn: Latents at step m; the chain continues with what is assigned here. After the last step it is the sample.
+        prediction: Clean latents that the denoiser predicted at n.
+        score: Turns predicted latents into log-probabilities of all items; None where nobody has provided a head.
+    """
+
+    index: int
+    timestep: int | Tensor
+    previous: int | Tensor
+    xn: Tensor
+    prediction: Tensor
+    score: Callable[[Tensor], Tensor] | None = None
+    stopped: bool = field(default=False, init=False)
+
+    @cached_property
+    def scores(self) -> Tensor:
+        """Log-probabilities of all items under the prediction, ``(B, Q, ..., V)``, computed when first read.
+
+        Raises:
+            ValueError: neither the caller nor the sampler has a head.
+        """
+        if self.score is None:
+            raise ValueError(
+                "The sampler knows no head, so latents cannot be scored. Set step.score to a function from latents to "
+                "log-probabilities, or use a sampler with a head."
+            )
+        return self.score(self.prediction)
+
+    def stop(self) -> None:
+        """End the chain here: the sample is the prediction."""
+        self.stopped = True
+
+
+Callback = Callable[[SamplerStep], object]
+"""Called at the end of every reverse step, the last included; what it returns is ignored."""
 
 
 class Sampler(Component, ABC, kind="sampler"):
-    """Runs the reverse process."""
+    """Runs the reverse process.
+
+    A sampler that needs the head or the embedding declares it in ``requires`` and keeps it in an attribute of the same
+    name; the pipeline supplies it.
+    """
 
     entrances = ("sample",)
     num_steps: int | None = None
@@ -34,59 +85,53 @@ class Sampler(Component, ABC, kind="sampler"):
         if self.num_steps == 1 and model.denoiser.prediction == "noise":
             raise ValueError(
                 "The parts do not fit: one step from pure noise divides a noise prediction by the signal that is left "
-                f"at step N, {float(model.schedule.alpha_bar[-1]) ** 0.5:.2g}. Use a chain of several steps, such as "
+                f"at step N, {float(model.schedule.signal[-1]):.2g}. Use a chain of several steps, such as "
                 "sampler='ddim', or a denoiser that predicts 'velocity' or 'x0'."
             )
 
     @abstractmethod
-    def sample(self, denoise: Denoise, schedule: NoiseSchedule, noise: Tensor, generator: Generators | None) -> Tensor:
+    def sample(
+        self,
+        denoise: Denoise,
+        process: Process | NoiseSchedule,
+        start: Tensor,
+        generator: Generators | None,
+        *,
+        callback: Callback | None = None,
+    ) -> Tensor:
         """Draw clean latents.
 
         Args:
-            denoise: predicts the clean latents.
-            schedule: the noise levels.
-            noise: x_N, standard Gaussian, ``(B, Q, ..., D)``.
-            generator: the source of any further noise; one, or one for each of the Q draws, whose noise all B
-                histories then share. None where the chain draws none.
+            denoise: Predicts the clean latents.
+            process: What is reversed; a schedule stands for its Gaussian process.
+            start: x_N as the process starts a chain, ``(B, Q, ..., D)``; not written to.
+            generator: Source of any further noise; one, or one for each of the Q draws, whose noise all B histories
+                then share. None where the chain draws none.
+            callback: Called with a :class:`SamplerStep` at the end of every reverse step.
 
         Returns:
-            The clean latents, like ``noise``.
+            The clean latents, like ``start``.
         """
 
 
-def at_step(n: int, x: Tensor) -> Tensor:
-    """Timesteps ``(B, Q)``, all n, for latents ``(B, Q, ..., D)``."""
-    if x.ndim < 3:
-        raise ValueError(
-            f"A sampler takes noise (B, Q, ..., D), got {tuple(x.shape)}; one draw a row is noise[:, None]."
-        )
-    return torch.tensor(n, device=x.device).expand(x.shape[:2])
+def process_of(process: Process | NoiseSchedule) -> Process:
+    """The process itself, or the Gaussian process of a schedule."""
+    return GaussianProcess(process) if isinstance(process, NoiseSchedule) else process
 
 
-def last_answer(denoise: Denoise, x: Tensor, n: int) -> Tensor:
-    """What a chain ends on: the denoiser's answer at its last step.
+def after_step(sampler: Sampler, callback: Callback | None, step: SamplerStep) -> SamplerStep:
+    """The step after the callback has seen it.
 
     Raises:
-        TypeError: the denoiser's answer is not like its latents.
+        TypeError: what the callback has assigned to ``xn`` is not like the latents.
     """
-    answer = denoise(x, at_step(n, x))
-    if not isinstance(answer, Tensor) or answer.shape != x.shape:
-        got = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-        raise TypeError(f"denoise must give clean latents like xn, {tuple(x.shape)}, got {got}.")
-    return answer
-
-
-def reverse_steps(num_timesteps: int, num_steps: int | None) -> list[int]:
-    """The steps that a chain visits, N first and 1 last, evenly spread; all N of them when ``num_steps`` is None.
-
-    Raises:
-        ValueError: more steps than the schedule has.
-    """
-    if num_steps is None:
-        return list(range(num_timesteps, 0, -1))
-    if num_steps > num_timesteps:
-        raise ValueError(f"num_steps={num_steps} is more than the schedule has: num_timesteps={num_timesteps}.")
-    if num_steps == 1:
-        return [num_timesteps]
-    stride = (num_timesteps - 1) / (num_steps - 1)
-    return [num_timesteps - round(stride * i) for i in range(num_steps)]
+    if callback is None:
+        return step
+    head, shape = getattr(sampler, "head", None), step.xn.shape
+    if isinstance(head, ItemHead):
+        step.score = lambda latents: head.logits(latents).log_softmax(-1)
+    callback(step)
+    if not isinstance(step.xn, Tensor) or step.xn.shape != shape:
+        got = tuple(step.xn.shape) if isinstance(step.xn, Tensor) else type(step.xn).__name__
+        raise TypeError(f"A callback must leave latents {tuple(shape)} in step.xn, got {got}.")
+    return step

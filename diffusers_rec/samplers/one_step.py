@@ -5,8 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from diffusers_rec.core.randomness import Generators
+from diffusers_rec.processes.process import Process
 from diffusers_rec.processes.schedules import NoiseSchedule
-from diffusers_rec.samplers.base import Denoise, Sampler, last_answer
+from diffusers_rec.samplers.base import Callback, Denoise, Sampler, process_of
+from diffusers_rec.samplers.chain import asker, last_step
 
 
 class OneStepSampler(Sampler, name="one-step"):
@@ -14,5 +16,14 @@ class OneStepSampler(Sampler, name="one-step"):
 
     num_steps = 1
 
-    def sample(self, denoise: Denoise, schedule: NoiseSchedule, noise: Tensor, generator: Generators | None) -> Tensor:
-        return last_answer(denoise, noise, schedule.num_timesteps)
+    def sample(
+        self,
+        denoise: Denoise,
+        process: Process | NoiseSchedule,
+        start: Tensor,
+        generator: Generators | None,
+        *,
+        callback: Callback | None = None,
+    ) -> Tensor:
+        n = process_of(process).schedule.num_timesteps
+        return last_step(self, asker(denoise, start, [n]), start, n, 0, callback).to(start.dtype)

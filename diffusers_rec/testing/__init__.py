@@ -1,45 +1,39 @@
-"""The contracts that this project's own components keep, as checks for anybody's.
+"""Contract checks for components of any kind, with or without pytest.
 
-A component of one's own is checked in a line, with or without pytest::
+A component of one's own is checked in one line::
 
-    from diffusers_rec.testing import check_schedule
+    from diffusers_rec.testing import check_component
 
 
     def test_my_schedule():
-        check_schedule(MySchedule)  # or check_schedule(MySchedule, offset=0.1), or a factory
+        check_component(MySchedule)  # or check_component(MySchedule, offset=0.1), or a factory
 
-Every check takes a class or a factory and, beside it, constructor settings. It makes small components, supplies what
-the pipeline would supply, and raises a :class:`ContractError` that names the clause that was broken, what was expected
-and what came. A clause is a plain function in the module of its kind; ``waive`` leaves out those that it names, where a
-component does without on purpose::
+The check makes small components, supplies what the pipeline would supply, and raises a :class:`ContractError` that
+names the broken clause, what was expected and what came. A clause is a plain function in the module of its kind;
+``waive`` leaves out clauses that a component breaks on purpose::
 
-    check_denoiser(Ablation, waive=["each_step_matters"])
+    check_component(Ablation, waive=["each_step_matters"])
 """
 
-from diffusers_rec.testing.component import check_component
-from diffusers_rec.testing.contract import ContractError
-from diffusers_rec.testing.denoisers import check_denoiser
-from diffusers_rec.testing.embeddings import check_embedding
-from diffusers_rec.testing.heads import check_head
-from diffusers_rec.testing.memory import check_memory
-from diffusers_rec.testing.negatives import check_negatives
-from diffusers_rec.testing.noising import check_noising
-from diffusers_rec.testing.objectives import check_objective
-from diffusers_rec.testing.samplers import check_sampler
-from diffusers_rec.testing.schedules import check_schedule
-from diffusers_rec.testing.timesteps import check_timesteps
+from collections.abc import Callable, Collection
+from typing import Any
 
-__all__ = [
-    "ContractError",
-    "check_component",
-    "check_denoiser",
-    "check_embedding",
-    "check_head",
-    "check_memory",
-    "check_negatives",
-    "check_noising",
-    "check_objective",
-    "check_sampler",
-    "check_schedule",
-    "check_timesteps",
-]
+from diffusers_rec.core.deprecation import warn_deprecated
+from diffusers_rec.testing.all_kinds import check
+from diffusers_rec.testing.component import SUITES, check_component
+from diffusers_rec.testing.contract import ContractError
+
+__all__ = ["ContractError", "check_component"]
+
+
+def __getattr__(name: str) -> Callable[..., None]:
+    """The former check of one kind, such as ``check_schedule``."""
+    kind = name.removeprefix("check_")
+    if kind == name or kind not in SUITES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warn_deprecated(f"{__name__}.{name}", f"{__name__}.check_component")
+
+    def check_kind(make: Callable[..., Any], /, *, waive: Collection[str] = (), **settings: Any) -> None:
+        check(SUITES[kind], make, waive, settings)
+
+    return check_kind

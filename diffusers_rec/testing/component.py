@@ -1,47 +1,76 @@
-"""One check for components of every kind."""
+"""One check for components of every kind, and for factories of them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from diffusers_rec.core.registry import Component
-from diffusers_rec.testing.contract import Suite
+from diffusers_rec.testing.all_kinds import can_be_constructed, check
+from diffusers_rec.testing.contract import Case, Maker, Suite, run
 from diffusers_rec.testing.denoisers import SUITE as DENOISER
 from diffusers_rec.testing.embeddings import SUITE as EMBEDDING
-from diffusers_rec.testing.every_kind import check
 from diffusers_rec.testing.heads import SUITE as HEAD
 from diffusers_rec.testing.memory import SUITE as MEMORY
 from diffusers_rec.testing.negatives import SUITE as NEGATIVES
 from diffusers_rec.testing.noising import SUITE as NOISING
 from diffusers_rec.testing.objectives import SUITE as OBJECTIVE
+from diffusers_rec.testing.processes import SUITE as PROCESS
 from diffusers_rec.testing.samplers import SUITE as SAMPLER
 from diffusers_rec.testing.schedules import SUITE as SCHEDULE
+from diffusers_rec.testing.sources import SUITE as SOURCE
+from diffusers_rec.testing.terms import SUITE as TERM
 from diffusers_rec.testing.timesteps import SUITE as TIMESTEPS
 
-ALL = (SCHEDULE, NOISING, TIMESTEPS, EMBEDDING, DENOISER, HEAD, MEMORY, OBJECTIVE, NEGATIVES, SAMPLER)
+ALL = (
+    SCHEDULE,
+    NOISING,
+    TIMESTEPS,
+    EMBEDDING,
+    DENOISER,
+    HEAD,
+    MEMORY,
+    OBJECTIVE,
+    TERM,
+    NEGATIVES,
+    PROCESS,
+    SOURCE,
+    SAMPLER,
+)
 SUITES: dict[str, Suite] = {suite.family.kind: suite for suite in ALL}
 """By kind."""
 
 
-def check_component(cls: type[Component], /, *, waive: Collection[str] = (), **settings: Any) -> None:
+def check_component(make: Callable[..., Any], /, *, waive: Collection[str] = (), **settings: Any) -> None:
     """Check that a component keeps the contract of its kind.
 
-    Of a kind that has no suite here, what holds for all kinds is checked: name, config, randomness, state.
+    A kind without a suite of its own is checked for what holds for all kinds: name, config, randomness and state.
 
     Args:
-        cls: the class.
-        waive: names of clauses that need not hold.
-        settings: constructor parameters.
+        make: The class, or a factory. Parameters that it names are supplied where ``settings`` leave them open:
+            ``num_items``, ``dim``, ``max_length``, ``num_timesteps``, ``embedding``, ``head``, ``schedule``, ``base``.
+        waive: Names of clauses that need not hold.
+        settings: Constructor parameters.
 
     Raises:
         ContractError: the first clause that is broken.
-        TypeError: no class of a component; a factory goes to the check of its kind, :func:`check_schedule` and so on.
+        TypeError: neither the class of a component nor a factory.
         ValueError: a waived name that is no clause.
     """
-    if not (isinstance(cls, type) and issubclass(cls, Component)):
-        raise TypeError(f"Expected the class of a component, got {cls!r}. For a factory use the check of its kind.")
-    check(SUITES.get(cls.kind) or _suite_of_none(cls), cls, waive, settings)
+    other_class = isinstance(make, type) and not issubclass(make, Component)
+    if isinstance(make, Component) or not callable(make) or other_class:
+        raise TypeError(
+            f"Expected the class of a component or a factory, got {make!r}. The check makes its own components: pass "
+            "the class, and its settings beside it."
+        )
+    cls: type[Component] = make if isinstance(make, type) else _made_by(make, settings)
+    check(SUITES.get(cls.kind) or _suite_of_none(cls), make, waive, settings)
+
+
+def _made_by(factory: Callable[..., Any], settings: dict[str, Any]) -> type[Component]:
+    maker = Maker(Component, factory, settings)
+    run([can_be_constructed], Case("", (None, maker)), maker)
+    return type(maker())
 
 
 def _suite_of_none(cls: type[Component]) -> Suite:

@@ -1,21 +1,22 @@
-"""The contract of a denoiser: a question is answered from its noise, its step and its visible history alone.
+"""The contract of a denoiser: a prediction depends on the query's noise, its step and its visible history alone.
 
-Whatever the backbone: the answer is the same alone and in any company, what lies behind the visible items is never
-seen, and a history is encoded once for every step and noise draw.
+Whatever the backbone, the prediction is the same alone and in any batch, nothing behind the visible items is seen, and
+one encoding and one condition serve every step and noise draw. A guide is a denoiser and keeps the same contract.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from diffusers_rec.data.history import History
 from diffusers_rec.denoisers import Denoiser
-from diffusers_rec.testing.asked import Asked, ask, steps_of
+from diffusers_rec.processes.prediction import PREDICTIONS
 from diffusers_rec.testing.contract import (
     Case,
     Maker,
@@ -27,10 +28,10 @@ from diffusers_rec.testing.contract import (
     expect_finite,
     expect_finite_gradients,
 )
-from diffusers_rec.testing.every_kind import check
-from diffusers_rec.testing.inputs import gaussian, learned, strided
+from diffusers_rec.testing.inputs import gaussian, perturbed, strided
+from diffusers_rec.testing.queries import DenoiserInput, each_part, num_timesteps, queries_of, random_input
 
-SHAPES = [  # rows, questions, noised, length, own steps
+SHAPES = [  # rows, queries, positions a query, length, own steps
     (3, 3, 2, 6, False),
     (2, 3, 3, 5, True),
     (2, 4, 1, 6, False),
@@ -39,259 +40,319 @@ SHAPES = [  # rows, questions, noised, length, own steps
 ]
 
 
-def check_denoiser(make: Callable[..., Denoiser], /, *, waive: Collection[str] = (), **settings: Any) -> None:
-    """Check that a denoiser keeps its contract, with weights as if trained, in float64 where nothing else is said.
-
-    Args:
-        make: the class, or a factory.
-        waive: names of clauses (functions of this module) that need not hold: ``noise_matters``, ``each_step_matters``,
-            ``order_matters`` and ``noised_positions_see_one_another`` are what an ablation may leave out.
-        settings: constructor parameters. ``dim``, ``max_length``, ``num_timesteps``, and the parts that a pipeline
-            shares, are supplied where they are left open.
-
-    Raises:
-        ContractError: the first clause that is broken.
-    """
-    check(SUITE, make, waive, settings)
+def prediction_is_declared(denoiser: Denoiser, given: DenoiserInput) -> None:
+    """The attribute ``prediction`` is one of the known ones."""
+    expect(denoiser.prediction in PREDICTIONS, f"prediction to be one of {', '.join(PREDICTIONS)}",
+           repr(denoiser.prediction))  # fmt: skip
 
 
-def the_answer_is_like_xn(denoiser: Denoiser, asked: Asked) -> None:
+def prediction_is_like_xn(denoiser: Denoiser, given: DenoiserInput) -> None:
     """In shape and precision."""
-    answer = asked.of(denoiser)
-    expect(answer.shape == asked.xn.shape, f"an answer {tuple(asked.xn.shape)}, like xn", tuple(answer.shape))
-    expect(answer.dtype == asked.xn.dtype, f"an answer in {asked.xn.dtype}", answer.dtype)
+    prediction = given.predict(denoiser)
+    expect(
+        prediction.shape == given.xn.shape, f"a prediction {tuple(given.xn.shape)}, like xn", tuple(prediction.shape)
+    )
+    expect(prediction.dtype == given.xn.dtype, f"a prediction in {given.xn.dtype}", prediction.dtype)
 
 
-def a_row_answers_the_same_alone_and_in_any_batch(denoiser: Denoiser, asked: Asked) -> None:
-    """And in any order."""
-    whole = asked.of(denoiser)
+def serving_is_deterministic(denoiser: Denoiser, given: DenoiserInput) -> None:
+    """In evaluation mode nothing is random: the same input gives the same bits."""
+    expect_equal("a second prediction", given.predict(denoiser), given.predict(denoiser))
+
+
+def every_step_from_1_to_n_is_accepted(denoiser: Denoiser, given: DenoiserInput) -> None:
+    """Timesteps are 1-based: n = N, where serving starts, is one of them."""
+    for n in (1, 2, num_timesteps(denoiser) - 1, num_timesteps(denoiser)):
+        expect_finite(f"the prediction at n = {n}", given.at_step(max(1, n)).predict(denoiser))
+
+
+def rows_are_independent(denoiser: Denoiser, given: DenoiserInput) -> None:
+    """A row has the same prediction alone, in any batch, and in any order."""
+    whole = given.predict(denoiser)
     for row in range(len(whole)):
-        alone = asked.at(slice(row, row + 1))
-        expect_close(f"row {row} alone", alone.of(denoiser)[alone.real], whole[row][asked.real[row]])
+        alone = given.select(slice(row, row + 1))
+        expect_close(f"row {row} alone", alone.predict(denoiser)[alone.real], whole[row][given.real[row]])
     backwards = torch.arange(len(whole)).flip(0)
-    turned = asked.at(backwards)
-    expect_close("the rows backwards", turned.of(denoiser)[turned.real], whole[backwards][turned.real])
+    turned = given.select(backwards)
+    expect_close("the rows backwards", turned.predict(denoiser)[turned.real], whole[backwards][turned.real])
 
 
-def questions_at_once_answer_as_one_by_one(denoiser: Denoiser, asked: Asked) -> None:
-    """They are independent."""
-    whole = asked.of(denoiser)
+def queries_are_independent(denoiser: Denoiser, given: DenoiserInput) -> None:
+    """A query has the same prediction alone and beside others."""
+    whole = given.predict(denoiser)
     for q in range(whole.shape[1]):
         part = slice(q, q + 1)
-        alone = asked.at(questions=part)
-        expect_close(f"question {q} alone", alone.of(denoiser)[alone.real], whole[:, part][alone.real])
+        alone = given.select(queries=part)
+        expect_close(f"query {q} alone", alone.predict(denoiser)[alone.real], whole[:, part][alone.real])
 
 
-def padding_is_never_seen(denoiser: Denoiser, asked: Asked) -> None:
-    """Whatever lies behind the history, at noised positions that are not real, or in questions that are none."""
-    expected = asked.of(denoiser)[asked.real]
+def padding_is_ignored(denoiser: Denoiser, given: DenoiserInput) -> None:
+    """Behind the history, and among the corrupted positions, whatever the padding holds and however much there is."""
+    expected = given.predict(denoiser)[given.real]
     for padding, size in ((0, 1e4), (1, 0.0), (2, 1.0), (3, 1e4)):
-        padded, real = _padded(asked, padding, size, denoiser.max_length)
-        got = padded.of(denoiser)[real]
-        expect_close(f"the answer with other padding (of size {size:g}, {padding} places more)", got, expected)
+        padded = _padded(given, padding, size, denoiser.max_length)
+        got = padded.predict(denoiser)[padded.real]
+        what = f"the prediction with other padding (of size {size:g}, {padding} positions more)"
+        expect_close(what, got, expected)
 
 
-def no_count_means_that_all_are_real(denoiser: Denoiser, asked: Asked) -> None:
-    """``count=None``."""
-    asked = replace(asked, count=torch.full_like(asked.count, asked.xn.shape[2]))
-    context = denoiser.encode(asked.history, asked.mask)
-    got = denoiser(asked.xn, asked.timesteps, asked.visible, context)
-    expect_close("the answer without a count", got, asked.of(denoiser))
-
-
-def one_step_a_question_is_that_step_at_each_position(denoiser: Denoiser, asked: Asked) -> None:
+def one_step_a_query_equals_the_same_step_at_each_position(denoiser: Denoiser, given: DenoiserInput) -> None:
     """Timesteps ``(B, Q)`` and the same, ``(B, Q, K)``."""
-    steps = asked.timesteps if asked.timesteps.ndim == 2 else asked.timesteps[..., 0]
-    together = replace(asked, timesteps=steps)
-    apart = replace(asked, timesteps=steps[..., None].expand(asked.xn.shape[:3]))
-    expect_close("the answer with a step a position", apart.of(denoiser)[asked.real],
-                 together.of(denoiser)[asked.real])  # fmt: skip
+    steps = given.timesteps if given.timesteps.ndim == 2 else given.timesteps[..., 0]
+    together = replace(given, timesteps=steps).predict(denoiser)
+    apart = replace(given, timesteps=steps[..., None].expand(given.xn.shape[:3])).predict(denoiser)
+    expect_close("the prediction with a step a position", apart[given.real], together[given.real])
 
 
-def a_question_sees_its_visible_history_and_its_own_noise_alone(denoiser: Denoiser, asked: Asked) -> None:
-    """The gradient of its answer is exactly zero in every other item, question and row."""
-    for row, q in {(0, 0), (len(asked.xn) - 1, asked.xn.shape[1] - 1)}:
-        in_history, in_noise = _gradients(denoiser, asked, row, q)
-        visible = asked.visible[row, q]
-        expect(not in_history[row, visible:].any(), f"an answer from the first {visible} items", "one from more")
+def only_visible_items_and_own_positions_are_seen(denoiser: Denoiser, given: DenoiserInput) -> None:
+    """The gradient of a query's prediction is exactly zero in every other item, query and row."""
+    for row, q in {(0, 0), (len(given.xn) - 1, given.xn.shape[1] - 1)}:
+        in_history, in_noise = _dependence(denoiser, given, row, q)
+        visible = given.queries.visible[row, q]
+        expect(not in_history[row, visible:].any(), f"a prediction from the first {visible} items", "one from more")
         seen = in_history[row, :visible]
-        expect(seen.all(), f"an answer from all of the first {visible} items", f"one from {seen.tolist()}")
+        expect(seen.all(), f"a prediction from all of the first {visible} items", f"one from {seen.tolist()}")
         others = torch.arange(len(in_history)) != row
-        expect(not in_history[others].any(), "an answer from its own history", "one from another row's")
+        expect(not in_history[others].any(), "a prediction from its own history", "one from another row's")
         own = torch.zeros_like(in_noise)
-        own[row, q] = asked.real[row, q]
-        expect(not in_noise[~own].any(), "an answer from its own real noised positions", "one from others")
+        own[row, q] = given.real[row, q]
+        expect(not in_noise[~own].any(), "a prediction from its own real positions", "one from others")
 
 
-def noise_matters(denoiser: Denoiser, asked: Asked) -> None:
-    """Each real noised position moves its question's answer."""
-    in_noise = _gradients(denoiser, asked, 0, 0)[1][0, 0]
-    expect(in_noise[asked.real[0, 0]].all(), "an answer from each noised position", f"one from {in_noise.tolist()}")
+def one_encoding_serves_every_condition(denoiser: Denoiser, given: DenoiserInput) -> None:
+    """Conditions of other queries, or of none of the history, from the same context."""
+    context = denoiser.encode(given.history)
+    fewer = given.with_visible(given.queries.visible.clamp(max=1))
+    for what, each, null in (("fewer items", fewer, False), ("no item", given, True), ("the same items", given, False)):
+        condition = denoiser.condition(context, each.queries, null=null)
+        got = denoiser(each.xn, each.timesteps, condition)
+        expect_close(f"the prediction from {what} by a used context", got, each.predict(denoiser, null=null))
 
 
-def noised_positions_see_one_another(denoiser: Denoiser, asked: Asked) -> None:
-    """The answer at each depends on all of its question."""
-    asked = replace(asked, count=torch.full_like(asked.count, asked.xn.shape[2]))
-    for position in range(asked.xn.shape[2]):
-        in_noise = _gradients(denoiser, asked, 0, 0, position)[1][0, 0]
-        expect(in_noise.all(), "an answer from all noised positions of its question", f"one from {in_noise.tolist()}")
+def one_condition_serves_every_step(denoiser: Denoiser, given: DenoiserInput) -> None:
+    """A prediction does not depend on those made from the same condition before."""
+    condition = denoiser.condition(denoiser.encode(given.history), given.queries)
+    for n in (num_timesteps(denoiser), 3, 1):
+        now = given.at_step(min(n, num_timesteps(denoiser)))
+        reused = denoiser(now.xn, now.timesteps, condition)
+        expect_equal(f"the prediction at n = {n} by a used condition", reused, now.predict(denoiser))
 
 
-def order_matters(denoiser: Denoiser, asked: Asked) -> None:
-    """Of the history's items."""
-    if asked.history.shape[1] > 1:
-        asked = asked.in_full()
-        turned = replace(asked, history=asked.history.flip(1))
-        moved = not torch.allclose(turned.of(denoiser), asked.of(denoiser))
-        expect(moved, "another answer to the history backwards", "the same")
+def one_condition_serves_every_draw(denoiser: Denoiser, given: DenoiserInput) -> None:
+    """The condition of one query gives S noise draws the predictions that S equal queries have."""
+    one, draws = given.select(queries=slice(0, 1)), 3
+    shape = (len(one.xn), draws, *one.xn.shape[2:])
+    many = DenoiserInput(
+        one.history,
+        each_part(one.queries, lambda part: part.repeat_interleave(draws, dim=1)),
+        gaussian(*shape, seed=4).to(one.xn),
+        torch.cat([one.timesteps, (one.timesteps - 1).clamp(min=1), torch.ones_like(one.timesteps)], dim=1),
+    )
+    condition = denoiser.condition(denoiser.encode(one.history), one.queries)
+    got = denoiser(many.xn, many.timesteps, condition)
+    expect_close("the predictions of draws that share a condition", got[many.real], many.predict(denoiser)[many.real])
 
 
-def every_step_from_1_to_n_is_known(denoiser: Denoiser, asked: Asked) -> None:
-    """Timesteps are 1-based: n = N, where serving starts, is one of them."""
-    for n in (1, 2, steps_of(denoiser) - 1, steps_of(denoiser)):
-        expect_finite(f"the answer at n = {n}", asked.at_step(max(1, n)).of(denoiser))
+def conditions_carry_gradients(denoiser: Denoiser, given: DenoiserInput) -> None:
+    """A condition carries gradients, whatever was computed from the same context without gradients before."""
+    parameters = dict(denoiser.named_parameters())
+
+    def gradients(used: bool) -> tuple[Tensor | None, ...]:
+        latents = given.history.latent().clone().requires_grad_()
+        context = denoiser.encode(given.history.with_latents(latents))
+        if used:
+            with torch.no_grad():
+                denoiser(given.xn, given.timesteps, denoiser.condition(context, given.queries))
+        prediction = denoiser(given.xn, given.timesteps, denoiser.condition(context, given.queries))
+        scalar = prediction[given.real].sum() + 0 * latents.sum()
+        return torch.autograd.grad(scalar, [*parameters.values(), latents], allow_unused=True)
+
+    for name, expected, got in zip([*parameters, "the history"], gradients(False), gradients(True), strict=True):
+        what = f"the gradient of {name} after a prediction without gradients"
+        expect((expected is None) == (got is None), f"{what} to be there as before it", got)
+        if expected is not None and got is not None:
+            expect_close(what, got, expected)
 
 
-def each_step_matters(denoiser: Denoiser, asked: Asked) -> None:
-    """Every question's answer moves from a step to the next; a table with an entry too few would repeat its end."""
-    last, real = steps_of(denoiser), asked.real[..., None]
-    for n in sorted({1, last // 2, last - 1} - {0}):
-        one, other = (asked.at_step(step).of(denoiser) * real for step in (n, n + 1))
-        moved = (one - other).abs().amax(dim=(2, 3))
-        expect((moved > 1e-6).all(), f"another answer at n = {n + 1} than at {n}", f"one that moves by {moved.min()}")
+def null_hides_the_history(denoiser: Denoiser, given: DenoiserInput) -> None:
+    """With ``null=True`` the prediction is that of ``queries.blind()``, whatever the history is."""
+    expected = given.predict(denoiser, null=True)[given.real]
+    blind = replace(given, queries=given.queries.blind()).predict(denoiser)
+    expect_close("the prediction of blind queries", blind[given.real], expected)
+    other = gaussian(*given.history.latent().shape, seed=6).to(given.xn)
+    replaced = given.with_latents(other).predict(denoiser, null=True)
+    expect_close("the prediction with null=True from another history", replaced[given.real], expected)
 
 
-def one_encoding_serves_every_step_and_draw(denoiser: Denoiser, asked: Asked) -> None:
-    """What was asked of a context before changes nothing."""
-    context = denoiser.encode(asked.history, asked.mask)
-    for n in (steps_of(denoiser), 3, 1):
-        now = asked.at_step(min(n, steps_of(denoiser)))
-        kept = denoiser(now.xn, now.timesteps, now.visible, context, now.count)
-        expect_equal(f"the answer at n = {n} from a context in use", kept, now.of(denoiser))
-    fewer = replace(asked.at_step(1), visible=asked.visible.clamp(max=0), xn=asked.xn + 1)
-    kept = denoiser(fewer.xn, fewer.timesteps, fewer.visible, context, fewer.count)
-    expect_close("the answer to other questions from a context in use", kept, fewer.of(denoiser))
+def null_mask_hides_the_history_of_its_queries(denoiser: Denoiser, given: DenoiserInput) -> None:
+    """``null`` as a mask ``(B, Q)``: True is the null condition, False the plain one."""
+    mask = torch.arange(given.queries.visible.numel()).view_as(given.queries.visible) % 2 == 0
+    plain, null = given.predict(denoiser), given.predict(denoiser, null=True)
+    expected = torch.where(mask[..., None, None], null, plain)
+    got = given.predict(denoiser, null=mask)
+    expect_close("the prediction where some queries are null", got[given.real], expected[given.real])
 
 
-def finite_in_every_dtype(denoiser: Denoiser, asked: Asked) -> None:
-    """And under autocast; questions about nothing (no item seen, no real position) included, and their gradients."""
-    visible, count = asked.visible.clone(), asked.count.clone()
+def finite_in_every_dtype(denoiser: Denoiser, given: DenoiserInput) -> None:
+    """And under autocast, gradients included; also for a query without visible items or real positions."""
+    visible, count = given.queries.visible.clone(), given.queries.count.clone()
     visible[0, 0], count[0, 0] = 0, 0
     for dtype in (torch.float32, torch.bfloat16, torch.float64, None):
         own = dtype or torch.float32
         cast = copy.deepcopy(denoiser).to(own)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is None):
-            answer = replace(asked.to(own), visible=visible, count=count).of(cast)
-        expect_finite(f"the answer in {dtype or 'autocast'}", answer)
-        expect(dtype is None or answer.dtype == dtype, f"an answer in {dtype}", answer.dtype)
-        scalar = answer[asked.real].float().sum()
+            prediction = given.to(own).with_visible(visible, count).predict(cast)
+        expect_finite(f"the prediction in {dtype or 'autocast'}", prediction)
+        expect(dtype is None or prediction.dtype == dtype, f"a prediction in {dtype}", prediction.dtype)
+        scalar = prediction[given.real].float().sum()
         expect_finite_gradients(f" in {dtype or 'autocast'}", scalar, dict(cast.named_parameters()))
 
 
-def memory_layout_does_not_matter(denoiser: Denoiser, asked: Asked) -> None:
-    """Nothing need be contiguous, and steps and noise may be expanded over the draws that share them."""
-    names = ("history", "xn", "timesteps", "visible", "count")
-    apart = replace(asked, **{name: strided(getattr(asked, name)) for name in names})
-    expect_close("the answer to strided tensors", apart.of(denoiser)[asked.real], asked.of(denoiser)[asked.real])
-    one = asked.at(questions=slice(0, 1))
-    shape = (-1, 3)
-    many = replace(
-        one,
-        xn=one.xn.expand(*shape, -1, -1),
-        visible=one.visible.expand(shape),
-        count=one.count.expand(shape),
-        timesteps=one.timesteps.expand(*shape, *one.timesteps.shape[2:]),
+def memory_layout_does_not_matter(denoiser: Denoiser, given: DenoiserInput) -> None:
+    """No tensor needs to be contiguous, and draws may share their memory by ``expand``."""
+    apart = DenoiserInput(
+        replace(given.history.with_latents(strided(given.history.latent())), items=strided(given.history.items)),
+        each_part(given.queries, strided),
+        strided(given.xn),
+        strided(given.timesteps),
     )
-    expected = one.of(denoiser).expand_as(many.xn)
-    expect_close("the answer to expanded questions", many.of(denoiser)[many.real], expected[many.real])
+    got, expected = apart.predict(denoiser), given.predict(denoiser)
+    expect_close("the prediction from strided tensors", got[given.real], expected[given.real])
+    one = given.select(queries=slice(0, 1))
+    many = DenoiserInput(
+        one.history,
+        each_part(one.queries, lambda part: part.expand(-1, 3, *part.shape[2:])),
+        one.xn.expand(-1, 3, -1, -1),
+        one.timesteps.expand(-1, 3, *one.timesteps.shape[2:]),
+    )
+    expected = one.predict(denoiser).expand_as(many.xn)
+    expect_close("the prediction from expanded tensors", many.predict(denoiser)[many.real], expected[many.real])
 
 
-def every_weight_learns(denoiser: Denoiser, asked: Asked) -> None:
-    """From a batch that sees all lengths of history, the empty one too; smaller ones are passed over."""
-    if min(asked.history.shape[1], asked.xn.shape[1]) > 2 and asked.xn.shape[2] > 1:
-        asked = asked.in_full()
-        lengths = torch.linspace(0, asked.history.shape[1], asked.xn.shape[1]).long()
-        answer = replace(asked, visible=lengths.expand_as(asked.visible)).of(denoiser)
-        expect_all_learn((answer * gaussian(*answer.shape, seed=3)).sum(), dict(denoiser.named_parameters()))
+def every_weight_learns(denoiser: Denoiser, given: DenoiserInput) -> None:
+    """Each has a gradient in a batch that sees all lengths of history, the empty one too; small batches are skipped."""
+    if min(given.history.items.shape[1], given.xn.shape[1]) > 2 and given.xn.shape[2] > 1:
+        full = given.full()
+        lengths = torch.linspace(0, full.history.items.shape[1], full.xn.shape[1]).long()
+        prediction = full.with_visible(lengths.expand_as(full.queries.visible)).predict(denoiser)
+        weighted = prediction * gaussian(*prediction.shape, seed=3).to(prediction)
+        expect_all_learn(weighted.sum(), dict(denoiser.named_parameters()))
 
 
-def serving_draws_nothing(denoiser: Denoiser, asked: Asked) -> None:
-    """Dropout rests: the same question, the same bits."""
-    expect_equal("the answer asked again", asked.of(denoiser), asked.of(denoiser))
+def noise_matters(denoiser: Denoiser, given: DenoiserInput) -> None:
+    """Each real corrupted position changes its query's prediction."""
+    seen = _dependence(denoiser, given, 0, 0)[1][0, 0]
+    expect(seen[given.real[0, 0]].all(), "a prediction from each corrupted position", f"one from {seen.tolist()}")
+
+
+def each_step_matters(denoiser: Denoiser, given: DenoiserInput) -> None:
+    """Each query's prediction changes from a step to the next; a table with an entry too few would repeat its end."""
+    last, real = num_timesteps(denoiser), given.real[..., None]
+    for n in sorted({1, last // 2, last - 1} - {0}):
+        one, other = (given.at_step(step).predict(denoiser) * real for step in (n, n + 1))
+        change = (one - other).abs().amax(dim=(2, 3))
+        expected = f"another prediction at n = {n + 1} than at {n}"
+        expect((change > 1e-6).all(), expected, f"one that changes by {change.min()}")
+
+
+def corrupted_positions_see_one_another(denoiser: Denoiser, given: DenoiserInput) -> None:
+    """The prediction at each depends on all of its query."""
+    whole = given.with_visible(given.queries.visible, torch.full_like(given.queries.count, given.xn.shape[2]))
+    for position in range(given.xn.shape[2]):
+        in_noise = _dependence(denoiser, whole, 0, 0, position)[1][0, 0]
+        expect(in_noise.all(), "a prediction from all positions of its query", f"one from {in_noise.tolist()}")
+
+
+def order_matters(denoiser: Denoiser, given: DenoiserInput) -> None:
+    """Of the history's items."""
+    if given.history.items.shape[1] > 1:
+        full = given.full()
+        turned = full.with_latents(full.history.latent().flip(1))
+        changes = not torch.allclose(turned.predict(denoiser), full.predict(denoiser))
+        expect(changes, "another prediction from the history backwards", "the same")
 
 
 CLAUSES = (
-    the_answer_is_like_xn,
-    serving_draws_nothing,
-    every_step_from_1_to_n_is_known,
-    a_row_answers_the_same_alone_and_in_any_batch,
-    questions_at_once_answer_as_one_by_one,
-    padding_is_never_seen,
-    no_count_means_that_all_are_real,
-    one_step_a_question_is_that_step_at_each_position,
-    a_question_sees_its_visible_history_and_its_own_noise_alone,
-    one_encoding_serves_every_step_and_draw,
+    prediction_is_declared,
+    prediction_is_like_xn,
+    serving_is_deterministic,
+    every_step_from_1_to_n_is_accepted,
+    rows_are_independent,
+    queries_are_independent,
+    padding_is_ignored,
+    one_step_a_query_equals_the_same_step_at_each_position,
+    only_visible_items_and_own_positions_are_seen,
+    one_encoding_serves_every_condition,
+    one_condition_serves_every_step,
+    one_condition_serves_every_draw,
+    conditions_carry_gradients,
+    null_hides_the_history,
+    null_mask_hides_the_history_of_its_queries,
     finite_in_every_dtype,
     memory_layout_does_not_matter,
     every_weight_learns,
     noise_matters,
     each_step_matters,
-    noised_positions_see_one_another,
+    corrupted_positions_see_one_another,
     order_matters,
 )
 
 
-def as_if_trained(maker: Maker, seed: int = 0) -> Denoiser:
+def perturbed_denoiser(maker: Maker, seed: int = 0) -> Denoiser:
     """A denoiser in float64, none of whose weights is zero."""
-    denoiser: Denoiser = learned(maker(dtype=torch.float64), seed)
+    denoiser: Denoiser = perturbed(maker(dtype=torch.float64), seed)
     return denoiser
 
 
-def _padded(asked: Asked, padding: int, size: float, longest: int) -> tuple[Asked, Tensor]:
-    """The same questions with other padding, and more of it where there is room; and which positions are real."""
-    rows, questions, noised, width = asked.xn.shape
-    behind, among = (max(0, min(padding, longest - taken)) for taken in (asked.history.shape[1], noised))
-    history = torch.where(asked.mask[..., None], asked.history, size * gaussian(*asked.history.shape, seed=7))
-    history = torch.cat([history, size * gaussian(rows, behind, width, seed=8)], dim=1)
-    real = torch.arange(noised + among) < asked.count[..., None]
-    xn = size * gaussian(rows, questions, noised + among, width, seed=9)
-    xn[real] = asked.xn[asked.real]
-    steps = asked.timesteps
+def _padded(given: DenoiserInput, padding: int, size: float, longest: int) -> DenoiserInput:
+    """The same queries with other padding, and more of it where ``longest`` positions leave room."""
+    rows, queries, width, dim = given.xn.shape
+    history = given.history
+    behind, among = (max(0, min(padding, longest - taken)) for taken in (history.items.shape[1], width))
+    latents = torch.where(history.mask[..., None], history.latent(), size * gaussian(*history.latent().shape, seed=7))
+    latents = torch.cat([latents, size * gaussian(rows, behind, dim, seed=8)], dim=1)
+    items = torch.cat([history.items * history.mask, torch.zeros(rows, behind, dtype=torch.int64)], dim=1)
+    times = torch.arange(items.shape[1]).expand(rows, -1)
+    padded = queries_of(given.queries.visible, given.queries.count, width + among)
+    xn = size * gaussian(rows, queries, width + among, dim, seed=9)
+    xn[padded.mask] = given.xn[given.real]
+    steps = given.timesteps
     if steps.ndim == 3:
-        steps = torch.ones_like(real, dtype=torch.int64)
-        steps[real] = asked.timesteps[asked.real]
-    return replace(asked, history=history, xn=xn, timesteps=steps), real
+        steps = torch.ones_like(padded.positions)
+        steps[padded.mask] = given.timesteps[given.real]
+    return DenoiserInput(History(items, history.lengths, times=times, latents=latents), padded, xn, steps)
 
 
-def _gradients(
-    denoiser: Denoiser, asked: Asked, row: int, q: int, position: int | slice = slice(None)
+def _dependence(
+    denoiser: Denoiser, given: DenoiserInput, row: int, q: int, position: int | slice = slice(None)
 ) -> tuple[Tensor, Tensor]:
-    """Which items of the histories ``(B, L)`` and which noised positions ``(B, Q, K)`` a question's answer is from."""
-    history, xn = (x.clone().requires_grad_() for x in (asked.history, asked.xn))
-    answer = replace(asked, history=history, xn=xn).of(denoiser)[row, q]
-    chosen = torch.zeros(answer.shape[:1], dtype=torch.bool)
+    """On which items ``(B, L)`` and which corrupted positions ``(B, Q, K)`` the prediction of a query depends."""
+    latents, xn = (x.clone().requires_grad_() for x in (given.history.latent(), given.xn))
+    prediction = replace(given.with_latents(latents), xn=xn).predict(denoiser)[row, q]
+    chosen = torch.zeros(prediction.shape[:1], dtype=torch.bool)
     chosen[position] = True
-    answer = answer[chosen & asked.real[row, q]]
-    scalar = (answer * gaussian(*answer.shape)).sum() + 0 * (history.sum() + xn.sum())
-    in_history, in_noise = torch.autograd.grad(scalar, (history, xn))
+    prediction = prediction[chosen & given.real[row, q]]
+    scalar = (prediction * gaussian(*prediction.shape)).sum() + 0 * (latents.sum() + xn.sum())
+    in_history, in_noise = torch.autograd.grad(scalar, (latents, xn))
     return in_history.abs().sum(-1) > 0, in_noise.abs().sum(-1) > 0
 
 
 def _cases(maker: Maker) -> Iterator[Case]:
-    denoiser = as_if_trained(maker)
+    denoiser = perturbed_denoiser(maker)
     longest = denoiser.max_length
-    for seed, (rows, questions, most, items, own_steps) in enumerate(SHAPES):
-        noised = min(most, longest - 1)
-        length = min(items, longest - noised)
-        asked = ask(denoiser, rows, questions, noised, length, own_steps=own_steps, seed=seed)
-        yield Case(f"B={rows}, Q={questions}, K={noised}, L={length}", (denoiser, asked))
-    yield Case(f"a history of {longest - 1} items", (denoiser, ask(denoiser, 2, 2, 1, longest - 1, seed=9).in_full()))
+    for seed, (rows, queries, most, items, own_steps) in enumerate(SHAPES):
+        width = min(most, longest - 1)
+        length = min(items, longest - width)
+        given = random_input(denoiser, rows, queries, width, length, own_steps=own_steps, seed=seed)
+        yield Case(f"B={rows}, Q={queries}, K={width}, L={length}", (denoiser, given))
+    longest_history = random_input(denoiser, 2, 2, 1, longest - 1, seed=9).full()
+    yield Case(f"a history of {longest - 1} items", (denoiser, longest_history))
 
 
-def _answers(denoiser: Denoiser) -> list[Tensor]:
+def _outputs(denoiser: Any) -> list[Tensor]:
     dtype = next((p.dtype for p in denoiser.parameters()), torch.float32)
     with torch.no_grad():
-        return [ask(denoiser, 2, 3, 1, min(4, denoiser.max_length - 1)).to(dtype).of(denoiser)]
+        return [random_input(denoiser, 2, 3, 1, min(4, denoiser.max_length - 1)).to(dtype).predict(denoiser)]
 
 
-SUITE = Suite(Denoiser, _cases, CLAUSES, _answers, usual=("dim", "max_length"))
+SUITE = Suite(Denoiser, _cases, CLAUSES, _outputs)

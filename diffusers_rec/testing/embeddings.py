@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -10,8 +11,19 @@ import torch
 from torch import Tensor
 
 from diffusers_rec.items.embeddings import ItemEmbedding
-from diffusers_rec.testing.contract import Case, Maker, Suite, expect, expect_all_learn, expect_close, expect_finite
-from diffusers_rec.testing.every_kind import check
+from diffusers_rec.items.feature_embeddings import AttributeEmbedding, FeatureEmbedding
+from diffusers_rec.testing.all_kinds import check
+from diffusers_rec.testing.contract import (
+    Case,
+    Maker,
+    Suite,
+    expect,
+    expect_all_learn,
+    expect_close,
+    expect_equal,
+    expect_finite,
+    expect_refusal,
+)
 from diffusers_rec.testing.inputs import gaussian, strided
 
 SHAPES = [(), (3,), (2, 0), (2, 3), (2, 1, 4)]
@@ -19,6 +31,9 @@ SHAPES = [(), (3,), (2, 0), (2, 3), (2, 1, 4)]
 
 def check_embedding(make: Callable[..., ItemEmbedding], /, *, waive: Collection[str] = (), **settings: Any) -> None:
     """Check that an item embedding keeps its contract.
+
+    Features that the library's own embeddings need are set by the suite; a class that takes features of another kind is
+    checked by a factory that sets them, without the clause ``survives_its_config``.
 
     Args:
         make: the class, or a factory.
@@ -32,21 +47,44 @@ def check_embedding(make: Callable[..., ItemEmbedding], /, *, waive: Collection[
 
 
 def an_item_gets_its_row(embedding: ItemEmbedding) -> None:
-    """Of the table ``(V, D)``; indices of any shape, in any layout."""
-    table, items = embedding.table(), embedding.num_items
-    expect(table.shape == (items, embedding.dim), f"a table ({items}, {embedding.dim})", tuple(table.shape))
-    for shape in SHAPES:
-        asked = torch.arange(torch.Size(shape).numel()).view(shape) * 5 % items
-        expect_close(f"latents of items of shape {shape}", embedding(asked), table[asked], rtol=1e-6, atol=1e-7)
-        expect_close("latents of strided items", embedding(strided(asked)), table[asked], rtol=1e-6, atol=1e-7)
+    """Of the table ``(V, D)`` and of the vectors ``(V, D)``; indices of any shape, in any layout."""
+    items = embedding.num_items
+    for what, every, some in (
+        ("latents", embedding.table(), embedding),
+        ("vectors", embedding.vectors(), embedding.vectors),
+    ):
+        expect(every.shape == (items, embedding.dim), f"{what} ({items}, {embedding.dim})", tuple(every.shape))
+        atol = 1e-7 + 1e-6 * float(every.detach().abs().max())
+        for shape in SHAPES:
+            index = torch.arange(torch.Size(shape).numel()).view(shape) * 5 % items
+            expect_close(f"{what} of items of shape {shape}", some(index), every[index], rtol=1e-6, atol=atol)
+            expect_close(f"{what} of strided items", some(strided(index)), every[index], rtol=1e-6, atol=atol)
+
+
+def latents_are_the_vectors_at_their_scale(embedding: ItemEmbedding) -> None:
+    """The vectors themselves, or divided by their root mean square."""
+    vectors, table = embedding.vectors(), embedding.table()
+    if embedding.scale == "unit":
+        vectors = torch.nn.functional.normalize(vectors, dim=-1) * math.sqrt(embedding.dim)
+    expect_close(f"latents at scale {embedding.scale!r}", table, vectors, rtol=1e-6, atol=1e-6)
+
+
+def an_index_that_is_no_items_is_refused(embedding: ItemEmbedding) -> None:
+    """Below 0 as well as from V on; on the CPU."""
+    for index in (-1, embedding.num_items):
+        expect_refusal(f"latents of item {index}", lambda index=index: embedding(torch.tensor([0, index])))  # type: ignore[misc]
 
 
 def latents_have_the_precision_of_the_weights(embedding: ItemEmbedding) -> None:
-    """In float64 as in bfloat16, finite."""
+    """In float64 as in bfloat16, finite, under autocast as well."""
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
-        table = copy.deepcopy(embedding).to(dtype).table()
+        cast = copy.deepcopy(embedding).to(dtype)
+        table = cast.table()
+        expect(cast.dtype == dtype, f"an embedding of dtype {dtype}", cast.dtype)
         expect(table.dtype == dtype, f"latents in {dtype}", table.dtype)
         expect_finite("a latent", table)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            expect_equal("latents under autocast", cast.table(), table)
 
 
 def every_weight_learns(embedding: ItemEmbedding) -> None:
@@ -55,20 +93,58 @@ def every_weight_learns(embedding: ItemEmbedding) -> None:
     expect_all_learn((table * gaussian(*table.shape).to(table)).sum(), dict(embedding.named_parameters()))
 
 
+def features_are_part_of_the_state_and_not_of_the_config(embedding: ItemEmbedding) -> None:
+    """A config builds an embedding that refuses to answer until features are set or a state is loaded."""
+    if embedding.takes_features and embedding.registered_name is not None:
+        blank = ItemEmbedding.build(embedding.config())
+        expect(not blank.complete, "an embedding from a config to be incomplete", "a complete one")
+        expect_refusal("vectors before features are set", blank.vectors)
+        blank.load_state_dict(embedding.state_dict(), assign=True)
+        expect(blank.complete, "an embedding with a loaded state to be complete", "an incomplete one")
+        expect_equal("latents after loading the state", blank.table(), embedding.table())
+    else:
+        expect(embedding.complete, "an embedding that takes no features to be complete", "an incomplete one")
+
+
 CLAUSES = (
     an_item_gets_its_row,
+    latents_are_the_vectors_at_their_scale,
+    an_index_that_is_no_items_is_refused,
     latents_have_the_precision_of_the_weights,
     every_weight_learns,
+    features_are_part_of_the_state_and_not_of_the_config,
 )
 
 
+def with_features(embedding: ItemEmbedding) -> ItemEmbedding:
+    """The embedding, with features of the suite's own where they are not set."""
+    for part in embedding.modules():
+        if isinstance(part, ItemEmbedding) and not part.complete:
+            if isinstance(part, FeatureEmbedding):
+                part.set_features(gaussian(part.num_items, part.num_features, seed=11))
+            elif isinstance(part, AttributeEmbedding):
+                part.set_features(_bags(part.num_items, part.num_attributes))
+    return embedding
+
+
+def _bags(num_items: int, num_attributes: int) -> Tensor:
+    """Up to three different attributes an item, none for the last of several."""
+    bags = torch.arange(num_items)[:, None] * 2 + torch.arange(min(3, num_attributes))
+    bags = bags % num_attributes
+    bags[1::2, 1:] = -1
+    if num_items > 1:
+        bags[-1] = -1
+    return bags
+
+
 def _cases(maker: Maker) -> Iterator[Case]:
-    yield Case("", (maker(),))
-    yield Case("in float64", (maker(dtype=torch.float64),))
+    yield Case("", (with_features(maker()),))
+    yield Case("in float64", (with_features(maker(dtype=torch.float64)),))
 
 
 def _answers(embedding: ItemEmbedding) -> list[Tensor]:
+    with_features(embedding)
     return [embedding.table().detach(), embedding(torch.tensor([[0, embedding.num_items - 1]])).detach()]
 
 
-SUITE = Suite(ItemEmbedding, _cases, CLAUSES, _answers, usual=("num_items", "dim"))
+SUITE = Suite(ItemEmbedding, _cases, CLAUSES, _answers)

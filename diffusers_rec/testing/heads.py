@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diffusers_rec.items.heads import ItemHead
 from diffusers_rec.items.negatives import NegativeSample
+from diffusers_rec.testing.all_kinds import check
 from diffusers_rec.testing.contract import (
     Case,
     Maker,
@@ -22,8 +23,7 @@ from diffusers_rec.testing.contract import (
     expect_finite,
     expect_finite_gradients,
 )
-from diffusers_rec.testing.every_kind import check
-from diffusers_rec.testing.inputs import gaussian, learned, strided
+from diffusers_rec.testing.inputs import gaussian, perturbed, strided
 
 SHAPES = [(1,), (5,), (2, 3), (2, 1, 3)]
 
@@ -78,14 +78,14 @@ def with_every_item_drawn_once_the_sampled_loss_is_the_full_one(head: ItemHead) 
 
 
 def keys_and_bias_of_some_items_are_those_of_all(head: ItemHead) -> None:
-    """In any order, with repetitions, and of none."""
+    """In any order, with repetitions, and of none; up to rounding, as keys may be computed."""
     items = len(head.keys())
     for chosen in ([], [items - 1], [2, 0, 2, 1]):
         index = torch.tensor(chosen, dtype=torch.int64)
         for what, some, every in zip(("keys", "bias"), head.scoring_keys(index), head.scoring_keys(), strict=True):
             expect((some is None) == (every is None), f"a {what} of some items where all have one", some)
             if some is not None and every is not None:
-                expect_equal(f"the {what} of items {chosen}", some, every[index])
+                expect_close(f"the {what} of items {chosen}", some, every[index])
 
 
 def permuting_item_ids_permutes_the_scores_and_nothing_else(head: ItemHead) -> None:
@@ -173,11 +173,11 @@ def _shared(head: ItemHead) -> list[torch.nn.Module]:
 
 def _cases(maker: Maker) -> Iterator[Case]:
     for seed in (0, 1):
-        yield Case(f"learned from seed {seed}", (learned(maker(dtype=torch.float64), seed),))
+        yield Case(f"perturbed with seed {seed}", (perturbed(maker(dtype=torch.float64), seed),))
 
 
 def _answers(head: ItemHead) -> list[Tensor]:
     return [head.logits(latents(head, 3)).detach(), head.loss(latents(head, 3), targets(head, 3)).detach()]
 
 
-SUITE = Suite(ItemHead, _cases, CLAUSES, _answers, usual=("num_items", "dim"))
+SUITE = Suite(ItemHead, _cases, CLAUSES, _answers)

@@ -1,4 +1,4 @@
-"""What the suites ask with: numbers from seeds of their own, the same at every call."""
+"""Fixed inputs of the suites, and the global random states."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def seeded(seed: int) -> Generator:
 
 
 def gaussian(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Standard Gaussian numbers, those of float64 rounded to ``dtype``."""
+    """Standard Gaussian numbers, drawn in float64 and rounded to ``dtype``."""
     return torch.randn(*shape, generator=seeded(seed), dtype=torch.float64).to(dtype)
 
 
@@ -31,8 +31,8 @@ def strided(x: Tensor) -> Tensor:
     return torch.stack([x, torch.zeros_like(x)], dim=-1)[..., 0]
 
 
-def learned(module: M, seed: int = 0) -> M:
-    """The module as if trained: no weight is at the zero where an initialiser may have left it."""
+def perturbed(module: M, seed: int = 0) -> M:
+    """The module with Gaussian noise added to its weights, so that none is left at an initial zero."""
     generator = seeded(seed)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -42,17 +42,17 @@ def learned(module: M, seed: int = 0) -> M:
 
 @contextmanager
 def global_state_from(seed: int) -> Iterator[None]:
-    """Python's, NumPy's and torch's global random states as ``seed`` makes them; put back on leaving."""
-    kept = global_states()
+    """Seed the global random states of Python, NumPy and torch, and restore them on exit."""
+    before = global_states()
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - it is the legacy state that must be left alone
+    np.random.seed(seed)  # noqa: NPY002 - the legacy state is the one that must not change
     torch.default_generator.manual_seed(seed)
     try:
         yield
     finally:
-        random.setstate(kept["random"])
-        np.random.set_state(kept["numpy.random"])  # noqa: NPY002
-        torch.set_rng_state(kept["torch"])
+        random.setstate(before["random"])
+        np.random.set_state(before["numpy.random"])  # noqa: NPY002
+        torch.set_rng_state(before["torch"])
 
 
 def global_states() -> dict[str, Any]:
@@ -62,7 +62,7 @@ def global_states() -> dict[str, Any]:
 
 
 def moved_states(before: dict[str, Any]) -> list[str]:
-    """Which of the global random states differ from ``before``."""
+    """Names of the global random states that differ from ``before``."""
     now = global_states()
     return [
         name

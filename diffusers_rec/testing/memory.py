@@ -1,10 +1,9 @@
-"""The contract of a memory: a share of the probability, on items it was shown, from the history alone."""
+"""The contract of a memory: a share of the probability, on known items, from the history alone."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -15,24 +14,9 @@ from diffusers_rec.data.sequences import Sequences
 from diffusers_rec.data.vocabulary import Vocabulary
 from diffusers_rec.recommenders.memory import Memory
 from diffusers_rec.testing.contract import SIZES, Case, Maker, Suite, expect, expect_close, expect_equal, expect_finite
-from diffusers_rec.testing.every_kind import check
 from diffusers_rec.testing.inputs import strided
 
 HISTORIES = [[3, 1, 4], [0], [2, 2, 6, 5, 1, 0], [5, 4]]
-
-
-def check_memory(make: Callable[..., Memory], /, *, waive: Collection[str] = (), **settings: Any) -> None:
-    """Check that a memory keeps its contract, fitted and not yet.
-
-    Args:
-        make: the class, or a factory.
-        waive: names of clauses (functions of this module) that need not hold.
-        settings: constructor parameters.
-
-    Raises:
-        ContractError: the first clause that is broken.
-    """
-    check(SUITE, make, waive, settings)
 
 
 def mass_is_a_share_on_known_items(memory: Memory) -> None:
@@ -52,8 +36,8 @@ def mass_is_a_share_on_known_items(memory: Memory) -> None:
     expect_close("what the mass of a row sums to", whole, share, rtol=1e-5, atol=1e-6)
 
 
-def an_answer_depends_on_its_history_alone(memory: Memory) -> None:
-    """Neither on its company, nor on padding, nor on the memory layout."""
+def rows_are_independent(memory: Memory) -> None:
+    """Of one another, of padding, and of the memory layout."""
     history = padded(histories_of(memory))
     whole = predicted_by(memory, history)
     for row, items in enumerate(histories_of(memory)):
@@ -68,8 +52,8 @@ def an_answer_depends_on_its_history_alone(memory: Memory) -> None:
     expect_close("the mass for strided histories", apart, whole, rtol=1e-5, atol=1e-6)
 
 
-def fitting_again_forgets(memory: Memory) -> None:
-    """As if the sequences were the first it saw."""
+def fit_replaces_earlier_fits(memory: Memory) -> None:
+    """What was counted before is gone."""
     again, fresh = copy.deepcopy(memory), copy.deepcopy(memory)
     again.fit(sequences(memory, seed=2))
     again.fit(sequences(memory, seed=1))
@@ -79,8 +63,8 @@ def fitting_again_forgets(memory: Memory) -> None:
     )
 
 
-def what_it_holds_is_in_its_state(memory: Memory) -> None:
-    """A checkpoint keeps it: one that was filled otherwise answers alike once it has loaded the state."""
+def state_dict_holds_all(memory: Memory) -> None:
+    """Another memory that loads the state predicts the same, as after loading a checkpoint."""
     other = copy.deepcopy(memory)
     other.fit(sequences(memory, seed=2))
     other.load_state_dict(memory.state_dict())
@@ -92,31 +76,31 @@ def what_it_holds_is_in_its_state(memory: Memory) -> None:
 
 CLAUSES = (
     mass_is_a_share_on_known_items,
-    an_answer_depends_on_its_history_alone,
-    fitting_again_forgets,
-    what_it_holds_is_in_its_state,
+    rows_are_independent,
+    fit_replaces_earlier_fits,
+    state_dict_holds_all,
 )
 
 
 def items_of(memory: Memory) -> int:
-    """V."""
+    """Number of items V."""
     return int(getattr(memory, "num_items", SIZES["num_items"]))
 
 
 def histories_of(memory: Memory) -> list[list[int]]:
-    """What it is asked about, in items that it knows."""
+    """Fixed histories of items that the memory knows."""
     return [[item % items_of(memory) for item in history] for history in HISTORIES]
 
 
 def padded(histories: list[list[int]]) -> History:
-    """As one value."""
+    """The histories as one :class:`~diffusers_rec.History`."""
     longest = max(map(len, histories))
     items = torch.tensor([history + [0] * (longest - len(history)) for history in histories])
     return History(items, torch.tensor([len(history) for history in histories]))
 
 
 def sequences(memory: Memory, seed: int) -> Sequences:
-    """Of twenty users, three to nine items long."""
+    """Random sequences of twenty users, three to nine items long."""
     generator, items = np.random.default_rng(seed), items_of(memory)
     lengths = generator.integers(3, 10, 20)
     offsets = np.concatenate([[0], lengths.cumsum()]).astype(np.int64)
@@ -142,8 +126,8 @@ def _cases(maker: Maker) -> Iterator[Case]:
     yield Case("fitted", (_fitted(maker()),))
 
 
-def _answers(memory: Memory) -> list[Tensor]:
+def _outputs(memory: Memory) -> list[Tensor]:
     return [predicted_by(each, padded(histories_of(memory))) for each in (memory, _fitted(memory))]
 
 
-SUITE = Suite(Memory, _cases, CLAUSES, _answers, usual=("num_items",))
+SUITE = Suite(Memory, _cases, CLAUSES, _outputs)

@@ -1,16 +1,14 @@
-"""The contract of negatives: items drawn as often beside a target as the sample says that it expects."""
+"""The contract of negatives: items drawn as often beside a target as the sample expects them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from diffusers_rec.items.negatives import Negatives, NegativeSample
 from diffusers_rec.testing.contract import Case, Maker, Suite, expect, expect_equal, expect_finite
-from diffusers_rec.testing.every_kind import check
 from diffusers_rec.testing.inputs import global_state_from, seeded
 
 COUNTS = [40, 20, 10, 5, 1, 0]
@@ -18,21 +16,7 @@ COUNTS = [40, 20, 10, 5, 1, 0]
 DRAWS = 400
 
 
-def check_negatives(make: Callable[..., Negatives], /, *, waive: Collection[str] = (), **settings: Any) -> None:
-    """Check that a strategy of negatives keeps its contract, once fitted.
-
-    Args:
-        make: the class, or a factory.
-        waive: names of clauses (functions of this module) that need not hold.
-        settings: constructor parameters.
-
-    Raises:
-        ContractError: the first clause that is broken.
-    """
-    check(SUITE, make, waive, settings)
-
-
-def a_sample_holds_items_and_how_often_they_are_expected(negatives: Negatives) -> None:
+def samples_have_their_shapes(negatives: Negatives) -> None:
     """Indices in int64 and their log counts in float32, ``(N,)`` each; for a lone target as well."""
     for count in (1, 2, 9):
         sample = drawn(negatives, count)
@@ -56,8 +40,8 @@ def the_same_generator_gives_the_same_sample(negatives: Negatives) -> None:
         expect_equal("a sample from the same generator", other, one)
 
 
-def each_item_comes_as_often_as_expected(negatives: Negatives) -> None:
-    """Beside targets that come as in training, on the mean of many draws: within 3% and five standard deviations."""
+def frequencies_match_the_expected_counts(negatives: Negatives) -> None:
+    """Over many draws, beside targets as frequent as in training: within 3% and five standard deviations."""
     seen, expected = torch.zeros(2, len(COUNTS), dtype=torch.float64)
     for seed in range(DRAWS):
         sample = drawn(negatives, 50, seed)
@@ -66,25 +50,25 @@ def each_item_comes_as_often_as_expected(negatives: Negatives) -> None:
         seen += torch.bincount(sample.items, minlength=len(COUNTS))
         expected[sample.items] = sample.log_expected.double().exp() * DRAWS
     # Among the targets of a batch, each meets the 49 others.
-    room = 0.03 * expected + 5 * expected.sqrt()
-    for item in ((seen - expected).abs() > room).nonzero()[:, 0].tolist():
+    allowed = 0.03 * expected + 5 * expected.sqrt()
+    for item in ((seen - expected).abs() > allowed).nonzero()[:, 0].tolist():
         expect(False, f"item {item} about {expected[item]:.0f} times in {DRAWS} draws", int(seen[item]))
 
 
 CLAUSES = (
-    a_sample_holds_items_and_how_often_they_are_expected,
+    samples_have_their_shapes,
     the_same_generator_gives_the_same_sample,
-    each_item_comes_as_often_as_expected,
+    frequencies_match_the_expected_counts,
 )
 
 
 def training_targets(count: int, seed: int = 0) -> Tensor:
-    """Targets that come as often as ``COUNTS`` says."""
+    """Random targets with frequencies proportional to ``COUNTS``."""
     return torch.multinomial(torch.tensor(COUNTS).double(), count, replacement=True, generator=seeded(seed))
 
 
 def fitted(negatives: Negatives) -> Negatives:
-    """To ``COUNTS``."""
+    """The strategy, fitted to ``COUNTS``."""
     negatives.fit(torch.tensor(COUNTS))
     return negatives
 
@@ -104,8 +88,8 @@ def _cases(maker: Maker) -> Iterator[Case]:
         yield Case("count=50", (fitted(maker(count=50)),))
 
 
-def _answers(negatives: Negatives) -> list[Tensor]:
+def _outputs(negatives: Negatives) -> list[Tensor]:
     return _tensors(drawn(fitted(negatives), 9))
 
 
-SUITE = Suite(Negatives, _cases, CLAUSES, _answers)
+SUITE = Suite(Negatives, _cases, CLAUSES, _outputs)

@@ -1,18 +1,24 @@
-"""The contract of a sampler: from noise to clean latents by a denoiser that it asks at steps N, ..., down to 1."""
+"""The contract of a sampler: from noise to clean latents by a denoiser that it calls at steps N, ..., down to 1."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from diffusers_rec.core.randomness import generators_from
-from diffusers_rec.processes.schedules import CosineSchedule, LinearSchedule, NoiseSchedule, SqrtSchedule
-from diffusers_rec.samplers import Sampler
+from diffusers_rec.processes.process import GaussianProcess
+from diffusers_rec.processes.schedules import (
+    CosineSchedule,
+    LinearSchedule,
+    NoiseSchedule,
+    RectifiedSchedule,
+    SqrtSchedule,
+)
+from diffusers_rec.samplers import Sampler, SamplerStep
 from diffusers_rec.testing.contract import Case, ContractError, Maker, Suite, expect, expect_close, expect_equal
-from diffusers_rec.testing.every_kind import check
 from diffusers_rec.testing.inputs import DTYPES, gaussian, global_state_from, seeded, strided
 
 SCHEDULES = [
@@ -21,41 +27,96 @@ SCHEDULES = [
     SqrtSchedule(7),
     LinearSchedule(60),
     CosineSchedule(60),
+    RectifiedSchedule(40),
     SqrtSchedule(200),
 ]
 
 
-def check_sampler(make: Callable[..., Sampler], /, *, waive: Collection[str] = (), **settings: Any) -> None:
-    """Check that a sampler keeps its contract, over schedules of several N; those that it refuses pass over.
-
-    Args:
-        make: the class, or a factory.
-        waive: names of clauses (functions of this module) that need not hold.
-        settings: constructor parameters.
-
-    Raises:
-        ContractError: the first clause that is broken.
-    """
-    check(SUITE, make, waive, settings)
-
-
 def steps_go_down_from_n(sampler: Sampler, schedule: NoiseSchedule) -> None:
-    """The denoiser is asked first at n = N, about the noise itself, and never below 1; timesteps are ``(B, Q)``."""
-    noise, asked = gaussian(2, 3, 1, 4), []
+    """The denoiser is called first at n = N, with the noise itself, and never below 1; timesteps are ``(B, Q)``."""
+    noise, calls = gaussian(2, 3, 1, 4), []
 
     def denoise(xn: Tensor, timesteps: Tensor) -> Tensor:
-        expect(timesteps.shape == xn.shape[:2], f"timesteps {tuple(xn.shape[:2])}", tuple(timesteps.shape))
+        shapes = xn.shape[:2], xn.shape[:3]
+        expect(timesteps.shape in shapes, f"timesteps {tuple(shapes[0])} or {tuple(shapes[1])}", tuple(timesteps.shape))
         expect(xn.shape == noise.shape, f"xn {tuple(noise.shape)}", tuple(xn.shape))
-        asked.append((step_of(timesteps), xn.clone()))
+        calls.append((step_of(timesteps), xn.clone()))
         return halved(xn, timesteps)
 
     sampler.sample(denoise, schedule, noise, seeded(0))
-    steps = [n for n, _ in asked]
+    steps = [n for n, _ in calls]
     last = schedule.num_timesteps
     expect(steps, f"a denoising at n = {last}", "none")
     expect(steps[0] == last, f"the first step at N = {last}", steps[0])
     expect(steps[-1] >= 1 and steps == sorted(steps, reverse=True), f"steps from {last} down to 1 at most", steps)
-    expect_equal("the first xn", asked[0][1], noise)
+    expect_equal("the first xn", calls[0][1], noise)
+
+
+def a_schedule_stands_for_its_gaussian_process(sampler: Sampler, schedule: NoiseSchedule) -> None:
+    """Either may be given."""
+    noise = gaussian(2, 3, 1, 4)
+    got, expected = (sampler.sample(halved, each, noise, seeded(0)) for each in (schedule, GaussianProcess(schedule)))
+    expect_equal("the sample from a schedule", got, expected)
+
+
+def the_callback_sees_every_step(sampler: Sampler, schedule: NoiseSchedule) -> None:
+    """In order and down to m = 0, with the prediction made at n; a callback that only looks changes nothing."""
+    noise, predicted = gaussian(2, 3, 1, 4), {}
+    seen, latents = [], []
+
+    def denoise(xn: Tensor, timesteps: Tensor) -> Tensor:
+        predicted[step_of(timesteps)] = halved(xn, timesteps)
+        return predicted[step_of(timesteps)]
+
+    def look(step: SamplerStep) -> None:
+        seen.append((step.index, step.timestep, step.previous))
+        expect_equal("step.prediction", step.prediction, predicted[step_of(torch.as_tensor(step.timestep))])
+        expect(step.xn.shape == noise.shape, f"step.xn {tuple(noise.shape)}", tuple(step.xn.shape))
+        latents.append(step.xn.clone())
+
+    sample = sampler.sample(denoise, schedule, noise, seeded(0), callback=look)
+    expect([index for index, _, _ in seen] == list(range(len(seen))), "indices 0, 1, ...", [each[0] for each in seen])
+    expect(seen and seen[0][1] == schedule.num_timesteps, "a first step from N", seen[:1])
+    expect(seen[-1][2] == 0, "a last step to m = 0", seen[-1:])
+    joined = all(one[2] == other[1] for one, other in pairwise(seen))
+    expect(joined and all(n > m for _, n, m in seen), "steps that each begin where the one before has ended", seen)
+    expect_equal("the last step.xn", latents[-1], sample)
+    plain = sampler.sample(halved, schedule, noise, seeded(0))
+    expect_equal("the sample without a callback", plain, sample)
+
+
+def the_chain_goes_on_with_what_a_callback_assigns(sampler: Sampler, schedule: NoiseSchedule) -> None:
+    """The next denoising is of those latents; after the last step they are the sample."""
+    noise, other = gaussian(2, 3, 1, 4), gaussian(2, 3, 1, 4, seed=9)
+    given = []
+
+    def denoise(xn: Tensor, timesteps: Tensor) -> Tensor:
+        given.append((step_of(timesteps), xn.clone()))
+        return halved(xn, timesteps)
+
+    def replace(step: SamplerStep) -> None:
+        expect_equal(f"xn at n = {step.timestep}", _first(given, step.timestep), other if step.index else noise)
+        given.clear()
+        step.xn = other
+
+    expect_equal("the sample", sampler.sample(denoise, schedule, noise, seeded(0), callback=replace), other)
+
+
+def a_callback_stops_the_chain_at_its_prediction(sampler: Sampler, schedule: NoiseSchedule) -> None:
+    """No denoising follows."""
+    calls, predictions = [], []
+
+    def denoise(xn: Tensor, timesteps: Tensor) -> Tensor:
+        calls.append(step_of(timesteps))
+        return halved(xn, timesteps)
+
+    def stop(step: SamplerStep) -> None:
+        predictions.append(step.prediction.clone())
+        step.stop()
+
+    sample = sampler.sample(denoise, schedule, gaussian(2, 3, 1, 4), seeded(0), callback=stop)
+    expect(len(predictions) == 1, "no step after the callback has stopped the chain", f"{len(predictions)} calls of it")
+    expect_equal("the sample", sample, predictions[0])
 
 
 def the_noise_is_not_written_to(sampler: Sampler, schedule: NoiseSchedule) -> None:
@@ -87,15 +148,15 @@ def with_a_generator_a_draw_neither_batch_nor_other_draws_matter(
             expect_equal(f"row {row}, draw {draw} alone", alone[0, 0], whole[row, draw])
 
 
-def a_denoiser_that_knows_the_answer_is_believed(sampler: Sampler, schedule: NoiseSchedule, seed: int = 0) -> None:
-    """What it says at the end is the sample."""
+def the_sample_is_the_last_prediction(sampler: Sampler, schedule: NoiseSchedule, seed: int = 0) -> None:
+    """The denoiser knows the clean latents."""
     answer = gaussian(2, 3, 1, 4, seed=seed)
     sample = sampler.sample(lambda *_: answer, schedule, gaussian(2, 3, 1, 4), seeded(seed))
     expect_close("the sample", sample, answer, rtol=1e-7, atol=1e-7)
 
 
 def finite_in_every_dtype(sampler: Sampler, schedule: NoiseSchedule) -> None:
-    """With noise ``(B, Q, D)`` and ``(B, Q, K, D)``; the denoiser is asked, and the sample comes, in its precision."""
+    """With noise ``(B, Q, D)`` and ``(B, Q, K, D)``; denoiser and sample have its precision."""
     for dtype in DTYPES:
 
         def denoise(xn: Tensor, timesteps: Tensor, dtype: torch.dtype = dtype) -> Tensor:
@@ -120,22 +181,21 @@ def memory_layout_does_not_matter(sampler: Sampler, schedule: NoiseSchedule) -> 
 def a_chain_over_every_step_lands_on_gaussian_data(sampler: Sampler, schedule: NoiseSchedule) -> None:
     r"""For x0 ~ N(2, s^2), with the exact denoiser E[x0 | xn], a long chain over all N steps lands on N(2, s^2).
 
-    Judged at x_1, for the last denoising is a mean and so loses variance by design. Any sampler keeps the mean.
+    It is measured at x_1: the last denoising is a mean and so loses variance by design. Any sampler keeps the mean.
     """
     if schedule.num_timesteps < 200:
         return
     draws = 5_000
     for deviation in (0.5, 1.0, 2.0):
-        denoise, gain, asked = _exact(schedule, 2.0, deviation)
+        denoise, gain, calls = exact_denoiser(schedule, 2.0, deviation)
         sample = sampler.sample(denoise, schedule, gaussian(1, 1, draws, seed=3), seeded(4))
-        mean, room = sample.mean().item(), 0.03 + 4 * deviation / draws**0.5
-        expect(abs(mean - 2) < room, f"a mean of 2 within {room:.3g}", f"{mean:.4g}")
-        if len(asked) == schedule.num_timesteps:
-            signal = schedule.alpha_bar[1]
-            expected = float((signal * deviation**2 + 1 - signal).sqrt())
-            spread = float(sample.std() / gain(1))
-            expect(abs(spread / expected - 1) < 0.1, f"x_1 with a standard deviation of {expected:.4g} within 10%",
-                   f"{spread:.4g}")  # fmt: skip
+        mean, tolerance = sample.mean().item(), 0.03 + 4 * deviation / draws**0.5
+        expect(abs(mean - 2) < tolerance, f"a mean of 2 within {tolerance:.3g}", f"{mean:.4g}")
+        if len(set(calls)) == schedule.num_timesteps:
+            expected = float((schedule.signal[1] ** 2 * deviation**2 + schedule.sigma[1] ** 2).sqrt())
+            got = float(sample.std() / gain(1))
+            expect(abs(got / expected - 1) < 0.1, f"x_1 with a standard deviation of {expected:.4g} within 10%",
+                   f"{got:.4g}")  # fmt: skip
 
 
 CLAUSES = (
@@ -143,7 +203,11 @@ CLAUSES = (
     steps_go_down_from_n,
     the_same_generator_gives_the_same_sample,
     with_a_generator_a_draw_neither_batch_nor_other_draws_matter,
-    a_denoiser_that_knows_the_answer_is_believed,
+    the_sample_is_the_last_prediction,
+    a_schedule_stands_for_its_gaussian_process,
+    the_callback_sees_every_step,
+    the_chain_goes_on_with_what_a_callback_assigns,
+    a_callback_stops_the_chain_at_its_prediction,
     finite_in_every_dtype,
     memory_layout_does_not_matter,
     a_chain_over_every_step_lands_on_gaussian_data,
@@ -151,32 +215,38 @@ CLAUSES = (
 
 
 def halved(xn: Tensor, timesteps: Tensor) -> Tensor:
-    """A denoiser of little wit."""
+    """Half the latents, whatever the step."""
     return 0.5 * xn
 
 
 def step_of(timesteps: Tensor) -> int:
-    """The one step that all questions are at."""
+    """The one step of all queries and positions."""
     found = set(timesteps.flatten().tolist())
-    expect(len(found) == 1, "one step for all questions", sorted(found))
+    expect(len(found) == 1, "one step for all queries", sorted(found))
     return int(found.pop())
 
 
-def _exact(
+def _first(calls: list[tuple[int, Tensor]], timestep: int | Tensor) -> Tensor:
+    """The latents of the first denoising since the list was cleared, which was at ``timestep``."""
+    expect(calls and calls[0][0] == timestep, f"a denoising at n = {timestep}", [n for n, _ in calls])
+    return calls[0][1]
+
+
+def exact_denoiser(
     schedule: NoiseSchedule, mean: float, deviation: float
 ) -> tuple[Callable[[Tensor, Tensor], Tensor], Callable[[int], Tensor], list[int]]:
-    """E[x0 | xn] for x0 ~ N(mean, deviation^2), its slope at n, and the steps that it was asked at."""
-    asked: list[int] = []
+    """E[x0 | xn] for x0 ~ N(mean, deviation^2), its slope at n, and the steps at which it was called."""
+    signal, sigma = schedule.signal, schedule.sigma
+    calls: list[int] = []
 
     def gain(n: int) -> Tensor:
-        signal = schedule.alpha_bar[n]
-        return signal.sqrt() * deviation**2 / (signal * deviation**2 + 1 - signal)
+        return signal[n] * deviation**2 / (signal[n] ** 2 * deviation**2 + sigma[n] ** 2)
 
     def denoise(xn: Tensor, timesteps: Tensor) -> Tensor:
-        asked.append(n := step_of(timesteps))
-        return mean + gain(n) * (xn - schedule.alpha_bar[n].sqrt() * mean)
+        calls.append(n := step_of(timesteps))
+        return mean + gain(n) * (xn - signal[n] * mean)
 
-    return denoise, gain, asked
+    return denoise, gain, calls
 
 
 def _cases(maker: Maker) -> Iterator[Case]:
@@ -195,8 +265,8 @@ def _cases(maker: Maker) -> Iterator[Case]:
         yield Case(f"over {schedule}", (sampler, schedule))
 
 
-def _answers(sampler: Sampler) -> list[Tensor]:
+def _outputs(sampler: Sampler) -> list[Tensor]:
     return [sampler.sample(halved, SCHEDULES[-1], gaussian(2, 3, 1, 4), seeded(0))]
 
 
-SUITE = Suite(Sampler, _cases, CLAUSES, _answers)
+SUITE = Suite(Sampler, _cases, CLAUSES, _outputs)

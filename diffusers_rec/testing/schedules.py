@@ -1,14 +1,13 @@
-r"""The contract of a noise schedule: one strictly decreasing table, and the Gaussian algebra that follows from it.
+r"""The contract of a noise schedule: levels of signal and noise, and the Gaussian algebra that follows from them.
 
-Every law is computed anew from ``alpha_bar`` in float64, Eq. 3 by Bayes' rule from two Gaussians.
+Every law is computed anew from the levels in float64, Eq. 3 by Bayes' rule from two Gaussians.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,59 +25,50 @@ from diffusers_rec.testing.contract import (
     expect_finite,
     expect_refusal,
 )
-from diffusers_rec.testing.every_kind import check
 from diffusers_rec.testing.inputs import DTYPES, gaussian, strided
 
 LENGTHS = [1, 2, 3, 10, 50, 1000]
 SHIFTS = [-3.0, 1.5]
 
 
-def check_schedule(make: Callable[..., NoiseSchedule], /, *, waive: Collection[str] = (), **settings: Any) -> None:
-    """Check that a noise schedule keeps its contract, at several N; an N that its constructor refuses passes over.
-
-    Args:
-        make: the class, or a factory.
-        waive: names of clauses (functions of this module) that need not hold.
-        settings: constructor parameters.
-
-    Raises:
-        ContractError: the first clause that is broken.
-    """
-    check(SUITE, make, waive, settings)
-
-
-def alpha_bar_falls_strictly_from_one(schedule: NoiseSchedule) -> None:
-    """N + 1 entries in float64 on the CPU: index 0 is the clean latent, and N is the last."""
-    table = schedule.alpha_bar
-    expect(table.shape == (schedule.num_timesteps + 1,), f"alpha_bar of shape ({schedule.num_timesteps + 1},)",
-           tuple(table.shape))  # fmt: skip
-    expect(table.dtype == torch.float64 and table.device.type == "cpu", "a table in float64 on the CPU",
-           f"{table.dtype} on {table.device}")  # fmt: skip
-    expect(table[0] == 1, "alpha_bar[0] = 1, the clean latent", table[0].item())
-    rises = (table[1:] >= table[:-1]).nonzero()
+def the_signal_falls_strictly_from_one(schedule: NoiseSchedule) -> None:
+    """N + 1 levels in float64 on the CPU: index 0 is the clean latent, and alpha_bar is the signal's share."""
+    signal, sigma, share = schedule.signal, schedule.sigma, schedule.alpha_bar
+    for name, table in (("signal", signal), ("sigma", sigma), ("alpha_bar", share)):
+        expect(table.shape == (schedule.num_timesteps + 1,), f"{name} of shape ({schedule.num_timesteps + 1},)",
+               tuple(table.shape))  # fmt: skip
+        expect(table.dtype == torch.float64 and table.device.type == "cpu", "a table in float64 on the CPU",
+               f"{table.dtype} on {table.device}")  # fmt: skip
+        expect((table >= 0).all(), f"a {name} that is not negative", table.min().item())
+    expect(share[0] == 1, "alpha_bar[0] = 1, the clean latent", share[0].item())
+    expect(signal[0] == 1 and sigma[0] == 0, "signal 1 and sigma 0 at n = 0", (signal[0].item(), sigma[0].item()))
+    rises = (share[1:] >= share[:-1]).nonzero()
     if len(rises):
         n = int(rises[0]) + 1
-        expect(False, "an alpha_bar that falls strictly", f"alpha_bar[{n}] = {table[n]:.6g} after {table[n - 1]:.6g}")
-    expect(table[-1] > 0, "an alpha_bar above 0", table[-1].item())
+        expect(False, "an alpha_bar that falls strictly", f"alpha_bar[{n}] = {share[n]:.6g} after {share[n - 1]:.6g}")
+    expect_close("alpha_bar", share, signal**2 / (signal**2 + sigma**2))
+    if schedule.variance_preserving:
+        expect_close("signal² + sigma²", signal**2 + sigma**2, torch.ones_like(signal))
 
 
-def all_tables_follow_from_alpha_bar(schedule: NoiseSchedule) -> None:
-    """alpha, beta and the posterior variance, with beta strictly between 0 and 1 from n = 1 on."""
-    now, before = schedule.alpha_bar[1:], schedule.alpha_bar[:-1]
-    beta = 1 - now / before
+def all_tables_follow_from_the_levels(schedule: NoiseSchedule) -> None:
+    """Tables of alpha, beta and the posterior variance, with beta above 0 from n = 1 on."""
+    ratio, beta = _transition(schedule, every_step(schedule), every_step(schedule) - 1)
+    variance = schedule.sigma**2
     zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
-    expect_close("alpha", schedule.alpha, torch.cat([one, 1 - beta]))
+    expect_close("alpha", schedule.alpha, torch.cat([one, ratio]))
     expect_close("beta", schedule.beta, torch.cat([zero, beta]))
-    variance = (1 - before) / (1 - now) * beta
-    expect_close("posterior_variance", schedule.posterior_variance, torch.cat([zero, variance]))
-    expect(bool(((beta > 0) & (beta < 1)).all()), "every beta in (0, 1)", f"{beta.min():.6g} to {beta.max():.6g}")
+    expect_close(
+        "posterior_variance", schedule.posterior_variance, torch.cat([zero, variance[:-1] / variance[1:] * beta])
+    )
+    expect(bool((schedule.beta[1:] > 0).all()), "every beta above 0", f"{beta.min():.6g}")
 
 
 def add_noise_is_equation_2(schedule: NoiseSchedule) -> None:
     """At every n from 0, where the latent stays bit for bit, to N; timesteps are indices of the table."""
     n = torch.arange(schedule.num_timesteps + 1)
     x0, noise = _two(len(n), 4)
-    signal, sigma = schedule.alpha_bar.sqrt()[:, None], (1 - schedule.alpha_bar).sqrt()[:, None]
+    signal, sigma = schedule.signal[:, None], schedule.sigma[:, None]
     got = schedule.add_noise(x0, noise, n)
     expect_close("x_n at row n", got, signal * x0 + sigma * noise)
     expect_equal("x_0", got[0], x0[0])
@@ -90,8 +80,8 @@ def add_noise_is_equation_2(schedule: NoiseSchedule) -> None:
 def one_transition_after_another_is_one_jump(schedule: NoiseSchedule) -> None:
     """Eq. 1, iterated, is Eq. 2."""
     mean, variance, expected = 1.0, 0.0, [(1.0, 0.0)]
-    for beta in schedule.beta[1:].tolist():
-        mean, variance = math.sqrt(1 - beta) * mean, (1 - beta) * variance + beta
+    for alpha, beta in zip(schedule.alpha[1:].tolist(), schedule.beta[1:].tolist(), strict=True):
+        mean, variance = math.sqrt(alpha) * mean, alpha * variance + beta
         expected.append((mean, variance))
     one, zero = torch.ones(len(expected), 1, dtype=torch.float64), torch.zeros(len(expected), 1, dtype=torch.float64)
     steps = torch.arange(len(expected))
@@ -124,44 +114,59 @@ def a_stride_is_the_posterior_of_the_steps_it_leaps(schedule: NoiseSchedule) -> 
     clean = m == 0
     expect_close("the posterior's mean at m = 0", mean[clean], x0[clean])
     expect_equal("the posterior's variance at m = 0", variance[clean], torch.zeros_like(variance[clean]))
+    expect_close("reverse_variance(n, m)", schedule.reverse_variance(x0, n, m), _reverse_variance(schedule, n, m))
     n, m, x0, xn = n[~clean], m[~clean], x0[~clean], xn[~clean]
     expect_bayes(schedule, x0, xn, n, m, mean[~clean], variance[~clean])
-    beta = (1 - schedule.alpha_bar[n] / schedule.alpha_bar[m])[:, None]
-    expect_close("reverse_variance(n, m)", schedule.reverse_variance(x0, n, m), beta)
 
 
-def the_reverse_variance_is_beta(schedule: NoiseSchedule) -> None:
-    """And the posterior's is smaller."""
+def a_step_to_itself_keeps_the_latent(schedule: NoiseSchedule) -> None:
+    """At every n from 0 to N, bit for bit and without variance, whatever the other positions do."""
+    n = torch.arange(schedule.num_timesteps + 1)
+    x0, xn = _two(len(n), 3)
+    mean, variance = schedule.posterior(x0, xn, n, n)
+    expect_equal("the posterior's mean at m = n", mean, xn)
+    expect_equal("the posterior's variance at m = n", variance, torch.zeros_like(variance))
+    expect_equal("reverse_variance(n, n)", schedule.reverse_variance(x0, n, n), torch.zeros_like(variance))
+    expect_refusal("m above n", partial(schedule.posterior, x0[:1], xn[:1], n[:1], n[:1] + 1))
+
+
+def the_reverse_variance_is_that_of_unit_latents(schedule: NoiseSchedule) -> None:
+    """Var(x_{n-1} | x_n) for x0 of unit variance: beta where variance is preserved; the posterior's is smaller."""
     n = every_step(schedule)
     one = torch.ones(len(n), 3, dtype=torch.float64)
-    expect_equal("reverse_variance(n)", schedule.reverse_variance(one, n)[:, 0], schedule.beta[1:])
+    got = schedule.reverse_variance(one, n)
+    expect_close("reverse_variance(n)", got, _reverse_variance(schedule, n, n - 1))
+    if schedule.variance_preserving:
+        expect_equal("reverse_variance(n)", got[:, 0], schedule.beta[1:])
     _, variance = schedule.posterior(one, one, n)
     expect_equal("the posterior's variance", variance[:, 0], schedule.posterior_variance[1:])
-    expect(bool((variance[:, 0] < schedule.beta[1:]).all()), "a posterior variance below beta", "one that is not")
+    expect(bool((variance < got).all()), "a posterior variance below the reverse variance", "one that is not")
 
 
-def x0_noise_and_velocity_tell_one_another(schedule: NoiseSchedule) -> None:
-    """Each, with xn, gives the others."""
+def x0_noise_and_velocity_convert_into_one_another(schedule: NoiseSchedule) -> None:
+    """Each, with xn, gives the others; without any signal, the noise does not give x0 and is refused."""
     n = every_step(schedule)
     x0, noise = _two(len(n), 4)
     xn = schedule.add_noise(x0, noise, n)
-    signal, sigma = schedule.alpha_bar[n, None].sqrt(), (1 - schedule.alpha_bar[n, None]).sqrt()
-    velocity = signal * noise - sigma * x0
-    for what, got, expected in (
-        ("noise_from_x0", schedule.noise_from_x0(x0, xn, n), noise),
-        ("x0_from_noise", schedule.x0_from_noise(noise, xn, n), x0),
-        ("velocity_from_x0", schedule.velocity_from_x0(x0, xn, n), velocity),
-        ("x0_from_velocity", schedule.x0_from_velocity(velocity, xn, n), x0),
-    ):
-        expect_close(what, got, expected, rtol=1e-6, atol=1e-8)
+    expect_close("noise_from_x0", schedule.noise_from_x0(x0, xn, n), noise, rtol=1e-6, atol=1e-8)
+    velocity = schedule.velocity_from_x0(x0, xn, n)
+    if schedule.variance_preserving:
+        expected = schedule.signal[n, None] * noise - schedule.sigma[n, None] * x0
+        expect_close("velocity_from_x0", velocity, expected, rtol=1e-6, atol=1e-8)
+    expect_close("x0_from_velocity", schedule.x0_from_velocity(velocity, xn, n), x0, rtol=1e-6, atol=1e-8)
+    left = schedule.signal[n] > 0
+    some = schedule.x0_from_noise(noise[left], xn[left], n[left])
+    expect_close("x0_from_noise", some, x0[left], rtol=1e-6, atol=1e-8)
+    if not left.all():
+        expect_refusal("x0_from_noise without a signal", partial(schedule.x0_from_noise, noise, xn, n))
 
 
 def log_snr_shift_shifts_the_log_snr_by_exactly_that(schedule: NoiseSchedule) -> None:
     """At every step."""
     if schedule.log_snr_shift:
-        plain = torch.logit(copy_of(schedule, log_snr_shift=0.0).alpha_bar[1:])
-        shifted = torch.logit(schedule.alpha_bar[1:])
-        expect_close("log SNR", shifted, plain + schedule.log_snr_shift, rtol=0, atol=1e-9)
+        plain = copy_of(schedule, log_snr_shift=0.0)
+        before, after = (2 * (each.signal[1:] / each.sigma[1:]).log() for each in (plain, schedule))
+        expect_close("log SNR", after, before + schedule.log_snr_shift, rtol=0, atol=1e-9)
 
 
 def timesteps_outside_the_table_are_refused(schedule: NoiseSchedule) -> None:
@@ -227,15 +232,16 @@ def it_is_immutable(schedule: NoiseSchedule) -> None:
 
 
 CLAUSES = (
-    alpha_bar_falls_strictly_from_one,
-    all_tables_follow_from_alpha_bar,
+    the_signal_falls_strictly_from_one,
+    all_tables_follow_from_the_levels,
     add_noise_is_equation_2,
     one_transition_after_another_is_one_jump,
     the_posterior_is_the_product_of_two_gaussians,
     the_posterior_at_the_first_step_is_x0_itself,
     a_stride_is_the_posterior_of_the_steps_it_leaps,
-    the_reverse_variance_is_beta,
-    x0_noise_and_velocity_tell_one_another,
+    a_step_to_itself_keeps_the_latent,
+    the_reverse_variance_is_that_of_unit_latents,
+    x0_noise_and_velocity_convert_into_one_another,
     log_snr_shift_shifts_the_log_snr_by_exactly_that,
     timesteps_outside_the_table_are_refused,
     timesteps_lead_the_axes_of_the_latents,
@@ -255,13 +261,30 @@ def expect_bayes(
     schedule: NoiseSchedule, x0: Tensor, xn: Tensor, n: Tensor, m: Tensor, mean: Tensor, variance: Tensor
 ) -> None:
     """Mean and variance of q(x_m | x_n, x_0) for 0 < m < n: the product of two Gaussians in x_m."""
-    then, beta = schedule.alpha_bar[m, None], 1 - schedule.alpha_bar[n, None] / schedule.alpha_bar[m, None]
-    likelihood, prior = (1 - beta) / beta, 1 / (1 - then)
+    ratio, beta = (part[:, None] for part in _transition(schedule, n, m))
+    likelihood, prior = ratio / beta, 1 / schedule.sigma[m, None] ** 2
     precision = likelihood + prior
-    from_xn, from_x0 = likelihood * xn / (1 - beta).sqrt() / precision, prior * then.sqrt() * x0 / precision
+    from_xn = ratio.sqrt() / beta * xn / precision
+    from_x0 = prior * schedule.signal[m, None] * x0 / precision
     expect_close("the posterior's precision", 1 / variance, precision, rtol=1e-8)
     error = (mean - from_xn - from_x0) / (from_xn.abs() + from_x0.abs())
     expect_close("the error of the posterior's mean", error, torch.zeros_like(error), atol=1e-8)
+
+
+def _transition(schedule: NoiseSchedule, n: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared factor and variance of q(x_n | x_m), m < n."""
+    if schedule.variance_preserving:
+        ratio = schedule.alpha_bar[n] / schedule.alpha_bar[m]
+        return ratio, 1 - ratio
+    ratio = (schedule.signal[n] / schedule.signal[m]) ** 2
+    return ratio, schedule.sigma[n] ** 2 - ratio * schedule.sigma[m] ** 2
+
+
+def _reverse_variance(schedule: NoiseSchedule, n: Tensor, m: Tensor) -> Tensor:
+    """Var(x_m | x_n) for x0 of unit variance, ``(N, 1)``."""
+    ratio, beta = _transition(schedule, n, m)
+    power = schedule.signal**2 + schedule.sigma**2
+    return (power[m] * beta / (ratio * power[m] + beta))[:, None]
 
 
 def _strides(num_timesteps: int) -> tuple[Tensor, Tensor]:
@@ -288,8 +311,8 @@ def _cases(maker: Maker) -> Iterator[Case]:
             yield Case(f"log_snr_shift={shift}", (schedule,))
 
 
-def _answers(schedule: NoiseSchedule) -> list[Tensor]:
+def _outputs(schedule: NoiseSchedule) -> list[Tensor]:
     return [schedule.alpha_bar, schedule.add_noise(*_two(schedule.num_timesteps, 2), every_step(schedule))]
 
 
-SUITE = Suite(NoiseSchedule, _cases, CLAUSES, _answers, usual=("num_timesteps",))
+SUITE = Suite(NoiseSchedule, _cases, CLAUSES, _outputs)

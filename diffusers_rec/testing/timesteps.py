@@ -1,9 +1,9 @@
-"""The contract of a timestep sampler: it draws 1..N as often as it says, and its weights keep the expectation."""
+"""The contract of a timestep sampler: draws from 1..N by its probabilities, and weights that keep the expectation."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,29 +20,14 @@ from diffusers_rec.testing.contract import (
     expect_equal,
     expect_finite,
 )
-from diffusers_rec.testing.every_kind import check
 from diffusers_rec.testing.inputs import seeded
 
 LENGTHS = [1, 2, 6, 20]
 DRAWS = 20_000
 
 
-def check_timesteps(make: Callable[..., TimestepSampler], /, *, waive: Collection[str] = (), **settings: Any) -> None:
-    """Check that a timestep sampler keeps its contract, at several N, before and after it has seen losses.
-
-    Args:
-        make: the class, or a factory.
-        waive: names of clauses (functions of this module) that need not hold.
-        settings: constructor parameters.
-
-    Raises:
-        ContractError: the first clause that is broken.
-    """
-    check(SUITE, make, waive, settings)
-
-
-def probabilities_are_probabilities(sampler: TimestepSampler) -> None:
-    """One for each of n = 1..N, positive, float64, that sum to one."""
+def probabilities_sum_to_one(sampler: TimestepSampler) -> None:
+    """One positive number in float64 for each of n = 1..N."""
     p = sampler.probabilities()
     expect(p.shape == (sampler.num_timesteps,), f"probabilities ({sampler.num_timesteps},)", tuple(p.shape))
     expect(p.dtype == torch.float64, "probabilities in float64", p.dtype)
@@ -51,23 +36,23 @@ def probabilities_are_probabilities(sampler: TimestepSampler) -> None:
 
 
 def steps_are_drawn_from_1_to_n(sampler: TimestepSampler) -> None:
-    """Not from 0 to N - 1: step 0 is the clean latent, and the last step is where serving starts."""
+    """Not from 0 to N - 1: step 0 is the clean latent, and serving starts at step N."""
     steps, _ = sampler.sample((200, 20), seeded(0))
     low, high, last = int(steps.min()), int(steps.max()), sampler.num_timesteps
     expect(low >= 1 and high <= last, f"steps in 1..{last}", f"steps in {low}..{high}")
 
 
-def steps_come_as_often_as_their_probability_says(sampler: TimestepSampler) -> None:
+def frequencies_match_the_probabilities(sampler: TimestepSampler) -> None:
     """Each count within five of its standard deviations."""
     steps, _ = sampler.sample((DRAWS // 100, 100), seeded(2))
     p = sampler.probabilities()
     counts = torch.bincount(steps.flatten(), minlength=sampler.num_timesteps + 1)[1:]
-    room = 5 * (DRAWS * p * (1 - p)).sqrt() + 1e-6
-    for n in ((counts - DRAWS * p).abs() > room).nonzero()[:1, 0].tolist():
+    allowed = 5 * (DRAWS * p * (1 - p)).sqrt() + 1e-6
+    for n in ((counts - DRAWS * p).abs() > allowed).nonzero()[:1, 0].tolist():
         expect(False, f"n = {n + 1} about {DRAWS * p[n]:.0f} times in {DRAWS} draws", int(counts[n]))
 
 
-def weights_undo_the_probabilities(sampler: TimestepSampler) -> None:
+def weights_are_inverse_probabilities(sampler: TimestepSampler) -> None:
     """w_n = 1 / (N p_n) where the mean over n is estimated, 1 / p_n for the sum: losses average without bias."""
     steps, weights = sampler.sample((500,), seeded(0))
     scale = {"mean": sampler.num_timesteps, "sum": 1}[sampler.estimate]
@@ -75,11 +60,11 @@ def weights_undo_the_probabilities(sampler: TimestepSampler) -> None:
     expect_close(f"w_n p_n times {scale}", product, torch.ones_like(product), rtol=1e-6)
 
 
-def the_same_generator_gives_the_same_bits_in_the_shape_asked(sampler: TimestepSampler) -> None:
+def the_same_generator_gives_the_same_bits(sampler: TimestepSampler) -> None:
     """Timesteps in int64 and weights in float32, and another generator gives others."""
     for shape in ((3,), (2, 4), (2, 3, 1)):
-        answers = [sampler.sample(shape, seeded(7)) for _ in range(2)]
-        for what, one, other, dtype in zip(("steps", "weights"), *answers, (torch.int64, torch.float32), strict=True):
+        draws = [sampler.sample(shape, seeded(7)) for _ in range(2)]
+        for what, one, other, dtype in zip(("steps", "weights"), *draws, (torch.int64, torch.float32), strict=True):
             expect_equal(f"{what} from the same generator", one, other)
             expect(one.shape == shape, f"{what} of shape {shape}", tuple(one.shape))
             expect(one.dtype == dtype, f"{what} in {dtype}", one.dtype)
@@ -88,10 +73,10 @@ def the_same_generator_gives_the_same_bits_in_the_shape_asked(sampler: TimestepS
         expect(not torch.equal(*others), "steps that depend on the generator", "the same from two generators")
 
 
-def a_device_is_obeyed(sampler: TimestepSampler) -> None:
-    """Both answers lie on it."""
-    for answer in sampler.sample((2, 3), seeded(0), torch.device("meta")):
-        expect(answer.device.type == "meta", "an answer on the device asked", answer.device)
+def results_are_on_the_given_device(sampler: TimestepSampler) -> None:
+    """Timesteps and weights."""
+    for result in sampler.sample((2, 3), seeded(0), torch.device("meta")):
+        expect(result.device.type == "meta", "a result on the given device", result.device)
 
 
 def start_share_goes_to_the_last_step(sampler: TimestepSampler) -> None:
@@ -103,23 +88,23 @@ def start_share_goes_to_the_last_step(sampler: TimestepSampler) -> None:
         expect_close("p_n with start_share = 0.3", shared, expected)
 
 
-def update_learns_without_a_graph(sampler: TimestepSampler) -> None:
-    """Losses of any shape and precision, of every step, leave finite tensors without gradient and draws in range."""
-    taught = copy.deepcopy(sampler)
-    teach(taught, dtype=torch.bfloat16, graph=True)
-    taught.update(torch.zeros(0, 1, dtype=torch.int64), torch.zeros(0, 1))
-    for name, value in taught.state_dict().items():
+def update_keeps_no_graph(sampler: TimestepSampler) -> None:
+    """After losses of any shape and precision the state holds finite tensors without gradient."""
+    trained = copy.deepcopy(sampler)
+    train(trained, dtype=torch.bfloat16, graph=True)
+    trained.update(torch.zeros(0, 1, dtype=torch.int64), torch.zeros(0, 1))
+    for name, value in trained.state_dict().items():
         expect(not value.requires_grad, f"{name} without gradient", "one that holds a graph")
         if value.is_floating_point():
             expect_finite(name, value)
-    probabilities_are_probabilities(taught)
+    probabilities_sum_to_one(trained)
 
 
-def its_learned_state_goes_out_and_in(sampler: TimestepSampler) -> None:
-    """A fresh one that loads it draws alike, and what is learned later stays out of the state that was given."""
+def learned_state_round_trips(sampler: TimestepSampler) -> None:
+    """A new sampler that loads the state draws the same, and later updates do not change a state given before."""
     ours, fresh = copy.deepcopy(sampler), copy_of(sampler)
     state = ours.state_dict()
-    teach(ours)
+    train(ours)
     fresh.load_state_dict(state)
     expect_equal("p_n after loading", fresh.probabilities(), sampler.probabilities())
     for one, other in zip(fresh.sample((40,), seeded(3)), sampler.sample((40,), seeded(3)), strict=True):
@@ -127,22 +112,22 @@ def its_learned_state_goes_out_and_in(sampler: TimestepSampler) -> None:
 
 
 CLAUSES = (
-    probabilities_are_probabilities,
+    probabilities_sum_to_one,
     steps_are_drawn_from_1_to_n,
-    steps_come_as_often_as_their_probability_says,
-    weights_undo_the_probabilities,
-    the_same_generator_gives_the_same_bits_in_the_shape_asked,
-    a_device_is_obeyed,
+    frequencies_match_the_probabilities,
+    weights_are_inverse_probabilities,
+    the_same_generator_gives_the_same_bits,
+    results_are_on_the_given_device,
     start_share_goes_to_the_last_step,
-    update_learns_without_a_graph,
-    its_learned_state_goes_out_and_in,
+    update_keeps_no_graph,
+    learned_state_round_trips,
 )
 
 
-def teach(
+def train(
     sampler: TimestepSampler, times: int = 12, *, dtype: torch.dtype = torch.float32, graph: bool = False
 ) -> TimestepSampler:
-    """The sampler after it has seen each step some times, with a loss that rises with n."""
+    """The sampler after some updates at each step, with a loss that rises with n."""
     steps = torch.arange(1, sampler.num_timesteps + 1).repeat(times, 1)
     losses = (0.2 + steps / sampler.num_timesteps).to(dtype).requires_grad_(graph)
     sampler.update(steps, losses * 1)
@@ -154,7 +139,7 @@ def _cases(maker: Maker) -> Iterator[Case]:
     for steps in lengths:
         for settings in _settings(maker, steps):
             yield Case(_label(settings), (maker(**settings),))
-            yield Case(f"{_label(settings)}, taught", (teach(maker(**settings)),))
+            yield Case(f"{_label(settings)}, trained", (train(maker(**settings)),))
 
 
 def _settings(maker: Maker, steps: int | None) -> Iterator[dict[str, Any]]:
@@ -169,8 +154,8 @@ def _label(settings: dict[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in settings.items()) or "as given"
 
 
-def _answers(sampler: TimestepSampler) -> list[Tensor]:
+def _outputs(sampler: TimestepSampler) -> list[Tensor]:
     return [*sampler.sample((6, 5), seeded(3)), sampler.probabilities(), *sampler.state_dict().values()]
 
 
-SUITE = Suite(TimestepSampler, _cases, CLAUSES, _answers, usual=("num_timesteps",))
+SUITE = Suite(TimestepSampler, _cases, CLAUSES, _outputs)

@@ -193,7 +193,7 @@ def fingerprint(settings: Any, data: Sequences, validation: Holdout | None, proc
 
 
 def _damaged(path: Path) -> AbstractContextManager[None]:
-    return naming(path, "cannot be used", mend=f"Delete the folder {path.parent} to train anew, or choose another.")
+    return naming(path, "cannot be used", advice=f"Delete the folder {path.parent} to train anew, or choose another.")
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ TRAIN = {
     "a folder": (".", [], "' is a folder"),
     "empty table": ("empty.csv", [], "empty.csv: expected a header and at least one row"),
     "empty sequences": ("empty.txt", [], "the file is empty"),
-    "unknown suffix": ("log.xyz", [], "cannot tell the format of log.xyz"),
+    "unknown suffix": ("log.xyz", [], "suffix .* of log.xyz does not give the format"),
     "no such column": ("untimed.csv", [], r"\['time'\] are missing"),
     "other column": ("log.csv", ["--item", "book"], r"\['book'\] are missing"),
     "ragged": ("ragged.csv", [], "rows of equal width"),
@@ -149,4 +149,4 @@ def test_a_folder_that_vanishes_is_reported_with_what_to_do(logs, tmp_path):
     with mock.patch("diffusers_rec.cli.progress.describe_epoch", side_effect=vanish):
         code, _, err = diffrec("train", logs / "log.csv", "--out", out, *SMALL)
     assert code == 1
-    assert re.search(rf"diffrec: .*{out}.* could not be written .*The folder has vanished; make it anew", err)
+    assert re.search(rf"diffrec: .*{out}.* could not be written .*The folder no longer exists; create it again", err)

@@ -40,9 +40,24 @@ CALLS: dict[str, Call] = {
         lambda: {"num_timesteps": STEPS, "history": 2, "uniform_share": 0.1, "estimate": "sum", "start_share": 0.1},
         component,
     ),
-    "ItemEmbedding": Call(
-        lambda: dr.ItemEmbedding,
+    "TableEmbedding": Call(
+        lambda: dr.TableEmbedding,
         lambda: {"num_items": NUM_ITEMS, "dim": DIM, "scale": "unit", "init_std": 0.1, "seed": 0}, component,
+    ),
+    "FeatureEmbedding": Call(
+        lambda: dr.FeatureEmbedding,
+        lambda: {"num_items": NUM_ITEMS, "dim": DIM, "num_features": 3, "hidden": 2, "scale": "unit", "init_std": 0.1,
+                 "seed": 0}, component,
+    ),
+    "AttributeEmbedding": Call(
+        lambda: dr.AttributeEmbedding,
+        lambda: {"num_items": NUM_ITEMS, "dim": DIM, "num_attributes": 3, "max_attributes": 2, "scale": "unit",
+                 "init_std": 0.1, "seed": 0}, component,
+    ),
+    "SummedEmbedding": Call(
+        lambda: dr.SummedEmbedding,
+        lambda: {"num_items": NUM_ITEMS, "dim": DIM, "features": {"name": "attributes", "num_attributes": 3},
+                 "scale": "unit", "init_std": 0.1, "seed": 0}, component,
     ),
     "TransformerDenoiser": Call(lambda: dr.TransformerDenoiser, sized, component),
     "CausalTransformerDenoiser": Call(lambda: dr.CausalTransformerDenoiser, sized, component),

@@ -45,6 +45,18 @@ def targets() -> torch.Tensor:
     return torch.tensor([1, 2, 3])
 
 
+def vectors() -> torch.Tensor:
+    return gaussian(NUM_ITEMS, 3)
+
+
+def bags() -> torch.Tensor:
+    return torch.tensor([[0, 1], [2, -1]] * (NUM_ITEMS // 2))
+
+
+def summed() -> Any:
+    return dr.SummedEmbedding(NUM_ITEMS, DIM, features=dr.FeatureEmbedding.from_features(vectors(), DIM))
+
+
 def losses() -> dict[str, Any]:
     return {
         "x0": gaussian(3, DIM), "predicted": gaussian(3, DIM), "weights": torch.ones(3), "from_start": gaussian(3, DIM),
@@ -144,6 +156,24 @@ CALLS: dict[str, Call] = {
     ),
     "ItemEmbedding.forward": Call(lambda: world.embedding().forward, lambda: {"items": targets()}),
     "ItemEmbedding.table": Call(lambda: world.embedding().table, dict),
+    "TableEmbedding.vectors": Call(lambda: world.embedding().vectors, lambda: {"items": targets()}),
+    "SummedEmbedding.vectors": Call(lambda: summed().vectors, lambda: {"items": targets()}),
+    "SummedEmbedding.set_features": Call(lambda: summed().set_features, lambda: {"features": vectors(), "first": 0}),
+    "FeatureEmbedding.from_features": Call(
+        lambda: dr.FeatureEmbedding.from_features, lambda: {"features": vectors(), "dim": DIM}, component
+    ),
+    "AttributeEmbedding.from_features": Call(
+        lambda: dr.AttributeEmbedding.from_features, lambda: {"features": bags(), "dim": DIM}, component
+    ),
+    "attribute_bags": Call(
+        lambda: dr.attribute_bags,
+        lambda: {"items": ["a", "b"], "attributes": {"a": ["x", "y"], "b": []}, "known": ["x", "y"],
+                 "unknown": "error"},
+    ),
+    "feature_vectors": Call(
+        lambda: dr.feature_vectors, lambda: {"items": ["a", "b"], "vectors": {"a": [1.0, 2.0], "b": [3.0, 4.0]}},
+        arithmetic=True,
+    ),
     "ItemHead.logits": Call(lambda: world.head().logits, lambda: {"latent": gaussian(3, DIM)}, arithmetic=True),
     "ItemHead.scoring_keys": Call(lambda: world.head().scoring_keys, lambda: {"items": targets()}),
     "ItemHead.loss": Call(

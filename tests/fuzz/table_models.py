@@ -60,6 +60,7 @@ CALLS: dict[str, Call] = {
     "DiffRec.prepare": Call(
         lambda: world.model().prepare, lambda: {"sequences": world.sequences(), "examples": "last-target"}, serves
     ),
+    "DiffRec.extend": Call(lambda: world.model().extend, lambda: {"items": ["new", "newer"], "features": None}, serves),
     "DiffRec.check_fit": Call(lambda: world.model().check_fit, dict),
     "DiffRec.save_pretrained": Call(
         lambda: world.model().save_pretrained, lambda: {"directory": "new"},
@@ -71,6 +72,10 @@ CALLS: dict[str, Call] = {
     ),
     "DiffRec.loss": Call(
         lambda: world.model().train().loss, lambda: {"batch": world.batch(), "generator": generator()}
+    ),
+    "DiffRec.update": Call(
+        lambda: world.model().update,
+        lambda: {"observed": {"timesteps": torch.tensor([1, STEPS]), "per_latent": torch.tensor([0.5, 1.0])}},
     ),
     "DiffRec.sample": Call(lambda: world.model().sample, served),
     "DiffRec.next_item_latents": Call(
@@ -127,15 +132,16 @@ CALLS: dict[str, Call] = {
         lambda result, _: probabilities([*result.values()], {}),
     ),
     "TrainingConfig": Call(lambda: training.TrainingConfig, training.TrainingConfig().config),
-    "TrainingConfig.rate": Call(lambda: training.TrainingConfig().rate, lambda: {"epochs_done": 1.5}),
+    "TrainingConfig.rate": Call(lambda: training.TrainingConfig().rate, lambda: {"epochs_done": 1.5, "initial": 0.5}),
     "TrainingConfig.config": Call(lambda: training.TrainingConfig().config, dict),
     "TrainingConfig.names": Call(lambda: training.TrainingConfig.names, dict),
     "train": Call(
         lambda: training.train,
         lambda: {"model": world.model(), "sequences": world.sequences(), "validation": world.holdout(),
                  "config": training.TrainingConfig(**plain_training()), "directory": "run", "device": "cpu",
-                 "progress": False, "on_epoch": lambda record: None},
-        opaque=("on_epoch",),
+                 "progress": False, "optimizer": torch.optim.Adagrad, "metric": lambda model, holdout: 0.5,
+                 "callbacks": [training.Callback()], "on_epoch": lambda record: None},
+        opaque=("optimizer", "metric", "callbacks", "on_epoch"),
     ),
     "best": Call(
         lambda: presets.best,
@@ -149,13 +155,12 @@ CALLS: dict[str, Call] = {
     "control": Call(lambda: presets.control, lambda: {"model": world.model()}, serves),
     "ItemIndex": Call(
         lambda: ItemIndex,
-        lambda: {"head": world.head(), "kind": "ivf", "num_tail": 4, "seed": 0, "num_threads": 1, "num_lists": 2,
-                 "num_probes": 1},
+        lambda: {"head": world.head(), "factory": "IVF2,Flat", "num_tail": 4, "nprobe": 1},
         lambda result, _: finite(result.top_k(gaussian(1, 1, DIM), 2), {}),
     ),
     "ItemIndex of a graph": Call(
         lambda: ItemIndex,
-        lambda: {"head": world.head(), "kind": "hnsw", "num_links": 4, "ef_construction": 4, "ef_search": 4},
+        lambda: {"head": world.head(), "factory": "HNSW4", "efConstruction": 4, "efSearch": 4},
         lambda result, _: finite(result.top_k(gaussian(1, 1, DIM), 2), {}),
     ),
     "ItemIndex.save": Call(lambda: world.index().save, lambda: {"path": "new.safetensors"}),

@@ -15,10 +15,10 @@ from diffusers_rec import (
     History,
     Holdout,
     Interactions,
-    ItemEmbedding,
     LinearHead,
     Sequences,
     SqrtSchedule,
+    TableEmbedding,
     TrainingBatches,
     TransitionMemory,
     Vocabulary,
@@ -63,8 +63,8 @@ def model(items: Vocabulary | None = None, **changes: Any) -> DiffRec:
     return built.eval()
 
 
-def embedding(dim: int = DIM) -> ItemEmbedding:
-    return ItemEmbedding(NUM_ITEMS, dim)
+def embedding(dim: int = DIM) -> TableEmbedding:
+    return TableEmbedding(NUM_ITEMS, dim)
 
 
 def head() -> LinearHead:
@@ -98,7 +98,7 @@ def gaussian(*shape: int) -> Tensor:
 
 
 def index() -> ItemIndex:
-    return ItemIndex(head(), kind="flat")
+    return ItemIndex(head(), factory="Flat")
 
 
 def write_files(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What components of every kind keep: a name, a config that tells all, and randomness from seeds alone."""
+"""Clauses of all kinds: a registered name, a complete config, and randomness from seeds alone."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from torch import Tensor, nn
 
 from diffusers_rec.core.registry import Component
 from diffusers_rec.testing.contract import SIZES, Case, Maker, Suite, expect, expect_equal, run
-from diffusers_rec.testing.inputs import global_state_from, global_states, learned, moved_states
+from diffusers_rec.testing.inputs import global_state_from, global_states, moved_states, perturbed
 
 
 def check(
     suite: Suite, make: Callable[..., Any], waive: Collection[str] = (), settings: Mapping[str, Any] | None = None
 ) -> None:
-    """Run the clauses of every kind and those of the suite, but for those waived.
+    """Run the clauses of all kinds and those of the suite, except those that are waived.
 
     Raises:
         ContractError: the first clause that is broken.
         ValueError: a waived name that is no clause.
     """
-    every, own = ([clause for clause in part if clause.__name__ not in waive] for part in (CLAUSES, suite.clauses))
+    common, own = ([clause for clause in part if clause.__name__ not in waive] for part in (CLAUSES, suite.clauses))
     known = {clause.__name__ for clause in (*CLAUSES, *suite.clauses)}
     if unknown := sorted({waive} if isinstance(waive, str) else set(waive) - known):
         raise ValueError(f"waive must hold names of clauses, got {unknown}. Known: {', '.join(sorted(known))}.")
-    maker = Maker(suite.family, make, settings or {}, suite.usual)
-    run(every, Case("", (suite, maker)), maker)
+    maker = Maker(suite.family, make, settings or {})
+    run(common, Case("", (suite, maker)), maker)
     for case in suite.cases(maker):
         run(own, case, maker)
 
 
-def can_be_made(suite: Suite, maker: Maker) -> None:
-    """Of what the pipeline supplies and the settings that were given."""
+def can_be_constructed(suite: Suite, maker: Maker) -> None:
+    """From what the pipeline supplies and the given settings."""
     maker()
 
 
@@ -47,41 +47,46 @@ def has_a_registered_name(suite: Suite, maker: Maker) -> None:
     expect(found is cls, f"{cls} under the name {cls.registered_name!r}", found)
 
 
-def survives_its_config(suite: Suite, maker: Maker) -> None:
-    """To JSON and back, with the settings that were given and with every plain one changed."""
+def config_round_trips(suite: Suite, maker: Maker) -> None:
+    """To JSON and back, with the given settings and with each number and each flag changed."""
     if type(maker()).registered_name is not None:
         for given in _variants(maker):
-            config_builds_its_equal(suite, maker(**given), {**maker.settings, **given})
+            expect_config_round_trip(suite, maker(**given), {**maker.settings, **given})
 
 
 def keeps_its_settings(suite: Suite, maker: Maker) -> None:
-    """The law of the registry: each constructor parameter is an attribute of the same name."""
+    """Each constructor parameter is an attribute of the same name, as the registry requires."""
     component = maker()
     for key in [*component.settings(), *component.requires]:
         expect(hasattr(component, key), f"an attribute {key!r} that holds the constructor's parameter", "none")
 
 
+def can_be_called(suite: Suite, maker: Maker) -> None:
+    """With inputs of its kind."""
+    suite.outputs(maker())
+
+
 def leaves_the_global_random_state_alone(suite: Suite, maker: Maker) -> None:
-    """Neither making it nor asking it moves Python's, NumPy's or torch's."""
+    """Neither the constructor nor a call changes the state of Python, NumPy or torch."""
     with global_state_from(1):
         before = global_states()
         component = maker()
         moved = moved_states(before)
         expect(not moved, "a constructor that draws from its seed alone", f"one that moves the state of {moved}")
-        suite.answers(component)
+        suite.outputs(component)
         moved = moved_states(before)
-        expect(not moved, "answers from the given generator alone", f"some that move the state of {moved}")
+        expect(not moved, "random numbers from the given generator alone", f"some that move the state of {moved}")
 
 
 def the_same_seed_gives_the_same_bits(suite: Suite, maker: Maker) -> None:
-    """Made twice and asked twice with the same seeds, whatever the global random state is."""
+    """Constructed twice and called twice with the same seeds, whatever the global random state is."""
     found = []
     for state in (1, 2):
         with global_state_from(state):
             component = maker()
-            found += [suite.answers(component), suite.answers(component)]
+            found += [suite.outputs(component), suite.outputs(component)]
     for again in found[1:]:
-        _expect_the_same("an answer to the same question, from the same seed", again, found[0])
+        _expect_same("an output for the same input and seed", again, found[0])
 
 
 def another_seed_gives_other_weights(suite: Suite, maker: Maker) -> None:
@@ -92,30 +97,31 @@ def another_seed_gives_other_weights(suite: Suite, maker: Maker) -> None:
         expect(not ours or not same, "initial weights that depend on the seed", "the same from two seeds")
 
 
-def its_state_goes_out_and_in(suite: Suite, maker: Maker) -> None:
-    """Loaded into a fresh one, its state dict answers as it does, bit for bit."""
+def state_dict_round_trips(suite: Suite, maker: Maker) -> None:
+    """A new component that loads the state dict gives the same outputs, bit for bit."""
     component = maker()
     if isinstance(component, nn.Module):
-        state = learned(component).state_dict()
+        state = perturbed(component).state_dict()
         fresh = maker()
         fresh.load_state_dict(state)
-        _expect_the_same("an answer after loading the state", suite.answers(fresh), suite.answers(component))
+        _expect_same("an output after loading the state", suite.outputs(fresh), suite.outputs(component))
 
 
 CLAUSES = (
-    can_be_made,
+    can_be_constructed,
     has_a_registered_name,
+    can_be_called,
     leaves_the_global_random_state_alone,
     the_same_seed_gives_the_same_bits,
     keeps_its_settings,
-    survives_its_config,
+    config_round_trips,
     another_seed_gives_other_weights,
-    its_state_goes_out_and_in,
+    state_dict_round_trips,
 )
 
 
-def config_builds_its_equal(suite: Suite, component: Component, given: Mapping[str, Any]) -> None:
-    """The config of a component that was built with ``given`` holds it, goes to JSON and back, and builds its equal."""
+def expect_config_round_trip(suite: Suite, component: Component, given: Mapping[str, Any]) -> None:
+    """Require that the config of a component holds what was ``given``, and builds an equal component from JSON."""
     config = json.loads(json.dumps(component.config()))
     plain = json.loads(json.dumps({key: value for key, value in given.items() if _is_plain(value)}))
     for key in set(component.settings()) & set(plain):
@@ -128,13 +134,11 @@ def config_builds_its_equal(suite: Suite, component: Component, given: Mapping[s
     for each in (component, again):
         if isinstance(each, nn.Module):
             each.eval()
-    _expect_the_same(
-        "an answer of the component that the config builds", suite.answers(again), suite.answers(component)
-    )
+    _expect_same("an output of the component built from the config", suite.outputs(again), suite.outputs(component))
 
 
 def changed_settings(make: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
-    """The default and another value of each setting that can be changed without knowing what it means."""
+    """The default and another value of each numeric or boolean setting."""
     defaults = {name: each.default for name, each in inspect.signature(make).parameters.items()}
     return {
         name: (default, changed)
@@ -160,7 +164,7 @@ def _variants(maker: Maker) -> Iterator[dict[str, Any]]:
             try:
                 maker(**{name: changed})
             except ValueError:
-                continue  # changed alone it may not fit the others
+                continue  # it may not fit the other settings
             yield {name: changed}
 
 
@@ -172,6 +176,6 @@ def _weights(component: Any) -> list[Tensor]:
     return list(component.parameters()) if isinstance(component, nn.Module) else []
 
 
-def _expect_the_same(what: str, got: list[Tensor], expected: list[Tensor]) -> None:
+def _expect_same(what: str, got: list[Tensor], expected: list[Tensor]) -> None:
     for one, other in zip(got, expected, strict=True):
         expect_equal(what, one, other)

@@ -1,0 +1,161 @@
+"""Features of items: a vector each, or a bag of attributes each, as arrays in the vocabulary's order."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusers_rec.core.entrances import explained
+from diffusers_rec.core.errors import check_choice, shown
+from diffusers_rec.data.vocabulary import Vocabulary, listed, plain
+
+
+@dataclass(frozen=True, eq=False)  # tensors have no one answer to ==
+class AttributeBags:
+    """Attributes of every item.
+
+    Attributes:
+        indices: Attribute indices of each item, int64 ``(V, A)``, padded behind with -1.
+        attributes: Raw attribute ids in the order of their indices.
+    """
+
+    made_by: ClassVar[str] = "attribute_bags(vocabulary, {item: [attribute, ...]})"
+    indices: Tensor
+    attributes: Vocabulary
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+@explained
+def attribute_bags(
+    items: Vocabulary | Iterable[Hashable],
+    attributes: Mapping[Any, Iterable[Hashable]] | Sequence[Iterable[Hashable]],
+    *,
+    known: Vocabulary | Iterable[Hashable] | None = None,
+    unknown: Literal["error", "drop"] = "error",
+) -> AttributeBags:
+    """Bags of attributes such as genres, brands or categories, in the order of the items.
+
+    ::
+
+        bags = attribute_bags(vocabulary, {"Alien": ["horror", "space"], "Amelie": ["comedy"]})
+        embedding = AttributeEmbedding.from_features(bags, dim=64)
+        later = attribute_bags(["Aliens"], {"Aliens": ["space"]}, known=bags.attributes)
+
+    Args:
+        items: Item ids; a model's vocabulary, or new items.
+        attributes: Raw attribute ids of each item, by item id, or one collection an item in the order of ``items``. An
+            item without attributes has an empty one. Entries of other items are ignored; an attribute that is listed
+            twice counts once.
+        known: Attributes that a model was trained with; those that occur, in order of appearance, if None.
+        unknown: Treatment of attributes that are not among the ``known``: ``"error"`` or ``"drop"``.
+
+    Raises:
+        ValueError: An item without an entry, unknown attributes, or no attributes at all.
+    """
+    check_choice("unknown", unknown, ("error", "drop"))
+    ids, given = _by_item(items, attributes, "attributes", "Give an empty list to an item without attributes.")
+    bags = [dict.fromkeys(plain(each) for each in listed(bag, f"attributes of item {shown(item)}")) for item, bag in
+            zip(ids, given, strict=True)]  # fmt: skip
+    found = dict.fromkeys(attribute for bag in bags for attribute in bag)
+    if known is None:
+        if not found:
+            raise ValueError(f"Expected attributes, but none of the {len(ids)} items has any.")
+        known = found
+    vocabulary = known if isinstance(known, Vocabulary) else Vocabulary(known)
+    if unknown == "drop":
+        bags = [{attribute: None for attribute in bag if attribute in vocabulary} for bag in bags]
+    encoded = [vocabulary.encode(bag) for bag in bags]
+    width = max(1, *map(len, encoded)) if encoded else 1
+    indices = np.full((len(ids), width), -1, np.int64)
+    for row, bag in zip(indices, encoded, strict=True):
+        row[: len(bag)] = bag
+    return AttributeBags(torch.from_numpy(indices), vocabulary)
+
+
+@explained
+def feature_vectors(items: Vocabulary | Iterable[Hashable], vectors: Mapping[Any, Any]) -> Tensor:
+    """Item vectors in the order of the items, float32 ``(V, F)``.
+
+    Args:
+        items: Item ids; a model's vocabulary, or new items.
+        vectors: Vector of each item, ``(F,)``, by item id. Entries of other items are ignored.
+
+    Raises:
+        ValueError: An item without an entry, or vectors of different lengths.
+    """
+    ids, given = _by_item(items, vectors, "vectors", "Give a vector to every item.")
+    found = [np.asarray(vector, np.float32) for vector in given]
+    for item, vector in zip(ids, found, strict=True):
+        if vector.ndim != 1 or vector.shape != found[0].shape:
+            raise ValueError(
+                f"Expected vectors (F,) of one length, got {found[0].shape} for item {shown(ids[0])} and "
+                f"{vector.shape} for item {shown(item)}."
+            )
+    return torch.from_numpy(np.stack(found))
+
+
+def as_vectors(features: Any) -> Tensor:
+    """Given vectors as a floating-point tensor ``(N, F)``.
+
+    Raises:
+        ValueError: Another shape, or values that are not finite.
+    """
+    found = features if isinstance(features, Tensor) else torch.from_numpy(np.array(features, np.float32))
+    if found.ndim != 2 or not found.numel():
+        raise ValueError(f"Expected features as vectors (items, num_features), got shape {tuple(found.shape)}.")
+    found = found.detach().to(torch.promote_types(found.dtype, torch.float32))
+    if not bool(found.isfinite().all()):
+        row = int((~found.isfinite()).any(1).int().argmax())
+        raise ValueError(f"features must be finite, but those in row {row} are not.")
+    return found
+
+
+def as_bags(features: Any) -> Tensor:
+    """Given bags of attributes as int64 ``(N, A)``, padded with -1.
+
+    Raises:
+        TypeError: Neither :class:`AttributeBags` nor integers.
+        ValueError: Another shape, or an index below -1.
+    """
+    if isinstance(features, AttributeBags):
+        features = features.indices
+    found = features.detach() if isinstance(features, Tensor) else torch.from_numpy(np.array(features))
+    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
+        raise TypeError(f"Expected attribute indices (integers), got {found.dtype}. attribute_bags() takes raw ids.")
+    if found.ndim != 2 or not found.numel():
+        raise ValueError(
+            f"Expected attribute indices (items, attributes an item), got shape {tuple(found.shape)}. attribute_bags() "
+            "pads lists of different lengths."
+        )
+    if int(found.min()) < -1:
+        raise ValueError(f"Attribute indices must be at least 0, or -1 for padding, got {int(found.min())}.")
+    return found.long()
+
+
+def _by_item(
+    items: Vocabulary | Iterable[Hashable], given: Any, name: str, remedy: str
+) -> tuple[list[Hashable], list[Any]]:
+    """Item ids and what is given for each of them."""
+    ids = list((items if isinstance(items, Vocabulary) else Vocabulary(items)).ids)
+    if not isinstance(given, Mapping):
+        rows = list(given)
+        if len(rows) != len(ids):
+            raise ValueError(f"Expected {name} of {len(ids)} items, in their order, got {len(rows)}.")
+        return ids, rows
+    missing = [item for item in ids if item not in given]
+    if missing:
+        some = ", ".join(map(shown, missing[:5])) + (", ..." if len(missing) > 5 else "")
+        kinds = {type(item).__name__ for item in ids}, {type(item).__name__ for item in given}
+        other = " The ids of items are {}, those of {name} are {}. Convert one of them.".format(
+            *(" and ".join(sorted(kind)) for kind in kinds), name=name
+        )
+        hint = other if given and not kinds[0] & kinds[1] else f" {remedy}"
+        raise ValueError(f"Expected {name} of {len(ids)} items, but {len(missing)} have no entry: {some}.{hint}")
+    return ids, [given[item] for item in ids]

@@ -1,0 +1,107 @@
+"""The contract of a loss term: an unweighted loss of each latent, or of the batch, from the passes that it declares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from diffusers_rec.objectives import LossTerm, TrainingStep
+from diffusers_rec.testing.contract import Case, Maker, Suite, copy_of, expect, expect_close, expect_equal
+from diffusers_rec.testing.training_steps import (
+    expect_known_passes,
+    expect_used_passes,
+    gradients_of_outputs,
+    half_outputs,
+    non_contiguous,
+    random_step,
+    select,
+)
+
+
+def passes_are_known(term: LossTerm, step: TrainingStep) -> None:
+    """Each is declared once, and ``"sampled"`` first."""
+    expect_known_passes(term.passes)
+
+
+def term_is_a_number_a_latent_or_one_a_batch(term: LossTerm, step: TrainingStep) -> None:
+    """Finite, ``(M,)`` or a scalar."""
+    value, latents = term(step), len(step.items)
+    expect(value.shape in ((), (latents,)), f"a scalar or ({latents},)", tuple(value.shape))
+    expect(value.isfinite().all(), "finite numbers", value)
+
+
+def term_is_not_weighted(term: LossTerm, step: TrainingStep) -> None:
+    """The objective multiplies by the term's weight and by those of the step."""
+    value = term(step)
+    expect_equal("the term with other weights of the step", term(replace(step, weights=3 * step.weights)), value)
+    if "weight" in term.settings():
+        expect_equal("the term with another weight", copy_of(term, weight=term.weight + 2)(step), value)
+
+
+def latents_are_independent(term: LossTerm, step: TrainingStep) -> None:
+    """A term ``(M,)`` has the same number for a latent in any batch."""
+    whole = term(step)
+    if whole.ndim:
+        for i in range(len(whole)):
+            alone = term(select(step, slice(i, i + 1)))
+            expect_close(f"the term of latent {i} alone", alone[0], whole[i], rtol=1e-5, atol=1e-6)
+
+
+def order_does_not_matter(term: LossTerm, step: TrainingStep) -> None:
+    """Of the latents; nor does the memory layout."""
+    backwards = select(step, torch.arange(len(step.items)).flip(0))
+    for what, other in (("of the latents backwards", backwards), ("of strided tensors", non_contiguous(step))):
+        expect_close(f"the term {what}", term(other).mean(), term(step).mean(), rtol=1e-5, atol=1e-6)
+
+
+def gradients_reach_the_declared_passes(term: LossTerm, step: TrainingStep) -> None:
+    """A pass that the term does not depend on costs a prediction for nothing."""
+    if len(step.items) > 1:  # a contrast needs two
+        expect_used_passes(gradients_of_outputs(step, lambda leaves: term(leaves).sum()))
+
+
+def half_precision_is_computed_in_full(term: LossTerm, step: TrainingStep) -> None:
+    """Outputs in bfloat16 lose nothing more in a term of each latent, autocast or not."""
+    half, full = half_outputs(step)
+    expected = term(full)
+    if expected.ndim:
+        expect_equal("the term of bfloat16 outputs", term(half), expected)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            expect_equal("the term under autocast", term(half), expected)
+
+
+def without_noise_is_a_term_of_one_pass(term: LossTerm, step: TrainingStep) -> None:
+    """:meth:`~diffusers_rec.LossTerm.without_noise` gives None, or the config of a term of the pass ``"sampled"``."""
+    config = term.without_noise() if term.registered_name else None
+    if config is not None:
+        passes = LossTerm.build(config).passes
+        expect(passes == ("sampled",), "a term of the pass 'sampled' alone", passes)
+
+
+CLAUSES = (
+    passes_are_known,
+    term_is_a_number_a_latent_or_one_a_batch,
+    term_is_not_weighted,
+    latents_are_independent,
+    order_does_not_matter,
+    gradients_reach_the_declared_passes,
+    half_precision_is_computed_in_full,
+    without_noise_is_a_term_of_one_pass,
+)
+
+
+def _cases(maker: Maker) -> Iterator[Case]:
+    term = maker()
+    for latents in (1, 6):
+        yield Case(f"M={latents}", (term, random_step(term.passes, latents)))
+    yield Case("of velocities", (term, random_step(term.passes, 4, kind="velocity")))
+
+
+def _outputs(term: LossTerm) -> list[Tensor]:
+    return [term(random_step(term.passes, 6)).detach()]
+
+
+SUITE = Suite(LossTerm, _cases, CLAUSES, _outputs)

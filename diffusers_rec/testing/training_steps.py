@@ -1,0 +1,108 @@
+"""What the suites of objectives and loss terms compute a loss from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusers_rec.items.heads import LinearHead
+from diffusers_rec.objectives import Pass, TrainingStep
+from diffusers_rec.objectives.base import PASSES
+from diffusers_rec.processes.prediction import target_of
+from diffusers_rec.processes.schedules import SqrtSchedule
+from diffusers_rec.testing.contract import SIZES, expect
+from diffusers_rec.testing.inputs import gaussian, seeded, strided
+
+
+def random_step(
+    passes: Collection[str], latents: int, seed: int = 0, *, kind: str = "x0", dtype: torch.dtype = torch.float32
+) -> TrainingStep:
+    """A step with the given passes, whose predictions miss their targets.
+
+    Args:
+        passes: Names of the passes.
+        latents: Number of latents M.
+        seed: Seed of all random numbers.
+        kind: What the denoiser predicts.
+        dtype: Precision of the latents.
+    """
+    items, dim, steps = SIZES["num_items"], SIZES["dim"], SIZES["num_timesteps"]
+    schedule, generator = SqrtSchedule(steps), seeded(seed)
+    drawn = torch.randint(1, steps + 1, (latents,), generator=generator)
+    true = torch.randint(items, (latents,), generator=generator)
+    true[1:2] = (true[:1] + 1) % items  # a contrast needs two items
+    made = {}
+    for place, name in enumerate(passes):
+        x0, noise, error = (
+            gaussian(latents, dim, seed=100 * seed + part + (10 * place if part else 0), dtype=dtype)
+            for part in range(3)
+        )
+        if name == "negative":
+            x0 = gaussian(latents, dim, seed=100 * seed + 50, dtype=dtype)
+        timesteps = torch.full_like(drawn, steps) if name == "final" else drawn
+        xn = schedule.add_noise(x0, noise, timesteps)
+        output = target_of(kind, x0, noise, xn, timesteps, schedule) + error
+        shown = (true + 1) % items if name == "negative" else true
+        made[name] = Pass(shown, x0, xn, noise, timesteps, output, kind, schedule)
+    weights = (torch.rand(latents, generator=generator) + 0.5).to(dtype)
+    return TrainingStep(made, weights, LinearHead(items, dim, seed=seed).to(dtype))
+
+
+def change_passes(step: TrainingStep, change: Callable[[Pass], Pass]) -> TrainingStep:
+    """The step with each of its passes changed."""
+    return replace(step, passes={name: change(each) for name, each in step.passes.items()})
+
+
+def change_tensors(step: TrainingStep, change: Callable[[Tensor], Tensor]) -> TrainingStep:
+    """The step with each of its tensors changed."""
+
+    def changed(one: Pass) -> Pass:
+        values: dict[str, Any] = {each.name: getattr(one, each.name) for each in fields(one)}
+        return Pass(**values | {name: change(value) for name, value in values.items() if isinstance(value, Tensor)})
+
+    return replace(change_passes(step, changed), weights=change(step.weights))
+
+
+def select(step: TrainingStep, rows: slice | Tensor) -> TrainingStep:
+    """Some of the M latents."""
+    return change_tensors(step, lambda part: part[rows])
+
+
+def non_contiguous(step: TrainingStep) -> TrainingStep:
+    """The step with tensors that are not contiguous."""
+    return change_tensors(step, strided)
+
+
+def half_outputs(step: TrainingStep) -> tuple[TrainingStep, TrainingStep]:
+    """The step with outputs in bfloat16, and with the same numbers in the precision of the latents."""
+    half = change_passes(step, lambda one: replace(one, output=one.output.bfloat16()))
+    return half, change_passes(half, lambda one: replace(one, output=one.output.to(one.x0.dtype)))
+
+
+def gradients_of_outputs(step: TrainingStep, loss: Callable[[TrainingStep], Tensor]) -> dict[str, Tensor | None]:
+    """The gradient of a scalar loss in the output of each pass."""
+    leaves = change_passes(step, lambda one: replace(one, output=one.output.clone().requires_grad_()))
+    scalar = loss(leaves)
+    expect(scalar.requires_grad, "a loss with a gradient", "one without")
+    outputs = [one.output for one in leaves.passes.values()]
+    return dict(zip(leaves.passes, torch.autograd.grad(scalar, outputs, allow_unused=True), strict=True))
+
+
+def expect_known_passes(passes: tuple[str, ...]) -> None:
+    """Require known passes without repetitions, the first of which is ``"sampled"``."""
+    known = tuple(passes) == tuple(dict.fromkeys(name for name in passes if name in PASSES))
+    expect(known, f"passes among {', '.join(PASSES)}, each once", passes)
+    expect(tuple(passes)[:1] == ("sampled",), "'sampled' as the first pass", passes)
+
+
+def expect_used_passes(gradients: dict[str, Tensor | None]) -> None:
+    """Require that a gradient reaches each pass; ``sampled``, which is always there, may be left to the others."""
+    idle = {name for name, gradient in gradients.items() if gradient is None or not gradient.any()}
+    needless = idle if len(gradients) == 1 else idle - {"sampled"}
+    expect(not needless, "a gradient in the output of each declared pass", f"none in {', '.join(sorted(needless))}")
+    for name, gradient in gradients.items():
+        expect(gradient is None or gradient.isfinite().all(), f"a finite gradient in {name}", gradient)

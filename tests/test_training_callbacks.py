@@ -1,0 +1,139 @@
+"""Callbacks are called in their order, see the run, and can stop it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from training_runs import CONFIG, end, fit, uninterrupted
+
+from diffusers_rec.training import Callback, TrainingRun
+
+
+class Log(Callback):
+    """What was called, with the state of the run at the time."""
+
+    def __init__(self):
+        self.calls = []
+
+    def on_start(self, run):
+        self.calls.append(("start", run.epoch, len(run.history)))
+
+    def on_batch(self, run, losses):
+        self.calls.append(("batch", run.epoch, run.batch))
+
+    def on_epoch(self, run, record):
+        self.calls.append(("epoch", run.epoch, run.history[-1] is record))
+
+    def on_end(self, run):
+        self.calls.append(("end", run.epoch, run.model.training))
+
+
+def test_callbacks_are_called_in_their_order():
+    log = Log()
+    fit(epochs=2, callbacks=[log])
+    batches = (len(log.calls) - 4) // 2
+    assert batches > 3
+    epochs = [
+        [*(("batch", epoch, number + 1) for number in range(batches)), ("epoch", epoch + 1, True)] for epoch in (0, 1)
+    ]
+    assert log.calls == [("start", 0, 0), *epochs[0], *epochs[1], ("end", 2, False)]
+
+
+def test_callbacks_that_only_look_change_nothing():
+    assert end(*fit(callbacks=[Log(), Callback()])) == uninterrupted()
+
+
+def test_any_object_with_one_of_the_methods_is_a_callback():
+    class Losses:
+        def __init__(self):
+            self.seen = []
+
+        def on_batch(self, run, losses):
+            self.seen.append(losses)
+
+    observer = Losses()
+    _, result = fit(epochs=1, callbacks=iter([observer]))
+    assert {"reconstruction", "recommendation"} == set(observer.seen[0])
+    losses = [each["recommendation"] for each in observer.seen]
+    assert min(losses) <= result.history[0]["recommendation"] <= max(losses)
+
+
+def test_a_callback_sees_model_average_optimizer_and_settings():
+    class Look(Callback):
+        def on_start(self, run):
+            self.run = run
+
+    look = Look()
+    model, _ = fit(epochs=1, average_decay=0.9, callbacks=[look])
+    run = look.run
+    assert isinstance(run, TrainingRun)
+    assert run.model is model
+    assert type(run.average) is type(model)
+    assert isinstance(run.optimizer, torch.optim.AdamW)
+    assert run.config.average_decay == 0.9
+    assert run.is_main
+
+
+class StopAfter(Callback):
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_batch(self, run, losses):
+        if run.epoch + 1 >= self.epoch:
+            run.stop()
+
+
+def test_a_stopped_run_ends_with_the_epoch_that_it_is_in():
+    _, result = fit(callbacks=[StopAfter(2)])
+    assert [row["epoch"] for row in result.history] == [1, 2]
+    assert result.history[1]["recommendation"] == uninterrupted()[1][1]["recommendation"]
+
+
+def test_a_stopped_run_resumes_and_ends_as_one_that_was_not(tmp_path):
+    _, first = fit(tmp_path, callbacks=[StopAfter(1)])
+    assert len(first.history) == 1
+    log = Log()
+    assert end(*fit(tmp_path, callbacks=[log])) == uninterrupted()
+    assert log.calls[0] == ("start", 1, 1)
+
+
+def test_a_callback_may_change_the_weights():
+    class Freeze(Callback):
+        def on_start(self, run):
+            self.weight = run.model.embedding.weight.clone()
+
+        def on_batch(self, run, losses):
+            with torch.no_grad():
+                run.model.embedding.weight.copy_(self.weight)
+
+    freeze = Freeze()
+    model, _ = fit(epochs=1, callbacks=[freeze])
+    assert torch.equal(model.embedding.weight, freeze.weight)
+
+
+def test_a_finished_run_calls_the_start_and_the_end_alone(tmp_path):
+    fit(tmp_path, epochs=1)
+    log = Log()
+    fit(tmp_path, epochs=1, callbacks=[log])
+    assert log.calls == [("start", 1, 1), ("end", 1, False)]
+
+
+def test_on_epoch_is_called_with_each_record():
+    records = []
+    _, result = fit(on_epoch=records.append, callbacks=[Log()])
+    assert records == result.history
+    assert len(records) == CONFIG.epochs
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "message"),
+    [
+        ([print], "must have one of the methods on_start, on_batch, on_epoch, on_end; .* has none.*on_epoch="),
+        ([Log], r"must hold objects, got the class Log\. Write Log\(\.\.\.\)"),
+        (3, "train: callbacks must be Iterable, got int|callbacks must be a list, got int"),
+    ],
+)
+def test_what_is_no_callback_is_refused(callbacks, message, tmp_path):
+    with pytest.raises(TypeError, match=message):
+        fit(tmp_path / "run", callbacks=callbacks)
+    assert not (tmp_path / "run").exists()
