@@ -11,10 +11,9 @@ variance**: :math:`a_n^2 = \bar\alpha_n` and :math:`s_n^2 = 1 - \bar\alpha_n` (E
 .. math:: \alpha_n = a_n^2 / a_{n-1}^2, \qquad \beta_n = s_n^2 - \alpha_n s_{n-1}^2, \qquad
           \tilde\beta_n = \frac{s_{n-1}^2}{s_n^2}\, \beta_n.
 
-What a step costs the denoiser depends on the signal-to-noise ratio :math:`a_n^2 / s_n^2` beside the width of the latent
-and the number of items. ``log_snr_shift`` adds a constant to its logarithm at every step, on any schedule: negative
-values make every step noisier. What it keeps is :math:`a_n^2 + s_n^2` where variance is preserved, else
-:math:`a_n + s_n`.
+How hard a step is depends on the signal-to-noise ratio :math:`a_n^2 / s_n^2`, the width of the latent and the number of
+items. ``log_snr_shift`` adds a constant to the logarithm of the ratio at every step: negative values make every step
+noisier. It keeps :math:`a_n^2 + s_n^2` where variance is preserved, else :math:`a_n + s_n`.
 """
 
 from __future__ import annotations
@@ -79,7 +78,7 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
             values: alpha_bar for n = 1..N, strictly decreasing in [0, 1); a 1 before it, for n = 0, may stand there.
         """
         numbers = torch.as_tensor(values, dtype=torch.float64, device="cpu").tolist()
-        return NoiseSchedule.build({"name": "table", "values": numbers[1:] if numbers[:1] == [1.0] else numbers})
+        return NoiseSchedule.build("table", values=numbers[1:] if numbers[:1] == [1.0] else numbers)
 
     @staticmethod
     def from_betas(values: Sequence[float] | Tensor) -> NoiseSchedule:
@@ -88,8 +87,7 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
         Args:
             values: beta for n = 1..N, in (0, 1).
         """
-        beta = torch.as_tensor(values, dtype=torch.float64, device="cpu")
-        return NoiseSchedule.from_alpha_bar((1 - beta).cumprod(0))
+        return NoiseSchedule.from_alpha_bar((1 - torch.as_tensor(values, dtype=torch.float64)).cumprod(0))
 
     def _alpha_bar(self, fraction: Tensor) -> Tensor:
         """The table without its first entry: alpha_bar at ``fraction`` = n / N for n = 1..N, float64 ``(N,)``."""
@@ -252,8 +250,8 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
             (variance,) = self._tables.at(like, timesteps, "reverse_variance")
             return variance
         now, then = self.level(timesteps, like), self.level(previous, like)
-        factor = algebra.reverse_variance(now, then)
-        return algebra.resting(now, then, factor, factor, factor)[2].to(like.dtype)
+        variance = algebra.reverse_variance(now, then)
+        return algebra.resting(now, then, variance, variance, variance)[2].to(like.dtype)
 
     def noise_from_x0(self, x0: Tensor, xn: Tensor, timesteps: Tensor) -> Tensor:
         r""":math:`\epsilon = (x_n - a_n x_0) / s_n`, for n >= 1."""
