@@ -17,6 +17,7 @@ _ABSTRACT = "abstract: called through its subclasses"
 _RECORD = "a record that the library fills"
 _CALLED = "called by train with what it has made"
 _HOOK = "what a subclass writes: next_item_latents looks at the arguments first"
+_SOLVER = "what a chain is made of: sample looks at the arguments first"
 
 EXEMPT = {
     "Component": "a base without a constructor of its own",
@@ -48,7 +49,24 @@ EXEMPT = {
     "Recommender.draw": _HOOK,
     "DiffRec.draw": _HOOK,
     "Ensemble.draw": _HOOK,
+    "ChainSampler": _ABSTRACT,
+    "ChainSampler.solver": _SOLVER,
+    "DDIMSampler.solver": _SOLVER,
+    "DDPMSampler.solver": _SOLVER,
+    "DPMSolverSampler.solver": _SOLVER,
+    "EulerSampler.solver": _SOLVER,
+    "HeunSampler.solver": _SOLVER,
+    "Process": _ABSTRACT,
+    "Process.corrupt": _ABSTRACT,
+    "Process.start": _ABSTRACT,
+    "Process.step": _ABSTRACT,
+    "Source": _ABSTRACT,
+    "Source.centre": _ABSTRACT,
     "Sampler": _ABSTRACT,
+    "Sampler.check_fit": "called when a model is composed",
+    "SamplerStep": _RECORD,
+    "SamplerStep.stop": "a method without arguments",
+    "Corrupted": _RECORD,
     "Sampler.sample": _ABSTRACT,
     "TimestepSampler": _ABSTRACT,
     "AttributeBags": _RECORD,
