@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusers_rec.core.registry import Component
+from diffusers_rec.items.embeddings import TableEmbedding
 from diffusers_rec.items.heads import LinearHead
 from diffusers_rec.processes.schedules import SqrtSchedule
 
