@@ -49,14 +49,37 @@ from diffusers_rec.objectives import (
     WeightedObjective,
 )
 from diffusers_rec.processes.noising import LastK, NoisingStrategy, Queries, TargetOnly, WholeSequence
-from diffusers_rec.processes.schedules import CosineSchedule, LinearSchedule, NoiseSchedule, SqrtSchedule
+from diffusers_rec.processes.process import Corrupted, GaussianProcess, Process
+from diffusers_rec.processes.schedules import (
+    CosineSchedule,
+    ExponentialSchedule,
+    GeometricSchedule,
+    LinearSchedule,
+    NoiseSchedule,
+    RectifiedSchedule,
+    SigmoidSchedule,
+    SqrtSchedule,
+    TableSchedule,
+    TruncatedLinearSchedule,
+)
+from diffusers_rec.processes.source import HistorySource, LastItemSource, Source, ZeroSource
 from diffusers_rec.processes.timesteps import ImportanceTimestepSampler, TimestepSampler, UniformTimestepSampler
 from diffusers_rec.recommenders.base import Recommendations, Recommender
 from diffusers_rec.recommenders.diffrec import DiffRec
 from diffusers_rec.recommenders.ensemble import Ensemble
 from diffusers_rec.recommenders.memory import Memory, NoMemory, TransitionMemory
 from diffusers_rec.recommenders.trainable import Loss
-from diffusers_rec.samplers import DDIMSampler, DDPMSampler, OneStepSampler, Sampler
+from diffusers_rec.samplers import (
+    ChainSampler,
+    DDIMSampler,
+    DDPMSampler,
+    DPMSolverSampler,
+    EulerSampler,
+    HeunSampler,
+    OneStepSampler,
+    Sampler,
+    SamplerStep,
+)
 from diffusers_rec.version import __version__
 
 __all__ = [
@@ -65,29 +88,39 @@ __all__ = [
     "AttributeEmbedding",
     "Batch",
     "CausalTransformerDenoiser",
+    "ChainSampler",
     "ClassifierFreeGuide",
     "Component",
     "ConditionalMLPDenoiser",
     "ContrastiveObjective",
     "ContrastiveTerm",
+    "Corrupted",
     "CosineHead",
     "CosineSchedule",
     "CosineTerm",
     "CrossEntropyTerm",
     "DDIMSampler",
     "DDPMSampler",
+    "DPMSolverSampler",
     "Denoiser",
     "DiffRec",
     "Ensemble",
+    "EulerSampler",
+    "ExponentialSchedule",
     "FeatureEmbedding",
+    "GaussianProcess",
+    "GeometricSchedule",
     "Guide",
+    "HeunSampler",
     "History",
+    "HistorySource",
     "Holdout",
     "ImportanceTimestepSampler",
     "InBatchNegatives",
     "Interactions",
     "ItemEmbedding",
     "ItemHead",
+    "LastItemSource",
     "LastK",
     "LinearHead",
     "LinearSchedule",
@@ -105,12 +138,17 @@ __all__ = [
     "Pass",
     "PopularityNegatives",
     "PosteriorDenoiser",
+    "Process",
     "Queries",
     "Recommendations",
     "Recommender",
+    "RectifiedSchedule",
     "Sampler",
+    "SamplerStep",
     "Sequences",
+    "SigmoidSchedule",
     "SimplifiedObjective",
+    "Source",
     "Split",
     "SqrtSchedule",
     "SquaredTerm",
@@ -118,6 +156,7 @@ __all__ = [
     "SummedEmbedding",
     "SyntheticWorld",
     "TableEmbedding",
+    "TableSchedule",
     "TargetOnly",
     "TiedHead",
     "TimestepSampler",
@@ -125,11 +164,13 @@ __all__ = [
     "TrainingStep",
     "TransformerDenoiser",
     "TransitionMemory",
+    "TruncatedLinearSchedule",
     "UniformNegatives",
     "UniformTimestepSampler",
     "Vocabulary",
     "WeightedObjective",
     "WholeSequence",
+    "ZeroSource",
     "__version__",
     "attribute_bags",
     "chunked_cross_entropy",

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from diffusers_rec.core.randomness import isolated_rng, randn
+from diffusers_rec.core.randomness import isolated_rng
 from diffusers_rec.denoisers import Denoiser
 from diffusers_rec.guidance import Guide
 from diffusers_rec.items.embeddings import TableEmbedding
@@ -19,10 +19,12 @@ from diffusers_rec.items.negatives import NegativeSample, UniformNegatives
 from diffusers_rec.nn.step_embedding import step_embedding
 from diffusers_rec.objectives import CosineTerm, CrossEntropyTerm, LossTerms, Objective, SimplifiedObjective
 from diffusers_rec.processes.noising import Queries, TargetOnly
-from diffusers_rec.processes.schedules import NoiseSchedule, SqrtSchedule
+from diffusers_rec.processes.process import GaussianProcess
+from diffusers_rec.processes.schedules import NoiseSchedule, RectifiedSchedule, SqrtSchedule
+from diffusers_rec.processes.source import Source
 from diffusers_rec.processes.timesteps import ImportanceTimestepSampler, UniformTimestepSampler
 from diffusers_rec.recommenders.memory import MemoryPrediction, TransitionMemory
-from diffusers_rec.samplers import DDPMSampler, OneStepSampler, Sampler
+from diffusers_rec.samplers import DDIMSampler, DDPMSampler, OneStepSampler
 
 BROKEN = {}
 """Each broken component and the clause that it breaks first."""
@@ -325,13 +327,13 @@ def schedule_that_rises():
     return Broken
 
 
-@breaks("alpha_bar_falls_strictly_from_one")
+@breaks("the_signal_falls_strictly_from_one")
 def schedule_that_rises_unchecked():
     class Broken(SqrtSchedule, name="broken"):
         def _alpha_bar(self, fraction):
             return 0.5 + 0.4 * torch.sin(6 * fraction)
 
-        def _check_table(self, table):
+        def _check_table(self, alpha_bar):
             pass
 
     return Broken
@@ -355,7 +357,26 @@ def schedule_with_the_posterior_as_printed():
             super().__init__(num_timesteps, log_snr_shift=log_snr_shift)
             left = 1 - torch.cat([self.alpha_bar[:1], self.alpha_bar[:-1]])
             noise = (1 - self.alpha_bar).clamp(min=1e-12)
-            self._tables["posterior_xn"] = (self.alpha * left).sqrt() / noise
+            self._tables.exact["posterior_xn"] = (self.alpha * left).sqrt() / noise
+
+    return Broken
+
+
+@breaks("a_step_to_itself_keeps_the_latent")
+def schedule_that_never_rests():
+    class Broken(SqrtSchedule, name="broken"):
+        def posterior(self, x0, xn, timesteps, previous=None):
+            mean, variance = super().posterior(x0, xn, timesteps, previous)
+            return mean, variance if previous is None else variance.clamp(min=1e-12) * (previous > 0)[..., None]
+
+    return Broken
+
+
+@breaks("x0_noise_and_velocity_convert_into_one_another")
+def schedule_with_the_velocity_of_another():
+    class Broken(RectifiedSchedule, name="broken"):
+        def velocity_from_x0(self, x0, xn, timesteps):
+            return self.noise_from_x0(x0, xn, timesteps) - 2 * x0
 
     return Broken
 
@@ -473,9 +494,9 @@ def timesteps_whose_state_is_no_copy():
 
 @breaks("leaves_the_global_random_state_alone")
 def sampler_that_ignores_its_generator():
-    class Broken(Sampler, name="broken"):
-        def sample(self, denoise, schedule, noise, generator):
-            x = denoise(noise, torch.full(noise.shape[:2], schedule.num_timesteps))
+    class Broken(OneStepSampler, name="broken"):
+        def sample(self, denoise, process, start, generator, *, callback=None):
+            x = super().sample(denoise, process, start, generator, callback=callback)
             return x + 0.1 * torch.randn_like(x)
 
     return Broken
@@ -484,19 +505,18 @@ def sampler_that_ignores_its_generator():
 @breaks("with_a_generator_a_draw_neither_batch_nor_other_draws_matter")
 def sampler_with_a_generator_of_its_own():
     class Broken(DDPMSampler, name="broken"):
-        def sample(self, denoise, schedule, noise, generator):
-            return super().sample(denoise, schedule, noise, torch.Generator().manual_seed(0))
+        def sample(self, denoise, process, start, generator, *, callback=None):
+            return super().sample(denoise, process, start, torch.Generator().manual_seed(0), callback=callback)
 
     return Broken
 
 
 @breaks("with_a_generator_a_draw_neither_batch_nor_other_draws_matter")
 def sampler_of_one_stream_for_all_draws():
-    class Broken(Sampler, name="broken"):
-        def sample(self, denoise, schedule, noise, generator):
+    class Broken(DDPMSampler, name="broken"):
+        def sample(self, denoise, process, start, generator, *, callback=None):
             first = generator if isinstance(generator, torch.Generator) else generator[0]
-            x = denoise(noise, torch.full(noise.shape[:2], schedule.num_timesteps))
-            return x + 0.1 * randn(x.shape, first, device=x.device, dtype=x.dtype)
+            return super().sample(denoise, process, start, first, callback=callback)
 
     return Broken
 
@@ -504,8 +524,11 @@ def sampler_of_one_stream_for_all_draws():
 @breaks("steps_go_down_from_n")
 def sampler_that_starts_a_step_early():
     class Broken(OneStepSampler, name="broken"):
-        def sample(self, denoise, schedule, noise, generator):
-            return denoise(noise, torch.full(noise.shape[:2], schedule.num_timesteps - 1))
+        def sample(self, denoise, process, start, generator, *, callback=None):
+            def early(xn, timesteps):
+                return denoise(xn, timesteps - 1)
+
+            return super().sample(early, process, start, generator, callback=callback)
 
     return Broken
 
@@ -513,12 +536,11 @@ def sampler_that_starts_a_step_early():
 @breaks("a_chain_over_every_step_lands_on_gaussian_data")
 def sampler_of_too_little_noise():
     class Broken(DDPMSampler, name="broken"):
-        def sample(self, denoise, schedule, noise, generator):
-            x = noise
-            for n in range(schedule.num_timesteps, 1, -1):
-                now = torch.full(noise.shape[:2], n)
-                x, _ = schedule.posterior(denoise(x, now), x, now)
-            return denoise(x, torch.ones(noise.shape[:2], dtype=torch.int64))
+        def solver(self, ask, process, generator):
+            def advance(x0, xn, n, m):
+                return process.schedule.posterior(x0, xn, torch.tensor(n), torch.tensor(m))[0]
+
+            return advance
 
     return Broken
 
@@ -526,10 +548,82 @@ def sampler_of_too_little_noise():
 @breaks("the_noise_is_not_written_to")
 def sampler_that_writes_to_its_noise():
     class Broken(OneStepSampler, name="broken"):
-        def sample(self, denoise, schedule, noise, generator):
-            sample = super().sample(denoise, schedule, noise, generator)
-            noise.mul_(0.5)
+        def sample(self, denoise, process, start, generator, *, callback=None):
+            sample = super().sample(denoise, process, start, generator, callback=callback)
+            start.mul_(0.5)
             return sample
+
+    return Broken
+
+
+@breaks("the_callback_sees_every_step")
+def sampler_without_callbacks():
+    class Broken(DDPMSampler, name="broken"):
+        def sample(self, denoise, process, start, generator, *, callback=None):
+            return super().sample(denoise, process, start, generator)
+
+    return Broken
+
+
+@breaks("the_chain_goes_on_with_what_a_callback_assigns")
+def sampler_whose_callback_only_looks():
+    class Broken(DDIMSampler, name="broken"):
+        def sample(self, denoise, process, start, generator, *, callback=None):
+            def look(step):
+                xn = step.xn
+                callback(step)
+                step.xn = xn
+
+            return super().sample(denoise, process, start, generator, callback=callback and look)
+
+    return Broken
+
+
+@breaks("a_callback_stops_the_chain_at_its_prediction")
+def sampler_that_cannot_be_stopped():
+    class Broken(DDIMSampler, name="broken"):
+        def sample(self, denoise, process, start, generator, *, callback=None):
+            def look(step):
+                callback(step)
+                step.stopped = False
+
+            return super().sample(denoise, process, start, generator, callback=callback and look)
+
+    return Broken
+
+
+@breaks("a_schedule_stands_for_its_gaussian_process")
+def sampler_of_schedules_alone():
+    class Broken(OneStepSampler, name="broken"):
+        def sample(self, denoise, process, start, generator, *, callback=None):
+            return denoise(start, torch.full(start.shape[:2], process.num_timesteps))
+
+    return Broken
+
+
+@breaks("a_step_to_itself_keeps_the_latent")
+def process_that_moves_on_at_rest():
+    class Broken(GaussianProcess, name="broken"):
+        def step(self, x0, xn, timesteps, previous, generator, *, eta=1.0):
+            return super().step(x0, xn, timesteps, previous, generator, eta=eta) + 1e-3 * (xn - x0)
+
+    return Broken
+
+
+@breaks("what_was_drawn_gives_the_same_latents_again")
+def process_that_draws_anew():
+    class Broken(GaussianProcess, name="broken"):
+        def corrupt(self, x0, timesteps, generator, *, noise=None):
+            return super().corrupt(x0, timesteps, generator or torch.Generator().manual_seed(0))
+
+    return Broken
+
+
+@breaks("a_query_sees_its_visible_items_alone")
+def source_that_sees_padding():
+    class Broken(Source, name="broken"):
+        def centre(self, history, queries):
+            return history.latent().mean(1)[:, None, None].expand(-1, queries.visible.shape[1], -1, -1)
 
     return Broken
 

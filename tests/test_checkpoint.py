@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from diffusers_rec import Denoiser, DiffRec, ItemHead
 from diffusers_rec.core.checkpoint import CONFIG_FILE, FORMAT_VERSION, write_checkpoint
 from diffusers_rec.core.files import folder_lock
+from diffusers_rec.testing.inputs import perturbed  # not from strategies, which processes of their own cannot import
 
 ITEMS = [f"i{v}" for v in range(24)]
 
@@ -34,11 +35,7 @@ def own(family):
 def build(denoiser="conditional-mlp", items=ITEMS, seed=0, **settings):
     schedule = {"name": "cosine", "num_timesteps": 7}
     model = DiffRec(items, dim=16, max_length=6, schedule=schedule, denoiser=denoiser, seed=seed, **settings)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
-    return model
+    return perturbed(model, seed)
 
 
 @lru_cache

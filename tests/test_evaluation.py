@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategies import perturbed
 from torch import Generator
 
 from diffusers_rec import DDPMSampler, DiffRec, Holdout, Sequences, SyntheticWorld, Vocabulary
@@ -45,11 +46,7 @@ def model():
         denoiser={"name": "causal-transformer", "num_layers": 1, "num_heads": 2},
         seeds=3,
     )
-    generator = Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in built.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.3)
-    return built
+    return perturbed(built)
 
 
 def holdout(histories, targets, num_items=40):

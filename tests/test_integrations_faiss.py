@@ -71,14 +71,14 @@ def test_a_search_that_finds_everything_is_the_exact_ranking(kind, dtype):
         found = ItemIndex(head, **kind).top_k(latents, 30, excluded=excluded)
         assert torch.equal(found.items, exact.items)
         torch.testing.assert_close(found.scores, exact.scores)
-        torch.testing.assert_close(found.spread, exact.spread)
+        torch.testing.assert_close(found.std, exact.std)
 
 
 def test_an_exhaustive_search_finds_the_exact_best_of_one_draw(catalogue):
     head, latents = catalogue
     found = ItemIndex(head, factory="Flat").top_k(latents[:, :1], 10, oversample=1)
     assert torch.equal(found.items, top_k(head, latents[:, :1], 10).items)
-    assert not found.spread.any()
+    assert not found.std.any()
 
 
 @pytest.mark.parametrize(("kind", "least"), [
@@ -140,7 +140,7 @@ def test_places_without_an_item_are_marked(kind):
     found = index.top_k(latents, 3, excluded=excluded)
     assert found.items[1].tolist() == [-1, -1, -1]
     assert found.items[0].tolist() == [4, -1, -1]
-    assert found.scores[0, 1:].tolist() == found.spread[0, 1:].tolist() == [0, 0]
+    assert found.scores[0, 1:].tolist() == found.std[0, 1:].tolist() == [0, 0]
     assert (found.items[2] >= 0).all()
     assert index.recall(latents, 3, excluded=excluded) == 1
 

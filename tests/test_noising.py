@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import gaussian, over, schedules, seeded
 
-from diffusers_rec.processes.noising import LastK, NoisingStrategy, TargetOnly, WholeSequence
-from diffusers_rec.testing.noising import CLAUSES, LONGEST, asked, each
+from diffusers_rec.processes.noising import LastK, NoisingStrategy, Queries, TargetOnly, WholeSequence
+from diffusers_rec.testing.noising import CLAUSES, LONGEST, each_query, queries_about
 
 
 @st.composite
@@ -29,47 +29,48 @@ def test_every_strategy_keeps_its_contract(clause, strategy, targets):
 
 
 @given(targets=targets, k=st.integers(1, LONGEST + 1))
-def test_each_strategy_noises_what_it_says(targets, k):
+def test_each_strategy_corrupts_its_last_positions(targets, k):
     for strategy, count in (
         (TargetOnly(), 1),
         (LastK(k), k),
         (WholeSequence(), LONGEST),
     ):
-        assert asked(strategy, targets).count.equal((targets + 1).clamp(max=count))
+        assert queries_about(strategy, targets).count.equal((targets + 1).clamp(max=count))
 
 
 @given(k=st.integers(1, LONGEST - 1), data=st.data())
-def test_ahead_asks_for_the_next_k_jointly(k, data):
+def test_ahead_predicts_the_next_k_jointly(k, data):
     strategy = LastK(k, ahead=True)
     assert strategy.new_items == k
     lengths = data.draw(st.lists(st.integers(1, LONGEST - k), min_size=1, max_size=4).map(torch.tensor))
-    questions = strategy.serving(lengths, strategy.max_noised(LONGEST))
-    for row, (visible, noised, answer) in enumerate(each(questions)):
+    queries = strategy.serving(lengths, strategy.max_noised(LONGEST))
+    for row, (visible, corrupted, answer) in enumerate(each_query(queries)):
         length = lengths[row].item()
         assert visible == length
-        assert noised == list(range(length, length + k))
+        assert corrupted == list(range(length, length + k))
         assert answer == 0
 
 
 @given(k=st.integers(1, 5), targets=targets)
-def test_ahead_trains_as_ever(k, targets):
-    assert list(each(asked(LastK(k, ahead=True), targets))) == list(each(asked(LastK(k), targets)))
+def test_ahead_trains_as_without_it(k, targets):
+    ahead, plain = (queries_about(LastK(k, ahead=on), targets) for on in (True, False))
+    assert list(each_query(ahead)) == list(each_query(plain))
 
 
 @given(strategy=strategies(), schedule=schedules(), row=st.lists(st.integers(0, LONGEST - 1), min_size=4, max_size=4))
-def test_only_the_question_is_noised(strategy, schedule, row):
-    """TargetOnly: the history stays bit for bit what it was (Eq. 7)."""
+def test_only_the_query_is_corrupted(strategy, schedule, row):
+    """TargetOnly: the history does not change by a bit (Eq. 7)."""
     targets = torch.tensor(row)[:, None]
-    questions = asked(strategy, targets)
-    clean = gaussian(len(row), LONGEST + questions.positions.shape[-1], 3)
-    index = questions.positions[:, 0, :, None].expand(-1, -1, 3)
+    queries = queries_about(strategy, targets)
+    clean = gaussian(len(row), LONGEST + queries.positions.shape[-1], 3)
+    index = queries.positions[:, 0, :, None].expand(-1, -1, 3)
     x0 = clean.gather(1, index)[:, None]
-    shape = strategy.timestep_shape(questions)
+    shape = strategy.timestep_shape(queries)
     steps = torch.randint(1, schedule.num_timesteps + 1, shape, generator=seeded(0))
     xn = schedule.add_noise(x0, gaussian(*x0.shape, seed=1), steps)
-    noised = clean.scatter(1, index, torch.where(questions.mask[..., None], xn, x0)[:, 0])
-    moved = (noised != clean).any(-1)
-    for sequence, visible, target in zip(moved, questions.visible[:, 0], targets[:, 0], strict=True):
+    corrupted = clean.scatter(1, index, torch.where(queries.mask[..., None], xn, x0)[:, 0])
+    changed = (corrupted != clean).any(-1)
+    for sequence, visible, target in zip(changed, queries.visible[:, 0], targets[:, 0], strict=True):
         first = target if isinstance(strategy, TargetOnly) else visible
         assert sequence.nonzero()[:, 0].tolist() == list(range(first, target + 1))
 
@@ -86,3 +87,36 @@ def test_only_the_question_is_noised(strategy, schedule, row):
 def test_refuses_bad_settings(build, error, message):
     with pytest.raises(error, match=message):
         build()
+
+
+@given(strategy=strategies(), targets=targets, data=st.data())
+def test_blind_queries_see_nothing_and_keep_all_else(strategy, targets, data):
+    queries = queries_about(strategy, targets)
+    null = torch.tensor(data.draw(st.lists(st.booleans(), min_size=targets.numel(), max_size=targets.numel())))
+    blind = queries.blind(null.view(targets.shape))
+    assert torch.equal(blind.visible, queries.visible * ~null.view(targets.shape))
+    for whole in (queries.blind(), queries.blind(torch.ones_like(targets, dtype=torch.bool))):
+        assert not whole.visible.any()
+    assert queries.blind(False) is queries
+    for name in ("positions", "count", "answer"):
+        assert torch.equal(getattr(blind, name), getattr(queries, name))
+
+
+@given(strategy=strategies(), targets=targets, times=st.integers(1, 3))
+def test_repeated_queries_follow_one_another(strategy, targets, times):
+    repeated = queries_about(strategy, targets).repeat(times)
+    again = queries_about(strategy, targets.repeat(1, times))
+    assert list(each_query(repeated)) == list(each_query(again))
+
+
+@given(lengths=st.lists(st.integers(0, LONGEST), min_size=1, max_size=4).map(torch.tensor))
+def test_the_next_item_follows_the_history(lengths):
+    expected = TargetOnly().serving(lengths, 1)
+    assert list(each_query(Queries.next_item(lengths))) == list(each_query(expected))
+    assert torch.equal(expected.visible[:, 0], lengths)
+
+
+def test_keys_are_the_real_positions_and_never_none():
+    queries = queries_about(LastK(2), torch.tensor([[-1, 0, 4]]))
+    assert queries.mask.tolist() == [[[False, False], [True, False], [True, True]]]
+    assert queries.keys.tolist() == [[[True, False], [True, False], [True, True]]]

@@ -1,68 +1,134 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import over, seeds
+from strategies import gaussian, over, seeds
 
-from diffusers_rec.objectives import ContrastiveObjective, Objective, SimplifiedObjective
+from diffusers_rec.items.negatives import NegativeSample
+from diffusers_rec.objectives import (
+    ContrastiveObjective,
+    ContrastiveTerm,
+    CosineTerm,
+    CrossEntropyTerm,
+    LossTerm,
+    Objective,
+    SimplifiedObjective,
+    SquaredTerm,
+    WeightedObjective,
+)
+from diffusers_rec.objectives.base import PASSES
+from diffusers_rec.processes.prediction import PREDICTIONS
+from diffusers_rec.testing import objectives as objective_suite
+from diffusers_rec.testing import terms as term_suite
 from diffusers_rec.testing.contract import SIZES
-from diffusers_rec.testing.objectives import CLAUSES, batch_of
+from diffusers_rec.testing.training_steps import change_passes, gradients_of_outputs, random_step
 
-WIDTH = SIZES["dim"]
-SETTINGS = [
-    {"name": name, "distance": distance, "reduction": reduction}
-    for name in Objective.names()
+DIM = SIZES["dim"]
+SIMPLIFIED = [
+    {"name": name, "distance": distance, "reduction": reduction, **at}
+    for name, ats in (("simplified", ({}, {"recommend_from": "final"})), ("contrastive", ({},)))
+    for at in ats
     for distance in ("squared", "cosine")
     for reduction in ("mean", "sum")
 ]
+WEIGHTED = [
+    {"name": "weighted", "terms": terms}
+    for terms in (
+        ["squared"],
+        ["cross-entropy"],
+        [{"name": "squared", "of": "output"}, {"name": "cosine", "weight": 0.3}],
+        ["cosine", {"name": "cross-entropy", "at": "final", "weight": 2.0}, "contrastive"],
+    )
+]
+TERMS = ["squared", "cosine", "cross-entropy", "contrastive", {"name": "squared", "of": "output", "reduction": "sum"},
+         *({"name": "cross-entropy", "at": at} for at in PASSES[1:3])]  # fmt: skip
 few = settings(max_examples=25)
-every_objective = pytest.mark.parametrize("spec", SETTINGS, ids=lambda spec: "-".join(spec.values()))
+every_simplified = pytest.mark.parametrize("spec", SIMPLIFIED, ids=lambda spec: "-".join(spec.values()))
+kinds = st.sampled_from(PREDICTIONS)
 
 
-def case(seed=0, latents=5):
-    return batch_of(SimplifiedObjective(recommend_from="start"), latents, seed)
+def a_step(seed=0, latents=5, kind="x0"):
+    return random_step(("sampled", "final"), latents, seed, kind=kind)
 
 
-def built(spec, **settings):
-    """Whatever of the settings the objective has."""
-    return Objective.build_with(settings, spec)
-
-
-@every_objective
-@over(CLAUSES)
+@pytest.mark.parametrize("spec", [*SIMPLIFIED, *WEIGHTED], ids=str)
+@over(objective_suite.CLAUSES)
 @few
-@given(seed=seeds, latents=st.integers(1, 6))
-def test_every_objective_keeps_its_contract(clause, spec, seed, latents):
-    objective = built(spec)
-    clause(objective, batch_of(objective, latents, seed))
+@given(seed=seeds, latents=st.integers(1, 6), kind=st.sampled_from(["x0", "velocity"]))
+def test_every_objective_keeps_its_contract(clause, spec, seed, latents, kind):
+    objective = Objective.build(spec)
+    clause(objective, random_step(objective.passes, latents, seed % 1000, kind=kind))
 
 
-@every_objective
+@pytest.mark.parametrize("spec", TERMS, ids=str)
+@over(term_suite.CLAUSES)
+@few
+@given(seed=seeds, latents=st.integers(1, 6), kind=st.sampled_from(["x0", "velocity"]))
+def test_every_term_keeps_its_contract(clause, spec, seed, latents, kind):
+    term = LossTerm.build(spec)
+    clause(term, random_step(term.passes, latents, seed % 1000, kind=kind))
+
+
+def test_every_registered_objective_and_term_is_tested():
+    assert {spec["name"] for spec in [*SIMPLIFIED, *WEIGHTED]} == set(Objective.names())
+    assert {spec if isinstance(spec, str) else spec["name"] for spec in TERMS} == set(LossTerm.names())
+
+
+@few
+@given(seed=seeds, kind=kinds, centred=st.booleans())
+def test_a_pass_that_outputs_its_target_predicts_x0(seed, kind, centred):
+    made = random_step(("sampled",), 6, seed % 1000, kind=kind, dtype=torch.float64).sampled
+    centre = gaussian(6, DIM, seed=1) if centred else 0.0
+    moved = replace(made, x0=made.x0 + centre, xn=made.xn + centre, centre=centre)
+    perfect = replace(moved, output=moved.target)
+    torch.testing.assert_close(perfect.prediction, moved.x0)
+    assert not torch.allclose(moved.prediction, moved.x0)
+    signal, sigma = moved.levels
+    torch.testing.assert_close(signal * made.x0 + sigma * made.noise, made.xn)
+
+
+@few
+@given(seed=seeds)
+def test_the_target_of_each_kind_is_its_formula(seed):
+    made = random_step(("sampled",), 6, seed % 1000, dtype=torch.float64).sampled
+    signal, sigma = made.levels
+    velocity = signal * made.noise - sigma * made.x0
+    for kind, expected in (("x0", made.x0), ("noise", made.noise), ("velocity", velocity)):
+        torch.testing.assert_close(replace(made, kind=kind).target, expected)
+
+
+def test_a_pass_that_was_not_run_is_refused():
+    with pytest.raises(ValueError, match=r"has no pass 'null', only sampled, final. Declare it in the objective's"):
+        a_step().at("null")
+
+
+@every_simplified
 @few
 @given(seed=seeds, left=st.floats(0, 5), right=st.floats(0, 5))
 def test_the_total_is_the_weighted_sum_of_its_terms(spec, seed, left, right):
+    step = a_step(seed % 1000)
     weights = {"reconstruction_weight": left, "recommendation_weight": right, "contrastive_weight": 0.0}
-    terms = built(spec, **weights)(**case(seed))
+    terms = Objective.build_with(weights, spec)(step)
     expected = left * terms.named["reconstruction"] + right * terms.named["recommendation"]
     torch.testing.assert_close(terms.total, expected)
-    plain = built(spec)(**case(seed))
-    assert plain.named == terms.named
+    assert Objective.build(spec)(step).named == terms.named
 
 
-@every_objective
+@every_simplified
 @few
 @given(seed=seeds, latents=st.integers(1, 6))
 def test_reconstruction_is_the_mean_of_weighted_distances(spec, seed, latents):
-    given_case = case(seed, latents)
-    terms = built(spec)(**given_case)
-    pairs = zip(given_case["x0"].tolist(), given_case["predicted"].tolist(), strict=True)
+    step = a_step(seed % 1000, latents)
+    terms = Objective.build(spec)(step)
+    pairs = zip(step.x0.tolist(), step.sampled.prediction.tolist(), strict=True)
     expected = [plain_distance(spec, a, b) for a, b in pairs]
     assert terms.per_latent.tolist() == pytest.approx(expected, rel=1e-4, abs=1e-5)
-    weighted = sum(w * d for w, d in zip(given_case["weights"].tolist(), expected, strict=True)) / latents
+    weighted = sum(w * d for w, d in zip(step.weights.tolist(), expected, strict=True)) / latents
     assert terms.named["reconstruction"].item() == pytest.approx(weighted, rel=1e-4, abs=1e-5)
 
 
@@ -71,28 +137,52 @@ def plain_distance(spec, a, b):
         inner = sum(x * y for x, y in zip(a, b, strict=True))
         return 1 - inner / math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
     total = sum((x - y) ** 2 for x, y in zip(a, b, strict=True))
-    return total / WIDTH if spec["reduction"] == "mean" else total
+    return total / DIM if spec["reduction"] == "mean" else total
 
 
-@every_objective
+@every_simplified
+def test_a_perfect_prediction_has_no_distance(spec):
+    step = a_step()
+    perfect = change_passes(step, lambda one: replace(one, output=one.x0.clone()))
+    assert Objective.build(spec)(perfect).per_latent.abs().max() < 1e-6
+    assert (Objective.build(spec)(step).per_latent > 1e-3).all()
+
+
+@every_simplified
 @few
 @given(seed=seeds)
-def test_recommendation_is_the_cross_entropy_of_the_prediction_it_judges(spec, seed):
-    given_case = case(seed)
-    terms = built(spec)(**given_case)
-    expected = given_case["head"].loss(given_case["from_start"], given_case["items"])
-    torch.testing.assert_close(terms.named["recommendation"], expected.detach())
+def test_recommendation_is_the_cross_entropy_of_its_pass(spec, seed):
+    step, objective = a_step(seed % 1000), Objective.build(spec)
+    expected = step.head.loss(step.at(objective.recommend_from).prediction, step.items)
+    torch.testing.assert_close(objective(step).named["recommendation"], expected.detach())
 
 
-@every_objective
-def test_a_weight_of_zero_silences_its_term(spec):
-    for silenced, name in (("reconstruction_weight", "predicted"), ("recommendation_weight", "from_start")):
-        given_case = case()
-        given_case["predicted"].requires_grad_()
-        given_case["from_start"].requires_grad_()
-        built(spec, **{silenced: 0.0, "contrastive_weight": 0.0})(**given_case).total.backward()
-        gradients = {key: given_case[key].grad for key in ("predicted", "from_start")}
-        assert [key for key, grad in gradients.items() if grad is None or not grad.any()] == [name]
+@few
+@given(seed=seeds)
+def test_the_cross_entropy_is_computed_against_the_given_negatives(seed):
+    step = a_step(seed % 1000)
+    sample = NegativeSample(torch.tensor([0, 3, 3]), torch.tensor([0.1, 0.7, 0.7]))
+    loss = CrossEntropyTerm()(replace(step, negatives=sample))
+    torch.testing.assert_close(loss, step.head.loss(step.sampled.prediction, step.items, sample))
+    assert not torch.allclose(loss, CrossEntropyTerm()(step))
+
+
+@every_simplified
+def test_the_head_and_the_clean_latents_learn(spec):
+    step = a_step()
+    x0 = step.x0.clone().requires_grad_()
+    sampled = replace(step.sampled, x0=x0)
+    total = Objective.build(spec)(replace(step, passes={**step.passes, "sampled": sampled})).total
+    learning = [x0, *step.head.parameters()]
+    assert all(gradient.any() for gradient in torch.autograd.grad(total, learning))
+
+
+@pytest.mark.parametrize("spec", [spec for spec in SIMPLIFIED if len(Objective.build(spec).passes) > 1], ids=str)
+def test_a_weight_of_zero_switches_its_term_off(spec):
+    for off, name in (("reconstruction_weight", "sampled"), ("recommendation_weight", "final")):
+        objective = Objective.build_with({off: 0.0, "contrastive_weight": 0.0}, spec)
+        gradients = gradients_of_outputs(a_step(), lambda step, objective=objective: objective(step).total)
+        assert [key for key, gradient in gradients.items() if gradient is None or not gradient.any()] == [name]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +192,7 @@ def test_a_weight_of_zero_silences_its_term(spec):
         ({"recommendation_weight": math.inf}, "recommendation_weight must be a finite number at least 0, got inf"),
         ({"distance": "l1"}, "distance must be one of 'squared', 'cosine', got 'l1'"),
         ({"reduction": "max"}, "reduction must be one of 'mean', 'sum', got 'max'"),
-        ({"recommend_from": "end"}, "recommend_from must be one of 'sampled', 'start', got 'end'"),
+        ({"recommend_from": "end"}, "recommend_from must be one of 'sampled', 'final', got 'end'"),
     ],
 )
 def test_refuses_bad_settings(settings, message):
@@ -110,23 +200,78 @@ def test_refuses_bad_settings(settings, message):
         SimplifiedObjective(**settings)
 
 
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: SquaredTerm(of="xn"), "of must be one of 'x0', 'output', got 'xn'"),
+        (lambda: SquaredTerm(-1), "weight must be a finite number at least 0, got -1"),
+        (lambda: CrossEntropyTerm(at="negative"), "at must be one of 'sampled', 'final', 'null', got 'negative'"),
+        (lambda: ContrastiveTerm(temperature=0), "temperature must be a finite number above 0, got 0"),
+        (lambda: WeightedObjective([]), r"expected terms of different kinds, got \[\]"),
+        (lambda: WeightedObjective(["cosine", CosineTerm(2)]), "expected terms of different kinds, got .*CosineTerm"),
+        (lambda: WeightedObjective(["l1"]), "Unknown term name: 'l1'"),
+    ],
+)
+def test_refuses_bad_terms(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+@few
+@given(seed=seeds, weight=st.floats(0, 3))
+def test_the_weighted_objective_composes_the_simplified_one(seed, weight):
+    step = a_step(seed % 1000)
+    whole = SimplifiedObjective(distance="cosine", recommendation_weight=weight, recommend_from="final")
+    composed = WeightedObjective([CosineTerm(), CrossEntropyTerm(weight, at="final")])
+    assert composed.passes == whole.passes == ("sampled", "final")
+    assert torch.equal(composed(step).total, whole(step).total)
+    assert torch.equal(composed(step).per_latent, whole(step).per_latent)
+    assert composed(step).named == dict(zip(("cosine", "cross-entropy"), whole(step).named.values(), strict=True))
+
+
+@few
+@given(seed=seeds)
+def test_per_latent_of_several_terms_is_their_weighted_sum(seed):
+    step = a_step(seed % 1000)
+    objective = WeightedObjective([SquaredTerm(0.5), CosineTerm(2.0), CrossEntropyTerm()])
+    expected = 0.5 * SquaredTerm()(step) + 2 * CosineTerm()(step)
+    torch.testing.assert_close(objective(step).per_latent, expected)
+    assert not WeightedObjective([CrossEntropyTerm()])(step).per_latent.any()
+
+
+@pytest.mark.parametrize(
+    ("objective", "expected"),
+    [
+        (SimplifiedObjective(recommend_from="final"), SimplifiedObjective(reconstruction_weight=0)),
+        (ContrastiveObjective(distance="cosine"), SimplifiedObjective(reconstruction_weight=0, distance="cosine")),
+        (
+            WeightedObjective([CosineTerm(), CrossEntropyTerm(2.0, at="final"), ContrastiveTerm()]),
+            WeightedObjective([CrossEntropyTerm(2.0)]),
+        ),
+    ],
+)
+def test_without_noise_the_cross_entropy_of_one_pass_remains(objective, expected):
+    assert objective.without_noise() == expected.config()
+
+
 @few
 @given(seed=seeds, latents=st.integers(1, 6), temperature=st.sampled_from([0.05, 0.5]))
 def test_the_contrastive_term_is_info_nce_without_the_same_item(seed, latents, temperature):
-    given_case = case(seed, latents)
-    terms = ContrastiveObjective(contrastive_weight=0.3, temperature=temperature)(**given_case)
-    plain = SimplifiedObjective(recommend_from="start")(**given_case)
-    items = given_case["items"].tolist()
-    cosine = torch.cosine_similarity(given_case["predicted"][:, None], given_case["from_start"][None], dim=-1).double()
+    step = a_step(seed % 1000, latents)
+    terms = ContrastiveObjective(contrastive_weight=0.3, temperature=temperature)(step)
+    plain = SimplifiedObjective(recommend_from="final")(step)
+    items = step.items.tolist()
+    one, other = step.sampled.prediction[:, None], step.at("final").prediction[None]
+    cosine = torch.cosine_similarity(one, other, dim=-1).double()
     expected = 0.0
     for i in range(latents):
-        kept = [j for j in range(latents) if j == i or items[j] != items[i]]
-        for side in (cosine[i, kept], cosine[kept, i]):
+        compared = [j for j in range(latents) if j == i or items[j] != items[i]]
+        for side in (cosine[i, compared], cosine[compared, i]):
             expected += float((side / temperature).logsumexp(0) - cosine[i, i] / temperature) / (2 * latents)
     assert terms.named["contrastive"].item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
     torch.testing.assert_close(terms.total, plain.total + 0.3 * terms.named["contrastive"])
 
 
 def test_the_contrastive_term_needs_its_second_view():
-    with pytest.raises(ValueError, match="recommend_from must be one of 'start', got 'sampled'"):
+    with pytest.raises(ValueError, match="recommend_from must be one of 'final', got 'sampled'"):
         ContrastiveObjective(recommend_from="sampled")

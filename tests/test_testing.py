@@ -126,7 +126,7 @@ def test_a_factory_is_checked_as_a_class():
     check_component(lambda: SqrtSchedule(7))
     check_component(lambda num_timesteps: SqrtSchedule(num_timesteps, log_snr_shift=-1.0))
     check_component(lambda dim, max_length: CausalTransformerDenoiser(dim, max_length, num_layers=1))
-    with pytest.raises(ContractError, match=r"^Broken .* breaks alpha_bar_falls_strictly_from_one"):
+    with pytest.raises(ContractError, match=r"^Broken .* breaks the_signal_falls_strictly_from_one"):
         check_component(lambda: broken_components.schedule_that_rises_unchecked()(7))
     with pytest.raises(ContractError, match=r"breaks can_be_constructed: .*must make a Component, got NoneType"):
         check_component(lambda: None)

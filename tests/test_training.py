@@ -11,25 +11,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_runs import (
-    BEST,
-    CONFIG,
-    KINDS,
-    SPLIT,
-    build,
-    end,
-    files,
-    fit,
-    uninterrupted,
-)
+from training_runs import BEST, CONFIG, KINDS, SPLIT, build, end, files, fit, uninterrupted
 
-from diffusers_rec import (
-    DDIMSampler,
-    DiffRec,
-    Holdout,
-    SyntheticWorld,
-    Vocabulary,
-)
+from diffusers_rec import DDIMSampler, DiffRec, Holdout, SyntheticWorld, Vocabulary
 from diffusers_rec.core.checkpoint import CONFIG_FILE
 from diffusers_rec.evaluation import evaluate
 from diffusers_rec.training import TrainingConfig, train
@@ -138,7 +122,7 @@ def test_training_learns():
     world = SyntheticWorld(40, num_groups=4)
     split = world.sample(600).sequences().leave_one_out()
     model = build(vocabulary=split.train.vocabulary, **BEST)
-    untrained = evaluate(model, split.validation, seeds=1).masked["ndcg@10"]
+    untrained = evaluate(model, split.validation, seeds=1).metrics()["ndcg@10"]
     config = replace(CONFIG, epochs=6, learning_rate=2e-2, examples="all-positions", batch_targets=300)
     result = train(model, split.train, split.validation, config, device="cpu")
     for term in ("reconstruction", "recommendation"):

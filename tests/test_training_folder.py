@@ -10,24 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_runs import (
-    CONFIG,
-    SPLIT,
-    build,
-    end,
-    files,
-    fit,
-    uninterrupted,
-)
+from training_runs import CONFIG, SPLIT, build, end, files, fit, uninterrupted
 
-from diffusers_rec import (
-    DiffRec,
-    Holdout,
-    Interactions,
-    Sequences,
-    SqrtSchedule,
-    Vocabulary,
-)
+from diffusers_rec import DiffRec, Holdout, Interactions, Sequences, SqrtSchedule, Vocabulary
 from diffusers_rec.core.checkpoint import CONFIG_FILE
 from diffusers_rec.core.verified import read_verified, write_verified
 from diffusers_rec.training import train

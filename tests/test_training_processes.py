@@ -9,15 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from training_runs import (
-    KINDS,
-    as_json,
-    uninterrupted,
-)
+from training_runs import KINDS, as_json, uninterrupted
 
-from diffusers_rec import (
-    DiffRec,
-)
+from diffusers_rec import DiffRec
 
 HOSTILE = {
     "ACCELERATE_MIXED_PRECISION": "bf16",

@@ -12,20 +12,9 @@ from functools import lru_cache
 
 import pytest
 import torch
-from training_runs import (
-    CONFIG,
-    KINDS,
-    SPLIT,
-    build,
-    end,
-    files,
-    fit,
-    uninterrupted,
-)
+from training_runs import CONFIG, KINDS, SPLIT, build, end, files, fit, uninterrupted
 
-from diffusers_rec import (
-    DiffRec,
-)
+from diffusers_rec import DiffRec
 from diffusers_rec.core.checkpoint import CONFIG_FILE
 from diffusers_rec.evaluation import evaluate
 from diffusers_rec.training import validation
@@ -126,10 +115,10 @@ def test_every_kind_of_run_may_be_killed_twice(kind, tmp_path):
 def test_a_killed_run_keeps_what_its_record_describes(moment, tmp_path, monkeypatch):
     """Wherever it goes on: on another device the epochs to come may score otherwise, here the worst."""
     assert killed(moment, 2, tmp_path)
-    worst = replace(evaluate(build(), SPLIT.validation), masked={"ndcg@10": 0.0})
+    worst = replace(evaluate(build(), SPLIT.validation), excluding_seen={"ndcg@10": 0.0})
     monkeypatch.setattr(validation, "evaluate", lambda *_, **__: worst)
     model, result = fit(tmp_path)
-    assert evaluate(model, SPLIT.validation, seeds=CONFIG.validation_seeds).masked["ndcg@10"] == result.best_score
+    assert evaluate(model, SPLIT.validation, seeds=CONFIG.validation_seeds).metrics()["ndcg@10"] == result.best_score
 
 
 def test_a_finished_run_leaves_another_model_in_its_folder_alone(tmp_path):
@@ -143,7 +132,9 @@ def test_a_finished_run_leaves_another_model_in_its_folder_alone(tmp_path):
 def scored(monkeypatch, *scores):
     """The validations to come have these scores, and an interrupt comes after the last."""
     report, left = evaluate(build(), SPLIT.validation), list(scores)
-    monkeypatch.setattr(validation, "evaluate", lambda *_, **__: replace(report, masked={"ndcg@10": left.pop(0)}))
+    monkeypatch.setattr(
+        validation, "evaluate", lambda *_, **__: replace(report, excluding_seen={"ndcg@10": left.pop(0)})
+    )
 
     def on_epoch(record):
         if not left:

@@ -30,7 +30,7 @@ def test_the_best_epoch_by_ndcg_is_kept(tmp_path):
     assert result.best_epoch == 1 + int(np.argmax(scores)) < 8, "the best is last: this test sees nothing"
     best = weights[result.best_epoch - 1]
     assert all(torch.equal(tensor, best[name]) for name, tensor in model.state_dict().items())
-    assert evaluate(DiffRec.from_pretrained(tmp_path), SPLIT.validation, seeds=1).masked["ndcg@10"] == max(scores)
+    assert evaluate(DiffRec.from_pretrained(tmp_path), SPLIT.validation, seeds=1).metrics()["ndcg@10"] == max(scores)
     assert not model.training
 
 
@@ -43,7 +43,7 @@ def test_the_epoch_is_chosen_by_any_metric_with_seen_items_or_without(select_by,
     assert result.best_epoch == 1 + scores.index(max(scores))
     k = int(select_by.partition("@")[2])
     report = evaluate(model, SPLIT.validation, ks=[k], seeds=CONFIG.validation_seeds)
-    assert result.best_score == (report.masked if exclude_seen else report.unmasked)[select_by]
+    assert result.best_score == report.metrics(exclude_seen=exclude_seen)[select_by]
     assert {f"validation_{name}@{k}" for name in ("hr", "ndcg") for k in (5, 10, 20)} < set(result.history[0])
 
 
@@ -95,7 +95,7 @@ def test_validation_comes_when_it_is_due_and_at_the_end():
 
 def test_more_validation_seeds_are_an_average_over_the_same_draws(tmp_path):
     model, result = fit(tmp_path, epochs=1, validation_seeds=3)
-    assert result.best_score == evaluate(model, SPLIT.validation, seeds=3).masked["ndcg@10"]
+    assert result.best_score == evaluate(model, SPLIT.validation, seeds=3).metrics()["ndcg@10"]
 
 
 # A metric of the user

@@ -9,10 +9,7 @@ from pathlib import Path
 
 import torch
 
-from diffusers_rec import (
-    DiffRec,
-    SyntheticWorld,
-)
+from diffusers_rec import DiffRec, SyntheticWorld
 from diffusers_rec.training import TrainingConfig, train
 
 SPLIT = SyntheticWorld(40, num_groups=4).sample(100, min_length=4, max_length=12).sequences().leave_one_out()
@@ -25,7 +22,7 @@ ARGUMENTS = "on_epoch", "optimizer", "metric", "callbacks"
 BEST = {
     "embedding": {"name": "table", "scale": "unit", "init_std": 0.02},
     "denoiser": {"name": "conditional-mlp", "num_layers": 1, "num_heads": 2, "dropout": 0.1},
-    "objective": {"name": "simplified", "recommend_from": "start", "distance": "cosine", "reconstruction_weight": 0.1},
+    "objective": {"name": "simplified", "recommend_from": "final", "distance": "cosine", "reconstruction_weight": 0.1},
 }
 
 

@@ -17,6 +17,9 @@ from diffusers_rec.processes.noising import Queries
 from diffusers_rec.processes.prediction import PREDICTIONS
 from diffusers_rec.processes.schedules import NoiseSchedule
 
+Guidance = float | Mapping[str, Any] | None
+"""Guidance of one call: a scale, or settings of the model's guide."""
+
 
 class Guide(Denoiser):
     """A denoiser that wraps ``base``. Encoding and condition are the base's unless a guide changes them.
@@ -107,7 +110,7 @@ def unwrapped(denoiser: Denoiser) -> Denoiser:
     return denoiser
 
 
-def guided(denoiser: Denoiser, guidance: float | Mapping[str, Any] | None) -> Denoiser:
+def guided(denoiser: Denoiser, guidance: Guidance) -> Denoiser:
     """A denoiser with the guidance of one call.
 
     Args:

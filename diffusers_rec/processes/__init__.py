@@ -1,1 +1,1 @@
-"""What is corrupted, how much, and where: schedules, timesteps and noising strategies."""
+"""What is corrupted, how much, and where: schedules, processes, sources, timesteps and noising strategies."""

@@ -163,8 +163,10 @@ class GaussianProcess(Process, name="gaussian"):
             variance: Of the noise that is added, ``"posterior"`` or ``"beta"``, which puts
                 :meth:`~diffusers_rec.NoiseSchedule.reverse_variance` in the place of the posterior's.
         """
-        eta = check_float("eta", eta, minimum=0, maximum=1)
-        check_choice("variance", variance, ("posterior", "beta"))
+        if eta not in (0.0, 1.0):  # the checks take as long as the arithmetic
+            check_float("eta", eta, minimum=0, maximum=1)
+        if variance not in ("posterior", "beta"):
+            check_choice("variance", variance, ("posterior", "beta"))
         if isinstance(timesteps, int) and isinstance(previous, int):
             if previous > timesteps:
                 raise ValueError(f"previous must not lie above timesteps, got {previous} above {timesteps}.")

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Generator, Tensor
 
 from diffusers_rec.data.history import History
-from diffusers_rec.guidance import guided
+from diffusers_rec.guidance import Guidance, guided
+from diffusers_rec.items.heads import ItemHead
 from diffusers_rec.processes.noising import NoisingStrategy
 from diffusers_rec.processes.prediction import x0_from
 from diffusers_rec.recommenders.passes import Parts
 from diffusers_rec.samplers import Sampler
+from diffusers_rec.samplers.base import Callback, SamplerStep
 
 
 class ChainParts(Parts, Protocol):
     """What a chain needs of a model."""
 
     noising: NoisingStrategy
+    head: ItemHead
 
     @property
     def max_length(self) -> int:
@@ -49,7 +52,8 @@ def run_chain(
     history: History,
     sampler: Sampler,
     generators: Sequence[Generator],
-    guidance: float | Mapping[str, Any] | None = None,
+    guidance: Guidance = None,
+    callback: Callback | None = None,
 ) -> Drawn:
     """Draw clean latents of what follows each history.
 
@@ -59,6 +63,7 @@ def run_chain(
         sampler: Sampler.
         generators: One for each of the S draws.
         guidance: Guidance of this call, see :func:`~diffusers_rec.guidance.guided`.
+        callback: Called at the end of every reverse step, with the model's head for its scores.
     """
     process, schedule, embedding = model.process, model.schedule, model.embedding
     queries = model.noising.serving(history.lengths, model.noising.max_noised(model.max_length))
@@ -83,8 +88,24 @@ def run_chain(
             return x0_from(denoiser.prediction, output, xn, timesteps, schedule)
         return output if centre is None else output - centre
 
-    drawn = sampler.sample(denoise, process, start, generators)
+    called = None if callback is None else _with_head(callback, model.head, centre)
+    drawn = sampler.sample(denoise, process, start, generators, callback=called)
     return Drawn(drawn if centre is None else drawn + centre, queries.answer)
+
+
+def _with_head(callback: Callback, head: ItemHead, centre: Tensor | None) -> Callback:
+    """The callback, shown latents that are not relative to the centre, and a head that scores them."""
+
+    def call(step: SamplerStep) -> None:
+        step.score = step.score or (lambda latents: head.logits(latents).log_softmax(-1))
+        if centre is None:
+            callback(step)
+            return
+        step.xn, step.prediction = step.xn + centre, step.prediction + centre
+        callback(step)
+        step.xn, step.prediction = step.xn - centre, step.prediction - centre
+
+    return call
 
 
 def items_at(items: Tensor, positions: Tensor) -> Tensor:

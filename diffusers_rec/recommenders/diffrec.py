@@ -23,6 +23,7 @@ from diffusers_rec.data.history import History
 from diffusers_rec.data.sequences import Sequences
 from diffusers_rec.data.vocabulary import Vocabulary
 from diffusers_rec.denoisers import Denoiser
+from diffusers_rec.guidance import Guidance
 from diffusers_rec.items.embeddings import ItemEmbedding
 from diffusers_rec.items.heads import ItemHead
 from diffusers_rec.items.negatives import Negatives
@@ -42,7 +43,7 @@ from diffusers_rec.recommenders.pretrained import Pretrained
 from diffusers_rec.recommenders.ranking import Scores
 from diffusers_rec.recommenders.replacing import replaced
 from diffusers_rec.recommenders.trainable import Loss
-from diffusers_rec.samplers import Sampler
+from diffusers_rec.samplers import Callback, Sampler
 
 MAX_LAST_ALPHA_BAR = 0.05
 """Above it, x_N tells the target, which serving has not: the pipeline warns."""
@@ -202,24 +203,26 @@ class DiffRec(Pretrained, Recommender):
         unknown: Unknown = "error",
         seeds: Seeds | None = None,
         sampler: SamplerChoice | None = None,
-        guidance: float | Mapping[str, Any] | None = None,
+        guidance: Guidance = None,
+        callback: Callback | None = None,
     ) -> Tensor:
         """Draw the clean latents of what comes next.
 
         Args:
-            histories: raw item ids, oldest first, one item at least.
+            histories: Raw item ids, oldest first, one item at least.
             unknown: Treatment of ids that the model does not know: ``"error"`` or ``"drop"``.
-            seeds: noise draws; the model's own when None.
-            sampler: a component, a name, or a config; the model's own when None.
+            seeds: Noise draws; the model's own when None.
+            sampler: Component, name, or config; the model's own when None.
             guidance: Scale of the model's guide for this call, or a mapping of its settings, such as ``{"scale": 2.0,
                 "start": 0.2}``; the guide's own when None.
+            callback: Called with a :class:`~diffusers_rec.SamplerStep` at the end of every reverse step.
 
         Returns:
             ``(B, S, K, D)``; K = 1 except for strategies that corrupt several positions.
         """
         history = self.encode_histories(histories, unknown=unknown)
         with self.serving() as model:
-            return model._draw(history, seeds, sampler, guidance).latents
+            return model._draw(history, seeds, sampler, guidance, callback).latents
 
     def next_item_latents(
         self,
@@ -227,7 +230,7 @@ class DiffRec(Pretrained, Recommender):
         *,
         seeds: Seeds | None = None,
         sampler: SamplerChoice | None = None,
-        guidance: float | Mapping[str, Any] | None = None,
+        guidance: Guidance = None,
     ) -> Tensor:
         """Draw the latent of the next item, without gradient.
 
@@ -258,7 +261,7 @@ class DiffRec(Pretrained, Recommender):
         *,
         seeds: Seeds | None = None,
         sampler: SamplerChoice | None = None,
-        guidance: float | Mapping[str, Any] | None = None,
+        guidance: Guidance = None,
     ) -> Iterator[Scores]:
         """How likely each item comes next, in chunks of users and items; see :meth:`Recommender.score`.
 
@@ -284,11 +287,15 @@ class DiffRec(Pretrained, Recommender):
         history: History,
         seeds: Seeds | None,
         sampler: SamplerChoice | None,
-        guidance: float | Mapping[str, Any] | None,
+        guidance: Guidance,
+        callback: Callback | None = None,
     ) -> Drawn:
-        chosen = self.sampler if sampler is None else Sampler.build(sampler)
-        chosen.check_fit(self)
-        return run_chain(self, history, chosen, generators_from(self.seeds if seeds is None else seeds), guidance)
+        chosen = self.sampler
+        if sampler is not None:
+            chosen = Sampler.build_with({"embedding": self.embedding, "head": self.head}, sampler)
+            chosen.check_fit(self)
+        generators = generators_from(self.seeds if seeds is None else seeds)
+        return run_chain(self, history, chosen, generators, guidance, callback)
 
     # What it is
 
@@ -358,7 +365,8 @@ class DiffRec(Pretrained, Recommender):
         Raises:
             ValueError: an unknown part, name or setting, or parts that do not fit one another.
         """
-        return replaced(self, PARTS, changes)
+        new: DiffRec = replaced(self, PARTS, changes)
+        return new
 
     def check_fit(self) -> None:
         """Check that the parts fit one another, when they are composed and once more before training.

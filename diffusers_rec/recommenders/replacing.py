@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,18 +13,15 @@ from diffusers_rec.core.registry import Component, Config, unknown_name
 from diffusers_rec.denoisers import Denoiser
 from diffusers_rec.guidance import Guide, unwrapped
 
-if TYPE_CHECKING:
-    from diffusers_rec.recommenders.diffrec import DiffRec
-
 _SIZES = "num_items", "dim", "max_length"
 """Settings that parts have from the model."""
 
 
-def replaced(model: DiffRec, parts: Mapping[str, type[Component]], changes: Mapping[str, Any]) -> DiffRec:
+def replaced(model: Any, parts: Mapping[str, type[Component]], changes: Mapping[str, Any]) -> Any:
     """See :meth:`DiffRec.replace <diffusers_rec.DiffRec.replace>`.
 
     Args:
-        model: The model, left as it is.
+        model: A :class:`~diffusers_rec.DiffRec`, left as it is.
         parts: Kinds of its parts, by name.
         changes: Parts, sizes and seeds to change.
     """
@@ -73,7 +70,7 @@ def _changed(config: Config, change: Any, family: type[Component]) -> Any:
     return {**{key: value for key, value in config.items() if key in known}, **spec}
 
 
-def _carry_over(old: DiffRec, new: DiffRec, given: set[str]) -> None:
+def _carry_over(old: Any, new: Any, given: set[str]) -> None:
     """Give the new model the weights of the old one, part by part, where class and shapes stay."""
     new.to(device=old.device, dtype=old.embedding.dtype)
     for name, module in old.named_children():

@@ -42,7 +42,7 @@ def loss_has_its_shapes(objective: Objective, step: TrainingStep) -> None:
 
 def gradients_reach_the_declared_passes(objective: Objective, step: TrainingStep) -> None:
     """A pass that the loss does not depend on costs a prediction for nothing."""
-    if len(step.items) > 1:  # a contrast needs two latents
+    if len(step.items) > 1:  # a contrast needs two
         expect_used_passes(gradients_of_outputs(step, lambda leaves: objective(leaves).total))
 
 

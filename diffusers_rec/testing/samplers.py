@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +18,6 @@ from diffusers_rec.processes.schedules import (
     SqrtSchedule,
 )
 from diffusers_rec.samplers import Sampler, SamplerStep
-from diffusers_rec.testing.all_kinds import check
 from diffusers_rec.testing.contract import Case, ContractError, Maker, Suite, expect, expect_close, expect_equal
 from diffusers_rec.testing.inputs import DTYPES, gaussian, global_state_from, seeded, strided
 
@@ -32,20 +30,6 @@ SCHEDULES = [
     RectifiedSchedule(40),
     SqrtSchedule(200),
 ]
-
-
-def check_sampler(make: Callable[..., Sampler], /, *, waive: Collection[str] = (), **settings: Any) -> None:
-    """Check that a sampler keeps its contract, over schedules of several N; without those that it refuses.
-
-    Args:
-        make: The class, or a factory.
-        waive: Names of clauses (functions of this module) that need not hold.
-        settings: Constructor parameters.
-
-    Raises:
-        ContractError: the first clause that is broken.
-    """
-    check(SUITE, make, waive, settings)
 
 
 def steps_go_down_from_n(sampler: Sampler, schedule: NoiseSchedule) -> None:
@@ -281,8 +265,8 @@ def _cases(maker: Maker) -> Iterator[Case]:
         yield Case(f"over {schedule}", (sampler, schedule))
 
 
-def _answers(sampler: Sampler) -> list[Tensor]:
+def _outputs(sampler: Sampler) -> list[Tensor]:
     return [sampler.sample(halved, SCHEDULES[-1], gaussian(2, 3, 1, 4), seeded(0))]
 
 
-SUITE = Suite(Sampler, _cases, CLAUSES, _answers)
+SUITE = Suite(Sampler, _cases, CLAUSES, _outputs)

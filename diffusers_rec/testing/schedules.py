@@ -6,15 +6,13 @@ Every law is computed anew from the levels in float64, Eq. 3 by Bayes' rule from
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from diffusers_rec.processes.schedules import NoiseSchedule
-from diffusers_rec.testing.all_kinds import check
 from diffusers_rec.testing.contract import (
     Case,
     Maker,
@@ -31,20 +29,6 @@ from diffusers_rec.testing.inputs import DTYPES, gaussian, strided
 
 LENGTHS = [1, 2, 3, 10, 50, 1000]
 SHIFTS = [-3.0, 1.5]
-
-
-def check_schedule(make: Callable[..., NoiseSchedule], /, *, waive: Collection[str] = (), **settings: Any) -> None:
-    """Check that a noise schedule keeps its contract, at several N; an N that its constructor refuses passes over.
-
-    Args:
-        make: the class, or a factory.
-        waive: names of clauses (functions of this module) that need not hold.
-        settings: constructor parameters.
-
-    Raises:
-        ContractError: the first clause that is broken.
-    """
-    check(SUITE, make, waive, settings)
 
 
 def the_signal_falls_strictly_from_one(schedule: NoiseSchedule) -> None:
@@ -327,8 +311,8 @@ def _cases(maker: Maker) -> Iterator[Case]:
             yield Case(f"log_snr_shift={shift}", (schedule,))
 
 
-def _answers(schedule: NoiseSchedule) -> list[Tensor]:
+def _outputs(schedule: NoiseSchedule) -> list[Tensor]:
     return [schedule.alpha_bar, schedule.add_noise(*_two(schedule.num_timesteps, 2), every_step(schedule))]
 
 
-SUITE = Suite(NoiseSchedule, _cases, CLAUSES, _answers)
+SUITE = Suite(NoiseSchedule, _cases, CLAUSES, _outputs)

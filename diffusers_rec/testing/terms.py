@@ -59,7 +59,7 @@ def order_does_not_matter(term: LossTerm, step: TrainingStep) -> None:
 
 def gradients_reach_the_declared_passes(term: LossTerm, step: TrainingStep) -> None:
     """A pass that the term does not depend on costs a prediction for nothing."""
-    if len(step.items) > 1:  # a contrast needs two latents
+    if len(step.items) > 1:  # a contrast needs two
         expect_used_passes(gradients_of_outputs(step, lambda leaves: term(leaves).sum()))
 
 

@@ -34,6 +34,7 @@ def random_step(
     schedule, generator = SqrtSchedule(steps), seeded(seed)
     drawn = torch.randint(1, steps + 1, (latents,), generator=generator)
     true = torch.randint(items, (latents,), generator=generator)
+    true[1:2] = (true[:1] + 1) % items  # a contrast needs two items
     made = {}
     for place, name in enumerate(passes):
         x0, noise, error = (
