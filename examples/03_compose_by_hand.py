@@ -42,13 +42,13 @@ model = DiffRec(
     timesteps=ImportanceTimestepSampler(num_timesteps),
     denoiser=ConditionalMLPDenoiser(dim, max_length, dropout=0.2),
     # The ranking is learned at n = N, where serving starts, and the denoiser beside it.
-    objective=SimplifiedObjective(distance="cosine", reconstruction_weight=0.1, recommend_from="start"),
+    objective=SimplifiedObjective(distance="cosine", reconstruction_weight=0.1, recommend_from="final"),
     memory=TransitionMemory(len(items), share=0.4),  # what followed what in training, mixed into the ranking
     sampler=OneStepSampler(),
     seeds=10,
 )
 
-# Parts that do not fit are told apart when they are composed, not when a tensor has the wrong shape.
+# Parts that do not fit are refused when they are composed, not when a tensor has the wrong shape.
 try:
     DiffRec(items, embedding=embedding, denoiser=ConditionalMLPDenoiser(2 * dim, max_length))
 except ValueError as error:
