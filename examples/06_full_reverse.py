@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import torch
 from _options import parse
 
-from diffusers_rec import DDPMSampler, DiffRec, OneStepSampler, SyntheticWorld
+from diffusers_rec import DDPMSampler, DiffRec, OneStepSampler, Queries, SyntheticWorld
 from diffusers_rec.evaluation import evaluate
 from diffusers_rec.presets import best
 from diffusers_rec.training import TrainingConfig, train
@@ -32,17 +32,17 @@ recipe = TrainingConfig(
 )
 train(model, split.train, split.validation, recipe)
 
-# What both need: the history, encoded once, and a rule for what each of the five draws may see of it (all).
+# What both need: the condition of a query about the next item, computed once for all steps and all five draws.
 history, draws = items.decode(split.test.histories[0]), 5
 encoded = model.encode_histories([history])
-visible = encoded.lengths[:, None].expand(1, draws)
 with torch.no_grad():  # train() has left the model in evaluation mode
-    context = model.denoiser.encode(model.embedding(encoded.items), encoded.mask)
+    context = model.denoiser.encode(encoded.with_latents(model.embedding(encoded.items)))
+    condition = model.denoiser.condition(context, Queries.next_item(encoded.lengths))
 
 
 def denoise(xn, timesteps):
-    """Predict the clean latents, (histories, draws, noised positions, D) like xn."""
-    return model.denoiser(xn, timesteps, visible, context)
+    """Predict the clean latents, (histories, draws, corrupted positions, D) like xn."""
+    return model.denoiser(xn, timesteps, condition)
 
 
 # The loop.
