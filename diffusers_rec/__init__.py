@@ -68,6 +68,7 @@ from diffusers_rec.recommenders.base import Recommendations, Recommender
 from diffusers_rec.recommenders.diffrec import DiffRec
 from diffusers_rec.recommenders.ensemble import Ensemble
 from diffusers_rec.recommenders.memory import Memory, NoMemory, TransitionMemory
+from diffusers_rec.recommenders.ranking import Scores
 from diffusers_rec.recommenders.trainable import Loss
 from diffusers_rec.samplers import (
     ChainSampler,
@@ -145,6 +146,7 @@ __all__ = [
     "RectifiedSchedule",
     "Sampler",
     "SamplerStep",
+    "Scores",
     "Sequences",
     "SigmoidSchedule",
     "SimplifiedObjective",

@@ -49,7 +49,7 @@ def test_the_ranking_is_that_of_evaluate(trained):
     ]  # fmt: skip
     one, several, _, chain = found.ranking
     for row, asked in ((one, {"seeds": 1}), (several, {"seeds": 3}), (chain, {"sampler": DDPMSampler(num_steps=5)})):
-        metrics = evaluate(trained, SPLIT.test, ks=[10], **{"seeds": 3, **asked}).masked
+        metrics = evaluate(trained, SPLIT.test, ks=[10], **{"seeds": 3, **asked}).metrics()
         assert row["hr@10"] == pytest.approx(metrics["hr@10"])
         assert row["ndcg@10"] == pytest.approx(metrics["ndcg@10"])
 

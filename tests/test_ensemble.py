@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
-from diffusers_rec import DiffRec, Ensemble, NoMemory, SyntheticWorld, TransitionMemory
+from diffusers_rec import (
+    DiffRec,
+    Ensemble,
+    NoMemory,
+    Recommender,
+    Scores,
+    SyntheticWorld,
+    TransitionMemory,
+    Vocabulary,
+)
 from diffusers_rec.evaluation import evaluate
-from diffusers_rec.recommenders.ranking import target_ranks, top_k
+from diffusers_rec.recommenders.ranking import joined, target_ranks, top_k
 
 ITEMS = list("abcdefghij")
 HISTORIES = [["a", "b", "c"], ["d"], ["e", "a"]]
@@ -45,8 +56,8 @@ def test_it_recommends_by_the_mean_and_tells_how_far_the_members_disagree():
     alone = members[0].recommend(HISTORIES, k=4, exclude_seen=False)
     index = members[0].vocabulary.encode([found.items[0][0]])[0]
     between = probabilities[:, 0, index].std(correction=0)
-    assert found.spread[0, 0] >= between - 1e-6
-    assert found.spread[0, 0] > alone.spread[0, 0]
+    assert found.std[0, 0] >= between - 1e-6
+    assert found.std[0, 0] > alone.std[0, 0]
 
 
 def test_an_ensemble_of_one_is_its_member():
@@ -55,19 +66,74 @@ def test_an_ensemble_of_one_is_its_member():
     assert evaluate(Ensemble([model]), split.test) == evaluate(model, split.test)
 
 
-@pytest.mark.parametrize("chunk_scores", [1, 70, 10**6])
-def test_every_ranking_is_by_the_mean(chunk_scores):
+class Chunked(Recommender):
+    """Fixed scores, in chunks of so many users and items."""
+
+    device, history_length = torch.device("cpu"), 6
+
+    def __init__(self, seed, users, items, draws=1):
+        super().__init__()
+        self.vocabulary, self.shape = Vocabulary(ITEMS), (users, items)
+        logits = torch.randn(draws, len(ITEMS), generator=torch.Generator().manual_seed(seed))
+        self.probabilities = logits.softmax(-1)
+
+    def score(self, history, *, seeds=None, sampler=None):
+        users, items = self.shape
+        for row in range(0, len(history), users):
+            for start in range(0, len(ITEMS), items):
+                part = self.probabilities[:, start : start + items]
+                rows = slice(row, min(row + users, len(history)))
+                mean = part.mean(0).log().expand(rows.stop - row, -1)
+                yield Scores(rows, slice(start, start + part.shape[1]), mean, partial(self.std, part))
+
+    @staticmethod
+    def std(part, columns):
+        return part.std(0, correction=0)[columns]
+
+
+def test_members_of_any_kind_and_in_any_chunks_are_averaged():
+    members = [Chunked(0, 1, 3, 4), Chunked(1, 2, 10, 2), Chunked(2, 5, 4), member(0)]
+    ensemble, rows = Ensemble(members), HISTORIES * 2
+    mean = torch.stack([each.predict_proba(rows) for each in members]).mean(0)
+    torch.testing.assert_close(ensemble.predict_proba(rows), mean)
+    chunks = list(ensemble.score(ensemble.encode_histories(rows)))
+    assert sum(chunk.users.stop - chunk.users.start for chunk in chunks) == len(rows)
+    best = top_k(chunks, 3)
+    torch.testing.assert_close(best.scores, mean.topk(3).values)
+    targets, nobody = torch.tensor([4, 7, 0, 1, 2, 3]), torch.full((len(rows), 1), -1)
+    ranks, _ = target_ranks(chunks, targets, excluded=nobody)
+    probabilities = joined(chunks).log_probabilities.exp()
+    assert torch.equal(ranks, (probabilities >= probabilities.gather(1, targets[:, None])).sum(1))
+    torch.testing.assert_close(probabilities, mean)
+
+
+def test_the_deviation_is_that_of_all_draws_where_members_draw_as_many():
+    members = [Chunked(seed, 2, 4, 3) for seed in range(4)]
+    draws = torch.cat([each.probabilities for each in members])
+    found = Ensemble(members).recommend(HISTORIES, k=len(ITEMS), exclude_seen=False)
+    index = torch.tensor([[ITEMS.index(item) for item in row] for row in found.items])
+    torch.testing.assert_close(found.std, draws.std(0, correction=0)[index])
+
+
+def test_members_that_score_different_users_are_told():
+    class Short(Chunked):
+        def score(self, history, *, seeds=None, sampler=None):
+            return super().score(history.take(slice(0, 2)))
+
+    with pytest.raises(ValueError, match="gave scores of different users"):
+        Ensemble([Chunked(0, 1, 10), Short(1, 1, 10)]).predict_proba(HISTORIES)
+
+
+def test_networks_alone_share_the_weights():
     ensemble = Ensemble(mixed(0.3))
-    history = ensemble.encode_histories(HISTORIES)
-    latents, recalled = ensemble.next_item_latents(history), ensemble.memory.predict(history)
-    mean = ensemble.predict_proba(HISTORIES)
-    best = top_k(ensemble.head, latents, 3, recalled=recalled, chunk_scores=chunk_scores)
-    assert torch.equal(best.items, mean.topk(3).indices)
-    targets, nobody = torch.tensor([4, 7, 0]), torch.full((3, 1), -1)
-    ranks, _ = target_ranks(
-        ensemble.head, latents, targets, excluded=nobody, recalled=recalled, chunk_scores=chunk_scores
+    networks = ensemble.without_memory()
+    alone = [each.without_memory() for each in ensemble.members]
+    torch.testing.assert_close(
+        networks.predict_proba(HISTORIES), torch.stack([each.predict_proba(HISTORIES) for each in alone]).mean(0)
     )
-    assert torch.equal(ranks, (mean >= mean.gather(1, targets[:, None])).sum(1))
+    assert not torch.allclose(networks.predict_proba(HISTORIES), ensemble.predict_proba(HISTORIES))
+    assert networks.members[0].head is ensemble.members[0].head
+    assert networks.without_memory() is networks
 
 
 def test_memories_of_several_shares_and_makes_stay_a_distribution():
@@ -81,20 +147,17 @@ def test_memories_of_several_shares_and_makes_stay_a_distribution():
     )
 
 
-def test_its_memory_is_found_where_the_members_are():
-    ensemble = Ensemble(mixed(0.3)).to("meta")
-    assert {buffer.device.type for buffer in ensemble.memory.buffers()} == {"meta"}
-    assert ensemble.device.type == "meta"
+def test_it_is_where_its_members_are():
+    assert Ensemble(mixed(0.3)).to("meta").device.type == "meta"
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_no_member_is_rounded_to_the_precision_of_another(order):
     members = [member(0).double(), member(1)]
-    found = Ensemble([members[number] for number in order])
-    latents = found.next_item_latents(found.encode_histories(HISTORIES))
-    own = members[0].next_item_latents(members[0].encode_histories(HISTORIES))
-    assert latents.dtype == torch.float64
-    assert own.flatten(1)[0, 0] in latents
+    found = Ensemble([members[number] for number in order]).predict_proba(HISTORIES)
+    assert found.dtype == torch.float64
+    mean = (members[0].predict_proba(HISTORIES) + members[1].predict_proba(HISTORIES)) / 2
+    torch.testing.assert_close(found, mean, rtol=1e-6, atol=0)
 
 
 def test_it_leaves_its_members_in_their_mode_and_the_global_random_state_alone():

@@ -26,7 +26,7 @@ from diffusers_rec.evaluation import (
     ranking_metrics,
 )
 from diffusers_rec.recommenders.memory import NoMemory
-from diffusers_rec.recommenders.ranking import UNRANKED, count_ranks
+from diffusers_rec.recommenders.ranking import UNRANKED, Scores, target_ranks
 from diffusers_rec.training import TrainingConfig, train
 
 KS = (1, 5, 10, 20)
@@ -85,8 +85,8 @@ def dense(data, trained=None, **settings):
 
 
 def assert_report(report, expected):
-    assert report.masked == pytest.approx(expected[0])
-    assert report.unmasked == pytest.approx(expected[1])
+    assert report.metrics() == pytest.approx(expected[0])
+    assert report.metrics(exclude_seen=False) == pytest.approx(expected[1])
 
 
 # Metrics
@@ -116,8 +116,9 @@ def test_ties_count_against_the_target(data, users, items, chunk):
     index = st.integers(0, items - 1)
     targets = data.draw(st.lists(index, min_size=users, max_size=users))
     seen = data.draw(st.lists(st.lists(index, min_size=3, max_size=3), min_size=users, max_size=users))
-    chunks = [(slice(at, min(at + chunk, items)), scores[:, at : at + chunk]) for at in range(0, items, chunk)]
-    ranks, masked = count_ranks(lambda: chunks, torch.tensor(targets), torch.tensor(seen))
+    cuts = [slice(at, min(at + chunk, items)) for at in range(0, items, chunk)]
+    chunks = [Scores(slice(0, users), cut, scores[:, cut]) for cut in cuts]
+    ranks, masked = target_ranks(chunks, torch.tensor(targets), excluded=torch.tensor(seen))
     triples = list(zip(scores.tolist(), targets, seen, strict=True))
     assert ranks.tolist() == [reference_rank(row, target) for row, target, _ in triples]
     assert masked.tolist() == [reference_rank(*triple) for triple in triples]
@@ -146,15 +147,28 @@ def test_evaluate_is_a_dense_ranking(batch_size):
     report = evaluate(model(), SPLIT.test, ks=KS, batch_size=batch_size)
     assert_report(report, reference_report(dense(SPLIT.test), SPLIT.test))
     assert report.num_users == len(SPLIT.test)
-    assert 0 < report.masked["hr@10"] < 1
-    assert report.masked != report.unmasked
+    assert 0 < report.metrics()["hr@10"] < 1
+    assert report.metrics() != report.metrics(exclude_seen=False)
 
 
 def test_evaluate_in_chunks_of_items(monkeypatch):
     """Also where users and items together do not fit into one chunk."""
-    monkeypatch.setattr("diffusers_rec.recommenders.ranking.target_ranks.__kwdefaults__", {"chunk_scores": 64})
-    report = evaluate(model(), SPLIT.test, ks=KS, batch_size=5)
-    assert_report(report, reference_report(dense(SPLIT.test), SPLIT.test))
+    expected = reference_report(dense(SPLIT.test), SPLIT.test)
+    monkeypatch.setattr("diffusers_rec.recommenders.head_scores.head_scores.__kwdefaults__", {"chunk_scores": 64})
+    monkeypatch.setattr("diffusers_rec.evaluation.full_ranking.SCORES_AT_ONCE", 3 * 40)
+    calls = []
+    score = DiffRec.score
+    monkeypatch.setattr(DiffRec, "score", lambda *given, **more: calls.append(len(given[1])) or score(*given, **more))
+    assert_report(evaluate(model(), SPLIT.test, ks=KS, batch_size=5), expected)
+    assert max(calls) == 3
+
+
+def test_the_old_names_of_a_report_still_work():
+    report = evaluate(model(), SPLIT.test)
+    with pytest.warns(FutureWarning, match=r"Report\.masked is deprecated.*use Report\.metrics\(exclude_seen=True\)"):
+        assert report.masked == report.metrics()
+    with pytest.warns(FutureWarning, match=r"Report\.unmasked is deprecated"):
+        assert report.unmasked == report.metrics(exclude_seen=False)
 
 
 @pytest.mark.parametrize(
@@ -192,17 +206,17 @@ def test_the_order_of_users_does_not_matter():
         (evaluate(model(), SPLIT.test, batch_size=16), evaluate(model(), shuffled, batch_size=16)),
         (evaluate_popularity(SPLIT.train, SPLIT.test), evaluate_popularity(SPLIT.train, shuffled)),
     ):
-        assert_report(one, (other.masked, other.unmasked))
+        assert_report(one, (other.metrics(), other.metrics(exclude_seen=False)))
 
 
 def test_a_mean_over_users_counts_each_user_once():
     parts = np.array_split(np.arange(len(SPLIT.test)), 4)
     sums = [
         len(part)
-        * evaluate(model(), Holdout(SPLIT.test.histories.take(part), SPLIT.test.targets[part])).masked["hr@10"]
+        * evaluate(model(), Holdout(SPLIT.test.histories.take(part), SPLIT.test.targets[part])).metrics()["hr@10"]
         for part in parts
     ]
-    assert sum(sums) / len(SPLIT.test) == pytest.approx(evaluate(model(), SPLIT.test).masked["hr@10"])
+    assert sum(sums) / len(SPLIT.test) == pytest.approx(evaluate(model(), SPLIT.test).metrics()["hr@10"])
 
 
 def test_items_seen_long_ago_are_masked_too():
@@ -218,9 +232,9 @@ def test_items_seen_long_ago_are_masked_too():
     alone = [
         evaluate(trained, Holdout(data.histories.take([u]), data.targets[u : u + 1]), ks=[1, 9, 10]) for u in (0, 1)
     ]
-    assert alone[0].masked == pytest.approx(reference_metrics([10], [1, 9, 10]))
-    assert alone[1].masked == pytest.approx(reference_metrics([1], [1, 9, 10]))
-    assert alone[0].unmasked == alone[1].unmasked
+    assert alone[0].metrics() == pytest.approx(reference_metrics([10], [1, 9, 10]))
+    assert alone[1].metrics() == pytest.approx(reference_metrics([1], [1, 9, 10]))
+    assert alone[0].metrics(exclude_seen=False) == alone[1].metrics(exclude_seen=False)
 
 
 def replace_vocabulary(trained):
@@ -239,8 +253,8 @@ def test_a_target_seen_before_is_never_hit_under_the_mask():
         evaluate_item_to_item(counted, data, ks=[40, 1000]),
         evaluate_memory(NoMemory(), data, ks=[40, 1000]),
     ):
-        assert set(report.masked.values()) == {0}
-        assert report.unmasked["hr@40"] == 1
+        assert set(report.metrics().values()) == {0}
+        assert report.metrics(exclude_seen=False)["hr@40"] == 1
 
 
 @pytest.mark.parametrize("noising", [{"name": "last-k", "k": 3}, "whole"], ids=str)
@@ -307,16 +321,16 @@ def test_item_to_item_is_the_sum_of_cosines_with_the_history():
     table = np.stack([cosine[np.unique(row)].sum(0) for row in SPLIT.test.histories])
     report = evaluate_item_to_item(SPLIT.train, SPLIT.test, ks=KS)
     masked, unmasked = reference_report(table.round(5), SPLIT.test)  # equal sums may differ in the last digits
-    assert report.masked == pytest.approx(masked, abs=0.01)
-    assert report.unmasked == pytest.approx(unmasked, abs=0.01)
+    assert report.metrics() == pytest.approx(masked, abs=0.01)
+    assert report.metrics(exclude_seen=False) == pytest.approx(unmasked, abs=0.01)
 
 
 def test_popularity_ties_count_against_it():
     data = holdout([[0], [1]], [3, 2], num_items=4)
     histories = data.histories  # items 0 and 1 occur once, 2 and 3 never
     report = evaluate_popularity(histories, data, ks=[2, 3, 4])
-    assert report.unmasked == pytest.approx(reference_metrics([4, 4], [2, 3, 4]))
-    assert report.masked == pytest.approx(reference_metrics([3, 3], [2, 3, 4]))
+    assert report.metrics(exclude_seen=False) == pytest.approx(reference_metrics([4, 4], [2, 3, 4]))
+    assert report.metrics() == pytest.approx(reference_metrics([3, 3], [2, 3, 4]))
 
 
 # What is possible at best
@@ -335,9 +349,9 @@ def sampling_error(best, users):
 def oracle_report(data):
     own = WORLD.items.encode(data.histories.vocabulary.ids)
     scores = torch.from_numpy(WORLD.next_item_probabilities([own[row] for row in data.histories])[:, own])
-    chunks = [(slice(0, len(own)), scores)]
+    chunks = [Scores(slice(0, len(data)), slice(0, len(own)), scores)]
     nobody = torch.full((len(data), 1), -1)
-    ranks, _ = count_ranks(lambda: chunks, torch.from_numpy(data.targets), nobody)
+    ranks, _ = target_ranks(chunks, torch.from_numpy(data.targets), excluded=nobody)
     return ranking_metrics(ranks, KS)
 
 
@@ -366,6 +380,8 @@ def test_no_trained_model_exceeds_the_best_metrics():
     popular = evaluate_popularity(split.train, split.test, ks=KS)
     for name, most in best.items():
         error = sampling_error(most, len(split.test))
-        assert report.masked[name] < most + error
-        assert report.unmasked[name] <= report.masked[name]
-        assert report.masked[name] > popular.masked[name] + 0.5 * (most - popular.masked[name]), "it has learned little"
+        assert report.metrics()[name] < most + error
+        assert report.metrics(exclude_seen=False)[name] <= report.metrics()[name]
+        assert report.metrics()[name] > popular.metrics()[name] + 0.5 * (most - popular.metrics()[name]), (
+            "it has learned little"
+        )

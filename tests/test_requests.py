@@ -90,7 +90,7 @@ def test_an_empty_history_is_answered_by_popularity_on_request(model):
     for row in (0, 2, 3):
         assert [counts[ITEMS.index(item)] for item in found.items[row]] == [counts[item] for item in best[:3]]
         torch.testing.assert_close(found.scores[row].numpy(), (np.sort(counts)[::-1][:3] / counts.sum()).astype("f4"))
-        assert not found.spread[row].any()
+        assert not found.std[row].any()
     assert found.items[1] == model.recommend([[ITEMS[0]]], k=3).items[0]
     only = model.recommend([[]], candidates=ITEMS[:4], exclude=[ITEMS[0]], empty="popularity").items[0]
     assert sorted(only) == sorted(ITEMS[1:4])

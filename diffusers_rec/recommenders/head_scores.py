@@ -41,44 +41,45 @@ def head_scores(
     users, draws, _ = latents.shape
     for group in _user_groups(users, draws, len(head.keys()), chunk_scores):
         own = None if memory is None else memory.take(group)
-        for items, log_probabilities in score_chunks(head, latents[group], chunk_scores):
-            yield _scores(group, items, log_probabilities, own)
+        for items, logits, normaliser in _logits(head, latents[group], chunk_scores):
+            yield _scores(group, items, logits, normaliser, own)
 
 
-def _scores(users: slice, items: slice, log_probabilities: Tensor, memory: MemoryPrediction | None) -> Scores:
-    """Of a chunk ``(b, S, c)`` of the network's log-probabilities under each draw."""
-    if log_probabilities.shape[1] == 1:
-        mean = log_probabilities[:, 0]
-        return Scores(users, items, mean if memory is None else memory.mix(mean, items))
-    probabilities = log_probabilities.exp()
-    mean = mean_over_draws(log_probabilities, probabilities)
+def _scores(
+    users: slice, items: slice, logits: Tensor, normaliser: Tensor | None, memory: MemoryPrediction | None
+) -> Scores:
+    """Scores of a chunk, from its logits under each draw, ``(b, S, c)``."""
+    one_draw = logits.shape[1] == 1
+    if one_draw and memory is None:
+        return Scores(users, items, _log_probabilities(logits, normaliser)[:, 0])
+    probabilities = logits.softmax(-1) if normaliser is None else (logits - normaliser).exp_()
+    mean = probabilities[:, 0] if one_draw else probabilities.mean(1)
+    if _underflows(mean):
+        mean = mean_over_draws(_log_probabilities(logits, normaliser))
+        mean = mean if memory is None else memory.mix(mean, items, logarithms=True)
+    else:
+        mean = (mean if memory is None else memory.mix(mean, items)).log_()
 
     def std(columns: Tensor) -> Tensor:
         chosen = probabilities.gather(2, columns[:, None].expand(-1, probabilities.shape[1], -1))
         deviation = chosen.std(1, correction=0)
         return deviation if memory is None else deviation * (1 - memory.share)
 
-    return Scores(users, items, mean if memory is None else memory.mix(mean, items), std)
+    return Scores(users, items, mean, None if one_draw else std)
 
 
-def mean_over_draws(log_probabilities: Tensor, probabilities: Tensor | None = None) -> Tensor:
-    """The logarithm of the mean probability.
-
-    Args:
-        log_probabilities: Under each of S draws, ``(B, S, V)``.
-        probabilities: Their exponentials, where they are known.
-
-    Returns:
-        ``(B, V)``.
-    """
+def mean_over_draws(log_probabilities: Tensor) -> Tensor:
+    """``(B, S, V)`` to the logarithm of the mean probability, ``(B, V)``; none is too small for its exponential."""
     if log_probabilities.shape[1] == 1:
         return log_probabilities[:, 0]
-    mean = (log_probabilities.exp() if probabilities is None else probabilities).mean(1)
-    limits = torch.finfo(mean.dtype)
-    if mean.numel() and mean.min() > limits.tiny / limits.eps:  # else a draw lost to underflow would show
-        return mean.log_()
     top = log_probabilities.amax(1)
     return (log_probabilities - top[:, None]).exp_().mean(1).log_().add_(top)
+
+
+def _underflows(mean: Tensor) -> bool:
+    """Whether a draw that was lost to underflow can show in a mean probability."""
+    limits = torch.finfo(mean.dtype)
+    return bool(mean.numel()) and not bool(mean.min() > limits.tiny / limits.eps)
 
 
 def score_chunks(head: ItemHead, latents: Tensor, chunk_scores: int = CHUNK_SCORES) -> Iterator[tuple[slice, Tensor]]:
@@ -92,6 +93,18 @@ def score_chunks(head: ItemHead, latents: Tensor, chunk_scores: int = CHUNK_SCOR
     Yields:
         A slice of item indices and the log-probabilities ``(B, S, chunk)``.
     """
+    for items, logits, normaliser in _logits(head, latents, chunk_scores):
+        yield items, _log_probabilities(logits, normaliser)
+
+
+def _log_probabilities(logits: Tensor, normaliser: Tensor | None) -> Tensor:
+    return logits.log_softmax(-1) if normaliser is None else logits.sub_(normaliser)
+
+
+def _logits(head: ItemHead, latents: Tensor, chunk_scores: int) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+    """Logits of chunks of items, ``(B, S, chunk)``, and their normaliser, ``(B, S, 1)``; None where one chunk has all
+    items.
+    """
     users, draws, _ = latents.shape
     with torch.autocast(latents.device.type, enabled=False):
         keys, bias = head.scoring_keys()
@@ -104,7 +117,7 @@ def score_chunks(head: ItemHead, latents: Tensor, chunk_scores: int = CHUNK_SCOR
             return F.linear(queries, keys[chunk], None if bias is None else bias[chunk])
 
     if len(chunks) == 1:
-        yield chunks[0], logits(chunks[0]).log_softmax(-1)
+        yield chunks[0], logits(chunks[0]), None
         return
     normaliser = queries.new_full((users, draws, 1), -math.inf)
     for chunk in chunks:
@@ -112,7 +125,7 @@ def score_chunks(head: ItemHead, latents: Tensor, chunk_scores: int = CHUNK_SCOR
         top = scores.amax(-1, keepdim=True)
         normaliser = torch.logaddexp(normaliser, scores.sub_(top).exp_().sum(-1, keepdim=True).log_().add_(top))
     for chunk in chunks:
-        yield chunk, logits(chunk).sub_(normaliser)
+        yield chunk, logits(chunk), normaliser
 
 
 def _user_groups(users: int, draws: int, num_items: int, chunk_scores: int) -> Iterator[slice]:

@@ -47,17 +47,20 @@ class MemoryPrediction:
         """The predictions for some histories."""
         return MemoryPrediction(self.items[rows], self.mass[rows], self.share[rows])
 
-    def mix(self, network: Tensor, chunk: slice) -> Tensor:
-        """The logarithm of the mixture for a chunk of items.
+    def mix(self, network: Tensor, chunk: slice, *, logarithms: bool = False) -> Tensor:
+        """The mixture with the network's probabilities for a chunk of items.
 
         Args:
-            network: Logarithm of the network's mean probabilities, ``(B, chunk)``.
+            network: Mean probabilities of the network, or their logarithms, ``(B, chunk)``.
             chunk: Range of items.
+            logarithms: Whether logarithms are taken and given.
         """
         mass = self.within(chunk).to(network.dtype)
+        if not logarithms:
+            return mass.add_(network * (1 - self.share).to(network.dtype))
         mixed = network + torch.log1p(-self.share).to(network.dtype)
-        # At the predicted items alone, for the logarithm of no mass at all is slow; an item of another chunk stands for
-        # one of this chunk, whose own mass is right all the same.
+        # At the predicted items alone, for a logarithm of every item is slow; an item of another chunk stands for one of
+        # this chunk, whose own mass is right all the same.
         place = (self.items - chunk.start).clamp(0, mass.shape[1] - 1)
         return mixed.scatter(1, place, torch.logaddexp(mixed.gather(1, place), mass.gather(1, place).log()))
 

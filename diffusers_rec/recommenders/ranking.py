@@ -182,12 +182,20 @@ def target_ranks(scores: Iterable[Scores], targets: Tensor, *, excluded: Tensor)
             column, inside = _columns(targets[users, None], items)
             target = torch.where(inside[:, 0], values.gather(1, column)[:, 0], target)
         for _, items, values in chunks:
-            above = (~(values < target[:, None])).sum(1)
+            above = values.shape[1] - _count_below(values, target)
             column, inside = _columns(others[users], items)
             ranks[users] += above
             unseen[users] += above - (~(values.gather(1, column) < target[:, None]) & inside).sum(1)
     barred = (excluded == targets[:, None]).any(1)
     return ranks, torch.where(barred, UNRANKED, unseen)
+
+
+def _count_below(values: Tensor, target: Tensor) -> Tensor:
+    """How many of each row are below its target, ``(B,)``."""
+    # Comparing into floats takes a fifth of the time of a sum of booleans. float32 counts as far as 2^24.
+    dtype = torch.float32 if values.shape[1] < 2**24 else torch.float64
+    below = torch.empty(values.shape, dtype=dtype, device=values.device)
+    return torch.lt(values, target[:, None], out=below).sum(1).long()
 
 
 def _columns(indices: Tensor, items: slice) -> tuple[Tensor, Tensor]:
