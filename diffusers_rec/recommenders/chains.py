@@ -15,7 +15,7 @@ from diffusers_rec.processes.noising import NoisingStrategy
 from diffusers_rec.processes.prediction import x0_from
 from diffusers_rec.recommenders.passes import Parts
 from diffusers_rec.samplers import Sampler
-from diffusers_rec.samplers.base import StepCallback, SamplerStep
+from diffusers_rec.samplers.base import SamplerStep, StepCallback
 
 
 class ChainParts(Parts, Protocol):

@@ -43,7 +43,7 @@ from diffusers_rec.recommenders.pretrained import Pretrained
 from diffusers_rec.recommenders.ranking import Scores
 from diffusers_rec.recommenders.replacing import replaced
 from diffusers_rec.recommenders.trainable import Loss
-from diffusers_rec.samplers import StepCallback, Sampler
+from diffusers_rec.samplers import Sampler, StepCallback
 
 MAX_LAST_ALPHA_BAR = 0.05
 """Above it, x_N tells the target, which serving has not: the pipeline warns."""
