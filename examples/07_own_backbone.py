@@ -1,9 +1,9 @@
 """A backbone of one's own: a GRU denoiser in one class, registered, trained, saved.
 
-You learn the denoiser's contract. `encode` runs once a history; `forward` runs once a reverse step and answers, for
-each of B histories, Q independent questions about K noised positions that follow the first `visible` items. Everything
-else (noising, schedules, samplers, heads, training, checkpoints, the command line) then works with it, for nothing in
-the library knows its backbones by name.
+You learn the denoiser's contract: `encode` runs once a history, `condition` once for all reverse steps and noise draws,
+and `forward` once a step. For each of B histories there are Q independent queries of K corrupted positions, each of
+which sees the first `visible` items. All else (noising, schedules, guides, samplers, heads, training, checkpoints, the
+command line) then works with it.
 """
 
 import torch
@@ -13,20 +13,20 @@ from torch import nn
 from diffusers_rec import Denoiser, DiffRec, SyntheticWorld
 from diffusers_rec.core.randomness import isolated_rng
 from diffusers_rec.evaluation import evaluate
-from diffusers_rec.nn.attention import StepEmbedding, real_positions
+from diffusers_rec.nn.step_embedding import StepEmbedding
 from diffusers_rec.presets import best
-from diffusers_rec.testing import check_denoiser
+from diffusers_rec.testing import check_component
 from diffusers_rec.training import TrainingConfig, train
 
 
 class GRUDenoiser(Denoiser, name="gru"):  # the name under which configs, checkpoints and the command line know it
-    """A GRU over the history, and a perceptron that reads its state, the noised latents and the step.
+    """A GRU over the history, and a perceptron on its state, the corrupted latents and the step.
 
     Args:
-        dim: D.
-        max_length: positions in a sequence, the noised ones included.
-        num_layers: of the GRU.
-        seed: of the initial weights.
+        dim: Latent width D.
+        max_length: Largest number of positions in a sequence, the corrupted ones included.
+        num_layers: Layers of the GRU.
+        seed: Seed of the initial weights.
     """
 
     # What the constructor takes, it keeps under the same name: a config is just these attributes.
@@ -38,24 +38,27 @@ class GRUDenoiser(Denoiser, name="gru"):  # the name under which configs, checkp
             self.step = StepEmbedding(dim)
             self.perceptron = nn.Sequential(nn.Linear(4 * dim, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, dim))
 
-    def encode(self, history, mask):
-        """The state after each prefix, the empty one first: ``(B, L + 1, D)``.
+    def encode(self, history):
+        """The state after each prefix, the empty one first: ``(B, L + 1, D)``. Padding lies behind all prefixes."""
+        latents = history.latent()
+        empty = latents.new_zeros(len(latents), 1, self.dim)
+        return torch.cat([empty, self.gru(latents)[0]], dim=1) if latents.shape[1] else empty
 
-        Padding lies behind the items, so no state of a real prefix has read any; the mask is not needed.
-        """
-        empty = history.new_zeros(len(history), 1, self.dim)
-        return torch.cat([empty, self.gru(history)[0]], dim=1) if history.shape[1] else empty
+    def condition(self, context, queries, *, null=False):
+        """The state that each query sees, and the share of each of its positions in their mean."""
+        queries = queries.blind(null)  # a null query sees the empty prefix: guidance needs it
+        state = context.gather(1, queries.visible[..., None].expand(-1, -1, self.dim))
+        real = queries.keys[..., None]  # the other positions are padding
+        return state[:, :, None], real / real.sum(2, keepdim=True)
 
-    def forward(self, xn, timesteps, visible, context, count=None):
-        """The state that each question sees, moved by what the perceptron makes of the noise."""
-        if timesteps.ndim == 2:  # one step a question: the same at all its positions
+    def forward(self, xn, timesteps, condition):
+        """The state, moved by what the perceptron makes of the noise."""
+        state, share = condition
+        if timesteps.ndim == 2:  # one step a query: the same at all its positions
             timesteps = timesteps[..., None]
-        state = context.gather(1, visible[..., None].expand(-1, -1, self.dim))[:, :, None].expand_as(xn)
-        # The K positions see one another through their mean; those that are padding do not count.
-        real = real_positions(xn.shape[2], visible, count)[..., None].to(xn.dtype)
-        mean = ((xn * real).sum(2, keepdim=True) / real.sum(2, keepdim=True)).expand_as(xn)
-        step = self.step(timesteps).expand_as(xn)
-        return state + self.perceptron(torch.cat([state, xn, mean, step], dim=-1))
+        mean = (xn * share.to(xn.dtype)).sum(2, keepdim=True)  # the K positions see one another
+        parts = state, xn, mean, self.step(timesteps)
+        return state + self.perceptron(torch.cat([part.expand_as(xn) for part in parts], dim=-1))
 
 
 options = parse(__doc__)
@@ -65,34 +68,29 @@ items = split.train.vocabulary
 recipe = TrainingConfig(
     epochs=1 if options.quick else 6, examples="all-positions", batch_targets=400, learning_rate=2e-3, decay="cosine"
 )
-config = {**best(items, dim=32).config(), "memory": "none"}  # the network alone: no counts beside it
-denoisers = {
-    "gru": {"name": "gru", "dim": 32},
-    "conditional-mlp": {**config["denoiser"], "dropout": 0.2},
-    "causal-transformer": {"name": "causal-transformer", "dropout": 0.2},
-}
+start = best(items, dim=32, dropout=0.2).replace(memory="none")  # the network alone: no counts beside it
 
-# Does it keep the contract? The library's own denoisers pass the same checks: what a question may see, the same answer
-# alone and in any company, seeds, configs. A broken clause is named, with what was expected and what came.
-check_denoiser(GRUDenoiser)
+# The library's own denoisers pass the same checks: what a query may see, the same prediction alone and in any batch,
+# seeds, configs. A broken clause is named, with what was expected and what came.
+check_component(GRUDenoiser)
 print("the contract is kept")
 
-# It is saved and loaded: whoever loads the checkpoint must have imported the class, and no more.
-model = DiffRec.from_config(items, {**config, "denoiser": "gru"})
+# It is saved and loaded; loading needs the class to be imported, nothing more.
+model = start.replace(denoiser="gru")
 options.out.mkdir(parents=True, exist_ok=True)
 model.save_pretrained(options.out / "07_own_backbone")
 print(f"loaded again: {DiffRec.from_pretrained(options.out / '07_own_backbone').denoiser.config()}\n")
 
-# And with last-k noising, which asks about several positions at once.
-ahead = DiffRec.from_config(items, {**config, "denoiser": "gru", "noising": {"name": "last-k", "k": 3, "ahead": True}})
+# And with last-k noising, which predicts several positions at once.
+ahead = model.replace(noising={"name": "last-k", "k": 3, "ahead": True})
 history = items.decode(split.test.histories[0])
 print(f"three items ahead, five draws: latents {tuple(ahead.sample([history], seeds=5).shape)}\n")
 
 print(f"{'denoiser':<24}{'parameters':>12}{'HR@10':>10}{'NDCG@10':>10}")
-for name, denoiser in denoisers.items():
-    model = DiffRec.from_config(items, {**config, "denoiser": denoiser})
+for name in ("gru", "conditional-mlp", "causal-transformer"):
+    model = start.replace(denoiser=name)
     train(model, split.train, split.validation, recipe)
-    metrics = evaluate(model, split.test).masked
+    metrics = evaluate(model, split.test).metrics()
     size = sum(parameter.numel() for parameter in model.denoiser.parameters())
     print(f"{name:<24}{size:>12,}{metrics['hr@10']:>10.3f}{metrics['ndcg@10']:>10.3f}", flush=True)
 optimum = world.best_metrics(split.test)

@@ -1,18 +1,20 @@
-"""The contract of an item embedding: an item has one clean latent, wherever and with whomever it is asked for."""
+"""The contract of an item embedding: an item has one clean latent, in any batch and at any place of it.
+
+The suite sets the features that the library's own embeddings need. A class that takes features of another kind is
+checked by a factory that sets them, without the clause ``config_round_trips``.
+"""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Collection, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from diffusers_rec.items.embeddings import ItemEmbedding
 from diffusers_rec.items.feature_embeddings import AttributeEmbedding, FeatureEmbedding
-from diffusers_rec.testing.all_kinds import check
 from diffusers_rec.testing.contract import (
     Case,
     Maker,
@@ -27,23 +29,6 @@ from diffusers_rec.testing.contract import (
 from diffusers_rec.testing.inputs import gaussian, strided
 
 SHAPES = [(), (3,), (2, 0), (2, 3), (2, 1, 4)]
-
-
-def check_embedding(make: Callable[..., ItemEmbedding], /, *, waive: Collection[str] = (), **settings: Any) -> None:
-    """Check that an item embedding keeps its contract.
-
-    Features that the library's own embeddings need are set by the suite; a class that takes features of another kind is
-    checked by a factory that sets them, without the clause ``survives_its_config``.
-
-    Args:
-        make: the class, or a factory.
-        waive: names of clauses (functions of this module) that need not hold.
-        settings: constructor parameters.
-
-    Raises:
-        ContractError: the first clause that is broken.
-    """
-    check(SUITE, make, waive, settings)
 
 
 def an_item_gets_its_row(embedding: ItemEmbedding) -> None:
@@ -142,9 +127,9 @@ def _cases(maker: Maker) -> Iterator[Case]:
     yield Case("in float64", (with_features(maker(dtype=torch.float64)),))
 
 
-def _answers(embedding: ItemEmbedding) -> list[Tensor]:
+def _outputs(embedding: ItemEmbedding) -> list[Tensor]:
     with_features(embedding)
     return [embedding.table().detach(), embedding(torch.tensor([[0, embedding.num_items - 1]])).detach()]
 
 
-SUITE = Suite(ItemEmbedding, _cases, CLAUSES, _answers)
+SUITE = Suite(ItemEmbedding, _cases, CLAUSES, _outputs)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from diffusers_rec.items.heads import ItemHead
 from diffusers_rec.items.negatives import NegativeSample
-from diffusers_rec.testing.all_kinds import check
 from diffusers_rec.testing.contract import (
     Case,
     Maker,
@@ -28,20 +26,6 @@ from diffusers_rec.testing.inputs import gaussian, perturbed, strided
 SHAPES = [(1,), (5,), (2, 3), (2, 1, 3)]
 
 
-def check_head(make: Callable[..., ItemHead], /, *, waive: Collection[str] = (), **settings: Any) -> None:
-    """Check that an item head keeps its contract, with weights as if trained, in float64 where nothing else is said.
-
-    Args:
-        make: the class, or a factory.
-        waive: names of clauses (functions of this module) that need not hold.
-        settings: constructor parameters.
-
-    Raises:
-        ContractError: the first clause that is broken.
-    """
-    check(SUITE, make, waive, settings)
-
-
 def logits_are_an_inner_product(head: ItemHead) -> None:
     """Of queries and keys, plus the bias: a ranking goes through the keys in chunks."""
     keys, bias = head.keys(), head.bias()
@@ -51,7 +35,7 @@ def logits_are_an_inner_product(head: ItemHead) -> None:
         expect_close(f"logits of latents {tuple(x.shape)}", head.logits(x), expected, rtol=1e-8, atol=1e-8)
 
 
-def a_latent_scores_the_same_in_any_company(head: ItemHead) -> None:
+def latents_are_independent(head: ItemHead) -> None:
     """Alone, in a batch, and in any memory layout."""
     x = latents(head, 5)
     whole = head.logits(x)
@@ -124,7 +108,7 @@ def a_latent_of_zeros_has_finite_scores(head: ItemHead) -> None:
     expect_finite_gradients(" at zeros", head.loss(x, targets(head, 2)), {"the latent": x})
 
 
-def the_loss_teaches_the_latent_and_the_items(head: ItemHead) -> None:
+def the_loss_has_gradients_for_latents_and_items(head: ItemHead) -> None:
     """Every weight, and those of the embedding that it shares."""
     x = latents(head, 4).requires_grad_()
     taught = {"the latents": x, **dict(head.named_parameters())}
@@ -144,14 +128,14 @@ def a_shared_embedding_is_saved_by_its_owner_alone(head: ItemHead) -> None:
 CLAUSES = (
     a_shared_embedding_is_saved_by_its_owner_alone,
     logits_are_an_inner_product,
-    a_latent_scores_the_same_in_any_company,
+    latents_are_independent,
     the_loss_is_minus_the_mean_log_softmax_of_the_logits,
     with_every_item_drawn_once_the_sampled_loss_is_the_full_one,
     keys_and_bias_of_some_items_are_those_of_all,
     permuting_item_ids_permutes_the_scores_and_nothing_else,
     scores_keep_their_precision,
     a_latent_of_zeros_has_finite_scores,
-    the_loss_teaches_the_latent_and_the_items,
+    the_loss_has_gradients_for_latents_and_items,
 )
 
 
@@ -176,8 +160,8 @@ def _cases(maker: Maker) -> Iterator[Case]:
         yield Case(f"perturbed with seed {seed}", (perturbed(maker(dtype=torch.float64), seed),))
 
 
-def _answers(head: ItemHead) -> list[Tensor]:
+def _outputs(head: ItemHead) -> list[Tensor]:
     return [head.logits(latents(head, 3)).detach(), head.loss(latents(head, 3), targets(head, 3)).detach()]
 
 
-SUITE = Suite(ItemHead, _cases, CLAUSES, _answers)
+SUITE = Suite(ItemHead, _cases, CLAUSES, _outputs)
