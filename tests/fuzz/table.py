@@ -16,6 +16,7 @@ CALLS = {**table_data.CALLS, **table_components.CALLS, **table_methods.CALLS, **
 _ABSTRACT = "abstract: called through its subclasses"
 _RECORD = "a record that the library fills"
 _CALLED = "called by train with what it has made"
+_FIT = "called by the pipeline, with itself"
 _HOOK = "what a subclass writes: next_item_latents looks at the arguments first"
 _SOLVER = "what a chain is made of: sample looks at the arguments first"
 
@@ -70,6 +71,21 @@ EXEMPT = {
     "Sampler.sample": _ABSTRACT,
     "TimestepSampler": _ABSTRACT,
     "AttributeBags": _RECORD,
+    **{
+        f"{name}.check_fit": _FIT
+        for name in (
+            "Component",
+            "Denoiser",
+            "Guide",
+            "InBatchNegatives",
+            "ItemEmbedding",
+            "ItemHead",
+            "Objective",
+            "Sampler",
+            "TimestepSampler",
+            "TransitionMemory",
+        )
+    },
     "Audit": _RECORD,
     "Loss": _RECORD,
     "Questions": _RECORD,
