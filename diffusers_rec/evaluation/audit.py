@@ -33,7 +33,7 @@ from diffusers_rec.processes.prediction import x0_from
 from diffusers_rec.processes.process import Process
 from diffusers_rec.processes.schedules import NoiseSchedule
 from diffusers_rec.recommenders.diffrec import DiffRec
-from diffusers_rec.samplers import Callback, DDPMSampler, Denoise, OneStepSampler, Sampler
+from diffusers_rec.samplers import DDPMSampler, Denoise, OneStepSampler, Sampler, StepCallback
 
 Row = dict[str, Any]
 
@@ -150,7 +150,7 @@ class _SilentSampler(OneStepSampler):
         start: Tensor,
         generator: Generators | None,
         *,
-        callback: Callback | None = None,
+        callback: StepCallback | None = None,
     ) -> Tensor:
         return super().sample(denoise, process, torch.zeros_like(start), generator, callback=callback)
 

@@ -28,8 +28,7 @@ from torch import Tensor
 
 from diffusers_rec.core.errors import check_float, check_int
 from diffusers_rec.core.registry import Component
-from diffusers_rec.processes.schedules import algebra
-from diffusers_rec.processes.schedules.algebra import LEVEL, Level
+from diffusers_rec.processes.schedules.algebra import LEVEL, Level, derived, posterior, resting, reverse_variance
 from diffusers_rec.processes.schedules.lookup import MAX_TIMESTEPS, Tables, readable
 
 
@@ -115,7 +114,7 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
             variance = 1 - square
             signal = square.sqrt()
             level = Level(signal, variance.sqrt(), square, variance, square, True)
-            return algebra.derived(level, velocity=signal)
+            return derived(level, velocity=signal)
         signal, sigma = (each.to(torch.float64) for each in self._levels(fraction))
         if self.log_snr_shift:
             gained = signal * math.exp(self.log_snr_shift / 2)
@@ -125,7 +124,7 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
         square, variance = signal.square(), sigma.square()
         self._check_table(square / (square + variance))
         level = Level(signal, sigma, square, variance, square / (square + variance), False)
-        return algebra.derived(level, velocity=self._velocity_signal(signal, sigma))
+        return derived(level, velocity=self._velocity_signal(signal, sigma))
 
     def _check_table(self, alpha_bar: Tensor) -> None:
         name = type(self).__name__
@@ -229,7 +228,7 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
             clean, noised, variance = self._tables.at(x0, timesteps, *names, first=1)
             return (clean * x0).addcmul_(noised, xn), variance
         now, then = self.level(timesteps, x0), self.level(previous, x0)
-        factors = algebra.resting(now, then, *algebra.posterior(now, then))
+        factors = resting(now, then, *posterior(now, then))
         clean, noised, variance = (factor.to(x0.dtype) for factor in factors)
         return clean * x0 + noised * xn, variance
 
@@ -250,8 +249,8 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
             (variance,) = self._tables.at(like, timesteps, "reverse_variance")
             return variance
         now, then = self.level(timesteps, like), self.level(previous, like)
-        variance = algebra.reverse_variance(now, then)
-        return algebra.resting(now, then, variance, variance, variance)[2].to(like.dtype)
+        variance = reverse_variance(now, then)
+        return resting(now, then, variance, variance, variance)[2].to(like.dtype)
 
     def noise_from_x0(self, x0: Tensor, xn: Tensor, timesteps: Tensor) -> Tensor:
         r""":math:`\epsilon = (x_n - a_n x_0) / s_n`, for n >= 1."""
