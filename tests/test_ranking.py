@@ -284,9 +284,10 @@ def test_an_item_of_no_probability_can_be_returned_and_an_excluded_one_cannot():
 def test_chunks_in_another_order_are_refused(chunks):
     tiles = tiled(gaussian(2, 4).log_softmax(1), 1, 2)  # two users, two chunks of items each
     given, targets = [tiles[number] for number in chunks], torch.zeros(2, dtype=torch.int64)
-    with pytest.raises(ValueError, match="All items of a group of users come before the next group's"):
+    message = "All items of a group of users come before the next group's"
+    with pytest.raises(ValueError, match=message):
         top_k(given, 1)
-    with pytest.raises(ValueError, match="All items of a group of users come before the next group's"):
+    with pytest.raises(ValueError, match=message):
         target_ranks(given, targets, excluded=targets[:, None])
 
 
