@@ -81,10 +81,10 @@ print(f"{'changed':<44}{'HR@10':>8}{'NDCG@10':>10}")
 for name, swap in swaps.items():
     model = DiffRec.from_config(items, {**config, **swap})
     train(model, split.train, split.validation, recipe)
-    metrics = evaluate(model, split.test).masked
+    metrics = evaluate(model, split.test).metrics(exclude_seen=True)
     print(f"{name:<44}{metrics['hr@10']:>8.3f}{metrics['ndcg@10']:>10.3f}", flush=True)
 limits = {
-    "popularity": evaluate_popularity(split.test.histories, split.test).masked,
+    "popularity": evaluate_popularity(split.test.histories, split.test).metrics(exclude_seen=True),
     "best possible": world.best_metrics(split.test),
 }
 for name, metrics in limits.items():

@@ -109,7 +109,7 @@ for name, sampler in {
     f"all {num_timesteps} steps": DDPMSampler(variance="posterior"),
 }.items():
     started = time.perf_counter()
-    metrics = evaluate(model, some, sampler=sampler, seeds=10).masked
+    metrics = evaluate(model, some, sampler=sampler, seeds=10).metrics(exclude_seen=True)
     seconds = time.perf_counter() - started
     latents = model.sample(histories, sampler=sampler, seeds=10)[:, :, 0]
     ends = torch.cdist(latents, model.embedding.table().detach()).argmin(-1)

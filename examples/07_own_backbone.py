@@ -95,7 +95,7 @@ print(f"{'denoiser':<24}{'parameters':>12}{'HR@10':>10}{'NDCG@10':>10}")
 for name, denoiser in denoisers.items():
     model = DiffRec.from_config(items, {**config, "denoiser": denoiser})
     train(model, split.train, split.validation, recipe)
-    metrics = evaluate(model, split.test).masked
+    metrics = evaluate(model, split.test).metrics(exclude_seen=True)
     size = sum(parameter.numel() for parameter in model.denoiser.parameters())
     print(f"{name:<24}{size:>12,}{metrics['hr@10']:>10.3f}{metrics['ndcg@10']:>10.3f}", flush=True)
 optimum = world.best_metrics(split.test)
