@@ -69,8 +69,9 @@ def the_callback_sees_every_step(sampler: Sampler, schedule: NoiseSchedule) -> N
         return predicted[step_of(timesteps)]
 
     def look(step: SamplerStep) -> None:
-        seen.append((step.index, step.timestep, step.previous))
-        expect_equal("step.prediction", step.prediction, predicted[step_of(torch.as_tensor(step.timestep))])
+        n, m = (step_of(torch.as_tensor(each)) for each in (step.timestep, step.previous))
+        seen.append((step.index, n, m))
+        expect_equal("step.prediction", step.prediction, predicted[n])
         expect(step.xn.shape == noise.shape, f"step.xn {tuple(noise.shape)}", tuple(step.xn.shape))
         latents.append(step.xn.clone())
 
@@ -95,7 +96,8 @@ def the_chain_goes_on_with_what_a_callback_assigns(sampler: Sampler, schedule: N
         return halved(xn, timesteps)
 
     def replace(step: SamplerStep) -> None:
-        expect_equal(f"xn at n = {step.timestep}", _first(given, step.timestep), other if step.index else noise)
+        n = step_of(torch.as_tensor(step.timestep))
+        expect_equal(f"xn at n = {n}", _first(given, n), other if step.index else noise)
         given.clear()
         step.xn = other
 
@@ -226,7 +228,7 @@ def step_of(timesteps: Tensor) -> int:
     return int(found.pop())
 
 
-def _first(calls: list[tuple[int, Tensor]], timestep: int | Tensor) -> Tensor:
+def _first(calls: list[tuple[int, Tensor]], timestep: int) -> Tensor:
     """The latents of the first denoising since the list was cleared, which was at ``timestep``."""
     expect(calls and calls[0][0] == timestep, f"a denoising at n = {timestep}", [n for n, _ in calls])
     return calls[0][1]
