@@ -51,6 +51,7 @@ UNSHOWN = {
     "items.choice",
     "nn.dropout",
     "recommenders.extending",
+    "processes.schedules.lookup",
     "recommenders.requests",
     "recommenders.serving",
     "training.learner",
@@ -260,12 +261,12 @@ def test_docstrings_become_markdown():
     griffe = pytest.importorskip("griffe", reason="the docs extra is not installed")
     docstrings = _load(DOCS / "hooks" / "docstrings.py")
     package = griffe.load("diffusers_rec")
-    schedule = package["processes.schedules.NoiseSchedule"]
+    schedule = package["processes.schedules.base.NoiseSchedule"]
     text = "Takes :math:`x_n` to\n:class:`~diffusers_rec.data.Vocabulary` by :meth:`posterior` and :func:`nothing`::\n"
     shown = docstrings.markdown(text, schedule)
     assert r"\(x_n\)" in shown
     assert "[`Vocabulary`][diffusers_rec.data.vocabulary.Vocabulary]" in shown
-    assert "[`posterior`][diffusers_rec.processes.schedules.NoiseSchedule.posterior]" in shown
+    assert "[`posterior`][diffusers_rec.processes.schedules.base.NoiseSchedule.posterior]" in shown
     assert "`nothing`:" in shown
     assert "\n$$\na = b, c\n$$\n" in docstrings.markdown("Law:\n\n.. math:: a = b,\n    c\n\nEnd.", schedule)
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from diffusers_rec.core.errors import check_float, check_int
 from diffusers_rec.nn.dropout import Dropout, dropout
 from diffusers_rec.nn.low_pass import LowPass
-from diffusers_rec.processes.schedules import unexpanded
+from diffusers_rec.processes.schedules.lookup import unexpanded
 
 MAX_LAYERS = 1000
 """Far more than any of these backbones can learn with."""

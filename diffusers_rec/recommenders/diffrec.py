@@ -43,7 +43,7 @@ from diffusers_rec.recommenders.pretrained import Pretrained
 from diffusers_rec.recommenders.ranking import Scores
 from diffusers_rec.recommenders.replacing import replaced
 from diffusers_rec.recommenders.trainable import Loss
-from diffusers_rec.samplers import Callback, Sampler
+from diffusers_rec.samplers import Sampler, StepCallback
 
 MAX_LAST_ALPHA_BAR = 0.05
 """Above it, x_N tells the target, which serving has not: the pipeline warns."""
@@ -204,7 +204,7 @@ class DiffRec(Pretrained, Recommender):
         seeds: Seeds | None = None,
         sampler: SamplerChoice | None = None,
         guidance: Guidance = None,
-        callback: Callback | None = None,
+        callback: StepCallback | None = None,
     ) -> Tensor:
         """Draw the clean latents of what comes next.
 
@@ -288,7 +288,7 @@ class DiffRec(Pretrained, Recommender):
         seeds: Seeds | None,
         sampler: SamplerChoice | None,
         guidance: Guidance,
-        callback: Callback | None = None,
+        callback: StepCallback | None = None,
     ) -> Drawn:
         chosen = self.sampler
         if sampler is not None:

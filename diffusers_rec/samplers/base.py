@@ -60,7 +60,7 @@ class SamplerStep:
         self.stopped = True
 
 
-Callback = Callable[[SamplerStep], object]
+StepCallback = Callable[[SamplerStep], object]
 """Called at the end of every reverse step, the last included; what it returns is ignored."""
 
 
@@ -97,7 +97,7 @@ class Sampler(Component, ABC, kind="sampler"):
         start: Tensor,
         generator: Generators | None,
         *,
-        callback: Callback | None = None,
+        callback: StepCallback | None = None,
     ) -> Tensor:
         """Draw clean latents.
 
@@ -119,7 +119,7 @@ def process_of(process: Process | NoiseSchedule) -> Process:
     return GaussianProcess(process) if isinstance(process, NoiseSchedule) else process
 
 
-def after_step(sampler: Sampler, callback: Callback | None, step: SamplerStep) -> SamplerStep:
+def after_step(sampler: Sampler, callback: StepCallback | None, step: SamplerStep) -> SamplerStep:
     """The step after the callback has seen it.
 
     Raises:

@@ -13,7 +13,7 @@ from diffusers_rec.core.errors import check_int
 from diffusers_rec.core.randomness import Generators
 from diffusers_rec.processes.process import GaussianProcess, Process
 from diffusers_rec.processes.schedules import NoiseSchedule
-from diffusers_rec.samplers.base import Callback, Denoise, Sampler, SamplerStep, after_step, process_of
+from diffusers_rec.samplers.base import Denoise, Sampler, SamplerStep, StepCallback, after_step, process_of
 
 Ask = Callable[[Tensor, int | Tensor], Tensor]
 """``(xn, n) -> x0``: the denoiser, called at a step of the chain."""
@@ -72,7 +72,7 @@ class ChainSampler(Sampler):
         start: Tensor,
         generator: Generators | None,
         *,
-        callback: Callback | None = None,
+        callback: StepCallback | None = None,
     ) -> Tensor:
         process = process_of(process)
         course = self.course(process.schedule.num_timesteps, start)
@@ -130,7 +130,9 @@ def gaussian(sampler: Sampler, process: Process) -> GaussianProcess:
     return process
 
 
-def last_step(sampler: Sampler, ask: Ask, xn: Tensor, n: int | Tensor, index: int, callback: Callback | None) -> Tensor:
+def last_step(
+    sampler: Sampler, ask: Ask, xn: Tensor, n: int | Tensor, index: int, callback: StepCallback | None
+) -> Tensor:
     """What a chain ends on: the denoiser's answer at its last step, or what the callback makes of it."""
     x0 = ask(xn, n)
     if callback is None:
