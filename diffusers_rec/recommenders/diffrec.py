@@ -121,7 +121,7 @@ class DiffRec(Pretrained, Recommender):
         self.objective = Objective.build(objective)
         self.negatives = Negatives.build(negatives)
         self.memory = Memory.build_with({"num_items": size["num_items"]}, memory)
-        self.sampler = Sampler.build(sampler)
+        self.sampler = Sampler.build_with(shared, sampler)
         self.register_buffer("popularity", torch.zeros(size["num_items"], dtype=torch.int64))
         self.check_fit()
         signal = float(self.schedule.alpha_bar[-1])
