@@ -15,6 +15,7 @@ from diffusers_rec.core.registry import Component
 from diffusers_rec.items.heads import ItemHead
 from diffusers_rec.processes.process import GaussianProcess, Process
 from diffusers_rec.processes.schedules import NoiseSchedule
+from diffusers_rec.processes.source import ZeroSource
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """``(xn (B, Q, ..., D), timesteps (B, Q) or (B, Q, K)) -> x0``, like ``xn``; everything else is bound beforehand."""
@@ -87,6 +88,13 @@ class Sampler(Component, ABC, kind="sampler"):
                 "The parts do not fit: one step from pure noise divides a noise prediction by the signal that is left "
                 f"at step N, {float(model.schedule.signal[-1]):.2g}. Use a chain of several steps, such as "
                 "sampler='ddim', or a denoiser that predicts 'velocity' or 'x0'."
+            )
+
+        if self.requires & {"embedding", "head"} and not isinstance(model.source, ZeroSource):
+            raise ValueError(
+                f"The parts do not fit: the sampler {self.registered_name!r} compares latents with items, but from the "
+                f"source {model.source.registered_name!r} they are relative to its centre. Use source='zero', or a "
+                "callback, whose latents are absolute."
             )
 
     @abstractmethod

@@ -17,7 +17,6 @@ _ABSTRACT = "abstract: called through its subclasses"
 _RECORD = "a record that the library fills"
 _CALLED = "called by train with what it has made"
 _FIT = "called by the pipeline, with itself"
-_HOOK = "what a subclass writes: next_item_latents looks at the arguments first"
 _SOLVER = "what a chain is made of: sample looks at the arguments first"
 
 EXEMPT = {
@@ -46,10 +45,7 @@ EXEMPT = {
     "Objective.__call__": _ABSTRACT,
     "Objective.without_noise": _ABSTRACT,
     "Recommender": _ABSTRACT,
-    "Recommender.next_item_latents": _ABSTRACT,
-    "Recommender.draw": _HOOK,
-    "DiffRec.draw": _HOOK,
-    "Ensemble.draw": _HOOK,
+    "Recommender.score": _ABSTRACT,
     "ChainSampler": _ABSTRACT,
     "ChainSampler.solver": _SOLVER,
     "DDIMSampler.solver": _SOLVER,
