@@ -1,31 +1,36 @@
-"""Each file here extends the library as another package would; what it registers is known to that file alone."""
+"""Components that an example registers exist while its own tests run, not in other modules' tests of all components."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import pytest
 
 from diffusers_rec.core import registry
 
-Families = dict[str, dict[str, type[registry.Component]]]
-FAMILIES = pytest.StashKey[Families]()
-
-
-def copied() -> Families:
-    return {kind: dict(family) for kind, family in registry._FAMILIES.items()}
+REGISTERED = {}
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_make_collect_report(collector: pytest.Collector):
-    before = copied()
+def pytest_make_collect_report(collector):
+    """Keep apart what the import of a module registers."""
+    before = {kind: dict(family) for kind, family in registry._FAMILIES.items()}
     report = yield
-    collector.stash[FAMILIES], registry._FAMILIES = registry._FAMILIES, before
+    if isinstance(collector, pytest.Module):
+        REGISTERED[str(collector.path)] = {
+            kind: {name: cls for name, cls in family.items() if name not in before.get(kind, {})}
+            for kind, family in registry._FAMILIES.items()
+        }
+        for kind, family in before.items():
+            registry._FAMILIES[kind] = family
     return report
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _own_names(request: pytest.FixtureRequest) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "_FAMILIES", request.node.stash[FAMILIES])
-        yield
+def _own_components(request):
+    """What the module registered, for as long as its tests run."""
+    own = REGISTERED[str(request.path)]
+    for kind, family in own.items():
+        registry._FAMILIES[kind].update(family)
+    yield
+    for kind, family in own.items():
+        for name in family:
+            del registry._FAMILIES[kind][name]
