@@ -22,7 +22,17 @@ from torch import Generator, Tensor
 from benchmarks import plots
 from benchmarks.harness import Results, argument_parser, parse
 from benchmarks.models import add_model_options, trained
-from diffusers_rec import CosineSchedule, DDPMSampler, DiffRec, Holdout, NoiseSchedule, PosteriorDenoiser
+from diffusers_rec import (
+    CosineSchedule,
+    DDPMSampler,
+    Denoiser,
+    DiffRec,
+    History,
+    Holdout,
+    NoiseSchedule,
+    PosteriorDenoiser,
+    Queries,
+)
 from diffusers_rec.data import pad
 from diffusers_rec.evaluation.audit import landing, nearest
 
@@ -31,11 +41,10 @@ EXACT_SETS = 50
 
 
 @dataclass(frozen=True)
-class Question:
-    """Some users' histories, and the head's probabilities of what follows, ``(B, V)``."""
+class Users:
+    """Histories of some users with latents, and the head's probabilities of what follows, ``(B, V)``."""
 
-    items: Tensor
-    lengths: Tensor
+    history: History
     probabilities: Tensor
 
 
@@ -53,11 +62,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def measure(results: Results, model: DiffRec, test: Holdout, options: argparse.Namespace) -> None:
     """All chains, and the exact draws beside them."""
-    questions = list(asked(model, test))
+    users = list(users_in_chunks(model, test))
     draw = partial(exact_draws, draws=options.draws)
     references = {
-        "exact": add_exact(results, "exact", questions, partial(draw, candidates=options.candidates), options),
-        "all_items": add_exact(results, "exact, all items", questions, draw, options),
+        "exact": add_exact(results, "exact", users, partial(draw, candidates=options.candidates), options),
+        "all_items": add_exact(results, "exact, all items", users, draw, options),
     }
     steps = (10, 50, 200) if options.quick else (10, 50, 200, 1000)
     schedules = {"cosine": CosineSchedule(model.schedule.num_timesteps), "model's own": model.schedule}
@@ -74,7 +83,7 @@ def measure(results: Results, model: DiffRec, test: Holdout, options: argparse.N
                 sampler = DDPMSampler(variance, num_steps=num_steps)
                 generator = Generator().manual_seed(options.seed)
                 land = partial(chain_ends, model, denoiser, schedule, sampler, draws=options.draws, generator=generator)
-                found = landing([(land(question), question.probabilities) for question in questions])
+                found = landing([(land(each), each.probabilities) for each in users])
                 results.add(row(name, variance, num_steps, options) | found)
                 if (name, num_steps) == ("cosine", 200):
                     add_ratios(results, variance, found, references)
@@ -103,14 +112,14 @@ def add_ratios(results: Results, variance: str, found: dict[str, float], referen
 def add_exact(
     results: Results,
     name: str,
-    questions: list[Question],
+    users: list[Users],
     draw: Callable[..., Tensor],
     options: argparse.Namespace,
 ) -> dict[str, float]:
     """Several sets of exact draws: their mean, and the deviation of one set."""
     generator = Generator().manual_seed(options.seed)
     sets = [
-        landing([(draw(each.probabilities, generator=generator), each.probabilities) for each in questions])
+        landing([(draw(each.probabilities, generator=generator), each.probabilities) for each in users])
         for _ in range(EXACT_SETS)
     ]
     numbers = {key: torch.tensor([each[key] for each in sets], dtype=torch.float64) for key in sets[0]}
@@ -126,15 +135,15 @@ def row(schedule: str, variance: str, steps: int | str, options: argparse.Namesp
     return {"data": data, "schedule": schedule, "variance": variance, "steps": steps, "draws": options.draws}
 
 
-def asked(model: DiffRec, test: Holdout) -> Iterator[Question]:
+def users_in_chunks(model: DiffRec, test: Holdout) -> Iterator[Users]:
     """The test users in chunks, with the predicted distribution that the posterior starts from."""
     for start in range(0, len(test), CHUNK):
         history = pad(list(test.histories)[start : start + CHUNK], model.history_length)
-        items, lengths = history.items, history.lengths
-        silence = torch.zeros(len(items), 1, 1, model.embedding.dim)
-        last = torch.full((len(items), 1), model.schedule.num_timesteps)
-        predicted = model.denoiser(silence, last, lengths[:, None], encoded(model, model.denoiser, items, lengths))
-        yield Question(items, lengths, model.head.logits(predicted[:, 0, 0]).softmax(-1))
+        history = history.with_latents(model.embedding(history.items))
+        zero = torch.zeros(len(history), 1, 1, model.embedding.dim)
+        last = torch.full((len(history), 1), model.schedule.num_timesteps)
+        predicted = model.denoiser(zero, last, condition_of(model.denoiser, history))
+        yield Users(history, model.head.logits(predicted[:, 0, 0]).softmax(-1))
 
 
 def exact_draws(probabilities: Tensor, *, draws: int, generator: Generator, candidates: int | None = None) -> Tensor:
@@ -151,7 +160,7 @@ def chain_ends(
     denoiser: PosteriorDenoiser,
     schedule: NoiseSchedule,
     sampler: DDPMSampler,
-    question: Question,
+    users: Users,
     *,
     draws: int,
     generator: Generator,
@@ -160,20 +169,19 @@ def chain_ends(
 
     Serving shares the noise among users, which would tie the users' draws to one another here.
     """
-    context = encoded(model, denoiser, question.items, question.lengths)
-    visible = question.lengths[:, None].expand(-1, draws)
-    noise = torch.randn(len(question.items), draws, 1, model.embedding.dim, generator=generator)
+    condition = condition_of(denoiser, users.history)
+    start = torch.randn(len(users.history), draws, 1, model.embedding.dim, generator=generator)
 
     def denoise(xn: Tensor, timesteps: Tensor) -> Tensor:
-        return denoiser(xn, timesteps, visible, context)
+        return denoiser(xn, timesteps, condition)
 
-    latents = sampler.sample(denoise, schedule, noise, generator)[:, :, 0]
+    latents = sampler.sample(denoise, schedule, start, generator)[:, :, 0]
     return nearest(latents, model.embedding.table())
 
 
-def encoded(model: DiffRec, denoiser: torch.nn.Module, items: Tensor, lengths: Tensor) -> object:
-    """A denoiser's context."""
-    return denoiser.encode(model.embedding(items), torch.arange(items.shape[1]) < lengths[:, None])
+def condition_of(denoiser: Denoiser, history: History) -> object:
+    """A denoiser's condition of one query a history, about the next item."""
+    return denoiser.condition(denoiser.encode(history), Queries.next_item(history.lengths))
 
 
 if __name__ == "__main__":

@@ -46,11 +46,11 @@ def measure(results: Results, backbone: str, length: int, options: argparse.Name
     rows = BATCH // 4 if options.quick else BATCH
     model = untrained(backbone, num_items=BEAUTY_ITEMS, max_length=length + 1)
     history = full_histories(rows, length, BEAUTY_ITEMS, options.seed)
-    embedded = model.embedding(history.items).detach()
+    embedded = history.with_latents(model.embedding(history.items).detach())
     training = Training(model, training_batch(backbone, length, rows, options.seed), options.seed)
     timings = compare(
         {
-            "encode": torch.no_grad()(partial(model.denoiser.encode, embedded, history.mask)),
+            "encode": torch.no_grad()(partial(model.denoiser.encode, embedded)),
             "serve": partial(model.next_item_latents, history, seeds=1),
             "train": training.step,
         },

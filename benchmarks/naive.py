@@ -1,10 +1,10 @@
-r"""The yardstick: the same mathematics as the ``paper`` preset, written as the field's scripts are.
+r"""The baseline: the same mathematics as the ``paper`` preset, written as the field's scripts are.
 
 A bidirectional Transformer over sequences padded *in front* to L, so that the target stands last; every layer computes
 every position; attention is spelled out, all is float32. Each prefix is an example of its own, logits are one
 ``(B, V)`` table, and the optimiser is plain Adam. At serving time every reverse step and every seed runs the whole
 padded sequence again, and a ranking averages one ``(B, V)`` softmax a seed. The timesteps come from the library's
-sampler: the scripts' slower ones are not held against them.
+sampler, because the scripts' own are slower.
 """
 
 from __future__ import annotations

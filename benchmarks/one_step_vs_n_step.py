@@ -2,7 +2,7 @@
 
 Latency is that of ``DiffRec.next_item_latents`` for full histories and one seed, of untrained models at the paper's
 sizes over a catalogue of Beauty's, alone and with the ranking that follows; chains stride over a schedule of 1,000
-steps. Beside them stands the yardstick, which runs the whole sequence again at every step. Where every step costs a
+steps. The baseline runs the whole sequence again at every step. Where every step costs a
 whole sequence, long chains are not run but extrapolated from short ones, for the cost is linear in N; the column
 ``extrapolated`` says so.
 
@@ -81,7 +81,7 @@ def our_functions(backbone: str, rows: int, measured: Sequence[int]) -> dict[int
 
 
 def naive_functions(rows: int, measured: Sequence[int]) -> dict[int, Callable[[], object]]:
-    """By number of steps; the yardstick walks a schedule from end to end, so each has one of its own length."""
+    """By number of steps; the baseline visits every step of its schedule, so each number has a schedule of its own."""
     items = full_histories(rows, LENGTH, BEAUTY_ITEMS, seed=0).items
     real = torch.ones_like(items, dtype=torch.bool)
     models = {steps: NaiveDSR(BEAUTY_ITEMS, length=LENGTH, num_timesteps=steps).eval() for steps in measured}

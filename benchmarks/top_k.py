@@ -1,6 +1,6 @@
 """Ranking: ``top_k`` over catalogues of up to a million items, in seconds and in memory.
 
-The yardstick is the bare work, over the same chunks of items: ``queries @ keys.T``, the best k of each draw, merged
+The baseline is the bare work, over the same chunks of items: ``queries @ keys.T``, the best k of each draw, merged
 from chunk to chunk; no probability and no average over the draws comes of it.
 
 Memory is what a process's largest resident size grows by during the call, in a process of its own, after a call on a

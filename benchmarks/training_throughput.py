@@ -1,8 +1,8 @@
-"""Training: targets a second, against the yardstick and of one way to cut examples against another.
+"""Training: targets a second, against the baseline and of one way to cut examples against another.
 
 Every program of a comparison takes training steps on a fixed sample of an epoch's batches, drawn in strata of their
 width so that few stand for all; the library's steps are those of ``train`` itself. Batches are cut beforehand on both
-sides. The yardstick's batches all cost the same, so that one stands for all.
+sides. The baseline's batches all cost the same, so that one stands for all.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_data_option(parser)
     options = parse(parser, argv)
     results = Results("training_throughput", options)
-    against_the_yardstick(results, options)
+    against_the_baseline(results, options)
     examples_against_examples(results, options)
     recipes(results, options)
     results.write(
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
 
-def against_the_yardstick(results: Results, options: argparse.Namespace) -> None:
+def against_the_baseline(results: Results, options: argparse.Namespace) -> None:
     """The paper's model and batches on Beauty, written plainly and by the library."""
     name, split = split_of("beauty", options.data_dir, options.seed)
     batch, count = PAPER_BATCH, 8 if options.quick else 32

@@ -52,9 +52,9 @@ for item, probability, spread in model.recommend([history], k=5)[0]:
 
 # How good is it? Every item is ranked, those of the history left out.
 rows = {
-    "popularity": evaluate_popularity(split.test.histories, split.test).masked,
-    "item to item": evaluate_item_to_item(split.test.histories, split.test).masked,
-    "DiffRec": evaluate(model, split.test).masked,
+    "popularity": evaluate_popularity(split.test.histories, split.test).metrics(),
+    "item to item": evaluate_item_to_item(split.test.histories, split.test).metrics(),
+    "DiffRec": evaluate(model, split.test).metrics(),
     "best possible": world.best_metrics(split.test),
 }
 print(f"\n{'test':<16}{'HR@10':>10}{'NDCG@10':>10}")

@@ -73,7 +73,7 @@ split = interactions.sequences().leave_one_out(short="train")
 model = best(split.train.vocabulary, dim=32, dropout=0.2)
 recipe = TrainingConfig(epochs=1 if options.quick else 5, examples="all-positions", learning_rate=2e-3, decay="cosine")
 train(model, split.train, split.validation, recipe)
-ndcg, optimum = evaluate(model, split.test).masked["ndcg@10"], world.best_metrics(split.test)["ndcg@10"]
+ndcg, optimum = evaluate(model, split.test).metrics()["ndcg@10"], world.best_metrics(split.test)["ndcg@10"]
 print(f"trained on the CSV file: test NDCG@10 {ndcg:.3f}, best possible {optimum:.3f}\n")
 
 # One log, five doors: the same users, items and order through each of them.

@@ -58,20 +58,17 @@ except ValueError as error:
 config = model.config()
 print(json.dumps({name: config[name] for name in ("schedule", "head", "denoiser")}, indent=1), "\n")
 
-# A swap is another name, or another config, at one key. What it leaves open (sizes, seeds) comes from the others; only
-# the embedding must say its width, from which the others have theirs.
+# `replace` gives the same model with one part changed: by a name, or by the settings that differ.
 swaps = {
     "as above": {},
-    "schedule: cosine, not shifted": {"schedule": {"name": "cosine"}},
+    "schedule: cosine, not shifted": {"schedule": {"name": "cosine", "log_snr_shift": 0.0}},
     "timesteps: uniform": {"timesteps": "uniform"},
     # The last two items are hidden from the denoiser alone: the row's memory still reads them.
     "noising: the last 2 items": {"noising": {"name": "last-k", "k": 2}},
-    "embedding: its scale learned, init_std 1": {
-        "embedding": {"name": "table", "dim": dim, "scale": "learned", "init_std": 1.0}
-    },
-    "denoiser: causal-transformer": {"denoiser": {"name": "causal-transformer", "dropout": 0.2}},
+    "embedding: its scale learned, init_std 1": {"embedding": {"scale": "learned", "init_std": 1.0}},
+    "denoiser: causal-transformer": {"denoiser": "causal-transformer"},
     "head: linear, with vectors of its own": {"head": "linear"},
-    "objective: the paper's settings": {"objective": "simplified"},
+    "objective: the paper's settings": {"objective": SimplifiedObjective()},
     "memory: none": {"memory": "none"},
 }
 recipe = TrainingConfig(
@@ -79,12 +76,12 @@ recipe = TrainingConfig(
 )
 print(f"{'changed':<44}{'HR@10':>8}{'NDCG@10':>10}")
 for name, swap in swaps.items():
-    model = DiffRec.from_config(items, {**config, **swap})
-    train(model, split.train, split.validation, recipe)
-    metrics = evaluate(model, split.test).masked
+    changed = model.replace(**swap)
+    train(changed, split.train, split.validation, recipe)
+    metrics = evaluate(changed, split.test).metrics()
     print(f"{name:<44}{metrics['hr@10']:>8.3f}{metrics['ndcg@10']:>10.3f}", flush=True)
 limits = {
-    "popularity": evaluate_popularity(split.test.histories, split.test).masked,
+    "popularity": evaluate_popularity(split.test.histories, split.test).metrics(),
     "best possible": world.best_metrics(split.test),
 }
 for name, metrics in limits.items():

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from _options import parse
 
-from diffusers_rec import DiffRec, LastK, SyntheticWorld, TargetOnly, WholeSequence
+from diffusers_rec import LastK, SyntheticWorld, TargetOnly, WholeSequence
 from diffusers_rec.evaluation import evaluate, evaluate_popularity, ranking_metrics
 from diffusers_rec.presets import best
 from diffusers_rec.training import TrainingConfig, train
@@ -25,8 +25,7 @@ recipe = TrainingConfig(
 
 def trained(noising):
     """The preset `best` with another noising strategy, and without its memory: that would see the history clean."""
-    config = {**best(items, dim=32, dropout=0.2).config(), "noising": noising.config(), "memory": "none"}
-    model = DiffRec.from_config(items, config)
+    model = best(items, dim=32, dropout=0.2).replace(noising=noising, memory="none")
     train(model, split.train, split.validation, recipe)
     return model
 
@@ -45,8 +44,8 @@ print("away. Whoever noises all has no history left, and ranks much as popularit
 print(f"{'noised':<16}{'NDCG@10':>10}")
 for name, noising in strategies.items():
     models[name] = trained(noising)
-    print(f"{name:<16}{evaluate(models[name], split.test).masked['ndcg@10']:>10.3f}", flush=True)
-popularity = evaluate_popularity(split.test.histories, split.test).masked["ndcg@10"]
+    print(f"{name:<16}{evaluate(models[name], split.test).metrics()['ndcg@10']:>10.3f}", flush=True)
+popularity = evaluate_popularity(split.test.histories, split.test).metrics()["ndcg@10"]
 print(f"{'popularity':<16}{popularity:>10.3f}")
 print(f"{'best possible':<16}{world.best_metrics(split.test)['ndcg@10']:>10.3f}\n")
 

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import torch
 from _options import parse
 
-from diffusers_rec import DDPMSampler, DiffRec, OneStepSampler, SyntheticWorld
+from diffusers_rec import DDPMSampler, OneStepSampler, Queries, SyntheticWorld
 from diffusers_rec.evaluation import evaluate
 from diffusers_rec.presets import best
 from diffusers_rec.training import TrainingConfig, train
@@ -23,26 +23,24 @@ split = world.sample(num_users=300 if options.quick else 2000).sequences().leave
 items = split.train.vocabulary
 
 # The preset with a tenth of its steps, and without the memory that it mixes into the ranking: this is about the
-# network. The timestep sampler has as many steps as the schedule, so it is named anew.
-schedule = {"name": "sqrt", "num_timesteps": num_timesteps, "log_snr_shift": -2.3}
-config = best(items, dim=dim, dropout=0.2).config()
-model = DiffRec.from_config(items, {**config, "schedule": schedule, "timesteps": "importance", "memory": "none"})
+# network.
+model = best(items, dim=dim, dropout=0.2).replace(schedule={"num_timesteps": num_timesteps}, memory="none")
 recipe = TrainingConfig(
     epochs=1 if options.quick else 6, examples="all-positions", batch_targets=400, learning_rate=2e-3, decay="cosine"
 )
 train(model, split.train, split.validation, recipe)
 
-# What both need: the history, encoded once, and a rule for what each of the five draws may see of it (all).
+# What both need: the history, encoded once, and the condition of one query about it, which all five draws share.
 history, draws = items.decode(split.test.histories[0]), 5
 encoded = model.encode_histories([history])
-visible = encoded.lengths[:, None].expand(1, draws)
 with torch.no_grad():  # train() has left the model in evaluation mode
-    context = model.denoiser.encode(model.embedding(encoded.items), encoded.mask)
+    context = model.denoiser.encode(encoded.with_latents(model.embedding(encoded.items)))
+    condition = model.denoiser.condition(context, Queries.next_item(encoded.lengths))
 
 
 def denoise(xn, timesteps):
-    """Predict the clean latents, (histories, draws, noised positions, D) like xn."""
-    return model.denoiser(xn, timesteps, visible, context)
+    """Predict the clean latents, (histories, draws, corrupted positions, D) like xn."""
+    return model.denoiser(xn, timesteps, condition)
 
 
 # The loop.
@@ -109,7 +107,7 @@ for name, sampler in {
     f"all {num_timesteps} steps": DDPMSampler(variance="posterior"),
 }.items():
     started = time.perf_counter()
-    metrics = evaluate(model, some, sampler=sampler, seeds=10).masked
+    metrics = evaluate(model, some, sampler=sampler, seeds=10).metrics()
     seconds = time.perf_counter() - started
     latents = model.sample(histories, sampler=sampler, seeds=10)[:, :, 0]
     ends = torch.cdist(latents, model.embedding.table().detach()).argmin(-1)

@@ -68,12 +68,7 @@ items = split.train.vocabulary
 recipe = TrainingConfig(
     epochs=1 if options.quick else 6, examples="all-positions", batch_targets=400, learning_rate=2e-3, decay="cosine"
 )
-config = {**best(items, dim=32).config(), "memory": "none"}  # the network alone: no counts beside it
-denoisers = {
-    "gru": {"name": "gru", "dim": 32},
-    "conditional-mlp": {**config["denoiser"], "dropout": 0.2},
-    "causal-transformer": {"name": "causal-transformer", "dropout": 0.2},
-}
+start = best(items, dim=32, dropout=0.2).replace(memory="none")  # the network alone: no counts beside it
 
 # The library's own denoisers pass the same checks: what a query may see, the same prediction alone and in any batch,
 # seeds, configs. A broken clause is named, with what was expected and what came.
@@ -81,21 +76,21 @@ check_component(GRUDenoiser)
 print("the contract is kept")
 
 # It is saved and loaded; loading needs the class to be imported, nothing more.
-model = DiffRec.from_config(items, {**config, "denoiser": "gru"})
+model = start.replace(denoiser="gru")
 options.out.mkdir(parents=True, exist_ok=True)
 model.save_pretrained(options.out / "07_own_backbone")
 print(f"loaded again: {DiffRec.from_pretrained(options.out / '07_own_backbone').denoiser.config()}\n")
 
 # And with last-k noising, which predicts several positions at once.
-ahead = DiffRec.from_config(items, {**config, "denoiser": "gru", "noising": {"name": "last-k", "k": 3, "ahead": True}})
+ahead = model.replace(noising={"name": "last-k", "k": 3, "ahead": True})
 history = items.decode(split.test.histories[0])
 print(f"three items ahead, five draws: latents {tuple(ahead.sample([history], seeds=5).shape)}\n")
 
 print(f"{'denoiser':<24}{'parameters':>12}{'HR@10':>10}{'NDCG@10':>10}")
-for name, denoiser in denoisers.items():
-    model = DiffRec.from_config(items, {**config, "denoiser": denoiser})
+for name in ("gru", "conditional-mlp", "causal-transformer"):
+    model = start.replace(denoiser=name)
     train(model, split.train, split.validation, recipe)
-    metrics = evaluate(model, split.test).masked
+    metrics = evaluate(model, split.test).metrics()
     size = sum(parameter.numel() for parameter in model.denoiser.parameters())
     print(f"{name:<24}{size:>12,}{metrics['hr@10']:>10.3f}{metrics['ndcg@10']:>10.3f}", flush=True)
 optimum = world.best_metrics(split.test)

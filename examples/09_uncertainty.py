@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from _options import parse
 
-from diffusers_rec import DDPMSampler, DiffRec, NoiselessDenoiser, PosteriorDenoiser, SyntheticWorld
+from diffusers_rec import CosineSchedule, DDPMSampler, NoiselessDenoiser, PosteriorDenoiser, SyntheticWorld
 from diffusers_rec.presets import best
 from diffusers_rec.training import TrainingConfig, train
 
@@ -23,8 +23,7 @@ items = split.train.vocabulary
 
 # The cosine schedule, for its first step is nearly clean: there a chain must tell neighbouring items apart. And without
 # the memory, which is mixed into the ranking behind the network, where no chain knows of it.
-config = {**best(items, dim=32, dropout=0.2).config(), "schedule": {"name": "cosine"}, "memory": "none"}
-model = DiffRec.from_config(items, config)
+model = best(items, dim=32, dropout=0.2).replace(schedule=CosineSchedule(), memory="none")
 recipe = TrainingConfig(
     epochs=1 if options.quick else 6, examples="all-positions", batch_targets=400, learning_rate=2e-3, decay="cosine"
 )
@@ -41,7 +40,7 @@ def ends(sampler):
     return torch.cdist(latents, model.embedding.table().detach()).argmin(-1).numpy()
 
 
-spread = float(model.recommend(histories, k=1).spread.mean())
+spread = float(model.recommend(histories, k=1).std.mean())
 chain = DDPMSampler(variance="posterior", num_steps=50)
 learned = ends(chain)
 

@@ -76,5 +76,5 @@ rows = {
 }
 print(f"\n{'NDCG@10':<28}{'users':>8}{'model':>10}{'best possible':>18}")
 for name, holdout in rows.items():
-    score, optimum = evaluate(model, holdout).masked["ndcg@10"], world.best_metrics(holdout)["ndcg@10"]
+    score, optimum = evaluate(model, holdout).metrics()["ndcg@10"], world.best_metrics(holdout)["ndcg@10"]
     print(f"{name:<28}{len(holdout):>8,}{score:>10.3f}{optimum:>18.3f}")

@@ -34,7 +34,7 @@ loaded = DiffRec.from_pretrained(folder)
 histories = [items.decode(split.test.histories[user]) for user in range(10)]
 same = torch.equal(model.predict_proba(histories), loaded.predict_proba(histories))
 print(f"the loaded model gives the same bits: {same}")
-ndcg, optimum = evaluate(loaded, split.test).masked["ndcg@10"], world.best_metrics(split.test)["ndcg@10"]
+ndcg, optimum = evaluate(loaded, split.test).metrics()["ndcg@10"], world.best_metrics(split.test)["ndcg@10"]
 print(f"its test NDCG@10 is {ndcg:.3f}, best possible {optimum:.3f}\n")
 
 # Any program can read the files. The names of the other two carry the start of their SHA-256, and config.json names

@@ -42,7 +42,7 @@ if is_main:  # all processes end with the same weights; one is enough to tell
         print("Two processes on two busy cores are slower than one for so small a model: what each")
         print("saves in reckoning goes into agreeing. Speeds vary with what else the machine does.\n")
         print(f"{'processes':<16}{'batch of each':>16}{'targets/s':>12}{'test NDCG@10':>16}", flush=True)
-    speed, score = result.history[-1]["targets_per_second"], evaluate(model, split.test).masked["ndcg@10"]
+    speed, score = result.history[-1]["targets_per_second"], evaluate(model, split.test).metrics()["ndcg@10"]
     print(f"{processes:<16}{recipe.batch_targets:>16}{speed:>12,.0f}{score:>16.3f}", flush=True)
 
 if processes == 1:

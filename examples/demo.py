@@ -57,7 +57,7 @@ def main() -> None:
     picture = options.out / "demo.png"
     limits = {
         "best possible": world.best_metrics(split.validation)["ndcg@10"],
-        "popularity": evaluate_popularity(split.validation.histories, split.validation).masked["ndcg@10"],
+        "popularity": evaluate_popularity(split.validation.histories, split.validation).metrics()["ndcg@10"],
     }
     draw(picture, result, limits, histories, found, probabilities)
     print(f"\nThe training curve and the recommendations are drawn in {picture}")
@@ -89,8 +89,8 @@ def show_metrics(model: DiffRec, world: SyntheticWorld, split: Split) -> None:
     """The model between popularity and the optimum, on the test items, the history left out of the ranking."""
     optimum = world.best_metrics(split.test)
     rows = {
-        "popularity": evaluate_popularity(split.test.histories, split.test).masked,
-        "DiffRec": evaluate(model, split.test).masked,
+        "popularity": evaluate_popularity(split.test.histories, split.test).metrics(),
+        "DiffRec": evaluate(model, split.test).metrics(),
         "best possible": optimum,
     }
     table = Table("", *(name.upper() for name in optimum), title="Test", title_justify="left")

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from diffusers_rec.core.randomness import isolated_rng
+from diffusers_rec.core.randomness import isolated_rng, randn
 from diffusers_rec.denoisers import Denoiser
 from diffusers_rec.guidance import Guide
 from diffusers_rec.items.embeddings import TableEmbedding
@@ -24,7 +24,7 @@ from diffusers_rec.processes.schedules import NoiseSchedule, RectifiedSchedule, 
 from diffusers_rec.processes.source import Source
 from diffusers_rec.processes.timesteps import ImportanceTimestepSampler, UniformTimestepSampler
 from diffusers_rec.recommenders.memory import MemoryPrediction, TransitionMemory
-from diffusers_rec.samplers import DDIMSampler, DDPMSampler, OneStepSampler
+from diffusers_rec.samplers import DDPMSampler, OneStepSampler
 
 BROKEN = {}
 """Each broken component and the clause that it breaks first."""
@@ -353,17 +353,17 @@ def schedule_with_the_posterior_as_printed():
     """The square root over too much, as in Eq. 3 of the paper."""
 
     class Broken(SqrtSchedule, name="broken"):
-        def __init__(self, num_timesteps=1000, *, log_snr_shift=0.0):
-            super().__init__(num_timesteps, log_snr_shift=log_snr_shift)
-            left = 1 - torch.cat([self.alpha_bar[:1], self.alpha_bar[:-1]])
-            noise = (1 - self.alpha_bar).clamp(min=1e-12)
-            self._tables.exact["posterior_xn"] = (self.alpha * left).sqrt() / noise
+        def _build(self):
+            tables = super()._build()
+            left = 1 - torch.cat([tables["alpha_bar"][:1], tables["alpha_bar"][:-1]])
+            noise = (1 - tables["alpha_bar"]).clamp(min=1e-12)
+            return {**tables, "posterior_xn": (tables["alpha"] * left).sqrt() / noise}
 
     return Broken
 
 
 @breaks("a_step_to_itself_keeps_the_latent")
-def schedule_that_never_rests():
+def schedule_with_variance_in_every_step():
     class Broken(SqrtSchedule, name="broken"):
         def posterior(self, x0, xn, timesteps, previous=None):
             mean, variance = super().posterior(x0, xn, timesteps, previous)
@@ -373,7 +373,7 @@ def schedule_that_never_rests():
 
 
 @breaks("x0_noise_and_velocity_convert_into_one_another")
-def schedule_with_the_velocity_of_another():
+def schedule_with_another_velocity():
     class Broken(RectifiedSchedule, name="broken"):
         def velocity_from_x0(self, x0, xn, timesteps):
             return self.noise_from_x0(x0, xn, timesteps) - 2 * x0
@@ -506,7 +506,8 @@ def sampler_that_ignores_its_generator():
 def sampler_with_a_generator_of_its_own():
     class Broken(DDPMSampler, name="broken"):
         def sample(self, denoise, process, start, generator, *, callback=None):
-            return super().sample(denoise, process, start, torch.Generator().manual_seed(0), callback=callback)
+            own = torch.Generator().manual_seed(0)
+            return super().sample(denoise, process, start, own, callback=callback)
 
     return Broken
 
@@ -538,7 +539,8 @@ def sampler_of_too_little_noise():
     class Broken(DDPMSampler, name="broken"):
         def solver(self, ask, process, generator):
             def advance(x0, xn, n, m):
-                return process.schedule.posterior(x0, xn, torch.tensor(n), torch.tensor(m))[0]
+                now, then = (torch.as_tensor(step).expand(xn.shape[:2]) for step in (n, m))
+                return process.schedule.posterior(x0, xn, now, then)[0]
 
             return advance
 
@@ -557,7 +559,7 @@ def sampler_that_writes_to_its_noise():
 
 
 @breaks("the_callback_sees_every_step")
-def sampler_without_callbacks():
+def sampler_that_ignores_its_callback():
     class Broken(DDPMSampler, name="broken"):
         def sample(self, denoise, process, start, generator, *, callback=None):
             return super().sample(denoise, process, start, generator)
@@ -566,28 +568,15 @@ def sampler_without_callbacks():
 
 
 @breaks("the_chain_goes_on_with_what_a_callback_assigns")
-def sampler_whose_callback_only_looks():
-    class Broken(DDIMSampler, name="broken"):
+def sampler_that_ignores_what_is_assigned():
+    class Broken(DDPMSampler, name="broken"):
         def sample(self, denoise, process, start, generator, *, callback=None):
-            def look(step):
+            def seen(step):
                 xn = step.xn
                 callback(step)
                 step.xn = xn
 
-            return super().sample(denoise, process, start, generator, callback=callback and look)
-
-    return Broken
-
-
-@breaks("a_callback_stops_the_chain_at_its_prediction")
-def sampler_that_cannot_be_stopped():
-    class Broken(DDIMSampler, name="broken"):
-        def sample(self, denoise, process, start, generator, *, callback=None):
-            def look(step):
-                callback(step)
-                step.stopped = False
-
-            return super().sample(denoise, process, start, generator, callback=callback and look)
+            return super().sample(denoise, process, start, generator, callback=callback and seen)
 
     return Broken
 
@@ -601,17 +590,31 @@ def sampler_of_schedules_alone():
     return Broken
 
 
+@breaks("a_callback_stops_the_chain_at_its_prediction")
+def sampler_that_does_not_stop():
+    class Broken(DDPMSampler, name="broken"):
+        def sample(self, denoise, process, start, generator, *, callback=None):
+            def seen(step):
+                callback(step)
+                step.stopped = False
+
+            return super().sample(denoise, process, start, generator, callback=callback and seen)
+
+    return Broken
+
+
 @breaks("a_step_to_itself_keeps_the_latent")
-def process_that_moves_on_at_rest():
+def process_with_noise_in_every_step():
     class Broken(GaussianProcess, name="broken"):
         def step(self, x0, xn, timesteps, previous, generator, *, eta=1.0):
-            return super().step(x0, xn, timesteps, previous, generator, eta=eta) + 1e-3 * (xn - x0)
+            x = super().step(x0, xn, timesteps, previous, generator, eta=eta)
+            return x + 0.1 * randn(x.shape, generator, device=x.device, dtype=x.dtype)
 
     return Broken
 
 
 @breaks("what_was_drawn_gives_the_same_latents_again")
-def process_that_draws_anew():
+def process_that_draws_its_noise_again():
     class Broken(GaussianProcess, name="broken"):
         def corrupt(self, x0, timesteps, generator, *, noise=None):
             return super().corrupt(x0, timesteps, generator or torch.Generator().manual_seed(0))
@@ -620,10 +623,10 @@ def process_that_draws_anew():
 
 
 @breaks("a_query_sees_its_visible_items_alone")
-def source_that_sees_padding():
+def source_of_the_whole_history():
     class Broken(Source, name="broken"):
         def centre(self, history, queries):
-            return history.latent().mean(1)[:, None, None].expand(-1, queries.visible.shape[1], -1, -1)
+            return history.latent().mean(1)[:, None, None].expand(-1, queries.visible.shape[1], 1, -1)
 
     return Broken
 

@@ -87,10 +87,12 @@ def test_chains_of_the_exact_posterior_land_as_exact_draws_do(trained):
     assert chain["distinct"] == pytest.approx(base["distinct"], rel=0.05)
 
 
+@pytest.mark.parametrize("source", ["zero", "last-item"])
 @pytest.mark.parametrize("noising", ["target", "whole", {"name": "last-k", "k": 3}], ids=str)
-def test_it_asks_what_serving_asks(noising, monkeypatch):
-    """The items of the history that the model noises carry noise here, too."""
-    model = build(noising=noising, denoiser={"name": "causal-transformer", "num_layers": 1, "num_heads": 2})
+def test_it_asks_what_serving_asks(noising, source, monkeypatch):
+    """The items of the history that the model noises carry noise here, too, and chains have the same centre."""
+    denoiser = {"name": "causal-transformer", "num_layers": 1, "num_heads": 2}
+    model = build(noising=noising, source=source, denoiser=denoiser)
     rows = np.arange(20)
     histories = pad(SPLIT.test.histories.take(rows), model.history_length)
     noise = torch.randn(
@@ -98,13 +100,13 @@ def test_it_asks_what_serving_asks(noising, monkeypatch):
     )
     last = torch.full((20, 2), model.schedule.num_timesteps)
     with model.serving() as model:
-        question = MODULE._Question(model, SPLIT.test, rows)
-        monkeypatch.setattr("diffusers_rec.recommenders.diffrec.randn", lambda *_, **__: noise)
+        question = MODULE._Queries(model, SPLIT.test, rows)
+        monkeypatch.setattr(type(model.process), "start", lambda *_, **__: noise)
         target = noise.gather(2, question.known[..., None, None].expand(-1, 2, 1, 16))
-        ours = question.predict(target, last, noise[:, :, : question.history.shape[2]])[:, :, 0]
+        ours = question.predict(target, last, noise[:, :, : question.history.shape[2]]) + question.centre
         served = model.next_item_latents(histories, seeds=2, sampler="one-step")
-        torch.testing.assert_close(ours, served)
-        monkeypatch.setattr("diffusers_rec.recommenders.diffrec.randn", lambda *_, **__: torch.zeros_like(noise[:, :1]))
+        torch.testing.assert_close(ours[:, :, 0], served)
+        monkeypatch.setattr(type(model.process), "start", lambda *_, **__: torch.zeros_like(noise[:, :1]))
         silent = model.next_item_latents(histories, seeds=1, sampler="one-step")
         torch.testing.assert_close(question.probabilities(), model.head.logits(silent[:, 0]).softmax(-1))
 

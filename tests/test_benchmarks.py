@@ -1,4 +1,4 @@
-"""The benchmarks measure what they say: the yardstick is the library's mathematics, and the harness keeps its word."""
+"""The benchmarks measure what they say: the baseline is the library's mathematics, and the harness keeps its word."""
 
 from __future__ import annotations
 

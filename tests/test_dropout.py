@@ -11,16 +11,20 @@ from diffusers_rec.nn.dropout import Dropout, dropout
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
-def test_zeros_come_as_often_as_asked_and_the_mean_stays(p):
+def test_a_share_p_is_zero_and_the_mean_stays(p):
     x = torch.ones(400, 501, dtype=torch.float64)
     with isolated_rng(0):
         y = dropout(x, p)
     assert (y == 0).double().mean().item() == pytest.approx(p, abs=0.005)
     assert y.mean().item() == pytest.approx(1, abs=0.02)
     assert len(y.unique()) == 2
-    kept = (y != 0).double() - (1 - p)
-    for shifted in (kept.roll(1, 1), kept.roll(4, 1), kept.roll(1, 0)):  # within a word, between words, between rows
-        assert abs((kept * shifted).mean().item()) < 0.005
+    passed = (y != 0).double() - (1 - p)
+    for shifted in (
+        passed.roll(1, 1),
+        passed.roll(4, 1),
+        passed.roll(1, 0),
+    ):  # within a word, between words, between rows
+        assert abs((passed * shifted).mean().item()) < 0.005
 
 
 @given(

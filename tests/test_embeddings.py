@@ -217,16 +217,21 @@ def test_a_table_takes_no_features():
     [
         (torch.ones(3, 5), r"Expected features of 4 items, one row each .*, got 3 rows"),
         (torch.ones(4, 3), "length of the given vectors is 3, num_features of the embedding is 5"),
-        (torch.ones(4), r"Expected features as vectors \(items, num_features\), got shape \(4,\)"),
+        (torch.ones(4), r"Expected vectors \(items, num_features\), got shape \(4,\)"),
         (torch.ones(4, 0), "got shape"),
-        ([[1.0, 2.0], [1.0]], "inhomogeneous"),
+        ([[1.0, 2.0], [1.0]], r"got rows of different lengths. feature_vectors\(\) makes them from a mapping"),
         (torch.zeros(4, 5), "got none at all: every row is empty"),
         (torch.full((4, 5), math.nan), "features must be finite, but those in row 0 are not"),
-        ([["a"] * 5] * 4, "could not convert string"),
     ],
 )
 def test_refuses_vectors_that_are_none(features, message):
     with pytest.raises(ValueError, match=message):
+        FeatureEmbedding(4, 6, num_features=5).set_features(features)
+
+
+@pytest.mark.parametrize("features", [[["a"] * 5] * 4, None, {"a": 1}, torch.ones(4, 5).to_sparse()])
+def test_refuses_vectors_that_are_no_numbers(features):
+    with pytest.raises(TypeError, match=r"Expected vectors \(items, num_features\)"):
         FeatureEmbedding(4, 6, num_features=5).set_features(features)
 
 

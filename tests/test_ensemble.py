@@ -69,7 +69,7 @@ def test_an_ensemble_of_one_is_its_member():
 class Chunked(Recommender):
     """Fixed scores, in chunks of so many users and items."""
 
-    device, history_length = torch.device("cpu"), 6
+    device, history_length = torch.device("cpu"), 5
 
     def __init__(self, seed, users, items, draws=1):
         super().__init__()

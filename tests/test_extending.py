@@ -246,3 +246,15 @@ def test_an_embedding_built_from_features_composes():
     model = DiffRec(ITEMS, dim=8, max_length=8, embedding=whole, head="cosine", denoiser="conditional-mlp")
     assert model.config()["embedding"]["features"]["name"] == "features"
     assert len(model.recommend([ITEMS[:3]], k=3).items[0]) == 3
+
+
+@pytest.mark.parametrize("embedding", EMBEDDINGS, ids=lambda spec: spec["name"])
+def test_another_denoiser_leaves_an_embedding_with_its_features(embedding):
+    model = build(embedding)
+    other = model.replace(denoiser="transformer")
+    assert_same_state(other.embedding.state_dict(), model.embedding.state_dict())
+    assert model.replace(dim=16).embedding.dim == 16
+    again = model.replace(seed=1)
+    assert not torch.equal(again.embedding.weight, model.embedding.weight)
+    if embedding["name"] == "table+features":
+        assert again.config()["embedding"]["features"]["seed"] != model.config()["embedding"]["features"]["seed"]

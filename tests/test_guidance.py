@@ -102,6 +102,11 @@ def test_training_hides_the_history_of_a_share_of_the_queries(drop):
     assert abs(share - drop) <= 5 * deviation
 
 
+def test_the_posterior_refuses_latents_that_are_centred_elsewhere():
+    with pytest.raises(ValueError, match="'posterior' weighs items by latents that are centred on zero"):
+        DiffRec(WORLD.train.vocabulary, dim=8, max_length=9, denoiser="posterior", source="history")
+
+
 def test_training_draws_from_the_generator_alone():
     model = DiffRec(WORLD.train.vocabulary, dim=8, max_length=9, denoiser={"name": "classifier-free", "drop": 0.5})
     batch = next(iter(TrainingBatches(WORLD.train, batch_targets=64).epoch(0)))

@@ -18,6 +18,8 @@ share one encoding.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -52,11 +54,14 @@ class Denoiser(nn.Module, Component, ABC, kind="denoiser"):
 
     Attributes:
         prediction: What :meth:`forward` gives: ``"x0"``, ``"noise"`` or ``"velocity"``.
+        user_features: Features of the users that :meth:`encode` reads by ``history.feature(name)``: name to the shape
+            of one row. The contract checks supply them as whole numbers.
     """
 
     entrances = "encode", "condition", "forward"
     made_by: ClassVar[str] = "a registered denoiser, such as ConditionalMLPDenoiser(dim)"
     prediction: str = "x0"
+    user_features: Mapping[str, tuple[int, ...]] = MappingProxyType({})
 
     def __init__(self, dim: int, max_length: int, seed: int) -> None:
         super().__init__()
@@ -83,7 +88,7 @@ class Denoiser(nn.Module, Component, ABC, kind="denoiser"):
             context: Result of :meth:`encode`.
             queries: Q queries a history.
             null: Queries that see nothing of the history: all, none, or those where ``(B, Q)`` is True.
-                ``queries.blind(null)`` hides the items.
+                ``queries.blind(null)`` hides the items; features of the users are hidden beside them.
 
         Returns:
             A condition for :meth:`forward`, of any class.

@@ -24,7 +24,7 @@ from diffusers_rec.nn.attention import (
 )
 from diffusers_rec.nn.step_embedding import StepEmbedding
 from diffusers_rec.processes.noising import Queries
-from diffusers_rec.processes.schedules import unexpanded
+from diffusers_rec.processes.schedules.lookup import unexpanded
 
 
 class _Context(NamedTuple):

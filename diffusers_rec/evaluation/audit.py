@@ -27,14 +27,13 @@ from diffusers_rec.core.errors import check_bool, check_int
 from diffusers_rec.core.progress import progress_bar
 from diffusers_rec.core.randomness import Generators, generators_from, randn
 from diffusers_rec.data.batching import pad
-from diffusers_rec.data.history import History
 from diffusers_rec.data.sequences import Holdout
 from diffusers_rec.evaluation.full_ranking import evaluate, user_chunks
 from diffusers_rec.processes.prediction import x0_from
 from diffusers_rec.processes.process import Process
 from diffusers_rec.processes.schedules import NoiseSchedule
 from diffusers_rec.recommenders.diffrec import DiffRec
-from diffusers_rec.samplers import Callback, DDPMSampler, Denoise, OneStepSampler, Sampler
+from diffusers_rec.samplers import DDPMSampler, Denoise, OneStepSampler, Sampler, StepCallback
 
 Row = dict[str, Any]
 
@@ -49,7 +48,7 @@ class Audit:
     """What :func:`audit` finds; every table is a list of rows, ready for JSON.
 
     Attributes:
-        ranking: ``xn``, ``steps``, ``seeds``, ``hr@10`` and ``ndcg@10`` (history masked).
+        ranking: ``xn``, ``steps``, ``seeds``, ``hr@10`` and ``ndcg@10`` (seen items excluded).
         timesteps: ``timestep``, ``xn``, ``reconstruction`` (one minus the cosine of predicted and true latent),
             ``cross_entropy`` of the true item, means over the users; "another user's" where there are two at least.
         chains: ``sampler``, ``probability`` (predicted, of the items landed on, mean), ``distinct`` (different items
@@ -151,19 +150,21 @@ class _SilentSampler(OneStepSampler):
         start: Tensor,
         generator: Generators | None,
         *,
-        callback: Callback | None = None,
+        callback: StepCallback | None = None,
     ) -> Tensor:
         return super().sample(denoise, process, torch.zeros_like(start), generator, callback=callback)
 
 
 class _Queries:
-    """Some users, their histories encoded: each asks for the one item that comes next.
+    """Some users, their histories encoded, and the one item that comes next for each.
 
-    Where the model noises the last items of the history, too, they carry noise here as they do in serving.
+    Where the model noises the last items of the history, too, they carry noise here as they do in serving. Latents are
+    relative to the centre of the model's source, except ``x0``.
     """
 
     def __init__(self, model: DiffRec, holdout: Holdout, rows: np.ndarray[Any, Any]) -> None:
         history = pad(holdout.histories.take(rows), model.history_length).to(model.device)
+        history = history.with_latents(model.embedding(history.items))
         items, lengths = history.items, history.lengths
         self.model = model
         self.targets = torch.from_numpy(holdout.targets[rows]).to(model.device)
@@ -172,10 +173,11 @@ class _Queries:
         self.known = lengths[:, None] - queries.visible  # noised items of the history; the target stands behind them
         positions = torch.arange(int(self.known.max()), device=model.device)
         places = (queries.visible + positions).clamp(max=items.shape[1] - 1)
-        self.history = model.embedding(items.gather(1, places))[:, None]
+        centre = model.source.centre(history, queries)
+        self.centre = torch.zeros_like(self.x0) if centre is None else centre
+        self.history = model.embedding(items.gather(1, places))[:, None] - self.centre
         queries = replace(queries, positions=queries.positions[..., : len(positions) + 1], count=self.known + 1)
-        context = model.denoiser.encode(History(items, lengths, latents=model.embedding(items)))
-        self.condition = model.denoiser.condition(context, queries)
+        self.condition = model.denoiser.condition(model.denoiser.encode(history), queries)
 
     def noise_of_history(self, draws: int, generator: Generator) -> Tensor:
         """For the noised items of the history: ``(B, S, K - 1, D)``."""
@@ -188,13 +190,15 @@ class _Queries:
         noised = self.model.schedule.add_noise(clean, history_noise, timesteps)
         place = self.known[..., None, None].expand(*xn.shape)
         latents = torch.cat([noised, torch.zeros_like(xn)], dim=2).scatter(2, place, xn)
-        output = self.model.denoiser(latents, timesteps, self.condition).to(xn.dtype)
+        output = self.model.denoiser(latents + self.centre, timesteps, self.condition).to(xn.dtype)
+        if self.model.denoiser.prediction == "x0":
+            return (output - self.centre).gather(2, place)
         predicted = x0_from(self.model.denoiser.prediction, output, latents, timesteps, self.model.schedule)
         return predicted.gather(2, place)
 
     def losses(self, xn: Tensor, n: int, history_noise: Tensor) -> Tensor:
         """Reconstruction and cross-entropy of the prediction from ``(B, 1, 1, D)``, sums over the users: ``(2,)``."""
-        predicted = self.predict(xn, torch.full(xn.shape[:2], n, device=xn.device), history_noise)
+        predicted = self.predict(xn, torch.full(xn.shape[:2], n, device=xn.device), history_noise) + self.centre
         reconstruction = (1 - torch.cosine_similarity(predicted, self.x0, dim=-1)).double().sum()
         cross_entropy = self.model.head.loss(predicted[:, 0, 0], self.targets).double() * len(self.targets)
         return torch.stack([reconstruction, cross_entropy])
@@ -208,7 +212,7 @@ class _Queries:
         """The predicted distribution, from the mean of pure noise at n = N: ``(B, V)``."""
         last = torch.full((len(self.targets), 1), self.model.schedule.num_timesteps, device=self.x0.device)
         silent = torch.zeros_like(self.x0), last, torch.zeros_like(self.history)
-        return self.model.head.logits(self.predict(*silent)[:, 0, 0]).softmax(-1)
+        return self.model.head.logits((self.predict(*silent) + self.centre)[:, 0, 0]).softmax(-1)
 
 
 def _accuracy(model: DiffRec, holdout: Holdout, sampler: Sampler, seeds: int, progress: bool) -> Row:
@@ -220,7 +224,7 @@ def _timesteps(model: DiffRec, questions: list[_Queries], levels: int, seed: int
     """The losses by step and kind of x_n, averaged over users."""
     final = model.schedule.num_timesteps
     chosen = sorted({max(1, round(final * level / levels)) for level in range(1, levels + 1)})
-    x0 = torch.cat([question.x0 for question in questions])
+    x0 = torch.cat([question.x0 - question.centre for question in questions])
     sizes = [len(question.targets) for question in questions]
     rows = []
     for n in chosen:
@@ -252,8 +256,8 @@ def _landings(
             if name in chains:
                 noise = question.noise(draws, generator)
                 denoise = partial(question.predict, history_noise=question.noise_of_history(draws, generator))
-                ends = chains[name].sample(denoise, model.process, noise, generator)[:, :, 0]
-                items = nearest(ends, table)
+                ends = chains[name].sample(denoise, model.process, noise, generator) + question.centre
+                items = nearest(ends[:, :, 0], table)
             else:
                 items = torch.multinomial(probabilities.cpu(), draws, replacement=True, generator=generator)
             found[name].append(_landed(items.to(probabilities.device), probabilities))

@@ -16,7 +16,8 @@ from diffusers_rec.data.batching import pad
 from diffusers_rec.data.sequences import Holdout
 from diffusers_rec.data.vocabulary import IndexArray
 from diffusers_rec.evaluation.metrics import ranking_metrics
-from diffusers_rec.recommenders.base import Recommender, SamplerChoice, Seeds
+from diffusers_rec.guidance import Guidance
+from diffusers_rec.recommenders.base import Recommender, SamplerChoice, Seeds, options_of
 from diffusers_rec.recommenders.ranking import target_ranks
 
 SCORES_AT_ONCE = 2**28
@@ -67,6 +68,7 @@ def evaluate(
     ks: Iterable[int] = (5, 10, 20),
     seeds: Seeds | None = None,
     sampler: SamplerChoice | None = None,
+    guidance: Guidance = None,
     memory: bool = True,
     batch_size: int = 256,
     progress: bool = False,
@@ -79,6 +81,7 @@ def evaluate(
         ks: Cut-offs.
         seeds: Noise draws to average; the model's own when None.
         sampler: Component, name, or config; the model's own when None.
+        guidance: Scale of the model's guide, or a mapping of its settings; the guide's own when None.
         memory: Whether the model's memory is mixed in; False ranks by the network alone.
         batch_size: Users at once, fewer where the catalogue is large.
         progress: Whether to show a bar (needs the ``train`` extra).
@@ -87,6 +90,7 @@ def evaluate(
         ValueError: the holdout has items that the model does not know.
     """
     holdout = holdout.reindexed(model.vocabulary)
+    options = options_of(seeds, sampler, guidance)
     ranks, unseen = [], []
     if not check_bool("memory", memory):
         model = model.without_memory()
@@ -99,7 +103,7 @@ def evaluate(
         seen = pad(histories, fill=-1).items.to(model.device)
         with model.serving() as served:
             history = pad(histories, model.history_length).to(model.device)
-            found = target_ranks(served.score(history, seeds=seeds, sampler=sampler), targets, excluded=seen)
+            found = target_ranks(served.score(history, **options), targets, excluded=seen)
         ranks.append(found[0].cpu())
         unseen.append(found[1].cpu())
     ks = list(ks)

@@ -27,6 +27,7 @@ from diffusers_rec.items.embeddings import ItemEmbedding
 from diffusers_rec.items.heads import ItemHead
 from diffusers_rec.processes.noising import Queries
 from diffusers_rec.processes.schedules import NoiseSchedule
+from diffusers_rec.processes.source import ZeroSource
 
 _LOGITS = 2**22  # scores held at once
 
@@ -107,6 +108,14 @@ class PosteriorDenoiser(Guide, name="posterior"):
             base, schedule=schedule, embedding=embedding, head=head, dim=dim, max_length=max_length, seed=seed
         )
         self.num_candidates = check_int("num_candidates", num_candidates, minimum=1)
+
+    def check_fit(self, model: Any) -> None:
+        super().check_fit(model)
+        if not isinstance(model.source, ZeroSource):
+            raise ValueError(
+                "The parts do not fit: 'posterior' weighs items by latents that are centred on zero, but the source is "
+                f"{model.source.registered_name!r}. Use source='zero'."
+            )
 
     def encode(self, history: History) -> _Context:
         return _Context(self.base.encode(history), history.latent().dtype)

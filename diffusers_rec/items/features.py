@@ -91,26 +91,25 @@ def feature_vectors(items: Vocabulary | Iterable[Hashable], vectors: Mapping[Any
         ValueError: An item without an entry, or vectors of different lengths.
     """
     ids, given = _by_item(items, vectors, "vectors", "Give a vector to every item.")
-    found = [np.asarray(vector, np.float32) for vector in given]
-    for item, vector in zip(ids, found, strict=True):
-        if vector.ndim != 1 or vector.shape != found[0].shape:
+    shapes = [np.shape(vector) for vector in given]
+    for item, shape in zip(ids, shapes, strict=True):
+        if len(shape) != 1 or shape != shapes[0]:
             raise ValueError(
-                f"Expected vectors (F,) of one length, got {found[0].shape} for item {shown(ids[0])} and "
-                f"{vector.shape} for item {shown(item)}."
+                f"Expected vectors (F,) of one length, got {shapes[0]} for item {shown(ids[0])} and {shape} for item "
+                f"{shown(item)}."
             )
-    return torch.from_numpy(np.stack(found))
+    return as_vectors(np.stack([np.asarray(vector) for vector in given])).float()
 
 
 def as_vectors(features: Any) -> Tensor:
     """Given vectors as a floating-point tensor ``(N, F)``.
 
     Raises:
+        TypeError: Not numbers.
         ValueError: Another shape, or values that are not finite.
     """
-    found = features if isinstance(features, Tensor) else torch.from_numpy(np.array(features, np.float32))
-    if found.ndim != 2 or not found.numel():
-        raise ValueError(f"Expected features as vectors (items, num_features), got shape {tuple(found.shape)}.")
-    found = found.detach().to(torch.promote_types(found.dtype, torch.float32))
+    found = _matrix(features, "vectors (items, num_features)", "feature_vectors() makes them from a mapping.")
+    found = found.to(torch.promote_types(found.dtype, torch.float32))
     if not bool(found.isfinite().all()):
         row = int((~found.isfinite()).any(1).int().argmax())
         raise ValueError(f"features must be finite, but those in row {row} are not.")
@@ -124,19 +123,32 @@ def as_bags(features: Any) -> Tensor:
         TypeError: Neither :class:`AttributeBags` nor integers.
         ValueError: Another shape, or an index below -1.
     """
-    if isinstance(features, AttributeBags):
-        features = features.indices
-    found = features.detach() if isinstance(features, Tensor) else torch.from_numpy(np.array(features))
-    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
-        raise TypeError(f"Expected attribute indices (integers), got {found.dtype}. attribute_bags() takes raw ids.")
-    if found.ndim != 2 or not found.numel():
-        raise ValueError(
-            f"Expected attribute indices (items, attributes an item), got shape {tuple(found.shape)}. attribute_bags() "
-            "pads lists of different lengths."
-        )
+    given = features.indices if isinstance(features, AttributeBags) else features
+    remedy = "attribute_bags() makes them from raw ids, a list an item."
+    found = _matrix(given, "attribute indices (items, attributes of an item)", remedy)
+    if found.is_floating_point() or found.dtype == torch.bool:
+        raise TypeError(f"Expected attribute indices (integers), got {found.dtype}. {remedy}")
     if int(found.min()) < -1:
         raise ValueError(f"Attribute indices must be at least 0, or -1 for padding, got {int(found.min())}.")
     return found.long()
+
+
+def _matrix(features: Any, expected: str, remedy: str) -> Tensor:
+    """Numbers in rows and columns as a tensor."""
+    if not isinstance(features, Tensor):
+        try:
+            array = np.array(features)
+        except ValueError as error:
+            raise ValueError(f"Expected {expected}, got rows of different lengths. {remedy}") from error
+        if array.dtype.kind not in "biuf":
+            raise TypeError(f"Expected {expected}, got {shown(features)}. {remedy}")
+        features = torch.from_numpy(array.astype({"f": np.float32, "b": np.bool_}.get(array.dtype.kind, np.int64)))
+    if features.is_complex() or features.is_quantized or features.layout != torch.strided or features.is_meta:
+        raise TypeError(f"Expected {expected} as a dense tensor of real numbers, got {features.layout} of "
+                        f"{features.dtype} on {features.device}.")  # fmt: skip
+    if features.ndim != 2 or not features.numel():
+        raise ValueError(f"Expected {expected}, got shape {tuple(features.shape)}. {remedy}")
+    return features.detach()
 
 
 def _by_item(

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from diffusers_rec.processes.schedules import unexpanded
+from diffusers_rec.processes.schedules.lookup import unexpanded
 
 
 def step_embedding(timesteps: Tensor, dim: int) -> Tensor:

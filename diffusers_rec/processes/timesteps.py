@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 
 from diffusers_rec.core.errors import check_choice, check_float, check_int, check_same
 from diffusers_rec.core.registry import Component
-from diffusers_rec.processes.schedules import MAX_TIMESTEPS
+from diffusers_rec.processes.schedules.lookup import MAX_TIMESTEPS
 
 MAX_HISTORY = 10_000
 """Losses kept for each step, at most."""

@@ -17,6 +17,7 @@ from diffusers_rec.core.entrances import guarded
 from diffusers_rec.core.errors import check_bool, check_choice, check_int
 from diffusers_rec.data.history import History
 from diffusers_rec.data.vocabulary import Vocabulary
+from diffusers_rec.guidance import Guidance
 from diffusers_rec.recommenders.ranking import Scores, TopK, joined, top_k, user_groups
 from diffusers_rec.recommenders.requests import Items, Requests
 from diffusers_rec.recommenders.serving import Written, check_finite, in_evaluation_mode
@@ -124,6 +125,7 @@ class Recommender(Trainable, ABC):
         features: Mapping[str, npt.ArrayLike] | None = None,
         seeds: Seeds | None = None,
         sampler: SamplerChoice | None = None,
+        guidance: Guidance = None,
     ) -> Tensor:
         """The probability of every item to come next, averaged over the seeds: ``(B, V)``, in the vocabulary's order.
 
@@ -132,7 +134,7 @@ class Recommender(Trainable, ABC):
         """
         history = self.encode_histories(histories, unknown=unknown, times=times, features=features)
         with self.serving() as model:
-            groups = user_groups(model.score(history, seeds=seeds, sampler=sampler))
+            groups = user_groups(model.score(history, **options_of(seeds, sampler, guidance)))
             chunks = [replace(chunk, std=None) for group in groups for chunk in group]  # std may hold all draws
         probabilities = joined(chunks).log_probabilities.exp()
         if not bool(probabilities.isfinite().all()):
@@ -153,6 +155,7 @@ class Recommender(Trainable, ABC):
         features: Mapping[str, npt.ArrayLike] | None = None,
         seeds: Seeds | None = None,
         sampler: SamplerChoice | None = None,
+        guidance: Guidance = None,
         batch_size: int = 256,
     ) -> Recommendations:
         """The k likeliest next items for each history.
@@ -172,6 +175,7 @@ class Recommender(Trainable, ABC):
             features: Features of the users, name to one row a history; for models that read them.
             seeds: Noise draws to average (Algorithm 3): seeds, or their number; the model's own when None.
             sampler: Component, name, or config; the model's own when None.
+            guidance: Scale of the model's guide, or a mapping of its settings; the guide's own when None.
             batch_size: Histories at once.
 
         Returns:
@@ -200,17 +204,18 @@ class Recommender(Trainable, ABC):
         k = min(10, most) if k is None else check_int("k", k)
         if not 1 <= k <= most:
             raise ValueError(f"k must lie in 1..{most}, the number of items to choose from, got {k}.")
+        options = options_of(seeds, sampler, guidance)
         places, found = [], []
         for some, part in requests.batches(batch_size):
             places += some
-            found.append(self._top_k(part, k, seeds, sampler))
+            found.append(self._top_k(part, k, options))
         back = torch.tensor(places).argsort()
         items, scores, std = (
             torch.cat([getattr(part, name) for part in found]).cpu()[back] for name in ("items", "scores", "std")
         )
         return Recommendations([self.vocabulary.decode(row[row >= 0].tolist()) for row in items], scores, std)
 
-    def _top_k(self, requests: Requests, k: int, seeds: Seeds | None, sampler: SamplerChoice | None) -> TopK:
+    def _top_k(self, requests: Requests, k: int, options: Mapping[str, Any]) -> TopK:
         """For histories that are all empty, or none of which is."""
         excluded, candidates = requests.tensors(self.device)
         if not len(requests.histories[0]):
@@ -218,7 +223,7 @@ class Recommender(Trainable, ABC):
             return top_k(scores, k, excluded=excluded, candidates=candidates)
         history = requests.history(self.history_length).to(self.device)
         with self.serving() as model:
-            scores = model.score(history, seeds=seeds, sampler=sampler)
+            scores = model.score(history, **options)
             return top_k(scores, k, excluded=excluded, candidates=candidates)
 
     def _popularity_scores(self, users: int) -> Scores:
@@ -267,3 +272,9 @@ class Recommender(Trainable, ABC):
 
 def _drops(unknown: Unknown) -> bool:
     return check_choice("unknown", unknown, ("error", "drop")) == "drop"
+
+
+def options_of(seeds: Seeds | None, sampler: SamplerChoice | None, guidance: Guidance = None) -> dict[str, Any]:
+    """The options of :meth:`Recommender.score` that a call has given: a model need not know those that none has."""
+    options = {"seeds": seeds, "sampler": sampler, "guidance": guidance}
+    return {name: value for name, value in options.items() if value is not None}

@@ -16,7 +16,7 @@ from diffusers_rec.processes.prediction import x0_from
 from diffusers_rec.processes.process import GaussianProcess
 from diffusers_rec.recommenders.passes import Parts
 from diffusers_rec.samplers import Sampler
-from diffusers_rec.samplers.base import Callback, SamplerStep
+from diffusers_rec.samplers.base import SamplerStep, StepCallback
 
 
 class ChainParts(Parts, Protocol):
@@ -54,7 +54,7 @@ def run_chain(
     sampler: Sampler,
     generators: Sequence[Generator],
     guidance: Guidance = None,
-    callback: Callback | None = None,
+    callback: StepCallback | None = None,
 ) -> Drawn:
     """Draw clean latents of what follows each history.
 
@@ -98,7 +98,7 @@ def run_chain(
     return Drawn(drawn if centre is None else drawn + centre, queries.answer)
 
 
-def _with_head(callback: Callback, head: ItemHead, centre: Tensor | None) -> Callback:
+def _with_head(callback: StepCallback, head: ItemHead, centre: Tensor | None) -> StepCallback:
     """The callback, shown latents that are not relative to the centre, and a head that scores them."""
 
     def call(step: SamplerStep) -> None:

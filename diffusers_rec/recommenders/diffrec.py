@@ -11,6 +11,7 @@ import copy
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any, Self
 
+import numpy.typing as npt
 import torch
 from torch import Generator, Tensor
 
@@ -43,7 +44,7 @@ from diffusers_rec.recommenders.pretrained import Pretrained
 from diffusers_rec.recommenders.ranking import Scores
 from diffusers_rec.recommenders.replacing import replaced
 from diffusers_rec.recommenders.trainable import Loss
-from diffusers_rec.samplers import Callback, Sampler
+from diffusers_rec.samplers import Sampler, StepCallback
 
 MAX_LAST_ALPHA_BAR = 0.05
 """Above it, x_N tells the target, which serving has not: the pipeline warns."""
@@ -121,7 +122,7 @@ class DiffRec(Pretrained, Recommender):
         self.objective = Objective.build(objective)
         self.negatives = Negatives.build(negatives)
         self.memory = Memory.build_with({"num_items": size["num_items"]}, memory)
-        self.sampler = Sampler.build(sampler)
+        self.sampler = Sampler.build_with(shared, sampler)
         self.register_buffer("popularity", torch.zeros(size["num_items"], dtype=torch.int64))
         self.check_fit()
         signal = float(self.schedule.alpha_bar[-1])
@@ -201,16 +202,20 @@ class DiffRec(Pretrained, Recommender):
         histories: Iterable[Iterable[Hashable]],
         *,
         unknown: Unknown = "error",
+        times: Iterable[Iterable[Any]] | None = None,
+        features: Mapping[str, npt.ArrayLike] | None = None,
         seeds: Seeds | None = None,
         sampler: SamplerChoice | None = None,
         guidance: Guidance = None,
-        callback: Callback | None = None,
+        callback: StepCallback | None = None,
     ) -> Tensor:
         """Draw the clean latents of what comes next.
 
         Args:
             histories: Raw item ids, oldest first, one item at least.
             unknown: Treatment of ids that the model does not know: ``"error"`` or ``"drop"``.
+            times: Times of the items, one list a history; for models that read them.
+            features: Features of the users, name to one row a history; for models that read them.
             seeds: Noise draws; the model's own when None.
             sampler: Component, name, or config; the model's own when None.
             guidance: Scale of the model's guide for this call, or a mapping of its settings, such as ``{"scale": 2.0,
@@ -220,7 +225,7 @@ class DiffRec(Pretrained, Recommender):
         Returns:
             ``(B, S, K, D)``; K = 1 except for strategies that corrupt several positions.
         """
-        history = self.encode_histories(histories, unknown=unknown)
+        history = self.encode_histories(histories, unknown=unknown, times=times, features=features)
         with self.serving() as model:
             return model._draw(history, seeds, sampler, guidance, callback).latents
 
@@ -288,7 +293,7 @@ class DiffRec(Pretrained, Recommender):
         seeds: Seeds | None,
         sampler: SamplerChoice | None,
         guidance: Guidance,
-        callback: Callback | None = None,
+        callback: StepCallback | None = None,
     ) -> Drawn:
         chosen = self.sampler
         if sampler is not None:

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from diffusers_rec.core.entrances import guarded
 from diffusers_rec.data.history import History
-from diffusers_rec.recommenders.base import Recommender, SamplerChoice, Seeds
+from diffusers_rec.guidance import Guidance
+from diffusers_rec.recommenders.base import Recommender, SamplerChoice, Seeds, options_of
 from diffusers_rec.recommenders.diffrec import DiffRec
 from diffusers_rec.recommenders.ranking import Scores, joined, user_groups
 
@@ -100,7 +101,12 @@ class Ensemble(Recommender):
         return [cast(Recommender, member) for member in self.members]
 
     def score(
-        self, history: History, *, seeds: Seeds | None = None, sampler: SamplerChoice | None = None
+        self,
+        history: History,
+        *,
+        seeds: Seeds | None = None,
+        sampler: SamplerChoice | None = None,
+        guidance: Guidance = None,
     ) -> Iterator[Scores]:
         """The mean of the members' probabilities, see :meth:`Recommender.score`.
 
@@ -108,8 +114,10 @@ class Ensemble(Recommender):
             history: B histories.
             seeds: Noise draws of each member; each one's own when None.
             sampler: Sampler of every member; each one's own when None.
+            guidance: Guidance of every member; each one's own when None.
         """
-        members = [member.score(history, seeds=seeds, sampler=sampler) for member in self._listed]
+        options = options_of(seeds, sampler, guidance)
+        members = [member.score(history, **options) for member in self._listed]
         return (_mean(block) for block in _blocks(members))
 
     def without_memory(self) -> Self:

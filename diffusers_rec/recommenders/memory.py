@@ -59,8 +59,8 @@ class MemoryPrediction:
         if not logarithms:
             return mass.add_(network * (1 - self.share).to(network.dtype))
         mixed = network + torch.log1p(-self.share).to(network.dtype)
-        # At the predicted items alone, for a logarithm of every item is slow; an item of another chunk stands for one of
-        # this chunk, whose own mass is right all the same.
+        # Only at the predicted items, because a logarithm of every item is slow. An item of another chunk stands for
+        # one of this chunk, whose own mass is right.
         place = (self.items - chunk.start).clamp(0, mass.shape[1] - 1)
         return mixed.scatter(1, place, torch.logaddexp(mixed.gather(1, place), mass.gather(1, place).log()))
 

@@ -215,18 +215,28 @@ def user_groups(scores: Iterable[Scores]) -> Iterator[Iterator[Scores]]:
 
 
 def _in_order(scores: Iterable[Scores]) -> Iterator[Scores]:
-    users, items = slice(0, 0), slice(0, 0)
+    users, items, num_items = slice(0, 0), slice(0, 0), 0
     for chunk in scores:
-        begins = chunk.users.start == users.stop and chunk.items.start == 0
+        begins = chunk.users.start == users.stop and chunk.items.start == 0 and items.stop == num_items
         follows = chunk.users == users and chunk.items.start == items.stop
         if not begins and not follows:
             raise ValueError(
-                f"Scores: expected users from {users.stop} and items from 0, or users {users.start}..{users.stop} and "
-                f"items from {items.stop}, got users {chunk.users.start}..{chunk.users.stop} and items "
-                f"{chunk.items.start}..{chunk.items.stop}. All items of a group of users come before the next group's."
+                f"Scores: users {_range(chunk.users)} and items {_range(chunk.items)} came after users {_range(users)} "
+                f"and items {_range(items)}. All items of a group of users come before the next group's."
             )
+        if chunk.users.start == 0:
+            num_items = chunk.items.stop
         users, items = chunk.users, chunk.items
         yield chunk
+    if items.stop != num_items:
+        raise ValueError(
+            f"Scores: users {_range(users)} have {items.stop} items, those before them {num_items}. All items of a "
+            "group of users come before the next group's."
+        )
+
+
+def _range(part: slice) -> str:
+    return f"{part.start}..{part.stop - 1}"
 
 
 def joined(chunks: Sequence[Scores]) -> Scores:

@@ -1,6 +1,6 @@
 """Samplers: one a file, all answering by the contract in :mod:`diffusers_rec.samplers.base`."""
 
-from diffusers_rec.samplers.base import Callback, Denoise, Sampler, SamplerStep
+from diffusers_rec.samplers.base import Denoise, Sampler, SamplerStep, StepCallback
 from diffusers_rec.samplers.chain import ChainSampler
 from diffusers_rec.samplers.ddim import DDIMSampler
 from diffusers_rec.samplers.ddpm import DDPMSampler
@@ -10,7 +10,6 @@ from diffusers_rec.samplers.heun import HeunSampler
 from diffusers_rec.samplers.one_step import OneStepSampler
 
 __all__ = [
-    "Callback",
     "ChainSampler",
     "DDIMSampler",
     "DDPMSampler",
@@ -21,4 +20,5 @@ __all__ = [
     "OneStepSampler",
     "Sampler",
     "SamplerStep",
+    "StepCallback",
 ]

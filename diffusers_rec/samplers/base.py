@@ -15,6 +15,7 @@ from diffusers_rec.core.registry import Component
 from diffusers_rec.items.heads import ItemHead
 from diffusers_rec.processes.process import GaussianProcess, Process
 from diffusers_rec.processes.schedules import NoiseSchedule
+from diffusers_rec.processes.source import ZeroSource
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """``(xn (B, Q, ..., D), timesteps (B, Q) or (B, Q, K)) -> x0``, like ``xn``; everything else is bound beforehand."""
@@ -60,7 +61,7 @@ class SamplerStep:
         self.stopped = True
 
 
-Callback = Callable[[SamplerStep], object]
+StepCallback = Callable[[SamplerStep], object]
 """Called at the end of every reverse step, the last included; what it returns is ignored."""
 
 
@@ -89,6 +90,13 @@ class Sampler(Component, ABC, kind="sampler"):
                 "sampler='ddim', or a denoiser that predicts 'velocity' or 'x0'."
             )
 
+        if self.requires & {"embedding", "head"} and not isinstance(model.source, ZeroSource):
+            raise ValueError(
+                f"The parts do not fit: the sampler {self.registered_name!r} compares latents with items, but from the "
+                f"source {model.source.registered_name!r} they are relative to its centre. Use source='zero', or a "
+                "callback, whose latents are absolute."
+            )
+
     @abstractmethod
     def sample(
         self,
@@ -97,7 +105,7 @@ class Sampler(Component, ABC, kind="sampler"):
         start: Tensor,
         generator: Generators | None,
         *,
-        callback: Callback | None = None,
+        callback: StepCallback | None = None,
     ) -> Tensor:
         """Draw clean latents.
 
@@ -119,7 +127,7 @@ def process_of(process: Process | NoiseSchedule) -> Process:
     return GaussianProcess(process) if isinstance(process, NoiseSchedule) else process
 
 
-def after_step(sampler: Sampler, callback: Callback | None, step: SamplerStep) -> SamplerStep:
+def after_step(sampler: Sampler, callback: StepCallback | None, step: SamplerStep) -> SamplerStep:
     """The step after the callback has seen it.
 
     Raises:

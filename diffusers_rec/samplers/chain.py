@@ -16,7 +16,7 @@ from diffusers_rec.core.errors import check_int
 from diffusers_rec.core.randomness import Generators
 from diffusers_rec.processes.process import GaussianProcess, Process
 from diffusers_rec.processes.schedules import NoiseSchedule
-from diffusers_rec.samplers.base import Callback, Denoise, Sampler, SamplerStep, after_step, process_of
+from diffusers_rec.samplers.base import Denoise, Sampler, SamplerStep, StepCallback, after_step, process_of
 
 Ask = Callable[[Tensor, int | Tensor], Tensor]
 """``(xn, n) -> x0``: the denoiser, called at a step of the chain."""
@@ -28,8 +28,8 @@ Advance = Callable[[Tensor, Tensor, int | Tensor, int | Tensor], Tensor]
 class ChainSampler(Sampler):
     r"""A chain over evenly spread steps from N to 1, which ends on :math:`\hat x_0 = f_\theta(x_1, 1)`.
 
-    A subclass writes one method, :meth:`solver`. The chain is carried in float32 at the least: in half precision the
-    differences of nearly equal levels would be rounding alone.
+    A subclass writes one method, :meth:`solver`; one that visits other steps overrides :meth:`course`. The chain is
+    carried in float32 at the least: in half precision the differences of nearly equal levels would be rounding alone.
 
     Args:
         num_steps: Denoisings, from 1 to N; all N when None.
@@ -54,6 +54,20 @@ class ChainSampler(Sampler):
             A function of the prediction x0, of xn, of n and of m < n, that gives the latents at m.
         """
 
+    def course(self, num_timesteps: int, start: Tensor) -> Sequence[int | Tensor]:
+        """The steps that the chain visits, N first and 1 last.
+
+        Args:
+            num_timesteps: N.
+            start: x_N, ``(B, Q, ..., D)``.
+
+        Returns:
+            Each step as a number, or as a tensor ``(B, Q, K)`` where the K positions have steps of their own; a
+            position whose step stays the same rests.
+        """
+        steps = reverse_steps(num_timesteps, self.num_steps)
+        return staggered(steps, self.stagger, start) if self.stagger else steps
+
     def sample(
         self,
         denoise: Denoise,
@@ -61,14 +75,13 @@ class ChainSampler(Sampler):
         start: Tensor,
         generator: Generators | None,
         *,
-        callback: Callback | None = None,
+        callback: StepCallback | None = None,
     ) -> Tensor:
         process = process_of(process)
-        steps = reverse_steps(process.schedule.num_timesteps, self.num_steps)
-        ask = asker(denoise, start, steps)
+        course = self.course(process.schedule.num_timesteps, start)
+        ask = asker(denoise, start, [n for n in course if isinstance(n, int)])
         advance = self.solver(ask, process, generator)
         xn = start.to(torch.promote_types(start.dtype, torch.float32))
-        course = staggered(steps, self.stagger, start) if self.stagger else steps
         for index, (n, m) in enumerate(pairwise(course)):
             x0 = ask(xn, n)
             xn = advance(x0, xn, n, m)
@@ -132,7 +145,7 @@ def last_step(
     xn: Tensor,
     n: int | Tensor,
     index: int,
-    callback: Callback | None,
+    callback: StepCallback | None,
     land: Callable[[Tensor], Tensor] = lambda x0: x0,
 ) -> Tensor:
     """What a chain ends on: where its last prediction ``land``s, or what the callback makes of it."""

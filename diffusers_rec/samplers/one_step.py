@@ -7,7 +7,7 @@ from torch import Tensor
 from diffusers_rec.core.randomness import Generators
 from diffusers_rec.processes.process import Process
 from diffusers_rec.processes.schedules import NoiseSchedule
-from diffusers_rec.samplers.base import Callback, Denoise, Sampler, process_of
+from diffusers_rec.samplers.base import Denoise, Sampler, StepCallback, process_of
 from diffusers_rec.samplers.chain import asker, last_step
 
 
@@ -23,7 +23,7 @@ class OneStepSampler(Sampler, name="one-step"):
         start: Tensor,
         generator: Generators | None,
         *,
-        callback: Callback | None = None,
+        callback: StepCallback | None = None,
     ) -> Tensor:
         n = process_of(process).schedule.num_timesteps
         return last_step(self, asker(denoise, start, [n]), start, n, 0, callback).to(start.dtype)

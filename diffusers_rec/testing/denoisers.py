@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusers_rec.data.history import History
 from diffusers_rec.denoisers import Denoiser
 from diffusers_rec.processes.prediction import PREDICTIONS
 from diffusers_rec.testing.contract import (
@@ -175,12 +174,15 @@ def conditions_carry_gradients(denoiser: Denoiser, given: DenoiserInput) -> None
 
 
 def null_hides_the_history(denoiser: Denoiser, given: DenoiserInput) -> None:
-    """With ``null=True`` the prediction is that of ``queries.blind()``, whatever the history is."""
+    """With ``null=True`` the prediction is that of ``queries.blind()``, whatever the history and the user are."""
     expected = given.predict(denoiser, null=True)[given.real]
-    blind = replace(given, queries=given.queries.blind()).predict(denoiser)
-    expect_close("the prediction of blind queries", blind[given.real], expected)
+    if not denoiser.user_features:  # which blind queries see
+        blind = replace(given, queries=given.queries.blind()).predict(denoiser)
+        expect_close("the prediction of blind queries", blind[given.real], expected)
     other = gaussian(*given.history.latent().shape, seed=6).to(given.xn)
-    replaced = given.with_latents(other).predict(denoiser, null=True)
+    features = {name: 1 - feature for name, feature in given.history.features.items()}
+    stranger = replace(given, history=replace(given.history.with_latents(other), features=features))
+    replaced = stranger.predict(denoiser, null=True)
     expect_close("the prediction with null=True from another history", replaced[given.real], expected)
 
 
@@ -320,7 +322,8 @@ def _padded(given: DenoiserInput, padding: int, size: float, longest: int) -> De
     if steps.ndim == 3:
         steps = torch.ones_like(padded.positions)
         steps[padded.mask] = given.timesteps[given.real]
-    return DenoiserInput(History(items, history.lengths, times=times, latents=latents), padded, xn, steps)
+    history = replace(history, items=items, times=times, latents=latents)
+    return DenoiserInput(history, padded, xn, steps)
 
 
 def _dependence(

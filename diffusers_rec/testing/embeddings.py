@@ -79,7 +79,7 @@ def every_weight_learns(embedding: ItemEmbedding) -> None:
 
 
 def features_are_part_of_the_state_and_not_of_the_config(embedding: ItemEmbedding) -> None:
-    """A config builds an embedding that refuses to answer until features are set or a state is loaded."""
+    """A config builds an embedding that gives no latents until features are set or a state is loaded."""
     if embedding.takes_features and embedding.registered_name is not None:
         blank = ItemEmbedding.build(embedding.config())
         expect(not blank.complete, "an embedding from a config to be incomplete", "a complete one")

@@ -111,10 +111,10 @@ def a_latent_of_zeros_has_finite_scores(head: ItemHead) -> None:
 def the_loss_has_gradients_for_latents_and_items(head: ItemHead) -> None:
     """Every weight, and those of the embedding that it shares."""
     x = latents(head, 4).requires_grad_()
-    taught = {"the latents": x, **dict(head.named_parameters())}
-    taught |= {f"the shared {name}": p for part in _shared(head) for name, p in part.named_parameters()}
-    expect_all_learn(head.loss(x, targets(head, 4)), taught)
-    expect(len(taught) > 1, "weights that learn which item is which", "none")
+    learning = {"the latents": x, **dict(head.named_parameters())}
+    learning |= {f"the shared {name}": p for part in _shared(head) for name, p in part.named_parameters()}
+    expect_all_learn(head.loss(x, targets(head, 4)), learning)
+    expect(len(learning) > 1, "weights that learn which item is which", "none")
 
 
 def a_shared_embedding_is_saved_by_its_owner_alone(head: ItemHead) -> None:

@@ -117,11 +117,13 @@ def random_input(
     visible = (torch.rand(rows, queries, generator=generator) * (lengths[:, None] + 1)).long()
     count = integers(1, width, rows, queries)
     items = integers(0, SIZES["num_items"] - 1, rows, length)
+    features = {name: integers(0, 1, rows, *shape) for name, shape in denoiser.user_features.items()}
     return DenoiserInput(
         History(
             items,
             lengths,
             times=torch.arange(length).expand(rows, length),
+            features=features,
             latents=gaussian(rows, length, denoiser.dim, seed=seed),
         ),
         queries_of(visible, count, width),

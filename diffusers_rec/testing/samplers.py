@@ -18,7 +18,7 @@ from diffusers_rec.processes.schedules import (
     SqrtSchedule,
 )
 from diffusers_rec.samplers import Sampler, SamplerStep
-from diffusers_rec.testing.contract import Case, ContractError, Maker, Suite, expect, expect_close, expect_equal
+from diffusers_rec.testing.contract import SIZES, Case, ContractError, Maker, Suite, expect, expect_close, expect_equal
 from diffusers_rec.testing.inputs import DTYPES, gaussian, global_state_from, seeded, strided
 
 SCHEDULES = [
@@ -34,7 +34,7 @@ SCHEDULES = [
 
 def steps_go_down_from_n(sampler: Sampler, schedule: NoiseSchedule) -> None:
     """The denoiser is called first at n = N, with the noise itself, and never below 1; timesteps are ``(B, Q)``."""
-    noise, calls = gaussian(2, 3, 1, 4), []
+    noise, calls = gaussian(2, 3, 1, width(sampler)), []
 
     def denoise(xn: Tensor, timesteps: Tensor) -> Tensor:
         shapes = xn.shape[:2], xn.shape[:3]
@@ -54,27 +54,23 @@ def steps_go_down_from_n(sampler: Sampler, schedule: NoiseSchedule) -> None:
 
 def a_schedule_stands_for_its_gaussian_process(sampler: Sampler, schedule: NoiseSchedule) -> None:
     """Either may be given."""
-    noise = gaussian(2, 3, 1, 4)
+    noise = gaussian(2, 3, 1, width(sampler))
     got, expected = (sampler.sample(halved, each, noise, seeded(0)) for each in (schedule, GaussianProcess(schedule)))
     expect_equal("the sample from a schedule", got, expected)
 
 
 def the_callback_sees_every_step(sampler: Sampler, schedule: NoiseSchedule) -> None:
-    """In order and down to m = 0, with the prediction made at n; a callback that only looks changes nothing."""
-    noise, predicted = gaussian(2, 3, 1, 4), {}
+    """In order and down to m = 0; a callback that only looks changes nothing."""
+    noise = gaussian(2, 3, 1, width(sampler))
     seen, latents = [], []
 
-    def denoise(xn: Tensor, timesteps: Tensor) -> Tensor:
-        predicted[step_of(timesteps)] = halved(xn, timesteps)
-        return predicted[step_of(timesteps)]
-
     def look(step: SamplerStep) -> None:
-        seen.append((step.index, step.timestep, step.previous))
-        expect_equal("step.prediction", step.prediction, predicted[step_of(torch.as_tensor(step.timestep))])
+        n, m = (step_of(torch.as_tensor(each)) for each in (step.timestep, step.previous))
+        seen.append((step.index, n, m))
         expect(step.xn.shape == noise.shape, f"step.xn {tuple(noise.shape)}", tuple(step.xn.shape))
         latents.append(step.xn.clone())
 
-    sample = sampler.sample(denoise, schedule, noise, seeded(0), callback=look)
+    sample = sampler.sample(halved, schedule, noise, seeded(0), callback=look)
     expect([index for index, _, _ in seen] == list(range(len(seen))), "indices 0, 1, ...", [each[0] for each in seen])
     expect(seen and seen[0][1] == schedule.num_timesteps, "a first step from N", seen[:1])
     expect(seen[-1][2] == 0, "a last step to m = 0", seen[-1:])
@@ -85,9 +81,23 @@ def the_callback_sees_every_step(sampler: Sampler, schedule: NoiseSchedule) -> N
     expect_equal("the sample without a callback", plain, sample)
 
 
+def the_callback_sees_the_predictions(sampler: Sampler, schedule: NoiseSchedule) -> None:
+    """As the denoiser made them at n."""
+    predicted = {}
+
+    def denoise(xn: Tensor, timesteps: Tensor) -> Tensor:
+        predicted[step_of(timesteps)] = halved(xn, timesteps)
+        return predicted[step_of(timesteps)]
+
+    def look(step: SamplerStep) -> None:
+        expect_equal("step.prediction", step.prediction, predicted[step_of(torch.as_tensor(step.timestep))])
+
+    sampler.sample(denoise, schedule, gaussian(2, 3, 1, width(sampler)), seeded(0), callback=look)
+
+
 def the_chain_goes_on_with_what_a_callback_assigns(sampler: Sampler, schedule: NoiseSchedule) -> None:
     """The next denoising is of those latents; after the last step they are the sample."""
-    noise, other = gaussian(2, 3, 1, 4), gaussian(2, 3, 1, 4, seed=9)
+    noise, other = (gaussian(2, 3, 1, width(sampler), seed=seed) for seed in (0, 9))
     given = []
 
     def denoise(xn: Tensor, timesteps: Tensor) -> Tensor:
@@ -95,7 +105,8 @@ def the_chain_goes_on_with_what_a_callback_assigns(sampler: Sampler, schedule: N
         return halved(xn, timesteps)
 
     def replace(step: SamplerStep) -> None:
-        expect_equal(f"xn at n = {step.timestep}", _first(given, step.timestep), other if step.index else noise)
+        n = step_of(torch.as_tensor(step.timestep))
+        expect_equal(f"xn at n = {n}", _first(given, n), other if step.index else noise)
         given.clear()
         step.xn = other
 
@@ -114,16 +125,16 @@ def a_callback_stops_the_chain_at_its_prediction(sampler: Sampler, schedule: Noi
         predictions.append(step.prediction.clone())
         step.stop()
 
-    sample = sampler.sample(denoise, schedule, gaussian(2, 3, 1, 4), seeded(0), callback=stop)
+    sample = sampler.sample(denoise, schedule, gaussian(2, 3, 1, width(sampler)), seeded(0), callback=stop)
     expect(len(predictions) == 1, "no step after the callback has stopped the chain", f"{len(predictions)} calls of it")
     expect_equal("the sample", sample, predictions[0])
 
 
 def the_noise_is_not_written_to(sampler: Sampler, schedule: NoiseSchedule) -> None:
     """It belongs to the caller."""
-    noise = gaussian(2, 3, 1, 4)
+    noise = gaussian(2, 3, 1, width(sampler))
     sampler.sample(halved, schedule, noise, seeded(0))
-    expect_equal("the noise, afterwards,", noise, gaussian(2, 3, 1, 4))
+    expect_equal("the noise, afterwards,", noise, gaussian(2, 3, 1, width(sampler)))
 
 
 def the_same_generator_gives_the_same_sample(sampler: Sampler, schedule: NoiseSchedule, seed: int = 0) -> None:
@@ -131,7 +142,7 @@ def the_same_generator_gives_the_same_sample(sampler: Sampler, schedule: NoiseSc
     samples = []
     for state in (1, 2):
         with global_state_from(state):
-            samples.append(sampler.sample(halved, schedule, gaussian(2, 3, 1, 4), seeded(seed)))
+            samples.append(sampler.sample(halved, schedule, gaussian(2, 3, 1, width(sampler)), seeded(seed)))
     expect_equal("a sample from the same generator", samples[1], samples[0])
 
 
@@ -139,7 +150,7 @@ def with_a_generator_a_draw_neither_batch_nor_other_draws_matter(
     sampler: Sampler, schedule: NoiseSchedule, seed: int = 0
 ) -> None:
     """A list of generators is one for each of the Q draws, whose noise all histories share."""
-    seeds, noise = [seed, seed + 1, seed + 5], gaussian(3, 3, 2, 3)
+    seeds, noise = [seed, seed + 1, seed + 5], gaussian(3, 3, 2, width(sampler))
     whole = sampler.sample(halved, schedule, noise, generators_from(seeds))
     for row in range(len(noise)):
         for draw, own in enumerate(seeds):
@@ -150,8 +161,8 @@ def with_a_generator_a_draw_neither_batch_nor_other_draws_matter(
 
 def the_sample_is_the_last_prediction(sampler: Sampler, schedule: NoiseSchedule, seed: int = 0) -> None:
     """The denoiser knows the clean latents."""
-    answer = gaussian(2, 3, 1, 4, seed=seed)
-    sample = sampler.sample(lambda *_: answer, schedule, gaussian(2, 3, 1, 4), seeded(seed))
+    answer = gaussian(2, 3, 1, width(sampler), seed=seed)
+    sample = sampler.sample(lambda *_: answer, schedule, gaussian(2, 3, 1, width(sampler)), seeded(seed))
     expect_close("the sample", sample, answer, rtol=1e-7, atol=1e-7)
 
 
@@ -163,7 +174,7 @@ def finite_in_every_dtype(sampler: Sampler, schedule: NoiseSchedule) -> None:
             expect(xn.dtype == dtype, f"xn in {dtype}", xn.dtype)
             return xn.clamp(-1, 1)
 
-        for shape in ((2, 3, 4), (2, 3, 2, 4)):
+        for shape in ((2, 3, width(sampler)), (2, 3, 2, width(sampler))):
             noise = gaussian(*shape, dtype=dtype)
             sample = sampler.sample(denoise, schedule, noise, seeded(0))
             expect(sample.shape == noise.shape, f"a sample {shape}", tuple(sample.shape))
@@ -173,7 +184,7 @@ def finite_in_every_dtype(sampler: Sampler, schedule: NoiseSchedule) -> None:
 
 def memory_layout_does_not_matter(sampler: Sampler, schedule: NoiseSchedule) -> None:
     """Of the noise."""
-    noise = gaussian(2, 3, 1, 4)
+    noise = gaussian(2, 3, 1, width(sampler))
     got, expected = (sampler.sample(halved, schedule, x, seeded(0)) for x in (strided(noise), noise))
     expect_close("the sample from strided noise", got, expected)
 
@@ -185,10 +196,10 @@ def a_chain_over_every_step_lands_on_gaussian_data(sampler: Sampler, schedule: N
     """
     if schedule.num_timesteps < 200:
         return
-    draws = 5_000
+    draws, size = 5_000, width(sampler)
     for deviation in (0.5, 1.0, 2.0):
         denoise, gain, calls = exact_denoiser(schedule, 2.0, deviation)
-        sample = sampler.sample(denoise, schedule, gaussian(1, 1, draws, seed=3), seeded(4))
+        sample = sampler.sample(denoise, schedule, gaussian(1, draws // size, size, seed=3), seeded(4))
         mean, tolerance = sample.mean().item(), 0.03 + 4 * deviation / draws**0.5
         expect(abs(mean - 2) < tolerance, f"a mean of 2 within {tolerance:.3g}", f"{mean:.4g}")
         if len(set(calls)) == schedule.num_timesteps:
@@ -206,12 +217,18 @@ CLAUSES = (
     the_sample_is_the_last_prediction,
     a_schedule_stands_for_its_gaussian_process,
     the_callback_sees_every_step,
+    the_callback_sees_the_predictions,
     the_chain_goes_on_with_what_a_callback_assigns,
     a_callback_stops_the_chain_at_its_prediction,
     finite_in_every_dtype,
     memory_layout_does_not_matter,
     a_chain_over_every_step_lands_on_gaussian_data,
 )
+
+
+def width(sampler: Sampler) -> int:
+    """Latent width of the embedding or the head that the sampler has; any where it has none."""
+    return SIZES["dim"] if sampler.requires & {"embedding", "head"} else 4
 
 
 def halved(xn: Tensor, timesteps: Tensor) -> Tensor:
@@ -226,7 +243,7 @@ def step_of(timesteps: Tensor) -> int:
     return int(found.pop())
 
 
-def _first(calls: list[tuple[int, Tensor]], timestep: int | Tensor) -> Tensor:
+def _first(calls: list[tuple[int, Tensor]], timestep: int) -> Tensor:
     """The latents of the first denoising since the list was cleared, which was at ``timestep``."""
     expect(calls and calls[0][0] == timestep, f"a denoising at n = {timestep}", [n for n, _ in calls])
     return calls[0][1]
@@ -253,7 +270,7 @@ def _cases(maker: Maker) -> Iterator[Case]:
     sampler, fit, refusal = maker(), [], None
     for schedule in SCHEDULES:
         try:
-            sampler.sample(halved, schedule, gaussian(1, 1, 2), seeded(0))
+            sampler.sample(halved, schedule, gaussian(1, 1, width(sampler)), seeded(0))
             fit.append(schedule)
         except ValueError as error:
             refusal = error  # more steps than the schedule has
@@ -266,7 +283,7 @@ def _cases(maker: Maker) -> Iterator[Case]:
 
 
 def _outputs(sampler: Sampler) -> list[Tensor]:
-    return [sampler.sample(halved, SCHEDULES[-1], gaussian(2, 3, 1, 4), seeded(0))]
+    return [sampler.sample(halved, SCHEDULES[-1], gaussian(2, 3, 1, width(sampler)), seeded(0))]
 
 
 SUITE = Suite(Sampler, _cases, CLAUSES, _outputs)

@@ -195,10 +195,10 @@ def finite_in_every_dtype(schedule: NoiseSchedule) -> None:
     n = every_step(schedule)
     for dtype in DTYPES:
         x0, xn = (x.to(dtype) for x in _two(len(n), 2))
-        answers = [schedule.add_noise(x0, xn, n), *schedule.posterior(x0, xn, n), schedule.reverse_variance(x0, n)]
-        for answer in answers:
-            expect(answer.dtype == dtype, f"an answer in {dtype}", answer.dtype)
-            expect_finite(f"an answer in {dtype}", answer)
+        results = [schedule.add_noise(x0, xn, n), *schedule.posterior(x0, xn, n), schedule.reverse_variance(x0, n)]
+        for result in results:
+            expect(result.dtype == dtype, f"a result in {dtype}", result.dtype)
+            expect_finite(f"a result in {dtype}", result)
 
 
 def memory_layout_does_not_matter(schedule: NoiseSchedule) -> None:
@@ -215,9 +215,9 @@ def the_device_follows_the_latents(schedule: NoiseSchedule) -> None:
     x0 = torch.empty(2, 3, 4, device="meta")
     n = torch.ones(2, 3, dtype=torch.int64, device="meta")
     mean, variance = schedule.posterior(x0, x0, n)
-    for answer, shape in ((schedule.add_noise(x0, x0, n), (2, 3, 4)), (mean, (2, 3, 4)), (variance, (2, 3, 1))):
-        expect(answer.device == x0.device, f"an answer on {x0.device}", answer.device)
-        expect(answer.shape == shape, f"an answer of shape {shape}", tuple(answer.shape))
+    for result, shape in ((schedule.add_noise(x0, x0, n), (2, 3, 4)), (mean, (2, 3, 4)), (variance, (2, 3, 1))):
+        expect(result.device == x0.device, f"a result on {x0.device}", result.device)
+        expect(result.shape == shape, f"a result of shape {shape}", tuple(result.shape))
 
 
 def it_is_immutable(schedule: NoiseSchedule) -> None:
@@ -225,10 +225,10 @@ def it_is_immutable(schedule: NoiseSchedule) -> None:
     before = schedule.alpha_bar.clone()
     expect_refusal("another alpha_bar", lambda: setattr(schedule, "alpha_bar", before / 2), AttributeError)
     x0, noise = _two(1, 2)
-    kept = x0.clone()
+    copy = x0.clone()
     schedule.add_noise(x0, noise, torch.tensor([1])).mul_(7)
-    expect_equal("x0 after it was noised", x0, kept)
-    expect_equal("alpha_bar after an answer was written to", schedule.alpha_bar, before)
+    expect_equal("x0 after it was noised", x0, copy)
+    expect_equal("alpha_bar after a result was written to", schedule.alpha_bar, before)
 
 
 CLAUSES = (

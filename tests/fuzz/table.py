@@ -16,7 +16,8 @@ CALLS = {**table_data.CALLS, **table_components.CALLS, **table_methods.CALLS, **
 _ABSTRACT = "abstract: called through its subclasses"
 _RECORD = "a record that the library fills"
 _CALLED = "called by train with what it has made"
-_HOOK = "what a subclass writes: next_item_latents looks at the arguments first"
+_FIT = "called by the pipeline, with itself"
+_SOLVER = "what a chain is made of: sample looks at the arguments first"
 
 EXEMPT = {
     "Component": "a base without a constructor of its own",
@@ -44,14 +45,43 @@ EXEMPT = {
     "Objective.__call__": _ABSTRACT,
     "Objective.without_noise": _ABSTRACT,
     "Recommender": _ABSTRACT,
-    "Recommender.next_item_latents": _ABSTRACT,
-    "Recommender.draw": _HOOK,
-    "DiffRec.draw": _HOOK,
-    "Ensemble.draw": _HOOK,
+    "Recommender.score": _ABSTRACT,
+    "ChainSampler": _ABSTRACT,
+    "ChainSampler.solver": _SOLVER,
+    "DDIMSampler.solver": _SOLVER,
+    "DDPMSampler.solver": _SOLVER,
+    "DPMSolverSampler.solver": _SOLVER,
+    "EulerSampler.solver": _SOLVER,
+    "HeunSampler.solver": _SOLVER,
+    "Process": _ABSTRACT,
+    "Process.corrupt": _ABSTRACT,
+    "Process.start": _ABSTRACT,
+    "Process.step": _ABSTRACT,
+    "Source": _ABSTRACT,
+    "Source.centre": _ABSTRACT,
     "Sampler": _ABSTRACT,
+    "Sampler.check_fit": "called when a model is composed",
+    "SamplerStep": _RECORD,
+    "SamplerStep.stop": "a method without arguments",
+    "Corrupted": _RECORD,
     "Sampler.sample": _ABSTRACT,
     "TimestepSampler": _ABSTRACT,
     "AttributeBags": _RECORD,
+    **{
+        f"{name}.check_fit": _FIT
+        for name in (
+            "Component",
+            "Denoiser",
+            "Guide",
+            "InBatchNegatives",
+            "ItemEmbedding",
+            "ItemHead",
+            "Objective",
+            "Sampler",
+            "TimestepSampler",
+            "TransitionMemory",
+        )
+    },
     "Audit": _RECORD,
     "Loss": _RECORD,
     "Questions": _RECORD,

@@ -28,6 +28,35 @@ CALLS: dict[str, Call] = {
         lambda: {"num_timesteps": 90, "beta_start": 1e-4, "beta_end": 0.02, "rescale": True, "log_snr_shift": 0.0},
         component,
     ),
+    "TruncatedLinearSchedule": Call(
+        lambda: dr.TruncatedLinearSchedule,
+        lambda: {"num_timesteps": 90, "beta_start": 1e-4, "beta_end": 0.02, "offset": 0.01, "rescale": True,
+                 "log_snr_shift": 0.0},
+        component,
+    ),
+    "ExponentialSchedule": Call(
+        lambda: dr.ExponentialSchedule,
+        lambda: {"num_timesteps": 9, "beta_min": 0.1, "beta_max": 20.0, "log_snr_shift": -1.0}, component,
+    ),
+    "GeometricSchedule": Call(
+        lambda: dr.GeometricSchedule,
+        lambda: {"num_timesteps": 9, "sigma_min": 0.01, "sigma_max": 100.0, "log_snr_shift": -1.0}, component,
+    ),
+    "SigmoidSchedule": Call(
+        lambda: dr.SigmoidSchedule,
+        lambda: {"num_timesteps": 9, "start": -3.0, "end": 3.0, "tau": 1.0, "clip_min": 1e-9, "log_snr_shift": -1.0},
+        component,
+    ),
+    "RectifiedSchedule": Call(
+        lambda: dr.RectifiedSchedule, lambda: {"num_timesteps": 9, "log_snr_shift": -1.0}, component
+    ),
+    "TableSchedule": Call(
+        lambda: dr.TableSchedule, lambda: {"values": [0.9, 0.5, 0.1], "log_snr_shift": -1.0}, component
+    ),
+    "GaussianProcess": Call(lambda: dr.GaussianProcess, lambda: {"schedule": world.schedule()}, component),
+    "ZeroSource": Call(lambda: dr.ZeroSource, dict, component),
+    "LastItemSource": Call(lambda: dr.LastItemSource, dict, component),
+    "HistorySource": Call(lambda: dr.HistorySource, lambda: {"decay": 0.5}, component),
     "TargetOnly": Call(lambda: dr.TargetOnly, dict, component),
     "LastK": Call(lambda: dr.LastK, lambda: {"k": 2, "ahead": False, "independent_steps": False}, component),
     "WholeSequence": Call(lambda: dr.WholeSequence, lambda: {"independent_steps": False}, component),
@@ -99,6 +128,10 @@ CALLS: dict[str, Call] = {
         component,
     ),
     "OneStepSampler": Call(lambda: dr.OneStepSampler, dict, component),
-    "DDPMSampler": Call(lambda: dr.DDPMSampler, lambda: {"variance": "beta", "num_steps": 3}, component),
-    "DDIMSampler": Call(lambda: dr.DDIMSampler, lambda: {"num_steps": 3, "eta": 0.5}, component),
+    "DDPMSampler": Call(lambda: dr.DDPMSampler, lambda: {"variance": "beta", "num_steps": 3, "stagger": 1},
+                        component),
+    "DDIMSampler": Call(lambda: dr.DDIMSampler, lambda: {"num_steps": 3, "eta": 0.5, "stagger": 1}, component),
+    "EulerSampler": Call(lambda: dr.EulerSampler, lambda: {"num_steps": 3}, component),
+    "HeunSampler": Call(lambda: dr.HeunSampler, lambda: {"num_steps": 3}, component),
+    "DPMSolverSampler": Call(lambda: dr.DPMSolverSampler, lambda: {"num_steps": 3}, component),
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,12 @@ def arrays() -> dict[str, Any]:
 def sequence_arguments() -> dict[str, Any]:
     whole = world.sequences()
     return {"items": whole.items, "offsets": whole.offsets, "users": whole.users, "vocabulary": whole.vocabulary}
+
+
+def rich() -> dr.History:
+    return replace(
+        world.history(), times=torch.ones(2, 3), features={"age": torch.ones(2)}, latents=torch.ones(2, 3, 4)
+    )
 
 
 def synthetic() -> dr.SyntheticWorld:
@@ -78,6 +85,25 @@ CALLS: dict[str, Call] = {
         and isinstance(result.validation, dr.Holdout),
     ),
     "Statistics": Call(lambda: dr.Statistics, lambda: {"num_users": 2, "num_items": 3, "num_actions": 4}),
+    "History": Call(
+        lambda: dr.History,
+        lambda: {"items": torch.ones(2, 3).long(), "lengths": torch.tensor([3, 2]), "times": torch.ones(2, 3),
+                 "features": {"age": torch.ones(2)}, "latents": torch.ones(2, 3, 4)},
+        lambda result, _: len(result) == 2,
+    ),
+    "History.of_latents": Call(
+        lambda: dr.History.of_latents, lambda: {"latents": torch.ones(2, 3, 4), "lengths": torch.tensor([3, 2])},
+        of(dr.History),
+    ),
+    "History.latent": Call(lambda: rich().latent, dict),
+    "History.time": Call(lambda: rich().time, dict),
+    "History.feature": Call(lambda: rich().feature, lambda: {"name": "age"}),
+    "History.with_latents": Call(
+        lambda: rich().with_latents, lambda: {"latents": torch.zeros(2, 3, 4)}, of(dr.History)
+    ),
+    "History.take": Call(lambda: rich().take, lambda: {"rows": torch.tensor([1, 0])}, of(dr.History)),
+    "History.first": Call(lambda: rich().first, lambda: {"length": 2}, of(dr.History)),
+    "History.to": Call(lambda: rich().to, lambda: {"device": "cpu", "non_blocking": False}, of(dr.History)),
     "Batch": Call(
         lambda: dr.Batch,
         lambda: {"history": world.history(), "positions": torch.tensor([[2], [1]]), "num_targets": 2},

@@ -76,9 +76,21 @@ def fitted(negatives: Any) -> Any:
 
 def chain() -> dict[str, Any]:
     return {
-        "denoise": lambda xn, timesteps: xn / 2, "schedule": world.schedule(), "noise": gaussian(2, 2, 1, DIM),
-        "generator": [generator(0), generator(1)],
+        "denoise": lambda xn, timesteps: xn / 2, "process": world.process(), "start": gaussian(2, 2, 1, DIM),
+        "generator": [generator(0), generator(1)], "callback": None,
     }  # fmt: skip
+
+
+def reverse_step() -> dict[str, Any]:
+    return {
+        "x0": gaussian(2, 2, DIM), "xn": gaussian(2, 2, DIM), "timesteps": torch.full((2, 2), STEPS),
+        "previous": torch.ones(2, 2).long(), "generator": generator(), "eta": 0.5, "variance": "posterior",
+    }  # fmt: skip
+
+
+def centred() -> dict[str, Any]:
+    given = world.history()
+    return {"history": given.with_latents(gaussian(2, 3, DIM)), "queries": dr.Queries.next_item(given.lengths)}
 
 
 def build(spec: Any, **settings: Any) -> Any:
@@ -129,6 +141,30 @@ CALLS: dict[str, Call] = {
     "NoiseSchedule.x0_from_velocity": Call(
         lambda: world.schedule().x0_from_velocity, lambda: without(latents(), "x0", velocity=gaussian(2, DIM)),
         like("xn"), arithmetic=True,
+    ),
+    "NoiseSchedule.level": Call(
+        lambda: world.schedule().level, lambda: {"timesteps": torch.tensor([0, STEPS]), "like": gaussian(2, DIM)}
+    ),
+    "NoiseSchedule.from_alpha_bar": Call(
+        lambda: dr.NoiseSchedule.from_alpha_bar, lambda: {"values": [0.9, 0.5, 0.1]}, component
+    ),
+    "NoiseSchedule.from_betas": Call(
+        lambda: dr.NoiseSchedule.from_betas, lambda: {"values": [0.1, 0.5, 0.9]}, component
+    ),
+    "GaussianProcess.start": Call(
+        lambda: world.process().start,
+        lambda: {"shape": (2, 2, DIM), "generator": generator(), "device": torch.device("cpu"),
+                 "dtype": torch.float32},
+    ),
+    "GaussianProcess.corrupt": Call(
+        lambda: world.process().corrupt,
+        lambda: {"x0": gaussian(2, 2, DIM), "timesteps": torch.full((2, 2), STEPS), "generator": generator(),
+                 "noise": gaussian(2, 2, DIM)},
+        arithmetic=True,
+    ),
+    "GaussianProcess.step": Call(lambda: world.process().step, reverse_step, like("x0"), arithmetic=True),
+    "ZeroSource.centre": Call(
+        lambda: dr.ZeroSource().centre, centred, lambda result, _: result is None, opaque=("history", "queries")
     ),
     "NoisingStrategy.timestep_shape": Call(
         lambda: dr.TargetOnly().timestep_shape,
@@ -202,8 +238,13 @@ for _name, _make in heads().items():
     CALLS[f"{_name}.keys"] = Call(lambda make=_make: make().keys, lambda: {"items": targets()})
     if _name != "CosineHead":
         CALLS[f"{_name}.bias"] = Call(lambda make=_make: make().bias, lambda: {"items": targets()})
-for _cls in (dr.OneStepSampler, dr.DDPMSampler, dr.DDIMSampler):
-    CALLS[f"{_cls.__name__}.sample"] = Call(lambda cls=_cls: cls().sample, chain, like("noise"), arithmetic=True)
+for _name, _make in {
+    "OneStepSampler": dr.OneStepSampler, "ChainSampler": dr.DDPMSampler, "DDIMSampler": dr.DDIMSampler,
+    "EulerSampler": dr.EulerSampler, "HeunSampler": dr.HeunSampler, "DPMSolverSampler": dr.DPMSolverSampler,
+}.items():  # fmt: skip
+    CALLS[f"{_name}.sample"] = Call(lambda cls=_make: cls().sample, chain, like("start"), arithmetic=True)
+for _name in ("LastItemSource", "HistorySource"):
+    CALLS[f"{_name}.centre"] = Call(lambda name=_name: getattr(dr, name)().centre, centred)
 for _cls in (dr.TargetOnly, dr.LastK, dr.WholeSequence):
     CALLS[f"{_cls.__name__}.max_noised"] = Call(
         lambda cls=_cls: cls().max_noised, lambda: {"max_length": 5},

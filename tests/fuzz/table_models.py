@@ -34,11 +34,17 @@ def plain_training() -> dict[str, Any]:
 
 
 def recommended(result: dr.Recommendations, _: Any) -> bool:
-    return finite(result, {}) and probabilities([result.scores, result.spread], {})
+    return finite(result, {}) and probabilities([result.scores, result.std], {})
+
+
+def scored(result: Any, _: Any) -> bool:
+    """The probabilities of a user's items sum to one."""
+    sums = sum(chunk.log_probabilities.exp().sum(1) for chunk in result)
+    return bool(((sums - 1).abs() < 1e-4).all())
 
 
 def reported(result: evaluation.Report, _: Any) -> bool:
-    return probabilities([*result.masked.values(), *result.unmasked.values()], {})
+    return probabilities([*result.excluding_seen.values(), *result.including_seen.values()], {})
 
 
 def held_out() -> dict[str, Any]:
@@ -82,6 +88,26 @@ CALLS: dict[str, Call] = {
         lambda: world.model().next_item_latents,
         lambda: {"history": world.history(), "seeds": 2, "sampler": "ddim"},
     ),
+    "DiffRec.score": Call(
+        lambda: lambda **given: list(world.model().score(**given)),
+        lambda: {"history": world.history(), "seeds": 2, "sampler": "ddim"},
+        scored,
+    ),
+    "DiffRec.without_memory": Call(lambda: world.model().without_memory, dict, serves),
+    "Recommender.without_memory": Call(lambda: world.model(memory="none").without_memory, dict, serves),
+    "Scores": Call(
+        lambda: dr.Scores,
+        lambda: {"users": slice(0, 2), "items": slice(0, 3), "log_probabilities": torch.zeros(2, 3).log_softmax(1),
+                 "std": None},
+        lambda result, _: scored([result], {}),
+    ),
+    "Scores.of_logits": Call(
+        lambda: dr.Scores.of_logits, lambda: {"logits": gaussian(2, 3)}, lambda result, _: scored([result], {}),
+        arithmetic=True,
+    ),
+    "Scores.std_of": Call(
+        lambda: dr.Scores.of_logits(gaussian(2, 3)).std_of, lambda: {"columns": torch.zeros(2, 1, dtype=torch.int64)}
+    ),
     "Recommender.predict_proba": Call(lambda: world.model().predict_proba, served, probabilities),
     "Recommender.recommend": Call(
         lambda: world.model().recommend,
@@ -98,10 +124,12 @@ CALLS: dict[str, Call] = {
     "Ensemble.from_pretrained": Call(
         lambda: dr.Ensemble.from_pretrained, lambda: {"directories": ["model"]}, serves
     ),
-    "Ensemble.next_item_latents": Call(
-        lambda: members().next_item_latents,
+    "Ensemble.score": Call(
+        lambda: lambda **given: list(members().score(**given)),
         lambda: {"history": world.history(), "seeds": 2, "sampler": "ddim"},
+        scored,
     ),
+    "Ensemble.without_memory": Call(lambda: members().without_memory, dict, serves),
     "chunked_cross_entropy": Call(
         lambda: dr.chunked_cross_entropy,
         lambda: {"queries": gaussian(3, DIM), "keys": gaussian(NUM_ITEMS, DIM), "bias": torch.zeros(NUM_ITEMS),
@@ -124,6 +152,10 @@ CALLS: dict[str, Call] = {
     "evaluate_memory": Call(
         lambda: evaluation.evaluate_memory,
         lambda: {"memory": world.memory(), "holdout": world.holdout(), "ks": [2, 5]}, reported,
+    ),
+    "Report.metrics": Call(
+        lambda: evaluation.evaluate(world.model(), world.holdout()).metrics, lambda: {"exclude_seen": False},
+        lambda result, _: probabilities([*result.values()], {}),
     ),
     "hit_rate": Call(lambda: evaluation.hit_rate, lambda: {"ranks": torch.tensor([1, 4]), "k": 2}, probabilities),
     "ndcg": Call(lambda: evaluation.ndcg, lambda: {"ranks": torch.tensor([1, 4]), "k": 2}, probabilities),

@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from diffusers_rec import (
     Batch,
     DiffRec,
+    GaussianProcess,
     History,
     Holdout,
     Interactions,
@@ -73,6 +74,10 @@ def head() -> LinearHead:
 
 def schedule() -> SqrtSchedule:
     return SqrtSchedule(STEPS)
+
+
+def process() -> GaussianProcess:
+    return GaussianProcess(schedule())
 
 
 def memory() -> TransitionMemory:

@@ -5,14 +5,12 @@ from diffusers_rec.processes.schedules.cosine import CosineSchedule
 from diffusers_rec.processes.schedules.exponential import ExponentialSchedule
 from diffusers_rec.processes.schedules.geometric import GeometricSchedule
 from diffusers_rec.processes.schedules.linear import LinearSchedule, TruncatedLinearSchedule
-from diffusers_rec.processes.schedules.lookup import MAX_TIMESTEPS, unexpanded
 from diffusers_rec.processes.schedules.rectified import RectifiedSchedule
 from diffusers_rec.processes.schedules.sigmoid import SigmoidSchedule
 from diffusers_rec.processes.schedules.sqrt import SqrtSchedule
 from diffusers_rec.processes.schedules.table import TableSchedule
 
 __all__ = [
-    "MAX_TIMESTEPS",
     "CosineSchedule",
     "ExponentialSchedule",
     "GeometricSchedule",
@@ -23,5 +21,4 @@ __all__ = [
     "SqrtSchedule",
     "TableSchedule",
     "TruncatedLinearSchedule",
-    "unexpanded",
 ]
