@@ -45,16 +45,17 @@ test-oldest: .venv-oldest/.installed
 	@$(OLDEST)/uv pip freeze --exclude-editable --python $(OLDEST)/python | paste -s -d ' ' - | fold -s -w 120
 	$(OLDEST)/pytest
 
-# Other people's recommenders, each in an environment of its own.
-.venv-recbole/.installed .venv-rectools/.installed: .venv-%/.installed: pyproject.toml constraints.txt tests/integrations/%.txt
+# Other people's recommenders and training loops, each in an environment of its own.
+.venv-recbole/.installed .venv-rectools/.installed .venv-lightning/.installed: .venv-%/.installed: pyproject.toml constraints.txt tests/integrations/%.txt
 	$(PYTHON) -m venv .venv-$*
 	.venv-$*/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		--requirement tests/integrations/$*.txt --editable '.[data,train]'
 	touch $@
 
-test-integrations: .venv-recbole/.installed .venv-rectools/.installed
+test-integrations: .venv-recbole/.installed .venv-rectools/.installed .venv-lightning/.installed
 	.venv-recbole/bin/pytest -m slow tests/integrations/test_recbole.py
 	.venv-rectools/bin/pytest -m slow tests/integrations/test_rectools.py
+	.venv-lightning/bin/pytest tests/extensions/test_lightning_loop.py
 
 fuzz: setup
 	$(BIN)/python -m tests.fuzz --seconds 60 --seed 0

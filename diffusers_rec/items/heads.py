@@ -32,17 +32,19 @@ class ItemHead(nn.Module, Component, ABC, kind="head"):
         """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
         if "embedding" in self.requires and not model.embedding.complete:
             return  # no keys yet
-        keys = self.keys()
-        check_same("dim of the head", keys.shape[1], "dim of the embedding", model.embedding.dim)
+        keys, dim = self.keys(), model.embedding.dim
+        length = self.queries(keys.new_zeros(1, dim)).shape[1]  # a head may map latents to vectors of another length
+        expected = "dim of the embedding" if length == dim else "length of its queries"
+        check_same("dim of the head", keys.shape[1], expected, length)
         check_same("items of the head", len(keys), "items of the vocabulary", len(model.vocabulary))
 
     @abstractmethod
     def queries(self, latent: Tensor) -> Tensor:
-        """Latents ``(..., D)`` to the vectors that meet the keys, ``(..., D)``."""
+        """Latents ``(..., D)`` to the vectors that meet the keys, ``(..., F)``; mostly F = D."""
 
     @abstractmethod
     def keys(self, items: Tensor | None = None) -> Tensor:
-        """One vector for each of ``items`` ``(N,)``, or of all: ``(N, D)`` or ``(V, D)``."""
+        """One vector for each of ``items`` ``(N,)``, or of all: ``(N, F)`` or ``(V, F)``."""
 
     def bias(self, items: Tensor | None = None) -> Tensor | None:
         """One number for each of ``items`` ``(N,)``, or of all: ``(N,)`` or ``(V,)``; or None."""
@@ -73,7 +75,7 @@ class ItemHead(nn.Module, Component, ABC, kind="head"):
         gradient_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         with torch.autocast(device, enabled=False):
             keys, bias = self.scoring_keys(None if negatives is None else target)
-            queries = self.queries(latent.to(keys.dtype)).reshape(-1, latent.shape[-1])
+            queries = self.queries(latent.to(keys.dtype)).reshape(-1, keys.shape[-1])
             if negatives is None:
                 return chunked_cross_entropy(queries, keys, bias, target, gradient_dtype=gradient_dtype)
             positive = (queries * keys).sum(-1)

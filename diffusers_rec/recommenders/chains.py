@@ -13,6 +13,7 @@ from diffusers_rec.guidance import Guidance, guided
 from diffusers_rec.items.heads import ItemHead
 from diffusers_rec.processes.noising import NoisingStrategy
 from diffusers_rec.processes.prediction import x0_from
+from diffusers_rec.processes.process import GaussianProcess
 from diffusers_rec.recommenders.passes import Parts
 from diffusers_rec.samplers import Sampler
 from diffusers_rec.samplers.base import SamplerStep, StepCallback
@@ -79,10 +80,14 @@ def run_chain(
     # Corrupted positions may hold items of the history: those are noised to step n (Algorithm 3, line 5), not drawn.
     known = (queries.positions < history.lengths[:, None, None])[..., None]
     clean = embedding(items_at(history.items, queries.positions)) - moved if bool(known.any()) else None
+    noise = start
+    if clean is not None and not isinstance(process, GaussianProcess):  # whose chain starts from what it draws
+        last = torch.full(shape[:2], schedule.num_timesteps, device=start.device)
+        noise = process.corrupt(start, last, generators).noise
 
     def denoise(xn: Tensor, timesteps: Tensor) -> Tensor:
         if clean is not None:
-            xn = torch.where(known, process.corrupt(clean.expand(shape), timesteps, None, noise=start).xn, xn)
+            xn = torch.where(known, process.corrupt(clean.expand(shape), timesteps, None, noise=noise).xn, xn)
         output = denoiser(xn if centre is None else xn + centre, timesteps, condition).to(xn.dtype)
         if denoiser.prediction != "x0":
             return x0_from(denoiser.prediction, output, xn, timesteps, schedule)

@@ -1,4 +1,7 @@
-"""The loop that all chains share: predict, take one reverse step, and end on the prediction at the last step."""
+"""The loop that all chains share: predict, take one reverse step, and end on the prediction at the last step.
+
+The last step of a process that is not Gaussian is its own, from there to m = 0.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +90,13 @@ class ChainSampler(Sampler):
                 if step.stopped:
                     return step.prediction.to(start.dtype)
                 xn = step.xn.to(x0.dtype)
-        return last_step(self, ask, xn, course[-1], len(course) - 1, callback).to(start.dtype)
+        n = course[-1]
+
+        def land(x0: Tensor) -> Tensor:
+            done = torch.zeros_like(n) if isinstance(n, Tensor) else 0
+            return x0 if isinstance(process, GaussianProcess) else process.step(x0, xn, n, done, generator)
+
+        return last_step(self, ask, xn, n, len(course) - 1, callback, land).to(start.dtype)
 
 
 def asker(denoise: Denoise, start: Tensor, steps: Sequence[int]) -> Ask:
@@ -131,13 +140,20 @@ def gaussian(sampler: Sampler, process: Process) -> GaussianProcess:
 
 
 def last_step(
-    sampler: Sampler, ask: Ask, xn: Tensor, n: int | Tensor, index: int, callback: StepCallback | None
+    sampler: Sampler,
+    ask: Ask,
+    xn: Tensor,
+    n: int | Tensor,
+    index: int,
+    callback: StepCallback | None,
+    land: Callable[[Tensor], Tensor] = lambda x0: x0,
 ) -> Tensor:
-    """What a chain ends on: the denoiser's answer at its last step, or what the callback makes of it."""
+    """What a chain ends on: where its last prediction ``land``s, or what the callback makes of it."""
     x0 = ask(xn, n)
+    end = land(x0)
     if callback is None:
-        return x0
-    step = after_step(sampler, callback, SamplerStep(index, n, 0, x0, x0))
+        return end
+    step = after_step(sampler, callback, SamplerStep(index, n, 0, end, x0))
     return step.prediction if step.stopped else step.xn
 
 

@@ -142,7 +142,8 @@ CLAUSES = (
 def latents(head: ItemHead, *shape: int) -> Tensor:
     """Fixed latents ``(*shape, D)``, in the precision of the keys."""
     keys = head.keys()
-    return gaussian(*shape, keys.shape[-1], seed=3).to(keys.dtype)
+    owner = getattr(head, "embedding", head)
+    return gaussian(*shape, getattr(owner, "dim", keys.shape[-1]), seed=3).to(keys.dtype)
 
 
 def targets(head: ItemHead, *shape: int) -> Tensor:
