@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from test_imports import FLOORS
 from test_readme import python_blocks, run_block
 
 import diffusers_rec
@@ -22,9 +23,9 @@ import diffusers_rec.recommenders.memory
 REPOSITORY = Path(__file__).parents[1]
 DOCS = REPOSITORY / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
-GENERATED = {"gallery.md"}
+GENERATED = {"changelog.md", "gallery.md"}
 WHOLE_PACKAGES = {"diffusers_rec.testing", "diffusers_rec.presets"}
-"""Shown by one directive."""
+"""Shown by one directive each, with their modules."""
 UNSHOWN = {
     "__main__",
     "cli.audit",
@@ -50,8 +51,12 @@ UNSHOWN = {
     "data.times",
     "items.choice",
     "nn.dropout",
-    "recommenders.extending",
     "processes.schedules.lookup",
+    "recommenders.chains",
+    "recommenders.extending",
+    "recommenders.migration",
+    "recommenders.passes",
+    "recommenders.replacing",
     "recommenders.requests",
     "recommenders.serving",
     "training.learner",
@@ -60,7 +65,7 @@ UNSHOWN = {
     "training.state",
     "version",
 }
-"""Modules that the reference leaves out on purpose; those of ``testing`` are shown by their package."""
+"""Modules that the reference leaves out on purpose."""
 
 
 def _load(path: Path) -> ModuleType:
@@ -144,7 +149,7 @@ def test_every_public_name_has_a_docstring_and_a_place_in_the_reference(module):
 def test_every_module_has_a_place_in_the_reference_or_is_left_out_on_purpose():
     text = "\n".join(page.read_text(encoding="utf-8") for page in (DOCS / "reference").glob("*.md"))
     shown = set(re.findall(r"^::: diffusers_rec\.(\S+)", text, re.MULTILINE))
-    assert {name for name in _modules() if not name.startswith("testing.")} == shown | UNSHOWN
+    assert {name for name in _modules() if not name.startswith(("testing.", "presets."))} == shown | UNSHOWN
     assert not shown & UNSHOWN
 
 
@@ -171,6 +176,21 @@ def test_every_page_is_in_the_navigation():
     navigation = (REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8")
     for page in PAGES:
         assert f" {page.relative_to(DOCS).as_posix()}\n" in navigation
+
+
+def test_the_contributors_table_of_layers_is_the_one_that_the_import_test_enforces():
+    rows = re.findall(r"^\| \d+ \| (.+?) \|", (DOCS / "contributing.md").read_text(encoding="utf-8"), re.MULTILINE)
+    layers = [set(re.findall(r"`(\w+)(?:/|\.py)`", row)) for row in rows]
+    assert [{"" if name == "__init__" else name for name in layer} for layer in layers] == FLOORS
+
+
+def test_the_changelog_names_every_deprecated_name():
+    changelog = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
+    sources = [path.read_text(encoding="utf-8") for path in Path(diffusers_rec.__path__[0]).rglob("*.py")]
+    old = [name for text in sources for name in re.findall(r'warn_deprecated\(\s*"([\w.]+)', text)]
+    old += [name for text in sources for name in re.findall(r'deprecated_names\(__name__, \{"(\w+)"', text)]
+    assert len(old) > 4
+    assert not [name for name in old if name not in changelog]
 
 
 def test_every_call_of_a_page_is_answered():

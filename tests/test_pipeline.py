@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import random
 from contextlib import contextmanager
+from dataclasses import fields
 from functools import lru_cache
 from itertools import pairwise
 
@@ -27,6 +28,7 @@ from diffusers_rec import (
     ItemHead,
     LinearHead,
     NoisingStrategy,
+    Queries,
     Sampler,
     TableEmbedding,
     TiedHead,
@@ -81,11 +83,11 @@ def build(denoiser="causal-transformer", items=ITEMS, **settings):
 
 @lru_cache
 def serving(denoiser="causal-transformer", noising=None, head="linear", sampler="one-step"):
-    """One shared model for tests that only ask it."""
+    """One shared model for tests that only serve it."""
     return build(denoiser, noising=dict(noising) if noising else "target", head=head, sampler=sampler).eval()
 
 
-def asked(denoiser, noising):
+def shared(denoiser, noising):
     return serving(denoiser, tuple(noising.items()) if isinstance(noising, dict) else (("name", noising),))
 
 
@@ -165,17 +167,17 @@ def test_global_random_states_are_never_touched(denoiser, noising):
 
 
 def fix_draws(monkeypatch, model, timesteps, noise):
-    """Let a batch's questions draw from tables: ``timesteps`` (B, Q, K) and ``noise`` (B, Q, K, D)."""
+    """Let a batch's queries draw from tables: ``timesteps`` (B, Q, K) and ``noise`` (B, Q, K, D)."""
 
     def sample(shape, generator, device=None):
         drawn = timesteps[:, :, : shape[2]] if len(shape) == 3 else timesteps[:, :, 0]
         return drawn, 1 + drawn / N
 
     monkeypatch.setattr(model.timesteps, "sample", sample)
-    monkeypatch.setattr("diffusers_rec.recommenders.diffrec.randn", lambda shape, *_, **__: noise[:, :, : shape[2]])
+    monkeypatch.setattr("diffusers_rec.processes.process.randn", lambda shape, *_, **__: noise[:, :, : shape[2]])
 
 
-@pytest.mark.parametrize("recommend_from", ["sampled", "start"])
+@pytest.mark.parametrize("recommend_from", ["sampled", "final"])
 @every_noising
 @every_denoiser
 def test_the_loss_of_a_batch_is_the_mean_over_its_prefixes_alone_gradients_too(
@@ -188,8 +190,8 @@ def test_the_loss_of_a_batch_is_the_mean_over_its_prefixes_alone_gradients_too(
     noise = torch.randn(*shape, D, generator=seeded(), dtype=torch.float64)
     parameters = dict(model.named_parameters())
 
-    def measured(batch, rows, questions):
-        fix_draws(monkeypatch, model, timesteps[rows, questions], noise[rows, questions])
+    def measured(batch, rows, queries):
+        fix_draws(monkeypatch, model, timesteps[rows, queries], noise[rows, queries])
         loss = model(batch, seeded())
         return loss, torch.autograd.grad(loss.total, parameters.values(), allow_unused=True, materialize_grads=True)
 
@@ -220,7 +222,7 @@ def test_no_later_item_reaches_an_earlier_prediction_in_training(denoiser, noisi
     for items in (row, [*row[:changed], 22, 19, *row[changed + 2 :]]):
         model(make_batch(items), seeded())
     (_, before), (_, after) = calls
-    real = model.noising.questions(make_batch(row).positions, before.shape[2]).mask[:, : changed - 1]
+    real = model.noising.queries(make_batch(row).positions, before.shape[2]).mask[:, : changed - 1]
     assert_close(after[:, : changed - 1][real], before[:, : changed - 1][real])
     assert not torch.equal(after[:, changed:], before[:, changed:])
 
@@ -233,29 +235,30 @@ def test_under_target_only_noising_the_target_enters_through_xn_alone(denoiser, 
     swapped = BATCH.items.scatter(1, ends, 10)
     for items in (BATCH.items, swapped):
         model(Batch(History(items, BATCH.lengths), ends), seeded())
-    (xn, timesteps, visible, _, count), prediction = answered[0]
+    (xn, timesteps, _), prediction = answered[0]
     changed_xn = answered[1][0][0]
     embedded = [model.embedding(items.gather(1, ends)) for items in (BATCH.items, swapped)]
     root = model.schedule.alpha_bar[timesteps].sqrt()[..., None]
     assert_close((changed_xn - xn)[:, :, 0], root * (embedded[1] - embedded[0]))
-    (history, _), (changed_history, _) = (call[0] for call in encoded)
-    seen = torch.arange(history.shape[1]) < visible
-    assert torch.equal(history[seen], changed_history[seen])
-    again = model.denoiser.forward(xn, timesteps, visible, encoded[1][1], count)
+    (history,), (changed_history,) = (call[0] for call in encoded)
+    seen = torch.arange(history.items.shape[1]) < ends
+    assert torch.equal(history.latent()[seen], changed_history.latent()[seen])
+    condition = model.denoiser.condition(encoded[1][1], model.noising.queries(ends, xn.shape[2]))
+    again = model.denoiser.forward(xn, timesteps, condition)
     assert_close(again, prediction, rtol=1e-12, atol=1e-12)
 
 
 @every_noising
 @every_denoiser
-def test_recommend_from_start_judges_the_prediction_at_the_last_step(denoiser, noising, monkeypatch):
-    model = build(denoiser, noising=noising, objective={"name": "simplified", "recommend_from": "start"}).eval()
+def test_recommend_from_final_judges_the_prediction_at_the_last_step(denoiser, noising, monkeypatch):
+    model = build(denoiser, noising=noising, objective={"name": "simplified", "recommend_from": "final"}).eval()
     answered, judged = spy(monkeypatch, model.denoiser, "forward"), spy(monkeypatch, model.head, "loss")
     loss = model(BATCH, seeded())
-    (xn, timesteps, _, _, count), prediction = answered[0]
+    (xn, timesteps, _), prediction = answered[0]
     half = BATCH.positions.shape[1]
     assert (timesteps[:, half:] == N).all()
     assert not (loss.timesteps == N).all()
-    real = torch.arange(xn.shape[2]) < count[:, half:, None]
+    real = model.noising.queries(BATCH.positions, xn.shape[2]).mask
     assert torch.equal(judged[0][0][0], prediction[:, half:][real])
 
 
@@ -310,7 +313,7 @@ def test_serving_embeds_the_items_of_the_history_and_nothing_else(denoiser, nois
 @settings(max_examples=3)
 @given(rows=histories, batch_size=st.integers(1, 5))
 def test_a_history_is_answered_the_same_alone_and_in_company(denoiser, noising, sampler, rows, batch_size):
-    model, sampler = asked(denoiser, noising), Sampler.build(sampler)
+    model, sampler = shared(denoiser, noising), Sampler.build(sampler)
     together = model.predict_proba(rows, sampler=sampler)
     alone = torch.cat([model.predict_proba([row], sampler=sampler) for row in rows])
     assert_close(together, alone, rtol=0, atol=1e-5)
@@ -323,8 +326,8 @@ def test_a_history_is_answered_the_same_alone_and_in_company(denoiser, noising, 
 @every_sampler
 @every_noising
 @every_denoiser
-def test_probabilities_average_the_seeds_and_spread_is_their_deviation(denoiser, noising, sampler):
-    model, sampler = asked(denoiser, noising), Sampler.build(sampler)
+def test_probabilities_average_the_seeds_and_std_is_their_deviation(denoiser, noising, sampler):
+    model, sampler = shared(denoiser, noising), Sampler.build(sampler)
     rows = [ITEMS[:4], ITEMS[5:6], ITEMS]
     single = torch.stack([model.predict_proba(rows, seeds=[seed], sampler=sampler) for seed in (7, 0, 2)])
     mean = model.predict_proba(rows, seeds=[7, 0, 2], sampler=sampler)
@@ -334,9 +337,9 @@ def test_probabilities_average_the_seeds_and_spread_is_their_deviation(denoiser,
     found = model.recommend(rows, 5, seeds=[7, 0, 2], sampler=sampler, exclude_seen=False)
     index = torch.tensor([[ITEMS.index(item) for item in items] for items in found.items])
     assert_close(found.scores, mean.gather(1, index))
-    assert_close(found.spread, single.std(0, correction=0).gather(1, index), rtol=1e-3, atol=1e-6)
+    assert_close(found.std, single.std(0, correction=0).gather(1, index), rtol=1e-3, atol=1e-6)
     assert all(first >= second for row in found.scores.tolist() for first, second in pairwise(row))
-    assert not model.recommend(rows, 5, seeds=1, sampler=sampler).spread.any()
+    assert not model.recommend(rows, 5, seeds=1, sampler=sampler).std.any()
 
 
 @pytest.mark.parametrize("method", ["sample", "predict_proba", "recommend"])
@@ -357,24 +360,28 @@ def test_a_call_takes_a_sampler_in_every_form_that_the_constructor_takes(method)
         getattr(model, method)([ITEMS[:3]], sampler={"name": "ddim", "num_steps": N + 1})
 
 
-class ForgetfulDenoiser(torch.nn.Module):
-    """Keeps nothing: encodes each history again, by itself, at every call of every draw."""
+class OneByOne(Denoiser):
+    """Encodes each history by itself and conditions anew, at every call of every draw."""
 
     def __init__(self, denoiser):
-        super().__init__()
-        self.denoiser, self.max_length, self.dim = denoiser, denoiser.max_length, denoiser.dim
+        super().__init__(denoiser.dim, denoiser.max_length, 0)
+        self.denoiser = denoiser
 
-    def encode(self, history, mask):
-        return history, mask
+    def encode(self, history):
+        return history
 
-    def forward(self, xn, timesteps, visible, context, count=None):
-        history, mask = context
-        answers = torch.empty_like(xn)
+    def condition(self, context, queries, *, null=False):
+        return context, queries
+
+    def forward(self, xn, timesteps, condition):
+        history, queries = condition
+        predicted = torch.empty_like(xn)
         for row, draw in np.ndindex(*xn.shape[:2]):
-            one = slice(row, row + 1), slice(draw, draw + 1)
-            alone = self.denoiser.encode(history[row : row + 1], mask[row : row + 1])
-            answers[one] = self.denoiser(xn[one], timesteps[one].clone(), visible[one], alone, count[one])
-        return answers
+            one, rows = (slice(row, row + 1), slice(draw, draw + 1)), slice(row, row + 1)
+            parts = {field.name: getattr(queries, field.name)[rows] for field in fields(queries)}
+            alone = self.denoiser.condition(self.denoiser.encode(history.take(rows)), Queries(**parts))
+            predicted[one] = self.denoiser(xn[one], timesteps[one].clone(), alone)
+        return predicted
 
 
 @every_denoiser
@@ -385,7 +392,7 @@ def test_what_is_kept_between_steps_and_draws_changes_no_answer(denoiser, noisin
     model = build(denoiser, noising=noising, sampler=sampler).to(dtype).eval()
     histories = [ITEMS[:2], ITEMS[3:10], ITEMS[5:6]]
     fast = model.sample(histories, seeds=3)
-    model.denoiser = ForgetfulDenoiser(model.denoiser)
+    model.denoiser = OneByOne(model.denoiser)
     assert_close(fast, model.sample(histories, seeds=3), rtol=tolerance, atol=tolerance)
 
 
@@ -408,7 +415,7 @@ def test_a_number_of_seeds_stands_for_the_first_ones():
         ([0.5], TypeError, "each seed must be an integer"),
     ],
 )
-def test_bad_seeds_are_refused_when_building_and_when_asking(seeds, error, message):
+def test_bad_seeds_are_refused_when_building_and_when_serving(seeds, error, message):
     with pytest.raises(error, match=message):
         build(seeds=seeds)
     with pytest.raises(error, match=message):
@@ -444,7 +451,7 @@ def test_permuting_the_vocabulary_permutes_the_answers_and_changes_nothing_else(
     assert_close(other.predict_proba(rows), model.predict_proba(rows)[:, order])
     ours, theirs = model.recommend(rows), other.recommend(rows)
     assert ours.items == theirs.items
-    assert_close(ours.spread, theirs.spread)
+    assert_close(ours.std, theirs.std)
 
 
 @pytest.mark.parametrize(
@@ -469,7 +476,7 @@ def test_a_history_may_be_any_sequence(wrap):
 @every_noising
 @every_denoiser
 def test_of_a_long_history_the_last_items_count(denoiser, noising):
-    model = asked(denoiser, noising)
+    model = shared(denoiser, noising)
     new = 3 if "ahead" in str(noising) else 1
     assert model.history_length == LENGTH - new
     last = ITEMS[-model.history_length :]
@@ -479,7 +486,7 @@ def test_of_a_long_history_the_last_items_count(denoiser, noising):
 
 
 class Failing(Sampler):
-    def sample(self, denoise, schedule, noise, generator):
+    def sample(self, denoise, process, start, generator, *, callback=None):
         raise RuntimeError("on purpose")
 
 
@@ -498,7 +505,7 @@ def test_serving_turns_dropout_off_and_leaves_every_module_as_it_was(denoiser):
 def test_serving_keeps_no_gradient_and_leaves_gradients_on():
     model = build()
     found = model.recommend([ITEMS[:3]])
-    for tensor in (model.sample([ITEMS[:3]]), model.predict_proba([ITEMS[:3]]), found.scores, found.spread):
+    for tensor in (model.sample([ITEMS[:3]]), model.predict_proba([ITEMS[:3]]), found.scores, found.std):
         assert not tensor.requires_grad
     assert torch.is_grad_enabled()
 
@@ -544,7 +551,7 @@ def test_the_next_k_are_drawn_jointly(denoiser, sampler):
     ],
 )
 @pytest.mark.parametrize("method", ["recommend", "predict_proba", "sample"])
-def test_bad_histories_are_told_apart(method, histories, error, message):
+def test_bad_histories_are_refused(method, histories, error, message):
     with pytest.raises(error, match=message):
         getattr(serving(), method)(histories)
 
@@ -564,7 +571,7 @@ def test_bad_histories_are_told_apart(method, histories, error, message):
         ({"exclude_seen": 1}, TypeError, "exclude_seen must be True or False"),
     ],
 )
-def test_bad_requests_are_told_apart(arguments, error, message):
+def test_bad_requests_are_refused(arguments, error, message):
     with pytest.raises(error, match=message):
         serving().recommend([["i1"]], **arguments)
 
@@ -620,7 +627,7 @@ def test_an_unknown_key_in_the_pipelines_config_is_refused():
 @every_sampler
 @every_denoiser
 @pytest.mark.parametrize("noising", ["whole", {"name": "last-k", "k": 3}], ids=["whole", "last-k"])
-def test_noised_items_of_the_history_still_tell(denoiser, noising, sampler):
+def test_corrupted_items_of_the_history_still_inform(denoiser, noising, sampler):
     mild = {"name": "sqrt", "num_timesteps": N, "log_snr_shift": 4.0}
     model = build(denoiser, noising=noising, schedule=mild)
     one, other = (
@@ -630,13 +637,13 @@ def test_noised_items_of_the_history_still_tell(denoiser, noising, sampler):
 
 
 def test_causal_queries_know_their_order():
-    model = asked("causal-transformer", "whole")
+    model = shared("causal-transformer", "whole")
     with torch.no_grad():
         model.denoiser.among_bias.normal_(generator=torch.Generator().manual_seed(0))
     xn = torch.randn(1, 1, 4, D, generator=torch.Generator().manual_seed(1))
-    context = model.denoiser.encode(torch.zeros(1, 0, D), torch.zeros(1, 0, dtype=torch.bool))
-    steps, visible = torch.ones(1, 1).long(), torch.zeros(1, 1).long()
-    forward, backward = (model.denoiser(x, steps, visible, context) for x in (xn, xn.flip(2)))
+    context = model.denoiser.encode(History.of_latents(torch.zeros(1, 0, D), torch.tensor([0])))
+    condition = model.denoiser.condition(context, model.noising.queries(torch.tensor([[3]]), 4))
+    forward, backward = (model.denoiser(x, torch.ones(1, 1).long(), condition) for x in (xn, xn.flip(2)))
     assert (forward - backward.flip(2)).abs().max() > 1e-4
 
 
@@ -646,6 +653,6 @@ def test_more_items_than_the_model_reads_are_refused():
         model.next_item_latents(History(torch.zeros(1, 9, dtype=torch.int64), torch.tensor([9])))
 
 
-def test_a_schedule_that_keeps_the_signal_is_told_of():
+def test_a_schedule_that_keeps_the_signal_is_warned_of():
     with pytest.warns(UserWarning, match=r"At the last step 60% of the signal is left"):
         build(schedule={"name": "linear", "num_timesteps": 50, "rescale": False})

@@ -192,8 +192,8 @@ def check_architecture(dim: int, num_layers: int, num_heads: int, dropout: float
     """Check what all attention backbones share, and return layers, heads and dropout.
 
     Raises:
-        ValueError: an odd width (Eq. 15 pairs dimensions), a width that the heads do not divide, or a dropout outside
-        [0, 1).
+        ValueError: An odd width (Eq. 15 pairs dimensions), a width that the heads do not divide, or a dropout outside
+            [0, 1).
     """
     num_layers = check_int("num_layers", num_layers, minimum=1, maximum=MAX_LAYERS)
     num_heads = check_int("num_heads", num_heads, minimum=1)
