@@ -56,7 +56,7 @@ class Guide(Denoiser):
         built = Denoiser.build_with({"dim": dim, "max_length": max_length, "seed": seed, **given}, base)
         super().__init__(built.dim, built.max_length, seed)
         self.base = built
-        self.prediction, self.user_features = built.prediction, built.user_features
+        self.prediction, self.user_features = built.prediction, dict(built.user_features)
         self._shared = (embedding, head, schedule)  # outside the module tree: their owner trains and saves them
 
     @property
