@@ -334,9 +334,9 @@ def test_probabilities_average_the_seeds_and_spread_is_their_deviation(denoiser,
     found = model.recommend(rows, 5, seeds=[7, 0, 2], sampler=sampler, exclude_seen=False)
     index = torch.tensor([[ITEMS.index(item) for item in items] for items in found.items])
     assert_close(found.scores, mean.gather(1, index))
-    assert_close(found.spread, single.std(0, correction=0).gather(1, index), rtol=1e-3, atol=1e-6)
+    assert_close(found.std, single.std(0, correction=0).gather(1, index), rtol=1e-3, atol=1e-6)
     assert all(first >= second for row in found.scores.tolist() for first, second in pairwise(row))
-    assert not model.recommend(rows, 5, seeds=1, sampler=sampler).spread.any()
+    assert not model.recommend(rows, 5, seeds=1, sampler=sampler).std.any()
 
 
 @pytest.mark.parametrize("method", ["sample", "predict_proba", "recommend"])
@@ -444,7 +444,7 @@ def test_permuting_the_vocabulary_permutes_the_answers_and_changes_nothing_else(
     assert_close(other.predict_proba(rows), model.predict_proba(rows)[:, order])
     ours, theirs = model.recommend(rows), other.recommend(rows)
     assert ours.items == theirs.items
-    assert_close(ours.spread, theirs.spread)
+    assert_close(ours.std, theirs.std)
 
 
 @pytest.mark.parametrize(
@@ -498,7 +498,7 @@ def test_serving_turns_dropout_off_and_leaves_every_module_as_it_was(denoiser):
 def test_serving_keeps_no_gradient_and_leaves_gradients_on():
     model = build()
     found = model.recommend([ITEMS[:3]])
-    for tensor in (model.sample([ITEMS[:3]]), model.predict_proba([ITEMS[:3]]), found.scores, found.spread):
+    for tensor in (model.sample([ITEMS[:3]]), model.predict_proba([ITEMS[:3]]), found.scores, found.std):
         assert not tensor.requires_grad
     assert torch.is_grad_enabled()
 
