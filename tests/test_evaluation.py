@@ -163,7 +163,8 @@ def test_evaluate_in_chunks_of_items(monkeypatch):
     assert max(calls) == 3
 
 
-def test_the_old_names_of_a_report_still_work():
+def test_the_old_names_of_a_report_still_work(monkeypatch):
+    monkeypatch.setattr("diffusers_rec.core.deprecation._SHOWN", set())
     report = evaluate(model(), SPLIT.test)
     with pytest.warns(FutureWarning, match=r"Report\.masked is deprecated.*use Report\.metrics\(exclude_seen=True\)"):
         assert report.masked == report.metrics()

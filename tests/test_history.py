@@ -283,9 +283,10 @@ def test_the_old_form_is_refused_with_the_new_one():
             take(items)
 
 
-def test_the_old_name_of_predict_and_of_its_answer_still_work():
+def test_the_old_name_of_predict_and_of_its_answer_still_work(monkeypatch):
     from diffusers_rec.recommenders import memory
 
+    monkeypatch.setattr("diffusers_rec.core.deprecation._SHOWN", set())
     fitted = memory.TransitionMemory(NUM_ITEMS)
     fitted.fit(rich([4, 5]).reindexed(Vocabulary(range(NUM_ITEMS))))
     history = pad([[1, 2]])
@@ -296,7 +297,8 @@ def test_the_old_name_of_predict_and_of_its_answer_still_work():
         assert memory.Recalled is memory.MemoryPrediction
 
 
-def test_the_old_name_of_a_deviation_still_works():
+def test_the_old_name_of_a_deviation_still_works(monkeypatch):
+    monkeypatch.setattr("diffusers_rec.core.deprecation._SHOWN", set())
     found = DiffRec(range(5), dim=8, max_length=4, denoiser="conditional-mlp").recommend([[1]], 2)
     with pytest.warns(FutureWarning, match=r"Recommendations\.spread is deprecated"):
         assert found.spread is found.std
