@@ -153,11 +153,12 @@ def test_a_denoiser_that_shares_parts_has_a_control():
 
 
 @pytest.mark.usefixtures("fresh_registry")
-def test_an_objective_with_an_unknown_place_is_refused():
+def test_an_objective_with_an_unknown_pass_is_refused():
     model = build()
-    model.objective.recommend_from = "end"
-    with pytest.raises(ValueError, match=r"recommend_from of the objective must be one of .* got 'end'"):
-        model.check_fit()
+    for passes in (("sampled", "end"), ("final",), ()):
+        model.objective.passes = passes
+        with pytest.raises(ValueError, match=r"passes must be 'sampled' and any of final, null, negative, got \("):
+            model.check_fit()
 
 
 @pytest.mark.usefixtures("fresh_registry")

@@ -159,11 +159,10 @@ class Objective(Component, ABC, kind="objective"):
 
     def check_fit(self, model: Any) -> None:
         """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
-        for name in self.passes:
-            if name not in PASSES:
-                raise ValueError(
-                    f"{type(self).__name__}: there is no pass {name!r}; the passes are {', '.join(PASSES)}."
-                )
+        if self.passes[:1] != ("sampled",) or not set(self.passes) <= set(PASSES):
+            raise ValueError(
+                f"{type(self).__name__}: passes must be 'sampled' and any of {', '.join(PASSES[1:])}, got {self.passes}."
+            )
         if "final" in self.passes and model.denoiser.prediction == "noise":
             raise ValueError(
                 "The parts do not fit: the objective needs the pass 'final', but a noise prediction says next to "
