@@ -1,5 +1,6 @@
 """Composable diffusion models for sequential recommendation."""
 
+from diffusers_rec.core.deprecation import deprecated_names
 from diffusers_rec.core.registry import Component
 from diffusers_rec.data import (
     Batch,
@@ -180,3 +181,5 @@ __all__ = [
     "from_frame",
     "read_interactions",
 ]
+
+__getattr__ = deprecated_names(__name__, {"Questions": ("Queries", Queries)})

@@ -1,5 +1,6 @@
 """Objectives: what is minimised."""
 
+from diffusers_rec.core.deprecation import deprecated_names
 from diffusers_rec.objectives.base import LossTerms, Objective, Pass, TrainingStep
 from diffusers_rec.objectives.contrastive import ContrastiveObjective
 from diffusers_rec.objectives.simplified import SimplifiedObjective
@@ -20,3 +21,5 @@ __all__ = [
     "TrainingStep",
     "WeightedObjective",
 ]
+
+__getattr__ = deprecated_names(__name__, {"Terms": ("LossTerms", LossTerms)})

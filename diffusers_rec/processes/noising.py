@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from diffusers_rec.core.deprecation import warn_deprecated
 from diffusers_rec.core.errors import check_bool, check_int
 from diffusers_rec.core.registry import Component
 
@@ -96,6 +97,11 @@ class NoisingStrategy(Component, ABC, kind="noising"):
             targets: ``(B, Q)`` positions, -1 where there is no query.
             width: K, the number of noised positions to hold, at least that of the longest query.
         """
+
+    def questions(self, targets: Tensor, width: int) -> Queries:
+        """Deprecated name of :meth:`queries`."""
+        warn_deprecated("NoisingStrategy.questions", "NoisingStrategy.queries")
+        return self.queries(targets, width)
 
     def serving(self, lengths: Tensor, width: int) -> Queries:
         """One query a history, about the item that follows it, Q = 1.

@@ -81,7 +81,8 @@ def run_chain(
     known = (queries.positions < history.lengths[:, None, None])[..., None]
     clean = embedding(items_at(history.items, queries.positions)) - moved if bool(known.any()) else None
     noise = start
-    if clean is not None and not isinstance(process, GaussianProcess):  # whose chain starts from what it draws
+    is_noise = isinstance(process, GaussianProcess) and schedule.variance_preserving
+    if clean is not None and not is_noise:  # a start of another scale or kind
         last = torch.full(shape[:2], schedule.num_timesteps, device=start.device)
         noise = process.corrupt(start, last, generators).noise
 
