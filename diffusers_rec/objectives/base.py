@@ -161,7 +161,8 @@ class Objective(Component, ABC, kind="objective"):
         """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
         if self.passes[:1] != ("sampled",) or not set(self.passes) <= set(PASSES):
             raise ValueError(
-                f"{type(self).__name__}: passes must be 'sampled' and any of {', '.join(PASSES[1:])}, got {self.passes}."
+                f"{type(self).__name__}: passes must be 'sampled' and any of {', '.join(PASSES[1:])}, "
+                f"got {self.passes}."
             )
         if "final" in self.passes and model.denoiser.prediction == "noise":
             raise ValueError(
