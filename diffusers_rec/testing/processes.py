@@ -52,7 +52,7 @@ def a_step_to_itself_keeps_the_latent(process: Process) -> None:
 
 
 def a_step_to_0_gives_the_prediction(process: Process) -> None:
-    """A chain that is led to m = 0 ends on the predicted clean latent."""
+    """A chain that is led to m = 0 ends on the predicted clean latent; a process that draws an item there waives it."""
     x0, xn = gaussian(*SHAPE), gaussian(*SHAPE, seed=1)
     for n in range(1, process.schedule.num_timesteps + 1):
         expect_equal(f"x at m = 0 from n = {n}", process.step(x0, xn, n, 0, seeded(0)), x0)
