@@ -356,7 +356,7 @@ def test_a_call_takes_a_sampler_in_every_form_that_the_constructor_takes(method)
     assert not torch.equal(tensors[0], tensors[3])
     with pytest.raises(ValueError, match=r"Unknown sampler name: 'dpmm'.*Did you mean 'ddpm'"):
         getattr(model, method)([ITEMS[:3]], sampler="dpmm")
-    with pytest.raises(ValueError, match="num_steps=13 is more than the schedule has: num_timesteps=12"):
+    with pytest.raises(ValueError, match="num_steps=13, but the schedule has num_timesteps=12"):
         getattr(model, method)([ITEMS[:3]], sampler={"name": "ddim", "num_steps": N + 1})
 
 
@@ -539,7 +539,7 @@ def test_the_next_k_are_drawn_jointly(denoiser, sampler):
         ([["i1"], []], ValueError, r"histories\[1\] is empty"),
         ([], ValueError, "histories is empty"),
         ([["i1"], ["i2", "nowhere"]], ValueError, r"histories\[1\].*unknown id.*'nowhere'"),
-        ([["i1"], [1]], ValueError, r"histories\[1\].*holds str ids, 1 is a int"),
+        ([["i1"], [1]], ValueError, r"histories\[1\].*has str ids, 1 is a int"),
         (["i1", "i2"], TypeError, r"histories\[0\] must be a list of item ids, got 'i1'.*\[\[\.\.\.\]\]"),
         ([3, 4], TypeError, r"histories\[0\] must be a list of item ids, got 3"),
         (torch.tensor([3, 4]), (TypeError, ValueError), r"histories\[0\]"),

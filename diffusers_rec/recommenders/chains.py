@@ -107,9 +107,12 @@ def _with_head(callback: StepCallback, head: ItemHead, centre: Tensor | None) ->
         if centre is None:
             callback(step)
             return
-        step.xn, step.prediction = step.xn + centre, step.prediction + centre
+        relative, prediction = step.xn, step.prediction
+        shown = step.xn = relative + centre
+        written, step.prediction = shown._version, prediction + centre
         callback(step)
-        step.xn, step.prediction = step.xn - centre, step.prediction - centre
+        untouched = step.xn is shown and shown._version == written  # then no rounding changes the chain
+        step.xn, step.prediction = relative if untouched else step.xn - centre, prediction
 
     return call
 
