@@ -96,6 +96,15 @@ def denoiser_that_sees_one_item_too_many():
     return Broken
 
 
+@breaks("nothing_behind_the_visible_items_is_read")
+def denoiser_that_reads_the_lengths():
+    class Broken(Blend, name="broken"):
+        def encode(self, history):
+            return history.with_latents(history.latent() * (1 + history.lengths[:, None, None]))
+
+    return Broken
+
+
 @breaks("padding_is_ignored")
 def denoiser_that_counts_padded_positions():
     class Broken(Blend, name="broken"):

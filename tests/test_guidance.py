@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from strategies import gaussian, seeded, seeds
 
 from diffusers_rec import ClassifierFreeGuide, Denoiser, DiffRec, LinearSchedule, SyntheticWorld, TrainingBatches
-from diffusers_rec.core.randomness import isolated_rng
 from diffusers_rec.guidance import Guide, NoiselessDenoiser, guided, unwrapped
 from diffusers_rec.presets import control
 from diffusers_rec.testing.contract import Maker
@@ -32,6 +31,8 @@ shapes = st.fixed_dictionaries(
         "seed": seeds,
     }
 )
+
+AT_NULL = {"name": "cross-entropy", "at": "null"}
 
 
 def made(name, base="conditional-mlp", **settings):
@@ -93,11 +94,11 @@ def test_training_hides_the_history_of_a_share_of_the_queries(drop):
     guide = made("classifier-free", {"name": "conditional-mlp", "dropout": 0.0}, drop=drop, scale=5.0)
     given_input = random_input(guide, 40, 50, 1, 5).full()
     plain, null = both(guide, given_input)
-    guide.train()
-    with isolated_rng(3):
-        prediction = given_input.predict(guide)
+    hidden = guide.train().hidden(given_input.queries, seeded(3))
+    prediction = given_input.predict(guide, null=hidden)
     dropped, given_ones = ((prediction - each).abs().amax((2, 3)) < 1e-9 for each in (null, plain))
     assert (dropped ^ given_ones).all()
+    assert torch.equal(dropped, hidden)
     share, deviation = dropped.double().mean().item(), (drop * (1 - drop) / dropped.numel()) ** 0.5
     assert abs(share - drop) <= 5 * deviation
 
@@ -105,6 +106,12 @@ def test_training_hides_the_history_of_a_share_of_the_queries(drop):
 def test_the_posterior_refuses_latents_that_are_centred_elsewhere():
     with pytest.raises(ValueError, match="'posterior' weighs items by latents that are centred on zero"):
         DiffRec(WORLD.train.vocabulary, dim=8, max_length=9, denoiser="posterior", source="history")
+
+
+def test_a_centre_would_show_the_history_that_is_hidden():
+    for part in ({"denoiser": "classifier-free"}, {"objective": {"name": "weighted", "terms": [AT_NULL]}}):
+        with pytest.raises(ValueError, match=r"show.* Use source='zero'"):
+            DiffRec(WORLD.train.vocabulary, dim=8, max_length=9, source="last-item", **part)
 
 
 def test_training_draws_from_the_generator_alone():
@@ -119,8 +126,7 @@ def test_training_draws_from_the_generator_alone():
 def test_training_learns_both_predictions():
     guide = made("classifier-free", "conditional-mlp", drop=0.5).train()
     given_input = random_input(guide, 8, 4, 1, 5).full()
-    with isolated_rng(0):
-        given_input.predict(guide).sum().backward()
+    given_input.predict(guide, null=guide.hidden(given_input.queries, seeded(0))).sum().backward()
     assert guide.base.empty.grad.any()
     assert all(parameter.grad.any() for parameter in guide.base.encoder.parameters() if parameter.grad is not None)
 

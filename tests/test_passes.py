@@ -6,7 +6,7 @@ import pytest
 import torch
 from strategies import perturbed, seeded
 
-from diffusers_rec import Batch, DiffRec, History, LossTerms, Objective, Pass, Queries
+from diffusers_rec import Batch, DiffRec, History, LossTerms, Objective, Pass, Queries, SqrtSchedule
 from diffusers_rec.presets import best
 
 ITEMS = [f"i{index}" for index in range(9)]
@@ -27,6 +27,9 @@ def seen(fresh_registry):
             total = sum(each.prediction.square().mean() for each in step.passes.values())
             return LossTerms(total, {}, step.x0.new_zeros(len(step.items)))
 
+    class SeeingHistory(Everything, name="seeing-history"):
+        passes = ("sampled", "final", "negative")
+
     return found
 
 
@@ -38,19 +41,17 @@ def build(**settings):
 
 @pytest.mark.parametrize("source", ["zero", "last-item", "history"])
 def test_each_pass_is_what_it_says(seen, source):
-    model = build(objective="everything", source=source).eval()
+    model = build(objective="everything" if source == "zero" else "seeing-history", source=source).eval()
     model(BATCH, seeded(0))
     (step,) = seen
-    sampled, final, null, negative = (step.at(name) for name in ("sampled", "final", "null", "negative"))
+    sampled, final, negative = (step.at(name) for name in ("sampled", "final", "negative"))
     assert sampled.items.tolist() == [7, 1, 5, 2, 8, 4]
-    for each in (sampled, final, null, negative):
+    for each in step.passes.values():
         clean, noised = each.x0 - each.centre, each.xn - each.centre
         torch.testing.assert_close(noised, model.schedule.add_noise(clean, each.noise, each.timesteps))
         torch.testing.assert_close(each.x0, model.embedding(each.items))
     assert (final.timesteps == model.schedule.num_timesteps).all()
     assert not torch.equal(final.noise, sampled.noise)
-    assert torch.equal(null.xn, sampled.xn)
-    assert not torch.isclose(null.output, sampled.output).all(1).any()
     assert torch.equal(negative.timesteps, sampled.timesteps)
     assert (negative.items != sampled.items).all()
 
@@ -61,6 +62,8 @@ def test_the_null_pass_sees_no_history(seen):
     other = Batch(History((ROWS + 1) % 9, BATCH.lengths), BATCH.positions)
     model(other, seeded(0))
     null = [step.at("null") for step in seen]
+    assert torch.equal(null[0].xn, seen[0].sampled.xn)
+    assert not torch.isclose(null[0].output, seen[0].sampled.output).all(1).any()
     condition = model.denoiser.condition(
         model.denoiser.encode(History.of_latents(torch.zeros(1, 0, 8), torch.tensor([0]))),
         Queries.next_item(torch.tensor([0])),
@@ -68,6 +71,39 @@ def test_the_null_pass_sees_no_history(seen):
     for each in null:
         alone = model.denoiser(each.xn[None, :, None], each.timesteps[None], condition)
         torch.testing.assert_close(each.output, alone[0, :, 0])
+
+
+def test_a_guide_hides_the_same_queries_in_every_pass(seen, monkeypatch):
+    model = build(objective="everything", denoiser={"name": "classifier-free", "drop": 0.5}).train()
+    masks, condition = [], model.denoiser.base.condition
+
+    def spied(context, queries, *, null=False):
+        masks.append(null)
+        return condition(context, queries, null=null)
+
+    monkeypatch.setattr(model.denoiser.base, "condition", spied)
+    model(BATCH, seeded(0))
+    sampled, final, null, negative = masks[0].chunk(4, dim=1)
+    assert 0 < sampled.sum() < sampled.numel()
+    assert torch.equal(sampled, final)
+    assert torch.equal(sampled, negative)
+    assert null.all()
+
+
+def test_the_history_that_is_encoded_ends_where_the_last_query_sees(monkeypatch):
+    model, found = build().eval(), []
+    encode = model.denoiser.encode
+    monkeypatch.setattr(model.denoiser, "encode", lambda history: (found.append(history), encode(history))[1])
+    model(BATCH, seeded(0))
+    assert found[0].lengths.tolist() == [4, 2]  # one less than the rows: the last item is a target
+
+
+def test_a_schedule_assigned_to_a_model_is_refused():
+    model = build().eval()
+    model.schedule = SqrtSchedule(50)
+    for call in (model.check_fit, lambda: model.recommend([["i1"]])):
+        with pytest.raises(ValueError, match=r"another schedule.*model\.replace\(schedule="):
+            call()
 
 
 def test_negatives_are_drawn_from_all_other_items(seen):

@@ -7,14 +7,13 @@ the exact posterior on top of the model's own predictions draws items as often a
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 from pathlib import Path
 
 from benchmarks.harness import Row, at_least
 from benchmarks.paper.running import train_or_resume
 from benchmarks.paper.settings import base
-from diffusers_rec import CosineSchedule, DDPMSampler, DiffRec, OneStepSampler, PosteriorDenoiser, Sampler, Split
+from diffusers_rec import CosineSchedule, DDPMSampler, DiffRec, OneStepSampler, Sampler, Split
 from diffusers_rec.evaluation.audit import chain_lengths
 
 
@@ -58,9 +57,5 @@ def servings(model: DiffRec, options: argparse.Namespace) -> dict[str, tuple[Dif
 
 def with_exact_posterior(model: DiffRec) -> DiffRec:
     """A copy whose reverse chains draw items from what the model predicts in one step."""
-    sampling = copy.deepcopy(model)
-    sampling.schedule = CosineSchedule(model.schedule.num_timesteps)  # almost clean at its first step
-    sampling.denoiser = PosteriorDenoiser(
-        sampling.denoiser, embedding=sampling.embedding, head=sampling.head, schedule=sampling.schedule
-    )
-    return sampling.eval()
+    schedule = CosineSchedule(model.schedule.num_timesteps)  # almost clean at its first step
+    return model.replace(schedule=schedule, denoiser="posterior").eval()

@@ -51,7 +51,7 @@ class History:
             )
         for name in ("items", "lengths"):
             if getattr(self, name).dtype not in (torch.int32, torch.int64):
-                raise TypeError(f"History: {name} must be int64, got {getattr(self, name).dtype}.")
+                raise TypeError(f"History: {name} must be int64 or int32, got {getattr(self, name).dtype}.")
         for name, leading in (("times", shape), ("latents", shape)):
             part = getattr(self, name)
             if part is not None and tuple(part.shape[:2]) != leading:

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from diffusers_rec.core.errors import check_int, check_same
 from diffusers_rec.core.registry import Component
@@ -106,6 +106,18 @@ class Denoiser(nn.Module, Component, ABC, kind="denoiser"):
         Returns:
             The prediction, ``(B, Q, K, D)``; undefined at positions that are padding.
         """
+
+    def hidden(self, queries: Queries, generator: Generator) -> bool | Tensor:
+        """Queries of a training batch that see nothing of the history, as :meth:`condition` takes them in ``null``.
+
+        Args:
+            queries: Q queries a history.
+            generator: Source of the draw.
+
+        Returns:
+            False, for none, unless a guide draws them.
+        """
+        return False
 
     def check_fit(self, model: Any) -> None:
         """See :meth:`Component.check_fit <diffusers_rec.Component>`."""

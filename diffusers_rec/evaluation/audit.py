@@ -30,7 +30,7 @@ from diffusers_rec.data.batching import pad
 from diffusers_rec.data.sequences import Holdout
 from diffusers_rec.evaluation.full_ranking import evaluate, user_chunks
 from diffusers_rec.processes.prediction import x0_from
-from diffusers_rec.processes.process import Process
+from diffusers_rec.processes.process import GaussianProcess, Process
 from diffusers_rec.processes.schedules import NoiseSchedule
 from diffusers_rec.recommenders.diffrec import DiffRec
 from diffusers_rec.samplers import DDPMSampler, Denoise, OneStepSampler, Sampler, StepCallback
@@ -95,6 +95,11 @@ def audit(
     for name, value, minimum in (("users", users, 1), ("seeds", seeds, 1), ("levels", levels, 1), ("seed", seed, 0)):
         check_int(name, value, minimum=minimum)
     check_bool("progress", progress)
+    if not (isinstance(model.process, GaussianProcess) and model.schedule.variance_preserving):
+        raise ValueError(
+            f"audit: expected a Gaussian process with a variance-preserving schedule, got {model.process} with "
+            f"{model.schedule}. Its noise levels are those of x_n."
+        )
     steps = chain_lengths(steps, model.schedule.num_timesteps)
     some = holdout.reindexed(model.vocabulary).sample(users, seed)
     chains: dict[str, Sampler] = {f"ddpm, {n} steps": DDPMSampler(num_steps=n) for n in steps}

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-from torch import Tensor
+from torch import Generator, Tensor
 
 from diffusers_rec.core.registry import unknown_name
 from diffusers_rec.data.history import History
@@ -77,6 +77,9 @@ class Guide(Denoiser):
     def condition(self, context: Any, queries: Queries, *, null: bool | Tensor = False) -> Any:
         return self.base.condition(context, queries, null=null)
 
+    def hidden(self, queries: Queries, generator: Generator) -> bool | Tensor:
+        return self.base.hidden(queries, generator)
+
     def check_fit(self, model: Any) -> None:
         super().check_fit(model)
         self.base.check_fit(model)
@@ -123,9 +126,14 @@ def guided(denoiser: Denoiser, guidance: Guidance) -> Denoiser:
     if guidance is None:
         return denoiser
     settings = dict(guidance) if isinstance(guidance, Mapping) else {"scale": guidance}
-    if not isinstance(denoiser, Guide) or not denoiser.per_call:
+    guide = getattr(denoiser, "_orig_mod", denoiser)  # below what torch.compile wraps
+    if isinstance(guide, Guide) and not guide.per_call and isinstance(guide.base, Guide):
+        changed = copy.copy(guide)
+        changed._modules = {**guide._modules, "base": guided(guide.base, guidance)}
+        return changed
+    if not isinstance(guide, Guide) or not guide.per_call:
         raise ValueError(
             f"guidance={guidance!r}, but the model has no guide. Build it with denoiser={{'name': 'classifier-free', "
             "'base': ...}, which training needs as well."
         )
-    return denoiser.with_settings(**settings)
+    return guide.with_settings(**settings)

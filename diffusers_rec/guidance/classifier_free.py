@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from diffusers_rec.core.errors import check_float
 from diffusers_rec.denoisers.base import Denoiser
@@ -75,12 +75,24 @@ class ClassifierFreeGuide(Guide, name="classifier-free"):
         self.drop = check_float("drop", drop, minimum=0, below=1)
         self._set(scale=scale, start=start, stop=stop)
 
+    def hidden(self, queries: Queries, generator: Generator) -> bool | Tensor:
+        """A share ``drop`` of the queries, and those that the base hides."""
+        drawn = torch.rand(queries.visible.shape, generator=generator, device=generator.device) < self.drop
+        return drawn.to(queries.visible.device) | super().hidden(queries, generator)
+
+    def check_fit(self, model: Any) -> None:
+        super().check_fit(model)
+        if model.source.registered_name != "zero":
+            raise ValueError(
+                f"The parts do not fit: a chain that is centred by the source {model.source} shows the history to the "
+                "unconditional prediction as well. Use source='zero' with the guide 'classifier-free'."
+            )
+
     def condition(self, context: Any, queries: Queries, *, null: bool | Tensor = False) -> _Condition:
-        if self.training:
-            dropped = torch.rand(queries.visible.shape, device=queries.visible.device) < self.drop
-            return _Condition(self.base.condition(context, queries, null=dropped | null), None)
         given = self.base.condition(context, queries, null=null)
-        return _Condition(given, None if self.scale == 1 else self.base.condition(context, queries, null=True))
+        if self.training or self.scale == 1:
+            return _Condition(given, None)
+        return _Condition(given, self.base.condition(context, queries, null=True))
 
     def forward(self, xn: Tensor, timesteps: Tensor, condition: _Condition) -> Tensor:
         given: Tensor = self.base(xn, timesteps, condition.given)
@@ -89,7 +101,7 @@ class ClassifierFreeGuide(Guide, name="classifier-free"):
         null = self.base(xn, timesteps, condition.null)
         if self.start == 0 and self.stop == 1:
             return null + self.scale * (given - null)
-        done = 1 - timesteps / self.schedule.num_timesteps
+        done = 1 - timesteps.double() / self.schedule.num_timesteps
         scale = torch.where((done >= self.start) & (done < self.stop), self.scale, 1.0).to(given.dtype)
         return null + scale.reshape(*scale.shape, *(1,) * (given.ndim - scale.ndim)) * (given - null)
 

@@ -164,6 +164,11 @@ class Objective(Component, ABC, kind="objective"):
                 f"{type(self).__name__}: passes must be 'sampled' and any of {', '.join(PASSES[1:])}, "
                 f"got {self.passes}."
             )
+        if "null" in self.passes and model.source.registered_name != "zero":
+            raise ValueError(
+                "The parts do not fit: the pass 'null' hides the history, which the source shows in x_n. "
+                "Use source='zero'."
+            )
         if "final" in self.passes and model.denoiser.prediction == "noise":
             raise ValueError(
                 "The parts do not fit: the objective needs the pass 'final', but a noise prediction says next to "

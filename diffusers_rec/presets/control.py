@@ -7,6 +7,7 @@ import torch
 from diffusers_rec.core.entrances import explained
 from diffusers_rec.guidance import unwrapped
 from diffusers_rec.recommenders.diffrec import DiffRec
+from diffusers_rec.recommenders.replacing import copy_buffers
 
 
 @explained
@@ -34,4 +35,6 @@ def control(model: DiffRec) -> DiffRec:
         "sampler": "one-step",
         "seeds": 1,
     }
-    return DiffRec.from_config(model.vocabulary, plain)
+    plain_model = DiffRec.from_config(model.vocabulary, plain)
+    copy_buffers(model.embedding, plain_model.embedding)  # features of the items, which are data
+    return plain_model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -70,7 +71,8 @@ def run_chain(
     queries = model.noising.serving(history.lengths, model.noising.max_noised(model.max_length))
     history = history.with_latents(embedding(history.items))
     denoiser = guided(model.denoiser, guidance)
-    condition = denoiser.condition(denoiser.encode(history), queries)
+    seen = replace(history, lengths=torch.minimum(history.lengths, queries.visible.amax(1)))
+    condition = denoiser.condition(denoiser.encode(seen), queries)
     centre = model.source.centre(history, queries)
     moved = 0.0 if centre is None else centre
     latents = history.latent()
@@ -107,12 +109,13 @@ def _with_head(callback: StepCallback, head: ItemHead, centre: Tensor | None) ->
         if centre is None:
             callback(step)
             return
-        relative, prediction = step.xn, step.prediction
-        shown = step.xn = relative + centre
-        written, step.prediction = shown._version, prediction + centre
-        callback(step)
-        untouched = step.xn is shown and shown._version == written  # then no rounding changes the chain
-        step.xn, step.prediction = relative if untouched else step.xn - centre, prediction
+        shown = replace(step, xn=step.xn + centre, prediction=step.prediction + centre)
+        given, written = shown.xn, shown.xn._version
+        callback(shown)
+        if shown.xn is not given or given._version != written:  # else no rounding changes the chain
+            step.xn = shown.xn - centre
+        if shown.stopped:
+            step.stop()
 
     return call
 

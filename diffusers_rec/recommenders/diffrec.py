@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy.typing as npt
@@ -188,6 +189,8 @@ class DiffRec(Pretrained, Recommender):
         items = items_at(batch.items, queries.positions)
         timesteps, weights = self.timesteps.sample(self.noising.timestep_shape(queries), generator, device=items.device)
         history = batch.history.first(int(queries.visible.max()))
+        seen = queries.visible.amax(1)  # no row shows more than its queries see, its own target above all
+        history = replace(history, lengths=torch.minimum(history.lengths, seen))
         passes = run_passes(self, history, queries, items, timesteps, generator)
         sampled, real = passes["sampled"], queries.mask
         negatives = self.negatives.draw(sampled.items, len(self.vocabulary), generator)
@@ -295,9 +298,13 @@ class DiffRec(Pretrained, Recommender):
         guidance: Guidance,
         callback: StepCallback | None = None,
     ) -> Drawn:
+        for name in ("process", "denoiser"):
+            self._check_shared(name, getattr(self, name))  # a schedule may have been assigned since
         chosen = self.sampler
         if sampler is not None:
-            chosen = Sampler.build_with({"embedding": self.embedding, "head": self.head}, sampler)
+            shared = {"embedding": self.embedding, "head": self.head, "schedule": self.schedule}
+            chosen = Sampler.build_with(shared, sampler)
+            self._check_shared("sampler", chosen)
             chosen.check_fit(self)
         generators = generators_from(self.seeds if seeds is None else seeds)
         return run_chain(self, history, chosen, generators, guidance, callback)
@@ -380,11 +387,25 @@ class DiffRec(Pretrained, Recommender):
             ValueError: they do not; the message names the two that differ.
         """
         for name in PARTS:
-            getattr(self, name).check_fit(self)
+            part = getattr(self, name)
+            self._check_shared(name, part)
+            part.check_fit(self)
         if self.history_length < 1:
             raise ValueError(
                 f"max_length={self.max_length} leaves no room for a history before {self.noising.new_items} new items."
             )
+
+    def _check_shared(self, name: str, part: Any) -> None:
+        """Refuse a part that holds another schedule, embedding or head than the model's own."""
+        for key in getattr(part, "requires", ()):
+            held = getattr(part, key, None)
+            if held is not None and held is not getattr(self, key):
+                raise ValueError(
+                    f"The parts do not fit: the {name} holds another {key} than the model's own. Give the {name} by "
+                    f"name or config, or change the {key} with model.replace({key}=...)."
+                )
+        if hasattr(part, "base"):
+            self._check_shared(name, part.base)
 
 
 PARTS: dict[str, type[Component]] = {  # name in the config, which is the family's kind

@@ -58,7 +58,8 @@ def run_passes(
     corrupted: dict[str, _Corrupted] = {}
     for name in names:
         corrupted[name] = _corrupt(model, name, items, x0, timesteps, centre, corrupted, generator)
-    condition = denoiser.condition(denoiser.encode(history), queries.repeat(len(names)), null=_null(names, queries))
+    null = _null(names, queries, denoiser.hidden(queries, generator) if denoiser.training else False)
+    condition = denoiser.condition(denoiser.encode(history), queries.repeat(len(names)), null=null)
     output = denoiser(
         torch.cat([each.xn for each in corrupted.values()], dim=1),
         torch.cat([each.timesteps for each in corrupted.values()], dim=1),
@@ -114,9 +115,10 @@ def _other_items(items: Tensor, num_items: int, generator: Generator) -> Tensor:
     return (items + shift.to(items.device)) % num_items
 
 
-def _null(names: tuple[str, ...], queries: Queries) -> bool | Tensor:
-    """Which of the repeated queries see nothing of the history, ``(B, passes Q)``."""
-    if "null" not in names:
+def _null(names: tuple[str, ...], queries: Queries, hidden: bool | Tensor) -> bool | Tensor:
+    """Which of the repeated queries see nothing, ``(B, passes Q)``: the hidden ones in every pass, all in "null"."""
+    if hidden is False and "null" not in names:
         return False
-    each = torch.tensor([name == "null" for name in names], device=queries.visible.device)
-    return each.repeat_interleave(queries.visible.shape[1]).expand(len(queries.visible), -1)
+    visible = queries.visible
+    each = torch.as_tensor(hidden, device=visible.device).expand_as(visible)
+    return torch.cat([torch.ones_like(each) if name == "null" else each for name in names], dim=1)

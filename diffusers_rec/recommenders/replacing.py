@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -61,8 +62,12 @@ def _without_sizes(part: str, config: Config, seed: int) -> Config:
 def _changed(config: Config, change: Any, family: type[Component]) -> Any:
     """A part's new spec: a change is merged into the part's config; a guide without a base wraps what there is."""
     spec = {"name": change} if isinstance(change, str) else change
-    if not isinstance(spec, Mapping) or spec.get("name", config["name"]) == config["name"]:
-        return {**config, **spec} if isinstance(spec, Mapping) else spec
+    if not isinstance(spec, Mapping):
+        return spec
+    if "base" in config and isinstance(spec.get("base"), str | Mapping):
+        spec = {**spec, "base": _changed(config["base"], spec["base"], family)}
+    if spec.get("name", config["name"]) == config["name"]:
+        return {**config, **spec}
     cls = family.named(spec["name"])
     if issubclass(cls, Guide):
         return {"base": config, **spec}
@@ -75,14 +80,31 @@ def _carry_over(old: Any, new: Any, given: set[str]) -> None:
     new.to(device=old.device, dtype=old.embedding.dtype)
     for name, module in old.named_children():
         ours, theirs = _backbone(getattr(new, name)), _backbone(module)
-        if name not in given and type(ours) is type(theirs) and _shapes(ours) == _shapes(theirs):
+        if name in given or type(ours) is not type(theirs):
+            continue
+        if _shapes(ours) == _shapes(theirs):
             ours.load_state_dict(theirs.state_dict())
+            for mine, its in zip(ours.parameters(), theirs.parameters(), strict=True):
+                mine.requires_grad_(its.requires_grad)
+        else:
+            copy_buffers(theirs, ours)
     new.popularity.copy_(old.popularity)
-    if "timesteps" not in given and new.timesteps.config() == old.timesteps.config():
-        new.timesteps.load_state_dict(old.timesteps.state_dict())
+    for name in ("timesteps", "negatives"):
+        ours, theirs = getattr(new, name), getattr(old, name)
+        if name not in given and ours.config() == theirs.config():
+            setattr(new, name, copy.deepcopy(theirs))
+
+
+def copy_buffers(old: nn.Module, new: nn.Module) -> None:
+    """Copy what a part holds beside its weights, such as the features of items, where the shapes stay."""
+    found = dict(old.named_buffers())
+    for name, buffer in new.named_buffers():
+        if name in found and found[name].shape == buffer.shape:
+            buffer.copy_(found[name])
 
 
 def _backbone(module: nn.Module) -> nn.Module:
+    module = getattr(module, "_orig_mod", module)  # below what torch.compile wraps
     return unwrapped(module) if isinstance(module, Denoiser) else module
 
 

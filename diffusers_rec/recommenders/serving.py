@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 from torch import nn
 
 from diffusers_rec.core.checkpoint import refuse_nonfinite
+from diffusers_rec.core.registry import Component
 
 M = TypeVar("M", bound=nn.Module)
 Written = list[tuple[int, int]]
@@ -71,6 +72,10 @@ def _twins_in(value: Any, made: dict[int, nn.Module]) -> Any:
         return _twin(value, made)
     if isinstance(value, MethodType) and isinstance(value.__self__, nn.Module):
         return MethodType(value.__func__, _twin(value.__self__, made))
+    if isinstance(value, Component) and value.requires:  # a sampler that holds the head
+        twin = object.__new__(type(value))
+        vars(twin).update((name, _twins_in(part, made)) for name, part in vars(value).items())
+        return twin
     if type(value) in (dict, OrderedDict):
         return type(value)((key, _twins_in(each, made)) for key, each in value.items())
     if isinstance(value, tuple | list) and any(isinstance(each, nn.Module) for each in value):

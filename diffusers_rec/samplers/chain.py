@@ -116,7 +116,11 @@ def asker(denoise: Denoise, start: Tensor, steps: Sequence[int]) -> Ask:
     timesteps = dict(zip(steps, torch.tensor(steps, device=start.device).unbind(), strict=True))
 
     def ask(xn: Tensor, n: int | Tensor) -> Tensor:
-        answer = denoise(xn.to(dtype), timesteps[n].expand(queries) if isinstance(n, int) else n)
+        if isinstance(n, int):
+            if n not in timesteps:
+                timesteps[n] = torch.tensor(n, device=start.device)
+            n = timesteps[n].expand(queries)
+        answer = denoise(xn.to(dtype), n)
         if not isinstance(answer, Tensor) or answer.shape != shape:
             got = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
             raise TypeError(f"denoise must give clean latents like xn, {tuple(shape)}, got {got}.")

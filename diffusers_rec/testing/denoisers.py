@@ -118,6 +118,23 @@ def only_visible_items_and_own_positions_are_seen(denoiser: Denoiser, given: Den
         expect(not in_noise[~own].any(), "a prediction from its own real positions", "one from others")
 
 
+def nothing_behind_the_visible_items_is_read(denoiser: Denoiser, given: DenoiserInput) -> None:
+    """Neither ids nor times of later items, nor how many there are; user features are no items."""
+    for q in range(given.xn.shape[1]):
+        alone = given.select(queries=slice(q, q + 1))
+        visible = alone.queries.visible
+        later = torch.arange(given.history.items.shape[1]) >= visible
+        history = alone.history
+        times = None if history.times is None else history.times.where(~later, history.times + 7)
+        other = replace(
+            history, items=history.items.where(~later, 0), times=times, lengths=visible[:, 0].to(history.lengths)
+        )
+        got = replace(alone, history=other).predict(denoiser)[alone.real]
+        expect_close(
+            "the prediction where other items lie behind the visible ones", got, alone.predict(denoiser)[alone.real]
+        )
+
+
 def one_encoding_serves_every_condition(denoiser: Denoiser, given: DenoiserInput) -> None:
     """Conditions of other queries, or of none of the history, from the same context."""
     context = denoiser.encode(given.history)
@@ -284,6 +301,7 @@ CLAUSES = (
     padding_is_ignored,
     one_step_a_query_equals_the_same_step_at_each_position,
     only_visible_items_and_own_positions_are_seen,
+    nothing_behind_the_visible_items_is_read,
     one_encoding_serves_every_condition,
     one_condition_serves_every_step,
     one_condition_serves_every_draw,
