@@ -128,4 +128,9 @@ def guided(denoiser: Denoiser, guidance: Guidance) -> Denoiser:
             f"guidance={guidance!r}, but the model has no guide. Build it with denoiser={{'name': 'classifier-free', "
             "'base': ...}, which training needs as well."
         )
+    if not isinstance(guidance, Mapping) and "scale" not in denoiser.per_call:
+        raise ValueError(
+            f"guidance={guidance!r} sets a scale, but the guide {denoiser.registered_name!r} has none. Pass a mapping "
+            f"of its settings: {', '.join(denoiser.per_call)}."
+        )
     return denoiser.with_settings(**settings)
