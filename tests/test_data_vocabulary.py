@@ -22,6 +22,7 @@ def test_decode_undoes_encode(ids, data):
     assert indices.dtype == np.int64
     assert vocabulary.decode(indices) == some
     assert vocabulary.encode(ids).tolist() == list(range(len(vocabulary)))
+    assert list(vocabulary) == ids
 
 
 @given(ids=raw_ids)

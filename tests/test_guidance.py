@@ -188,6 +188,14 @@ def test_wrong_guidance_is_refused(guidance, error, message):
         guided(made("classifier-free"), guidance)
 
 
+def test_a_number_is_a_scale_alone():
+    class Shift(ClassifierFreeGuide):
+        per_call = ("start", "stop")
+
+    with pytest.raises(ValueError, match=r"guidance=2\.0 sets a scale, but .* has none.*mapping .*: start, stop"):
+        guided(Shift(schedule=LinearSchedule(50), dim=8, max_length=9), 2.0)
+
+
 @pytest.mark.parametrize("denoiser", ["conditional-mlp", "noiseless"])
 def test_guidance_of_a_model_without_it_is_refused(denoiser):
     model = DiffRec(range(20), dim=8, max_length=9, denoiser=denoiser)

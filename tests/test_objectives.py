@@ -275,3 +275,18 @@ def test_the_contrastive_term_is_info_nce_without_the_same_item(seed, latents, t
 def test_the_contrastive_term_needs_its_second_view():
     with pytest.raises(ValueError, match="recommend_from must be one of 'final', got 'sampled'"):
         ContrastiveObjective(recommend_from="sampled")
+
+
+@pytest.mark.parametrize("terms", ["squared", {"name": "squared"}, SquaredTerm()])
+def test_one_term_is_no_list(terms):
+    with pytest.raises(TypeError, match="terms must be a list of terms"):
+        WeightedObjective(terms)
+
+
+def test_a_term_of_another_shape_is_refused():
+    class PerDimension(LossTerm):
+        def __call__(self, step):
+            return step.sampled.prediction - step.x0
+
+    with pytest.raises(ValueError, match=r"The term 'PerDimension' must be \(6,\) or a scalar, got \(6, "):
+        WeightedObjective([PerDimension()])(random_step(("sampled",), 6))

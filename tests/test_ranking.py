@@ -306,3 +306,15 @@ def test_scores_that_are_no_log_probabilities_are_refused():
 def test_items_that_do_not_exist_are_refused(name):
     with pytest.raises(ValueError, match=rf"{name} must hold item indices in 0\.\.2, got 3\.\.3"):
         top_k([Scores.of_logits(torch.zeros(1, 3))], 1, **{name: torch.tensor([[3]])})
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        (torch.zeros(2, 3), "must be Scores, got Tensor"),
+        (Scores.of_logits(torch.zeros(2, 3)), "yield Scores, not return"),
+    ],
+)
+def test_what_is_no_iterator_of_scores_is_refused(scores, message):
+    with pytest.raises(TypeError, match=message):
+        top_k(scores, 1)

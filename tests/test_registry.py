@@ -291,3 +291,17 @@ def test_a_part_that_does_not_fit_stops_the_composition(fresh_registry):
     model.denoiser.max_length = 7
     with pytest.raises(ValueError, match="schedule 'picky' and max_length=7"):
         model.check_fit()
+
+
+def test_a_class_in_the_place_of_a_component_is_explained():
+    with pytest.raises(TypeError, match="got the class SqrtSchedule; call it"):
+        NoiseSchedule.build(SqrtSchedule)
+
+
+def test_a_method_of_another_signature_is_answered_by_the_contract():
+    class Former(TransformerDenoiser):
+        def encode(self, history, mask):
+            return history
+
+    with pytest.raises(TypeError, match=r"missing 1 .*'mask'.* The contract is Denoiser\.encode\(history\)\."):
+        DiffRec(range(9), dim=8, denoiser=Former(8, 9), max_length=9).recommend([[1]], k=1)

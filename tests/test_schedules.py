@@ -246,6 +246,28 @@ def test_nothing_can_be_hung_on_a_schedule():
         SqrtSchedule(7).other = 1
 
 
+@pytest.mark.parametrize(
+    ("table", "got"), [([0.5, 0.2], "list"), (torch.tensor(0.5), r"\(\)"), (torch.ones(3), r"\(3,\)")]
+)
+def test_a_table_must_be_like_the_fraction(table, got):
+    class Returned(NoiseSchedule):
+        def _alpha_bar(self, fraction):
+            return table
+
+    with pytest.raises(ValueError, match=rf"Returned._alpha_bar: expected tensors like fraction, \(2,\), got {got}"):
+        Returned(2)
+
+
+def test_a_parameter_that_is_set_too_late_is_explained():
+    class Late(SqrtSchedule):
+        def __init__(self, power=2):
+            super().__init__()
+            self.power = power
+
+    with pytest.raises(AttributeError, match="sets its parameters before it calls super"):
+        Late()
+
+
 @pytest.mark.parametrize("name", NoiseSchedule.names())
 @pytest.mark.parametrize("shape", [(3,), (2, 2), (2, 3, 4), (2, 3, 4, 1)])
 def test_refuses_timesteps_whose_axes_do_not_lead(name, shape):

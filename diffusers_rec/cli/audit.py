@@ -35,7 +35,7 @@ from diffusers_rec.guidance import NoiselessDenoiser
 
 TABLES = {
     "ranking": (
-        "accuracy of the network alone, without its memory, history masked",
+        "accuracy of the network alone, without its memory, seen items excluded",
         "If drawn and zeroed noise give the same accuracy, the ranking does not use the noise. A network that has "
         "learned nothing gives the same accuracy, too: check with `diffrec evaluate` that it beats popularity on the "
         "same split.",

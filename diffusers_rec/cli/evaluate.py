@@ -53,7 +53,7 @@ def evaluate_command(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Rank every user's held-out item among all items: HR and NDCG, history masked and unmasked."""
+    """Rank every user's held-out item among all items: HR and NDCG, without and with seen items."""
     trained = load_model(model)
     ensemble = load_ensemble(trained, model, others)
     log = LogFile(data, format, user, item, time, separator, quote, missing, k_core)

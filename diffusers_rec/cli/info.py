@@ -22,6 +22,8 @@ from diffusers_rec.cli.options import (
     UserOption,
 )
 from diffusers_rec.cli.terminal import print_json, stdout
+from diffusers_rec.core.registry import Component
+from diffusers_rec.objectives import LossTerm
 from diffusers_rec.recommenders.diffrec import PARTS, DiffRec
 from diffusers_rec.version import __version__
 
@@ -55,7 +57,8 @@ def info_command(
 
 
 def _print_components(as_json: bool) -> None:
-    components = {part: family.names() for part, family in PARTS.items()}
+    families: dict[str, type[Component]] = {**PARTS, "term": LossTerm}
+    components = {part: family.names() for part, family in families.items()}
     if as_json:
         print_json({"version": __version__, "components": components})
         return

@@ -47,7 +47,7 @@ def describe_outcome(result: TrainingResult, config: TrainingConfig, metrics: di
     if not metrics:
         return f"Kept epoch {epochs}, the last: there was no validation"
     stopped = f" (stopped after {config.patience} validations without a better one)" if epochs < config.epochs else ""
-    history = "masked" if config.exclude_seen else "not masked"
+    seen = "excluded" if config.exclude_seen else "included"
     scores = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-    criterion = f"by validation {config.select_by} (history {history})"
+    criterion = f"by validation {config.select_by} (seen items {seen})"
     return f"Best epoch {result.best_epoch} of {epochs}{stopped} {criterion}: {scores}"

@@ -39,9 +39,9 @@ def report_table(reports: dict[str, Report], split: str, models: int = 1) -> Tab
     title += f", ensemble of {models} models" if models > 1 else ""
     # A frame would take the table beyond 80 columns.
     table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
-    for heading in ("", "history", *first.metrics()):
-        table.add_column(heading, justify="left" if heading in ("", "history") else "right")
+    for heading in ("", "seen items", *first.metrics()):
+        table.add_column(heading, justify="left" if heading in ("", "seen items") else "right")
     for name, report in reports.items():
-        for history, metrics in (("masked", report.metrics()), ("unmasked", report.metrics(exclude_seen=False))):
-            table.add_row(name, history, *(f"{value:.4f}" for value in metrics.values()))
+        for seen, metrics in (("excluded", report.metrics()), ("included", report.metrics(exclude_seen=False))):
+            table.add_row(name, seen, *(f"{value:.4f}" for value in metrics.values()))
     return table

@@ -44,16 +44,21 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
     return _guarded(function, ())
 
 
-def explained(function: Callable[P, T]) -> Callable[P, T]:
+def explained(function: Callable[P, T], contract: Callable[..., Any] | None = None) -> Callable[P, T]:
     """:func:`checked`; in addition, an error within the function is reported with the arguments that caused it.
 
     Errors that this library or a third party's component raises deliberately stay as they are.
+
+    Args:
+        function: What to guard.
+        contract: Method that it implements, whose signature is part of the message where the arguments are too many or
+            too few.
 
     Raises:
         TypeError: an argument is of another class.
         ValueError: in place of an error of Python, torch or NumPy that does not name the arguments.
     """
-    return _guarded(function, _UNEXPLAINED)
+    return _guarded(function, _UNEXPLAINED, contract)
 
 
 def guarded(cls: C) -> C:
@@ -68,7 +73,11 @@ def guarded(cls: C) -> C:
     return cls
 
 
-def _guarded(function: Callable[P, T], unexplained: tuple[type[Exception], ...]) -> Callable[P, T]:
+def _guarded(
+    function: Callable[P, T],
+    unexplained: tuple[type[Exception], ...],
+    contract: Callable[..., Any] | None = None,
+) -> Callable[P, T]:
     parameters = inspect.signature(function).parameters
     names = list(parameters)
     where = function.__qualname__.removesuffix(".__init__")
@@ -103,7 +112,11 @@ def _guarded(function: Callable[P, T], unexplained: tuple[type[Exception], ...])
         except unexplained as error:
             if _is_deliberate(error) or (not constructs and _is_resource_failure(error)):
                 raise
-            raise _explanation(where, {**dict(zip(names, args, strict=False)), **kwargs}, error) from error
+            called = error.__traceback__ is not None and error.__traceback__.tb_next is not None
+            fix = (
+                f"help({where}) has the shapes" if called or not contract else f"The contract is {_signature(contract)}"
+            )
+            raise _explanation(where, {**dict(zip(names, args, strict=False)), **kwargs}, error, fix) from error
 
     return wrapper
 
@@ -129,13 +142,20 @@ def _is_resource_failure(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and any(mark in str(error) for mark in marks)
 
 
-def _explanation(where: str, given: Mapping[str, Any], error: Exception) -> Exception:
+def _signature(method: Callable[..., Any]) -> str:
+    """A method as it is called, without annotations."""
+    bare = inspect.Parameter.empty
+    parameters = list(inspect.signature(method).parameters.values())[1:]
+    return method.__qualname__ + str(inspect.Signature([each.replace(annotation=bare) for each in parameters]))
+
+
+def _explanation(where: str, given: Mapping[str, Any], error: Exception, fix: str) -> Exception:
     received = ", ".join(f"{name} {_described(value)}" for name, value in given.items() if name != "self")
     if _is_resource_failure(error):
         return ValueError(f"{where}: these sizes need more memory than there is; make them smaller. Got {received}.")
     reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
     kind = TypeError if isinstance(error, TypeError) else ValueError
-    return kind(f"{where}: the arguments do not fit ({reason}). Got {received}. help({where}) has the shapes.")
+    return kind(f"{where}: the arguments do not fit ({reason}). Got {received}. {fix}.")
 
 
 def _classes(hint: Any) -> tuple[type, ...]:

@@ -59,7 +59,9 @@ class Component:
             cls.requires = frozenset(vars(cls)["context"])
         for entrance in ("__init__", *cls.entrances):
             if entrance in vars(cls) and not getattr(vars(cls)[entrance], "__isabstractmethod__", False):
-                setattr(cls, entrance, explained(vars(cls)[entrance]))
+                above = (vars(base).get(entrance) for base in cls.__mro__[1:])
+                contract = next((found for found in above if getattr(found, "__isabstractmethod__", False)), None)
+                setattr(cls, entrance, explained(vars(cls)[entrance], contract))
         if kind is not None:
             cls.kind = kind
             _FAMILIES.setdefault(kind, {})
@@ -146,9 +148,10 @@ class Component:
             return spec
         config: Mapping[str, Any] = {"name": spec} if isinstance(spec, str) else spec  # type: ignore[assignment]
         if not isinstance(config, Mapping):
+            got = f"the class {spec.__name__}; call it" if isinstance(spec, type) else type(spec).__name__
             raise TypeError(
                 f"A {cls.kind} is given as a {cls.__qualname__}, a name ({', '.join(cls.names())}) or a config, "
-                f"got {type(spec).__name__}."
+                f"got {got}."
             )
         if "name" not in config:
             raise ValueError(f"A {cls.kind} config needs the key 'name': {', '.join(cls.names())}. Got {config}.")

@@ -6,7 +6,7 @@ describe.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -52,6 +52,9 @@ class Vocabulary:
 
     def __len__(self) -> int:
         return len(self._ids)
+
+    def __iter__(self) -> Iterator[Hashable]:
+        return iter(self._ids)
 
     def __contains__(self, raw_id: object) -> bool:
         return isinstance(raw_id, Hashable) and raw_id in self._index

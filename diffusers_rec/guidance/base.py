@@ -136,4 +136,9 @@ def guided(denoiser: Denoiser, guidance: Guidance) -> Denoiser:
             f"guidance={guidance!r}, but the model has no guide. Build it with denoiser={{'name': 'classifier-free', "
             "'base': ...}, which training needs as well."
         )
+    if not isinstance(guidance, Mapping) and "scale" not in guide.per_call:
+        raise ValueError(
+            f"guidance={guidance!r} sets a scale, but the guide {guide.registered_name!r} has none. Pass a mapping "
+            f"of its settings: {', '.join(guide.per_call)}."
+        )
     return guide.with_settings(**settings)

@@ -138,6 +138,8 @@ class LossTerms:
     named: dict[str, Tensor]
     per_latent: Tensor
 
+    made_by: ClassVar[str] = "LossTerms(total, named, per_latent)"
+
 
 class Objective(Component, ABC, kind="objective"):
     """Adds up the loss of M corrupted latents.
@@ -162,7 +164,7 @@ class Objective(Component, ABC, kind="objective"):
         if self.passes[:1] != ("sampled",) or not set(self.passes) <= set(PASSES):
             raise ValueError(
                 f"{type(self).__name__}: passes must be 'sampled' and any of {', '.join(PASSES[1:])}, "
-                f"got {self.passes}."
+                f"got {self.passes!r}. Declare them as a tuple, such as ('sampled', 'final')."
             )
         if "null" in self.passes and model.source.registered_name != "zero":
             raise ValueError(

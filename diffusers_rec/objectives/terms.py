@@ -137,6 +137,8 @@ def add_up(terms: Mapping[str, LossTerm], step: TrainingStep) -> LossTerms:
     named, weighted, latents = {}, [], []
     for name, term in terms.items():
         value = term(step)
+        if value.shape not in ((), (len(step.items),)):
+            raise ValueError(f"The term {name!r} must be ({len(step.items)},) or a scalar, got {tuple(value.shape)}.")
         if value.ndim:
             latents.append((term.weight, value.detach()))
             value = (step.weights * value).mean()

@@ -19,9 +19,12 @@ class WeightedObjective(Objective, name="weighted"):
 
     Raises:
         ValueError: no term, or two of a kind.
+        TypeError: one term in place of a list.
     """
 
     def __init__(self, terms: Sequence[LossTerm | str | Mapping[str, Any]] = ("squared", "cross-entropy")) -> None:
+        if isinstance(terms, str | Mapping | LossTerm):
+            raise TypeError(f"WeightedObjective: terms must be a list of terms, got {terms!r}. Wrap it in a list.")
         self.terms = [LossTerm.build(term) for term in terms]
         self._named = {term.registered_name or type(term).__name__: term for term in self.terms}
         if not self.terms or len(self._named) < len(self.terms):

@@ -17,7 +17,7 @@ import torch
 from torch import Generator, Tensor
 
 from diffusers_rec.core.entrances import guarded
-from diffusers_rec.core.errors import check_int, warn_caller
+from diffusers_rec.core.errors import check_class, check_int, warn_caller
 from diffusers_rec.core.randomness import MAX_SEED, generators_from, isolated_rng, weight_seed
 from diffusers_rec.core.registry import Component, Config
 from diffusers_rec.data.batching import Batch, Examples, TrainingBatches
@@ -29,7 +29,7 @@ from diffusers_rec.guidance import Guidance
 from diffusers_rec.items.embeddings import ItemEmbedding
 from diffusers_rec.items.heads import ItemHead
 from diffusers_rec.items.negatives import Negatives
-from diffusers_rec.objectives import Objective, TrainingStep
+from diffusers_rec.objectives import LossTerms, Objective, TrainingStep
 from diffusers_rec.processes.noising import NoisingStrategy
 from diffusers_rec.processes.process import Process
 from diffusers_rec.processes.schedules import NoiseSchedule
@@ -195,7 +195,7 @@ class DiffRec(Pretrained, Recommender):
         sampled, real = passes["sampled"], queries.mask
         negatives = self.negatives.draw(sampled.items, len(self.vocabulary), generator)
         step = TrainingStep(passes, steps_of_positions(weights, real)[real], self.head, negatives)
-        terms = self.objective(step)
+        terms = check_class(f"The result of {type(self.objective).__name__}(step)", self.objective(step), LossTerms)
         return Loss(terms.total, terms.named, {"timesteps": sampled.timesteps, "per_latent": terms.per_latent})
 
     # Serving

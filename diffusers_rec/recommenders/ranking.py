@@ -11,12 +11,13 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from diffusers_rec.core.entrances import explained, guarded
-from diffusers_rec.core.errors import check_int
+from diffusers_rec.core.errors import check_class, check_int
 from diffusers_rec.items.choice import Choice
 
 UNRANKED = 2**62
@@ -46,6 +47,8 @@ class Scores:
     items: slice
     log_probabilities: Tensor
     std: Callable[[Tensor], Tensor] | None = None
+
+    made_by: ClassVar[str] = "Scores.of_logits(logits)"
 
     def __post_init__(self) -> None:
         shape = self.users.stop - self.users.start, self.items.stop - self.items.start
@@ -170,6 +173,7 @@ def target_ranks(scores: Iterable[Scores], targets: Tensor, *, excluded: Tensor)
 
     Raises:
         ValueError: chunks in another order.
+        TypeError: something else than chunks.
     """
     ranks, unseen = torch.zeros_like(targets), torch.zeros_like(targets)
     others = excluded.sort(1).values
@@ -216,7 +220,10 @@ def user_groups(scores: Iterable[Scores]) -> Iterator[Iterator[Scores]]:
 
 def _in_order(scores: Iterable[Scores]) -> Iterator[Scores]:
     users, items, num_items = slice(0, 0), slice(0, 0), 0
+    if isinstance(scores, Scores):
+        raise TypeError("Recommender.score must yield Scores, not return one: yield Scores.of_logits(logits).")
     for chunk in scores:
+        check_class("A chunk of Recommender.score(history)", chunk, Scores)
         begins = chunk.users.start == users.stop and chunk.items.start == 0 and items.stop == num_items
         follows = chunk.users == users and chunk.items.start == items.stop
         if not begins and not follows:

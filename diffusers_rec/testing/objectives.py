@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from diffusers_rec.core.errors import check_class
 from diffusers_rec.objectives import LossTerms, Objective, TrainingStep
 from diffusers_rec.testing.contract import Case, Maker, Suite, expect, expect_close, expect_equal
 from diffusers_rec.testing.training_steps import (
@@ -114,7 +115,8 @@ def _cases(maker: Maker) -> Iterator[Case]:
 
 
 def _outputs(objective: Objective) -> list[Tensor]:
-    return tensors_of(objective(random_step(objective.passes, 6)))
+    terms = objective(random_step(objective.passes, 6))
+    return tensors_of(check_class("The result of an objective", terms, LossTerms))
 
 
 SUITE = Suite(Objective, _cases, CLAUSES, _outputs)

@@ -22,12 +22,12 @@ def test_train_evaluate_recommend_info(kind, history, logs, tmp_path):
     out = tmp_path / "new" / "run"
     code, printed, progress = diffrec("train", logs / f"log.{kind}", "--out", out, *SMALL)
     assert code == 0
-    assert re.match(r"Best epoch [12] of 2 by validation ndcg@10 \(history masked\): hr@5 0\.\d{4}, ", printed)
+    assert re.match(r"Best epoch [12] of 2 by validation ndcg@10 \(seen items excluded\): hr@5 0\.\d{4}, ", printed)
     assert [line.split()[1] for line in progress.splitlines() if line.startswith("epoch ")] == ["1", "2"]
     assert f"diffrec evaluate {out} {logs}/log.{kind}" in progress
     table = good("evaluate", out, logs / f"log.{kind}")
     for row in ("model", "network alone", "memory alone", "popularity"):
-        for masking in ("masked", "unmasked"):
+        for masking in ("excluded", "included"):
             for where in (printed, table):
                 assert re.search(rf"{row} +{masking}( +[01]\.\d{{4}}){{6}}", where), "a row cut short"
     assert all(len(line) <= 80 for line in table.splitlines())

@@ -36,8 +36,8 @@ def test_training_reports_the_share_of_the_memory(logs, tmp_path):
     answer = as_json("train", logs / "log.csv", "--out", tmp_path, *SMALL)
     holdout = read_interactions(logs / "log.csv").sequences().leave_one_out().validation
     model = DiffRec.from_pretrained(tmp_path)
-    assert answer["model"]["masked"] == answer["validation"]
-    assert answer["network_alone"]["masked"] == pytest.approx(
+    assert answer["model"]["excluding_seen"] == answer["validation"]
+    assert answer["network_alone"]["excluding_seen"] == pytest.approx(
         evaluate(model, holdout, seeds=RECIPES["best"].validation_seeds, memory=False).metrics()
     )
     assert answer["memory_alone"] == asdict(evaluate_memory(model.memory, holdout))
@@ -47,7 +47,7 @@ def test_training_reports_the_share_of_the_memory(logs, tmp_path):
 def test_the_epoch_is_chosen_by_any_metric_with_seen_items_or_without(logs, tmp_path):
     command = ("train", logs / "log.csv", "--out", tmp_path, *SMALL, "--select-by", "hr@3", "--include-seen")
     _, printed, progress = diffrec(*command)
-    assert re.match(r"Best epoch [12] of 2 by validation hr@3 \(history not masked\): hr@3 0\.\d{4}, ", printed)
+    assert re.match(r"Best epoch [12] of 2 by validation hr@3 \(seen items included\): hr@3 0\.\d{4}, ", printed)
     assert len(re.findall(r"^epoch .* hr@3 0\.\d{4}", progress, re.MULTILINE)) == 2
     answer = as_json(*command)
     assert (answer["select_by"], answer["exclude_seen"]) == ("hr@3", False)

@@ -106,7 +106,7 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
         fraction = torch.arange(1, self.num_timesteps + 1, dtype=torch.float64) / self.num_timesteps
         one = torch.ones(1, dtype=torch.float64)
         if self.variance_preserving:
-            square = self._alpha_bar(fraction).to(torch.float64)
+            square = self._table("_alpha_bar", self._alpha_bar(fraction))
             if self.log_snr_shift:
                 square = torch.sigmoid(torch.logit(square) + self.log_snr_shift)
             square = torch.cat([one, square])
@@ -115,7 +115,7 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
             signal = square.sqrt()
             level = Level(signal, variance.sqrt(), square, variance, square, True)
             return derived(level, velocity=signal)
-        signal, sigma = (each.to(torch.float64) for each in self._levels(fraction))
+        signal, sigma = (self._table("_levels", each) for each in self._levels(fraction))
         if self.log_snr_shift:
             gained = signal * math.exp(self.log_snr_shift / 2)
             scale = (signal + sigma) / (gained + sigma)
@@ -125,6 +125,14 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
         self._check_table(square / (square + variance))
         level = Level(signal, sigma, square, variance, square / (square + variance), False)
         return derived(level, velocity=self._velocity_signal(signal, sigma))
+
+    def _table(self, method: str, values: Tensor) -> Tensor:
+        if not isinstance(values, Tensor) or values.shape != (self.num_timesteps,):
+            got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise ValueError(
+                f"{type(self).__name__}.{method}: expected tensors like fraction, ({self.num_timesteps},), got {got}."
+            )
+        return values.to(torch.float64)
 
     def _check_table(self, alpha_bar: Tensor) -> None:
         name = type(self).__name__
@@ -290,7 +298,10 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
 
     def __setattr__(self, key: str, value: Any) -> None:
         if getattr(self, "_frozen", False):
-            raise AttributeError(f"{type(self).__name__} is immutable; build a new one instead of setting {key!r}.")
+            raise AttributeError(
+                f"{type(self).__name__} is immutable; build a new one instead of setting {key!r}. A constructor sets "
+                "its parameters before it calls super().__init__."
+            )
         super().__setattr__(key, value)
 
 
