@@ -251,3 +251,18 @@ def test_numbers_of_an_optimizer_that_do_not_fit_are_refused(change, tmp_path):
     with pytest.raises(ValueError, match=f"{STATE_FILE} cannot be used .* Delete the folder"):
         fit(tmp_path, model=model, epochs=1)
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.named_parameters())
+
+
+def test_other_features_of_the_items_are_another_run(tmp_path):
+    def model(seed):
+        embedding = {"name": "features", "num_features": 3}
+        built = DiffRec(SPLIT.train.vocabulary, dim=8, max_length=12, embedding=embedding)
+        built.embedding.set_features(
+            torch.randn(len(built.vocabulary), 3, generator=torch.Generator().manual_seed(seed))
+        )
+        return built
+
+    config = replace(CONFIG, epochs=1)
+    train(model(0), SPLIT.train, SPLIT.validation, config, directory=tmp_path)
+    with pytest.raises(ValueError, match="holds a run with other settings, other data"):
+        train(model(1), SPLIT.train, SPLIT.validation, config, directory=tmp_path)

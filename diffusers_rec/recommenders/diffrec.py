@@ -175,6 +175,10 @@ class DiffRec(Pretrained, Recommender):
             self.update(loss.observed)
         return loss
 
+    def given(self) -> dict[str, Tensor]:
+        """The features of the items, where the embedding has any."""
+        return dict(self.embedding.named_buffers())
+
     def update(self, observed: Mapping[str, Tensor]) -> None:
         """Show the timestep sampler what was observed: the ``timesteps`` drawn and the losses ``per_latent``."""
         self.timesteps.update(observed["timesteps"], observed["per_latent"])

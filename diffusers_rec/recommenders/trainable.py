@@ -103,6 +103,10 @@ class Trainable(nn.Module):
             popularity.copy_(torch.from_numpy(sequences.items).bincount(minlength=len(self.vocabulary)))
         return self
 
+    def given(self) -> dict[str, Tensor]:
+        """Tensors that the model was given and neither learns nor counts, by name, which identify a run; none here."""
+        return {}
+
     def update(self, observed: Mapping[str, Tensor]) -> None:
         """Learn from ``Loss.observed``; called after each step of the optimizer. By default it does nothing.
 

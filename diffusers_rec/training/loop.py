@@ -30,7 +30,7 @@ from diffusers_rec.training.learner import Learner
 from diffusers_rec.training.optimizers import OptimizerFactory, build_optimizer, optimizer_settings
 from diffusers_rec.training.processes import Processes
 from diffusers_rec.training.run_store import FolderStore, MemoryStore, RunStore, run_folder
-from diffusers_rec.training.state import fingerprint
+from diffusers_rec.training.state import digests, fingerprint
 from diffusers_rec.training.validation import Metric, Validation, metric_name
 
 
@@ -118,7 +118,7 @@ def train(
         store: RunStore = MemoryStore()
         if folder is not None and isinstance(model, Pretrained):
             settings = [model.config(), config.config(), optimizer_settings(built, model), metric_name(metric)]
-            name = fingerprint(settings, sequences, holdout, processes.count)
+            name = fingerprint([*settings, digests(model.given())], sequences, holdout, processes.count)
             store = FolderStore(folder, name, writes=processes.is_main)
         model.prepare(sequences, examples=config.examples)
         learner = Learner(model.to(processes.device), built, config, processes)

@@ -192,6 +192,15 @@ def fingerprint(settings: Any, data: Sequences, validation: Holdout | None, proc
     return digest.hexdigest()
 
 
+def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """A digest of each tensor, by name."""
+    found = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return {
+        name: hashlib.sha256(f"{tuple(tensor.shape)}".encode() + tensor.numpy().tobytes()).hexdigest()
+        for name, tensor in found.items()
+    }
+
+
 def _damaged(path: Path) -> AbstractContextManager[None]:
     return naming(path, "cannot be used", advice=f"Delete the folder {path.parent} to train anew, or choose another.")
 
