@@ -81,13 +81,13 @@ def randn(shape: Sequence[int], generator: Generators | None, *, device: torch.d
         raise TypeError("Noise is drawn from a generator, got None. Give torch.Generator().manual_seed(0).")
     if isinstance(generator, Generator):
         return torch.randn(*shape, generator=generator, device=generator.device, dtype=dtype).to(device)
-    batch, questions, *rest = shape
-    if len(generator) != questions:
-        raise ValueError(f"Expected one generator for each of the {questions} noise draws, got {len(generator)}.")
+    batch, num_draws, *rest = shape
+    if len(generator) != num_draws:
+        raise ValueError(f"Expected one generator for each of the {num_draws} noise draws, got {len(generator)}.")
     draws = torch.empty(len(generator), *rest, device=generator[0].device, dtype=dtype)
     for draw, own in zip(draws.unbind(), generator, strict=True):
         draw.normal_(generator=own)  # the bits of torch.randn, in two thirds of its time
-    return draws.to(device).expand(batch, questions, *rest)
+    return draws.to(device).expand(batch, num_draws, *rest)
 
 
 @contextmanager

@@ -188,7 +188,7 @@ class Sequences:
 @guarded
 @dataclass(frozen=True, eq=False)
 class Holdout:
-    """One question a user: what follows this history?
+    """One target a user: the item that follows the history.
 
     Args:
         histories: U sequences; ``histories.users`` says whose.

@@ -114,9 +114,9 @@ def audit(
     ]
     with model.serving() as served:
         at_once = min(USERS_AT_ONCE, max(1, SCORES_AT_ONCE // len(model.vocabulary)))
-        questions = [_Queries(served, some, rows) for rows in user_chunks(some, at_once)]
-        timesteps = _timesteps(served, questions, levels, seed)
-        bar = progress_bar(questions, show=progress, total=len(questions), text="chains")
+        queries = [_Queries(served, some, rows) for rows in user_chunks(some, at_once)]
+        timesteps = _timesteps(served, queries, levels, seed)
+        bar = progress_bar(queries, show=progress, total=len(queries), text="chains")
         return Audit(ranking, timesteps, _landings(served, bar, chains, seeds, seed), len(some))
 
 
@@ -124,7 +124,7 @@ def chain_lengths(steps: Iterable[int] | None, num_timesteps: int, *, name: str 
     """The lengths of chains that :func:`audit` runs.
 
     Args:
-        steps: as asked for; see there.
+        steps: The chain lengths, see :func:`audit`.
         num_timesteps: N.
         name: of the setting, for errors.
 
@@ -225,43 +225,43 @@ def _accuracy(model: DiffRec, holdout: Holdout, sampler: Sampler, seeds: int, pr
     return {name: metrics[name] for name in ("hr@10", "ndcg@10")}
 
 
-def _timesteps(model: DiffRec, questions: list[_Queries], levels: int, seed: int) -> list[Row]:
+def _timesteps(model: DiffRec, queries: list[_Queries], levels: int, seed: int) -> list[Row]:
     """The losses by step and kind of x_n, averaged over users."""
     final = model.schedule.num_timesteps
     chosen = sorted({max(1, round(final * level / levels)) for level in range(1, levels + 1)})
-    x0 = torch.cat([question.x0 - question.centre for question in questions])
-    sizes = [len(question.targets) for question in questions]
+    x0 = torch.cat([query.x0 - query.centre for query in queries])
+    sizes = [len(query.targets) for query in queries]
     rows = []
     for n in chosen:
         generator = generators_from([seed])[0]
         noise = randn(x0.shape, generator, device=x0.device, dtype=x0.dtype)
-        of_history = [question.noise_of_history(1, generator) for question in questions]
+        of_history = [query.noise_of_history(1, generator) for query in queries]
         drawn = model.schedule.add_noise(x0, noise, torch.full(x0.shape[:2], n, device=x0.device))
         kinds = {"drawn": drawn, "zeroed": torch.zeros_like(drawn)}
         if len(x0) > 1:
             kinds["another user's"] = drawn.roll(1, dims=0)
         for kind, xn in kinds.items():
-            parts = zip(questions, torch.split(xn, sizes), of_history, strict=True)
-            sums = torch.stack([question.losses(part, n, noised) for question, part, noised in parts]).sum(0)
+            parts = zip(queries, torch.split(xn, sizes), of_history, strict=True)
+            sums = torch.stack([query.losses(part, n, noised) for query, part, noised in parts]).sum(0)
             means = zip(("reconstruction", "cross_entropy"), (sums / len(x0)).tolist(), strict=True)
             rows.append({"timestep": n, "xn": kind, **dict(means)})
     return rows
 
 
 def _landings(
-    model: DiffRec, questions: Iterable[_Queries], chains: dict[str, Sampler], draws: int, seed: int
+    model: DiffRec, queries: Iterable[_Queries], chains: dict[str, Sampler], draws: int, seed: int
 ) -> list[Row]:
     """Where chains land beside exact draws, averaged over users."""
     table = model.embedding.table()
     found: dict[str, list[Tensor]] = {name: [] for name in ("exact draws", *chains)}
     generators = {name: generators_from([seed])[0] for name in found}
-    for question in questions:
-        probabilities = question.probabilities()
+    for query in queries:
+        probabilities = query.probabilities()
         for name, generator in generators.items():
             if name in chains:
-                noise = question.noise(draws, generator)
-                denoise = partial(question.predict, history_noise=question.noise_of_history(draws, generator))
-                ends = chains[name].sample(denoise, model.process, noise, generator) + question.centre
+                noise = query.noise(draws, generator)
+                denoise = partial(query.predict, history_noise=query.noise_of_history(draws, generator))
+                ends = chains[name].sample(denoise, model.process, noise, generator) + query.centre
                 items = nearest(ends[:, :, 0], table)
             else:
                 items = torch.multinomial(probabilities.cpu(), draws, replacement=True, generator=generator)

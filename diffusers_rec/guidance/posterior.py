@@ -124,10 +124,10 @@ class PosteriorDenoiser(Guide, name="posterior"):
         condition = self.base.condition(context.base, queries, null=null)
         if self.training:
             return _Condition(condition, None)
-        batch, asked, corrupted = queries.positions.shape
-        silence = torch.zeros(batch, asked, corrupted, self.dim, dtype=context.dtype, device=queries.visible.device)
+        batch, queried, corrupted = queries.positions.shape
+        zeros = torch.zeros(batch, queried, corrupted, self.dim, dtype=context.dtype, device=queries.visible.device)
         last = torch.full_like(queries.visible, self.schedule.num_timesteps)
-        predicted: Tensor = self.base(silence, last, condition).flatten(0, 2)
+        predicted: Tensor = self.base(zeros, last, condition).flatten(0, 2)
         return _Condition(condition, self._candidates(predicted, context.dtype))
 
     def forward(self, xn: Tensor, timesteps: Tensor, condition: _Condition) -> Tensor:

@@ -42,10 +42,10 @@ class LowPass(nn.Module):
 
         Args:
             sequence: what is smoothed, ``(B, L, D)``.
-            x: of it, what the questions are asked for, ``(B, Q, D)``.
-            distance: from each question's position back to each of the sequence, negative for later ones, ``(Q, L)`` or
+            x: Its states at the queried positions, ``(B, Q, D)``.
+            distance: From each queried position back to each of the sequence, negative for later ones, ``(Q, L)`` or
                 ``(B, Q, L)``.
-            attended: what the attention answers them, ``(B, Q, D)``.
+            attended: What the attention gives there, ``(B, Q, D)``.
         """
         weights = self.kernel[distance.clamp(0, PERIOD - 1)].masked_fill(distance < 0, 0)
         smooth = weights.to(sequence.dtype) @ sequence

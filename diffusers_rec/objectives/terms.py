@@ -81,7 +81,7 @@ class CrossEntropyTerm(LossTerm, name="cross-entropy"):
 
     Args:
         weight: Weight of the term.
-        at: Pass whose prediction is judged: ``"sampled"`` (the paper), ``"final"``, where one-step inference starts, or
+        at: Pass whose prediction is scored: ``"sampled"`` (the paper), ``"final"``, where one-step inference starts, or
             ``"null"``.
     """
 

@@ -136,7 +136,7 @@ class LastK(NoisingStrategy, name="last-k"):
 
     Args:
         k: how many.
-        ahead: what is asked at serving time. False: the next item alone, the last k - 1 known items being noised like
+        ahead: Query when serving. False: the next item alone, the last k - 1 known items being noised like
             in training, as in the paper's ablation. True: the next k items jointly, after the whole history, which the
             paper leaves to future work; the first of them is the next item.
         independent_steps: see :class:`NoisingStrategy`.

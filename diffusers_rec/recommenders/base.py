@@ -182,7 +182,7 @@ class Recommender(Trainable, ABC):
             Items, scores, and the standard deviation of each score over the seeds.
 
         Raises:
-            ValueError: an empty history or an unknown id, unless asked otherwise; k below 1 or above the number of
+            ValueError: an empty history or an unknown id, unless the call allows it; k below 1 or above the number of
                 candidates; lists that are not one a history; seeds that repeat; a sampler that does not exist or has
                 more steps than the schedule; or weights that are not finite.
             TypeError: a history is a string, a set, or not iterable.
@@ -258,7 +258,7 @@ class Recommender(Trainable, ABC):
 
     @contextmanager
     def serving(self: R) -> Iterator[R]:
-        """A context without gradients that gives the model in evaluation mode: itself, or a twin with its tensors.
+        """A context without gradients that gives the model in evaluation mode: itself, or a copy sharing its tensors.
 
         Nothing is switched that another thread could see.
 

@@ -18,15 +18,15 @@ Written = list[tuple[int, int]]
 
 
 def in_evaluation_mode(model: M) -> M:
-    """The model itself where it is in evaluation mode; else a twin that is, and that shares its tensors.
+    """The model itself where it is in evaluation mode; else a copy that is, and that shares its tensors.
 
-    To switch a model that trains, and back, would switch it under all other threads. The twin has modules of its own
+    To switch a model that trains, and back, would switch it under all other threads. The copy has modules of its own
     and every other attribute of the model's, by reference. Modules that an attribute holds in a tuple, a list or a
     mapping outside the module tree, as a head holds its embedding, are its own as well, and so are bound methods.
     """
     if not any(module.training for module in _modules(model)):
         return model
-    return cast(M, _twin(model, {}))
+    return cast(M, _copy_of(model, {}))
 
 
 def check_finite(model: nn.Module, known: Written | None) -> Written:
@@ -56,29 +56,29 @@ def _modules(model: nn.Module) -> Iterator[nn.Module]:
         waiting += [child for child in module._modules.values() if child is not None]
 
 
-def _twin(module: nn.Module, made: dict[int, nn.Module]) -> nn.Module:
+def _copy_of(module: nn.Module, made: dict[int, nn.Module]) -> nn.Module:
     module = getattr(module, "_orig_mod", module)  # what torch.compile has wrapped would call the module itself
     if id(module) not in made:
-        twin = made[id(module)] = object.__new__(type(module))
+        clone = made[id(module)] = object.__new__(type(module))
         shared = {"_parameters": module._parameters, "_buffers": module._buffers, "training": False}
-        own = {name: _twins_in(value, made) for name, value in vars(module).items() if name not in shared}
-        vars(twin).update(own, **shared)
+        own = {name: _copied(value, made) for name, value in vars(module).items() if name not in shared}
+        vars(clone).update(own, **shared)
     return made[id(module)]
 
 
-def _twins_in(value: Any, made: dict[int, nn.Module]) -> Any:
-    """The value, with twins in the place of the modules that it is, holds or is bound to."""
+def _copied(value: Any, made: dict[int, nn.Module]) -> Any:
+    """The value, with copies in the place of the modules that it is, holds or is bound to."""
     if isinstance(value, nn.Module):
-        return _twin(value, made)
+        return _copy_of(value, made)
     if isinstance(value, MethodType) and isinstance(value.__self__, nn.Module):
-        return MethodType(value.__func__, _twin(value.__self__, made))
+        return MethodType(value.__func__, _copy_of(value.__self__, made))
     if isinstance(value, Component) and value.requires:  # a sampler that holds the head
-        twin = object.__new__(type(value))
-        vars(twin).update((name, _twins_in(part, made)) for name, part in vars(value).items())
-        return twin
+        clone = object.__new__(type(value))
+        vars(clone).update((name, _copied(part, made)) for name, part in vars(value).items())
+        return clone
     if type(value) in (dict, OrderedDict):
-        return type(value)((key, _twins_in(each, made)) for key, each in value.items())
+        return type(value)((key, _copied(each, made)) for key, each in value.items())
     if isinstance(value, tuple | list) and any(isinstance(each, nn.Module) for each in value):
-        twins = [_twins_in(each, made) for each in value]
-        return type(value)(*twins) if hasattr(value, "_fields") else type(value)(twins)
+        copies = [_copied(each, made) for each in value]
+        return type(value)(*copies) if hasattr(value, "_fields") else type(value)(copies)
     return value

@@ -198,8 +198,8 @@ def null_hides_the_history(denoiser: Denoiser, given: DenoiserInput) -> None:
         expect_close("the prediction of blind queries", blind[given.real], expected)
     other = gaussian(*given.history.latent().shape, seed=6).to(given.xn)
     features = {name: 1 - feature for name, feature in given.history.features.items()}
-    stranger = replace(given, history=replace(given.history.with_latents(other), features=features))
-    replaced = stranger.predict(denoiser, null=True)
+    other_history = replace(given, history=replace(given.history.with_latents(other), features=features))
+    replaced = other_history.predict(denoiser, null=True)
     expect_close("the prediction with null=True from another history", replaced[given.real], expected)
 
 
