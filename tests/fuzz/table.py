@@ -40,7 +40,13 @@ EXEMPT = {
     "NoiseSchedule": _ABSTRACT,
     "NoisingStrategy": _ABSTRACT,
     "NoisingStrategy.max_noised": _ABSTRACT,
-    "NoisingStrategy.questions": _ABSTRACT,
+    **dict.fromkeys(
+        ("NoisingStrategy.queries", "Denoiser.condition", "Guide", "LossTerm", "LossTerm.__call__"), _ABSTRACT
+    ),
+    "NoisingStrategy.questions": "a deprecated name",
+    "Denoiser.hidden": "hides nothing, whatever it is given",
+    "LossTerm.without_noise": "a method without arguments",
+    "DiffRec.given": "a method without arguments",
     "Objective": _ABSTRACT,
     "Objective.__call__": _ABSTRACT,
     "Objective.without_noise": _ABSTRACT,
@@ -70,6 +76,7 @@ EXEMPT = {
     **{
         f"{name}.check_fit": _FIT
         for name in (
+            "ClassifierFreeGuide",
             "Component",
             "Denoiser",
             "Guide",
@@ -77,6 +84,7 @@ EXEMPT = {
             "ItemEmbedding",
             "ItemHead",
             "Objective",
+            "PosteriorDenoiser",
             "Sampler",
             "TimestepSampler",
             "TransitionMemory",
@@ -84,7 +92,7 @@ EXEMPT = {
     },
     "Audit": _RECORD,
     "Loss": _RECORD,
-    "Questions": _RECORD,
+    **dict.fromkeys(("Queries", "Pass", "TrainingStep", "LossTerms"), _RECORD),
     "Recommendations": _RECORD,
     "Report": _RECORD,
     "TrainingResult": _RECORD,
@@ -95,6 +103,7 @@ EXEMPT = {
     "Callback.on_end": _CALLED,
     "Callback.on_epoch": _CALLED,
     "Callback.on_start": _CALLED,
+    "paper": "another name of du2023",
     "PRESETS": "a dictionary of functions that have entries",
     "RECIPES": "a dictionary of settings",
     "__version__": "a string",

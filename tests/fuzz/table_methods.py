@@ -23,22 +23,37 @@ def without(given: dict[str, Any], *names: str, **more: Any) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name not in names} | more
 
 
+GUIDES = (dr.PosteriorDenoiser, dr.NoiselessDenoiser, dr.ClassifierFreeGuide)
+
+
 def denoiser(cls: Any) -> Any:
-    if cls in (dr.PosteriorDenoiser, dr.NoiselessDenoiser):
+    if cls in GUIDES:
         parts = shared() if cls is dr.PosteriorDenoiser else {"schedule": world.schedule()}
         return cls(world.DENOISER, dim=DIM, max_length=6, **parts).eval()
     return cls(**sized()).eval()
 
 
 def history() -> dict[str, Any]:
-    return {"history": gaussian(2, 3, DIM), "mask": torch.tensor([[True, True, True], [True, True, False]])}
+    return {"history": world.history().with_latents(gaussian(2, 3, DIM))}
 
 
-def question(cls: Any) -> dict[str, Any]:
+def queries() -> dr.Queries:
+    return dr.Queries.next_item(world.history().lengths)
+
+
+def conditioned(cls: Any) -> dict[str, Any]:
+    return {"context": denoiser(cls).encode(**history()), "queries": queries(), "null": False}
+
+
+def corrupted(cls: Any) -> dict[str, Any]:
     return {
-        "xn": gaussian(2, 2, 1, DIM), "timesteps": torch.full((2, 2), STEPS), "visible": torch.tensor([[3, 3], [2, 2]]),
-        "context": denoiser(cls).encode(**history()), "count": torch.ones(2, 2, dtype=torch.int64),
+        "xn": gaussian(2, 2, 1, DIM), "timesteps": torch.full((2, 2), STEPS),
+        "condition": denoiser(cls).condition(**conditioned(cls)),
     }  # fmt: skip
+
+
+def hidden() -> dict[str, Any]:
+    return {"queries": queries(), "generator": generator()}
 
 
 def targets() -> torch.Tensor:
@@ -57,12 +72,23 @@ def summed() -> Any:
     return dr.SummedEmbedding(NUM_ITEMS, DIM, features=dr.FeatureEmbedding.from_features(vectors(), DIM))
 
 
-def losses() -> dict[str, Any]:
+def a_pass() -> dict[str, Any]:
     return {
-        "x0": gaussian(3, DIM), "predicted": gaussian(3, DIM), "weights": torch.ones(3), "from_start": gaussian(3, DIM),
-        "items": targets(), "head": world.head(),
-        "negatives": NegativeSample(torch.tensor([0, 5]), torch.tensor([-0.5, -0.5])),
+        "items": targets(), "x0": gaussian(3, DIM), "xn": gaussian(3, DIM), "noise": gaussian(3, DIM),
+        "timesteps": torch.tensor([1, 2, STEPS]), "output": gaussian(3, DIM), "kind": "x0",
+        "schedule": world.schedule(), "centre": 0.0,
     }  # fmt: skip
+
+
+def a_step() -> dict[str, Any]:
+    return {
+        "passes": {name: dr.Pass(**a_pass()) for name in ("sampled", "final")}, "weights": torch.ones(3),
+        "head": world.head(), "negatives": NegativeSample(torch.tensor([0, 5]), torch.tensor([-0.5, -0.5])),
+    }  # fmt: skip
+
+
+def losses() -> dict[str, Any]:
+    return {"step": dr.TrainingStep(**a_step())}
 
 
 def draw() -> dict[str, Any]:
@@ -168,7 +194,7 @@ CALLS: dict[str, Call] = {
     ),
     "NoisingStrategy.timestep_shape": Call(
         lambda: dr.TargetOnly().timestep_shape,
-        lambda: {"questions": dr.TargetOnly().questions(torch.tensor([[2], [3]]), 1)},
+        lambda: {"queries": dr.TargetOnly().queries(torch.tensor([[2], [3]]), 1)},
     ),
     "TimestepSampler.probabilities": Call(lambda: dr.UniformTimestepSampler(5).probabilities, dict, probabilities),
     "TimestepSampler.sample": Call(
@@ -213,8 +239,8 @@ CALLS: dict[str, Call] = {
     "ItemHead.logits": Call(lambda: world.head().logits, lambda: {"latent": gaussian(3, DIM)}, arithmetic=True),
     "ItemHead.scoring_keys": Call(lambda: world.head().scoring_keys, lambda: {"items": targets()}),
     "ItemHead.loss": Call(
-        lambda: world.head().loss, lambda: {name: losses()[key] for name, key in
-                                            (("latent", "x0"), ("target", "items"), ("negatives", "negatives"))},
+        lambda: world.head().loss,
+        lambda: {"latent": gaussian(3, DIM), "target": targets(), "negatives": a_step()["negatives"]},
         arithmetic=True,
     ),
     "Negatives.fit": Call(lambda: dr.PopularityNegatives(3).fit, lambda: {"counts": torch.arange(NUM_ITEMS)}),
@@ -228,8 +254,23 @@ CALLS: dict[str, Call] = {
     "TransitionMemory.predict": Call(lambda: world.memory().predict, lambda: {"history": world.history()}),
     "SimplifiedObjective.without_noise": Call(lambda: dr.SimplifiedObjective().without_noise, dict),
     "ContrastiveObjective.without_noise": Call(lambda: dr.ContrastiveObjective().without_noise, dict),
-    "SimplifiedObjective.__call__": Call(dr.SimplifiedObjective, losses, arithmetic=True),
-    "ContrastiveObjective.__call__": Call(dr.ContrastiveObjective, losses, arithmetic=True),
+    "WeightedObjective.without_noise": Call(lambda: dr.WeightedObjective().without_noise, dict),
+    "CrossEntropyTerm.without_noise": Call(lambda: dr.CrossEntropyTerm().without_noise, dict),
+    "SimplifiedObjective.__call__": Call(dr.SimplifiedObjective, losses),
+    "WeightedObjective.__call__": Call(dr.WeightedObjective, losses),
+    "Queries.blind": Call(lambda: queries().blind, lambda: {"null": torch.tensor([[True], [False]])}),
+    "Queries.repeat": Call(lambda: queries().repeat, lambda: {"times": 2}),
+    "Queries.next_item": Call(lambda: dr.Queries.next_item, lambda: {"lengths": torch.tensor([2, 3])}),
+    "TrainingStep.at": Call(lambda: dr.TrainingStep(**a_step()).at, lambda: {"name": "final"}),
+    "ClassifierFreeGuide.hidden": Call(lambda: denoiser(dr.ClassifierFreeGuide).hidden, hidden),
+    "Guide.hidden": Call(lambda: denoiser(dr.NoiselessDenoiser).hidden, hidden),
+    "Guide.with_settings": Call(
+        lambda: denoiser(dr.ClassifierFreeGuide).with_settings, lambda: {"scale": 2.0, "start": 0.2, "stop": 0.9},
+        component,
+    ),
+    "ChainSampler.course": Call(
+        lambda: dr.DDIMSampler(num_steps=2).course, lambda: {"num_timesteps": STEPS, "start": gaussian(2, 2, 1, DIM)}
+    ),
 }  # fmt: skip
 
 for _name, _make in heads().items():
@@ -250,8 +291,8 @@ for _cls in (dr.TargetOnly, dr.LastK, dr.WholeSequence):
         lambda cls=_cls: cls().max_noised, lambda: {"max_length": 5},
         opaque=("max_length",) if _cls is dr.TargetOnly else (),
     )  # fmt: skip
-    CALLS[f"{_cls.__name__}.questions"] = Call(
-        lambda cls=_cls: cls().questions, lambda: {"targets": torch.tensor([[2], [3]]), "width": 4}
+    CALLS[f"{_cls.__name__}.queries"] = Call(
+        lambda cls=_cls: cls().queries, lambda: {"targets": torch.tensor([[2], [3]]), "width": 4}
     )
 CALLS["NoisingStrategy.serving"] = Call(
     lambda: dr.TargetOnly().serving, lambda: {"lengths": torch.tensor([2, 3]), "width": 1}
@@ -259,12 +300,17 @@ CALLS["NoisingStrategy.serving"] = Call(
 CALLS["LastK.serving"] = Call(
     lambda: dr.LastK(ahead=True).serving, lambda: {"lengths": torch.tensor([2, 3]), "width": 2}
 )
-for _cls in (
-    dr.TransformerDenoiser, dr.CausalTransformerDenoiser, dr.ConditionalMLPDenoiser, dr.PosteriorDenoiser,
-    dr.NoiselessDenoiser,
-):  # fmt: skip
-    CALLS[f"{_cls.__name__}.encode"] = Call(lambda cls=_cls: denoiser(cls).encode, history, lambda *_: True)
+for _cls in (dr.SquaredTerm, dr.CosineTerm, dr.CrossEntropyTerm, dr.ContrastiveTerm):
+    CALLS[f"{_cls.__name__}.__call__"] = Call(_cls, losses)
+for _cls in (dr.TransformerDenoiser, dr.CausalTransformerDenoiser, dr.ConditionalMLPDenoiser, *GUIDES):
+    _own = _cls in (dr.NoiselessDenoiser, dr.ClassifierFreeGuide)  # what they inherit has the entry of Guide
+    CALLS[f"{'Guide' if _own else _cls.__name__}.encode"] = Call(
+        lambda cls=_cls: denoiser(cls).encode, history, lambda *_: True
+    )
+    CALLS[f"{'Guide' if _cls is dr.NoiselessDenoiser else _cls.__name__}.condition"] = Call(
+        lambda cls=_cls: denoiser(cls).condition, lambda cls=_cls: conditioned(cls), lambda *_: True, ("context",)
+    )
     CALLS[f"{_cls.__name__}.forward"] = Call(
-        lambda cls=_cls: denoiser(cls).forward, lambda cls=_cls: question(cls), like("xn"), ("context",),
+        lambda cls=_cls: denoiser(cls).forward, lambda cls=_cls: corrupted(cls), like("xn"), ("condition",),
         arithmetic=True,
     )  # fmt: skip

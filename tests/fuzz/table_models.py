@@ -66,6 +66,10 @@ CALLS: dict[str, Call] = {
     "DiffRec.prepare": Call(
         lambda: world.model().prepare, lambda: {"sequences": world.sequences(), "examples": "last-target"}, serves
     ),
+    "DiffRec.replace": Call(
+        lambda: world.model().replace,
+        lambda: {"schedule": {"log_snr_shift": -1.0}, "sampler": "ddim", "seeds": 2}, serves,
+    ),
     "DiffRec.extend": Call(lambda: world.model().extend, lambda: {"items": ["new", "newer"], "features": None}, serves),
     "DiffRec.check_fit": Call(lambda: world.model().check_fit, dict),
     "DiffRec.save_pretrained": Call(
@@ -180,8 +184,8 @@ CALLS: dict[str, Call] = {
         lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "low_pass": 0.5, "seed": 0},
         serves,
     ),
-    "paper": Call(
-        lambda: presets.paper,
+    "du2023": Call(
+        lambda: presets.du2023,
         lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "seed": 0}, serves,
     ),
     "control": Call(lambda: presets.control, lambda: {"model": world.model()}, serves),
