@@ -587,7 +587,7 @@ def test_bad_requests_are_refused(arguments, error, message):
         ({"head": LinearHead(V + 1, D)}, "items of the head is 25, items of the vocabulary is 24"),
         ({"head": LinearHead(V, 8)}, "dim of the head is 8, dim of the embedding is 16"),
         ({"timesteps": ImportanceTimestepSampler(5)}, "num_timesteps of the timestep sampler is 5.* is 12"),
-        ({"head": TiedHead(TableEmbedding(V, D))}, "shares another embedding"),
+        ({"head": TiedHead(TableEmbedding(V, D))}, "the head holds another embedding"),
         ({"max_length": 1}, "max_length must be an integer >= 2, got 1"),
         ({"max_length": 3, "noising": {"name": "last-k", "k": 3, "ahead": True}}, "max_length=3 leaves no room"),
         ({"negatives": "in-batch", "noising": "whole"}, "in-batch negatives are corrected by the data"),

@@ -58,7 +58,7 @@ class Denoiser(nn.Module, Component, ABC, kind="denoiser"):
             of one row. The contract checks supply them as whole numbers.
     """
 
-    entrances = "encode", "condition", "forward"
+    entrances = "encode", "condition", "forward", "hidden"
     made_by: ClassVar[str] = "a registered denoiser, such as ConditionalMLPDenoiser(dim)"
     prediction: str = "x0"
     user_features: Mapping[str, tuple[int, ...]] = MappingProxyType({})

@@ -124,11 +124,6 @@ class _SharedHead(ItemHead):
         super().__init__()
         self._held = (embedding,)
 
-    def check_fit(self, model: Any) -> None:
-        if self.embedding is not model.embedding:
-            raise ValueError("The parts do not fit: the head shares another embedding than the pipeline's own.")
-        super().check_fit(model)
-
     @property
     def embedding(self) -> ItemEmbedding:
         return self._held[0]

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from diffusers_rec.core.entrances import guarded
 from diffusers_rec.core.registry import Component, Config
 from diffusers_rec.items.heads import ItemHead
 from diffusers_rec.items.negatives import NegativeSample
@@ -77,6 +78,7 @@ class Pass:
         return target_of(self.kind, clean, self.noise, corrupted, self.timesteps, self.schedule)
 
 
+@guarded
 @dataclass(frozen=True)
 class TrainingStep:
     """What an objective makes a loss of.

@@ -27,6 +27,7 @@ class LossTerm(Component, ABC, kind="term"):
         passes: Passes that the term needs, see :mod:`diffusers_rec.objectives.base`.
     """
 
+    entrances = ("__call__",)
     passes: tuple[str, ...] = ("sampled",)
 
     def __init__(self, weight: float = 1.0) -> None:

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from diffusers_rec.core.deprecation import warn_deprecated
+from diffusers_rec.core.entrances import guarded
 from diffusers_rec.core.errors import check_bool, check_int
 from diffusers_rec.core.registry import Component
 
 
+@guarded
 @dataclass(frozen=True)
 class Queries:
     """Q queries about each of B sequences.

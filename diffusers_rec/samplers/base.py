@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -72,7 +72,7 @@ class Sampler(Component, ABC, kind="sampler"):
     name; the pipeline supplies it.
     """
 
-    entrances = ("sample",)
+    entrances: ClassVar[tuple[str, ...]] = ("sample",)
     num_steps: int | None = None
     """Denoisings of a chain; None for one at every step of the schedule."""
 

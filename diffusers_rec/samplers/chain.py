@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -36,6 +37,8 @@ class ChainSampler(Sampler):
         stagger: Steps by which each of K positions lags behind the one before it. Above 0 the positions of a query have
             timesteps of their own, ``(B, Q, K)``, and the chain takes ``stagger * (K - 1)`` denoisings more.
     """
+
+    entrances: ClassVar[tuple[str, ...]] = ("sample", "course")
 
     def __init__(self, *, num_steps: int | None = None, stagger: int = 0) -> None:
         self.num_steps = None if num_steps is None else check_int("num_steps", num_steps, minimum=1)

@@ -7,6 +7,7 @@ import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
+from diffusers_rec.core.entrances import explained
 from diffusers_rec.core.errors import check_bool, check_choice, check_float, check_int
 from diffusers_rec.data.batching import Examples
 
@@ -72,6 +73,7 @@ class TrainingConfig:
         check_choice("precision", self.precision, ("fp32", "bf16"))
         check_choice("examples", self.examples, ("every-prefix", "last-target", "all-positions"))
 
+    @explained
     def rate(self, epochs_done: float, *, initial: float | None = None) -> float:
         """The learning rate after so many epochs, which may be a fraction.
 

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffusers_rec.core.entrances import explained
 from diffusers_rec.core.errors import check_float, check_int
 from diffusers_rec.core.registry import Component
 from diffusers_rec.processes.schedules.algebra import LEVEL, Level, derived, posterior, resting, reverse_variance
@@ -57,7 +58,7 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
     """
 
     entrances = (
-        "add_noise", "posterior", "levels", "reverse_variance",
+        "add_noise", "posterior", "level", "levels", "reverse_variance",
         "noise_from_x0", "x0_from_noise", "velocity_from_x0", "x0_from_velocity",
     )  # fmt: skip
 
@@ -70,6 +71,7 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
         self._frozen = True
 
     @staticmethod
+    @explained
     def from_alpha_bar(values: Sequence[float] | Tensor) -> NoiseSchedule:
         """The variance-preserving schedule of a table.
 
@@ -80,6 +82,7 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
         return NoiseSchedule.build("table", values=numbers[1:] if numbers[:1] == [1.0] else numbers)
 
     @staticmethod
+    @explained
     def from_betas(values: Sequence[float] | Tensor) -> NoiseSchedule:
         """The variance-preserving schedule of a table of betas.
 
