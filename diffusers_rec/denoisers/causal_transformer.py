@@ -22,7 +22,6 @@ from diffusers_rec.nn.attention import (
     CausalEncoder,
     TransformerBlock,
     check_architecture,
-    last_visible,
 )
 from diffusers_rec.nn.dropout import dropout
 from diffusers_rec.nn.step_embedding import StepEmbedding
@@ -98,7 +97,7 @@ class CausalTransformerDenoiser(Denoiser, name="causal-transformer"):
 
     def condition(self, context: _Context, queries: Queries, *, null: bool | Tensor = False) -> _Condition:
         queries = queries.blind(null)
-        start = (last_visible(context.last_input, queries.visible) + self.unknown)[:, :, None]
+        start = (queries.last_visible(context.last_input) + self.unknown)[:, :, None]
         return _Condition(context.key, context.value, start, *self._bias(queries, context))
 
     def forward(self, xn: Tensor, timesteps: Tensor, condition: _Condition) -> Tensor:

@@ -19,7 +19,7 @@ from diffusers_rec.core.errors import check_bool, check_choice
 from diffusers_rec.core.randomness import isolated_rng
 from diffusers_rec.data.history import History
 from diffusers_rec.denoisers.base import Denoiser, check_shapes
-from diffusers_rec.nn.attention import TransformerBlock, check_architecture, last_visible
+from diffusers_rec.nn.attention import TransformerBlock, check_architecture
 from diffusers_rec.nn.dropout import Dropout
 from diffusers_rec.nn.step_embedding import step_embedding
 from diffusers_rec.processes.noising import Queries
@@ -107,7 +107,7 @@ class TransformerDenoiser(Denoiser, name="transformer"):
         of_history = (torch.arange(longest, device=visible.device) < visible[..., None]) & history.mask[:, None]
         return _Condition(
             latents,
-            last_visible(latents, visible)[:, :, None] if self.target_token == "last-item" else None,
+            queries.last_visible(latents)[:, :, None] if self.target_token == "last-item" else None,
             self.place(self._distance_from_end(longest, queries)) if self.position_embedding else None,
             torch.cat([of_history, queries.keys], dim=-1),
             (queries.count - 1).clamp(min=0)[..., None],

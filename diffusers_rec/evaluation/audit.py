@@ -182,7 +182,7 @@ class _Queries:
         self.centre = torch.zeros_like(self.x0) if centre is None else centre
         self.history = model.embedding(items.gather(1, places))[:, None] - self.centre
         queries = replace(queries, positions=queries.positions[..., : len(positions) + 1], count=self.known + 1)
-        self.condition = model.denoiser.condition(model.denoiser.encode(history), queries)
+        self.condition = model.denoiser.condition(model.denoiser.encode(queries.cut(history)), queries)
 
     def noise_of_history(self, draws: int, generator: Generator) -> Tensor:
         """For the noised items of the history: ``(B, S, K - 1, D)``."""

@@ -23,6 +23,7 @@ from diffusers_rec.items.embeddings import ItemEmbedding
 from diffusers_rec.items.heads import ItemHead
 from diffusers_rec.processes.noising import Queries
 from diffusers_rec.processes.schedules import NoiseSchedule
+from diffusers_rec.processes.source import ZeroSource
 
 
 class _Condition(NamedTuple):
@@ -82,7 +83,7 @@ class ClassifierFreeGuide(Guide, name="classifier-free"):
 
     def check_fit(self, model: Any) -> None:
         super().check_fit(model)
-        if model.source.registered_name != "zero":
+        if not isinstance(model.source, ZeroSource):
             raise ValueError(
                 f"The parts do not fit: a chain that is centred by the source {model.source} shows the history to the "
                 "unconditional prediction as well. Use source='zero' with the guide 'classifier-free'."

@@ -19,17 +19,6 @@ MAX_LAYERS = 1000
 """Far more than any of these backbones can learn with."""
 
 
-def last_visible(states: Tensor, visible: Tensor) -> Tensor:
-    """The last state that each query sees, zero where it sees none: ``(B, Q, D)``.
-
-    Args:
-        states: of the history, ``(B, L, D)``.
-        visible: ``(B, Q)``, of the L states the first so many.
-    """
-    from_none = F.pad(states, (0, 0, 1, 0))
-    return from_none.gather(1, visible[..., None].expand(-1, -1, states.shape[-1]))
-
-
 class Attention(nn.Module):
     """Multi-head attention with the projection of keys and values apart, so that they can be kept."""
 

@@ -25,6 +25,7 @@ from diffusers_rec.items.heads import ItemHead
 from diffusers_rec.items.negatives import NegativeSample
 from diffusers_rec.processes.prediction import target_of, x0_from
 from diffusers_rec.processes.schedules import NoiseSchedule
+from diffusers_rec.processes.source import ZeroSource
 
 PASSES = "sampled", "final", "null", "negative"
 
@@ -168,7 +169,7 @@ class Objective(Component, ABC, kind="objective"):
                 f"{type(self).__name__}: passes must be 'sampled' and any of {', '.join(PASSES[1:])}, "
                 f"got {self.passes!r}. Declare them as a tuple, such as ('sampled', 'final')."
             )
-        if "null" in self.passes and model.source.registered_name != "zero":
+        if "null" in self.passes and not isinstance(model.source, ZeroSource):
             raise ValueError(
                 "The parts do not fit: the pass 'null' hides the history, which the source shows in x_n. "
                 "Use source='zero'."

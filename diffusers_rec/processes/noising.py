@@ -13,11 +13,13 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from diffusers_rec.core.deprecation import warn_deprecated
 from diffusers_rec.core.entrances import guarded
 from diffusers_rec.core.errors import check_bool, check_int
 from diffusers_rec.core.registry import Component
+from diffusers_rec.data.history import History
 
 
 @guarded
@@ -51,6 +53,19 @@ class Queries:
     def keys(self) -> Tensor:
         """:attr:`mask`, with one position at least, so that nothing is divided by none: what attention may see."""
         return torch.arange(self.positions.shape[-1], device=self.count.device) < self.count.clamp(min=1)[..., None]
+
+    def last_visible(self, states: Tensor) -> Tensor:
+        """The last state that each query sees, zero where it sees none: ``(B, Q, D)``.
+
+        Args:
+            states: States or latents of the history, ``(B, L, D)``.
+        """
+        from_none = F.pad(states, (0, 0, 1, 0))
+        return from_none.gather(1, self.visible[..., None].expand(-1, -1, states.shape[-1]))
+
+    def cut(self, history: History) -> History:
+        """The history as far as any query of a row sees it: its lengths end there."""
+        return replace(history, lengths=torch.minimum(history.lengths, self.visible.amax(1)))
 
     def blind(self, null: bool | Tensor = True) -> Queries:
         """The same queries without any of the history: all, none, or those where ``null`` ``(B, Q)`` is True."""

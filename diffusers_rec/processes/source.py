@@ -46,10 +46,7 @@ class LastItemSource(Source, name="last-item"):
     """The clean latent of the last visible item."""
 
     def centre(self, history: History, queries: Queries) -> Tensor | None:
-        latents = history.latent()
-        last = (queries.visible - 1).clamp(min=0)[..., None].expand(-1, -1, latents.shape[-1])
-        found = latents.gather(1, last) if latents.shape[1] else latents.new_zeros(last.shape)
-        return torch.where((queries.visible > 0)[..., None], found, 0.0)[:, :, None]
+        return queries.last_visible(history.latent())[:, :, None]
 
 
 class HistorySource(Source, name="history"):

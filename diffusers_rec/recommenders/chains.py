@@ -71,8 +71,7 @@ def run_chain(
     queries = model.noising.serving(history.lengths, model.noising.max_noised(model.max_length))
     history = history.with_latents(embedding(history.items))
     denoiser = guided(model.denoiser, guidance)
-    seen = replace(history, lengths=torch.minimum(history.lengths, queries.visible.amax(1)))
-    condition = denoiser.condition(denoiser.encode(seen), queries)
+    condition = denoiser.condition(denoiser.encode(queries.cut(history)), queries)
     centre = model.source.centre(history, queries)
     moved = 0.0 if centre is None else centre
     latents = history.latent()

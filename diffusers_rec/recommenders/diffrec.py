@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any, Self
 
 import numpy.typing as npt
@@ -192,9 +191,8 @@ class DiffRec(Pretrained, Recommender):
         queries = self.noising.queries(batch.positions, min(self.noising.max_noised(length), length))
         items = items_at(batch.items, queries.positions)
         timesteps, weights = self.timesteps.sample(self.noising.timestep_shape(queries), generator, device=items.device)
-        history = batch.history.first(int(queries.visible.max()))
-        seen = queries.visible.amax(1)  # no row shows more than its queries see, its own target above all
-        history = replace(history, lengths=torch.minimum(history.lengths, seen))
+        # No row shows more than its queries see: its own target above all stays hidden.
+        history = queries.cut(batch.history).first(int(queries.visible.max()))
         passes = run_passes(self, history, queries, items, timesteps, generator)
         sampled, real = passes["sampled"], queries.mask
         negatives = self.negatives.draw(sampled.items, len(self.vocabulary), generator)

@@ -258,6 +258,8 @@ CALLS: dict[str, Call] = {
     "CrossEntropyTerm.without_noise": Call(lambda: dr.CrossEntropyTerm().without_noise, dict),
     "SimplifiedObjective.__call__": Call(dr.SimplifiedObjective, losses),
     "WeightedObjective.__call__": Call(dr.WeightedObjective, losses),
+    "Queries.last_visible": Call(lambda: queries().last_visible, lambda: {"states": gaussian(2, 3, DIM)}),
+    "Queries.cut": Call(lambda: queries().cut, lambda: {"history": world.history()}),
     "Queries.blind": Call(lambda: queries().blind, lambda: {"null": torch.tensor([[True], [False]])}),
     "Queries.repeat": Call(lambda: queries().repeat, lambda: {"times": 2}),
     "Queries.next_item": Call(lambda: dr.Queries.next_item, lambda: {"lengths": torch.tensor([2, 3])}),
