@@ -19,6 +19,7 @@ from diffusers_rec.core.randomness import isolated_rng
 from diffusers_rec.data.history import History
 from diffusers_rec.denoisers.base import Denoiser, check_shapes
 from diffusers_rec.nn.attention import (
+    CausalContext,
     CausalEncoder,
     TransformerBlock,
     check_architecture,
@@ -26,14 +27,6 @@ from diffusers_rec.nn.attention import (
 from diffusers_rec.nn.dropout import dropout
 from diffusers_rec.nn.step_embedding import StepEmbedding
 from diffusers_rec.processes.noising import Queries
-
-
-class _Context(NamedTuple):
-    """The input of the encoder's last layer, ``(B, L, D)``, and that layer's keys and values, ``(B, H, L, D/H)``."""
-
-    last_input: Tensor
-    key: Tensor
-    value: Tensor
 
 
 class _Condition(NamedTuple):
@@ -89,13 +82,12 @@ class CausalTransformerDenoiser(Denoiser, name="causal-transformer"):
         # Among noised positions the past and the future differ, so their distances are signed.
         self.among_bias = nn.Parameter(torch.zeros(num_heads, 2 * max_length - 1))
 
-    def encode(self, history: History) -> _Context:  # padding lies behind all that is visible
-        last_input, keys_values = self.encoder.cache(history.latent())
-        key, value = keys_values[-1]
+    def encode(self, history: History) -> CausalContext:  # padding lies behind all that is visible
+        last_input, key, value = self.encoder.cache(history.latent())
         # Contiguous, or every reverse step's matrix products would copy them.
-        return _Context(last_input, key.contiguous(), value.contiguous())
+        return CausalContext(last_input, key.contiguous(), value.contiguous())
 
-    def condition(self, context: _Context, queries: Queries, *, null: bool | Tensor = False) -> _Condition:
+    def condition(self, context: CausalContext, queries: Queries, *, null: bool | Tensor = False) -> _Condition:
         queries = queries.blind(null)
         start = (queries.last_visible(context.last_input) + self.unknown)[:, :, None]
         return _Condition(context.key, context.value, start, *self._bias(queries, context))
@@ -108,7 +100,7 @@ class CausalTransformerDenoiser(Denoiser, name="causal-transformer"):
         x = self._block(self.encoder.layers[-1], x, condition, xn.shape[1])
         return rearrange(self.encoder.norm(x), "b (q k) d -> b q k d", q=xn.shape[1])
 
-    def _bias(self, queries: Queries, context: _Context) -> tuple[Tensor, Tensor]:
+    def _bias(self, queries: Queries, context: CausalContext) -> tuple[Tensor, Tensor]:
         visible = queries.visible[..., None, None]
         place = torch.arange(context.key.shape[2], device=visible.device)
         offset = torch.arange(queries.positions.shape[-1], device=visible.device)

@@ -19,20 +19,13 @@ from diffusers_rec.data.history import History
 from diffusers_rec.denoisers.base import Denoiser, check_shapes
 from diffusers_rec.nn.attention import (
     MAX_LAYERS,
+    CausalContext,
     CausalEncoder,
     check_architecture,
 )
 from diffusers_rec.nn.step_embedding import StepEmbedding
 from diffusers_rec.processes.noising import Queries
 from diffusers_rec.processes.schedules.lookup import unexpanded
-
-
-class _Context(NamedTuple):
-    """The input of the encoder's last layer, ``(B, L, D)``, and that layer's keys and values, ``(B, H, L, D/H)``."""
-
-    last_input: Tensor
-    key: Tensor
-    value: Tensor
 
 
 class _Condition(NamedTuple):
@@ -98,11 +91,10 @@ class ConditionalMLPDenoiser(Denoiser, name="conditional-mlp"):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def encode(self, history: History) -> _Context:  # padding lies behind all that is visible
-        last_input, keys_values = self.encoder.cache(history.latent())
-        return _Context(last_input, *keys_values[-1])
+    def encode(self, history: History) -> CausalContext:  # padding lies behind all that is visible
+        return self.encoder.cache(history.latent())
 
-    def condition(self, context: _Context, queries: Queries, *, null: bool | Tensor = False) -> _Condition:
+    def condition(self, context: CausalContext, queries: Queries, *, null: bool | Tensor = False) -> _Condition:
         queries = queries.blind(null)
         state, joined = self._state(queries.visible, context)
         of_own, of_mean, _ = self.join.weight.chunk(3, dim=1)
@@ -126,7 +118,7 @@ class ConditionalMLPDenoiser(Denoiser, name="conditional-mlp"):
             x = layer(x, step)
         return condition.state + self.out(x)
 
-    def _state(self, visible: Tensor, context: _Context) -> tuple[Tensor, Tensor]:
+    def _state(self, visible: Tensor, context: CausalContext) -> tuple[Tensor, Tensor]:
         """The state that each query sees and its share in the join, ``(B, Q, 1, D)``."""
         longest = context.last_input.shape[1]
         repeated = visible.shape[1] > longest  # then some see the same: each prefix once, the empty one first
@@ -138,12 +130,12 @@ class ConditionalMLPDenoiser(Denoiser, name="conditional-mlp"):
             parts = parts[0].gather(1, index), parts[1].gather(1, index)
         return parts[0][:, :, None], parts[1][:, :, None]
 
-    def _states(self, visible: Tensor, context: _Context) -> Tensor:
+    def _states(self, visible: Tensor, context: CausalContext) -> Tensor:
         """After each prefix of ``visible`` items, ``(B, Q, D)``."""
         if not context.last_input.shape[1]:
             return self.empty.expand(*visible.shape, -1)
         last = (unexpanded(visible) - 1).clamp(min=0).expand(visible.shape)
-        states = self.encoder.states(context.last_input, context.key, context.value, last)
+        states = self.encoder.states(context, last)
         return torch.where(visible[..., None] == 0, self.empty.to(states.dtype), states)
 
 

@@ -3,7 +3,7 @@ r"""What the backbones are made of: attention, the Transformer block and a causa
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from einops import rearrange
@@ -87,6 +87,14 @@ class TransformerBlock(nn.Module):
         return self.add_attention(x, self.attention(self.attention.project_query(source), key, value, mask))
 
 
+class CausalContext(NamedTuple):
+    """The input of an encoder's last layer, ``(B, L, D)``, and that layer's keys and values, ``(B, H, L, D/H)``."""
+
+    last_input: Tensor
+    key: Tensor
+    value: Tensor
+
+
 class CausalEncoder(nn.Module):
     """A causal Transformer over the history, with a learned bias for each distance instead of positions.
 
@@ -126,47 +134,40 @@ class CausalEncoder(nn.Module):
         bias = self.distance_bias[layer][:, distance.clamp(0, self.max_length - 1)]
         return bias.masked_fill(distance < 0, -math.inf)
 
-    def cache(self, history: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    def cache(self, history: Tensor) -> CausalContext:
         """What every query shares.
 
         Args:
-            history: ``(B, L, D)``.
-
-        Returns:
-            The input of the last layer, ``(B, L, D)``, and each layer's keys and values, ``(B, H, L, D/H)``.
+            history: Latents of the history, ``(B, L, D)``.
         """
         x = self.dropout(self.input_norm(history))
         place = torch.arange(history.shape[1], device=history.device)
         distance = place[:, None] - place
-        keys_values = []
-        for layer, block in enumerate(self.layers):
+        *earlier, last = self.layers
+        for layer, block in enumerate(earlier):
             source = block.attention_input(x)
             key, value = block.attention.project_key_value(source)
-            keys_values.append((key, value))
-            if block is not self.layers[-1]:
-                query = block.attention.project_query(source)
-                mask = self.bias(layer, distance).to(query.dtype)
-                attended = block.attention(query, key, value, mask)
-                if self.filters is not None:
-                    attended = self.filters[layer](source, source, distance, attended)
-                x = block.add_attention(x, attended)
-        return x, keys_values
+            query = block.attention.project_query(source)
+            mask = self.bias(layer, distance).to(query.dtype)
+            attended = block.attention(query, key, value, mask)
+            if self.filters is not None:
+                attended = self.filters[layer](source, source, distance, attended)
+            x = block.add_attention(x, attended)
+        return CausalContext(x, *last.attention.project_key_value(last.attention_input(x)))
 
-    def states(self, x: Tensor, key: Tensor, value: Tensor, position: Tensor) -> Tensor:
+    def states(self, context: CausalContext, position: Tensor) -> Tensor:
         """The last layer, at chosen positions alone.
 
         Args:
-            x: its input, from :meth:`cache`, ``(B, L, D)``.
-            key: of the last layer.
-            value: of the last layer.
-            position: in 0..L-1, ``(B, Q)``.
+            context: Result of :meth:`cache`.
+            position: Positions in 0..L-1, ``(B, Q)``.
 
         Returns:
             Normed states, ``(B, Q, D)``.
         """
+        sequence, key, value = context
         block, last = self.layers[-1], len(self.layers) - 1
-        sequence = x
-        x = sequence.gather(1, position[..., None].expand(-1, -1, x.shape[-1]))
+        x = sequence.gather(1, position[..., None].expand(-1, -1, sequence.shape[-1]))
         source = block.attention_input(x)
         query = block.attention.project_query(source)
         distance = unexpanded(position)[..., None] - torch.arange(key.shape[2], device=x.device)
