@@ -28,10 +28,11 @@ docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto
 
+# All tests, the slow ones too, with more examples of each property.
 test-slow: setup
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest --numprocesses auto -m '' --hypothesis-profile thorough
 
 # The lowest versions that pyproject.toml allows, on the lowest Python.
 .venv-oldest/.installed: pyproject.toml
@@ -43,7 +44,7 @@ test-slow: setup
 
 test-oldest: .venv-oldest/.installed
 	@$(OLDEST)/uv pip freeze --exclude-editable --python $(OLDEST)/python | paste -s -d ' ' - | fold -s -w 120
-	$(OLDEST)/pytest
+	$(OLDEST)/pytest --numprocesses auto
 
 # Other people's recommenders and training loops, each in an environment of its own.
 .venv-recbole/.installed .venv-rectools/.installed .venv-lightning/.installed: .venv-%/.installed: pyproject.toml constraints.txt tests/integrations/%.txt

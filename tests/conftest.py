@@ -11,8 +11,9 @@ from hypothesis import settings
 
 from diffusers_rec.core import registry
 
-settings.register_profile("diffusers_rec", deadline=None, derandomize=True)
-settings.load_profile("diffusers_rec")
+settings.register_profile("quick", deadline=None, derandomize=True, max_examples=20)
+settings.register_profile("thorough", deadline=None, derandomize=True, max_examples=100)  # by `make test-slow`
+settings.load_profile("quick")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusers_rec import Denoiser, DiffRec, ItemHead
@@ -85,7 +85,6 @@ def test_a_loaded_model_trains_and_the_tied_embedding_stays_one(tmp_path):
     assert model.head.keys().data_ptr() == model.embedding.weight.data_ptr()
 
 
-@settings(max_examples=20)
 @given(ids=st.lists(st.text() | st.integers(), min_size=1, max_size=5, unique=True))
 def test_any_text_and_integer_comes_back_as_the_same_id(ids, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ids")
@@ -160,7 +159,6 @@ def damaged(saved, name, data):
     return str(error.value)
 
 
-@settings(max_examples=60)
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), data=st.data())
 def test_one_flipped_bit_anywhere_is_noticed(saved, place, bit, data):
     name = data.draw(st.sampled_from(sorted(listing(saved))))
@@ -169,7 +167,6 @@ def test_one_flipped_bit_anywhere_is_noticed(saved, place, bit, data):
     assert name in damaged(saved, name, bytes(content))
 
 
-@settings(max_examples=30)
 @given(share=st.floats(0, 1, exclude_max=True), data=st.data())
 def test_a_file_cut_short_is_noticed(saved, share, data):
     name = data.draw(st.sampled_from(sorted(listing(saved))))

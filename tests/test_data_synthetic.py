@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusers_rec.data import Holdout, Interactions, Sequences, SyntheticWorld, Vocabulary
@@ -18,7 +18,6 @@ def test_holdout(world):
     return world.sample(3000, seed=1).sequences().leave_one_out().test
 
 
-@settings(max_examples=30)
 @given(num_items=st.integers(4, 30), num_groups=st.integers(1, 9), data=st.data())
 def test_probabilities_are_probabilities(num_items, num_groups, data):
     num_groups = min(num_groups, num_items // 2)

@@ -28,7 +28,7 @@ VARIANTS = {
 }
 SPECS = [{"name": name, **extra} for name in Denoiser.names() for extra in [{}, *VARIANTS.get(name, [])]]
 
-few = settings(max_examples=15)
+few = settings(max_examples=settings.default.max_examples // 4)
 
 
 def named(spec):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from strategies import built, gaussian, over, perturbed, seeds
 
@@ -38,7 +38,6 @@ embeddings = st.builds(
 
 
 @over(CLAUSES)
-@settings(max_examples=20)
 @given(embedding=embeddings)
 def test_every_embedding_keeps_its_contract(clause, embedding):
     clause(embedding)

@@ -9,7 +9,7 @@ from functools import lru_cache, partial
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from strategies import perturbed
 from torch import Generator
@@ -92,7 +92,6 @@ def assert_report(report, expected):
 # Metrics
 
 
-@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), users=st.integers(1, 20), items=st.integers(2, 40), k=st.integers(1, 25))
 def test_metrics_are_those_of_torchmetrics(seed, users, items, k):
     from torchmetrics.retrieval import RetrievalHitRate, RetrievalNormalizedDCG
@@ -108,7 +107,6 @@ def test_metrics_are_those_of_torchmetrics(seed, users, items, k):
         assert ours(ranks, k) == pytest.approx(expected, abs=1e-6)
 
 
-@settings(max_examples=50)
 @given(data=st.data(), users=st.integers(1, 5), items=st.integers(1, 12), chunk=st.integers(1, 12))
 def test_ties_count_against_the_target(data, users, items, chunk):
     table = st.lists(st.lists(st.integers(0, 3), min_size=items, max_size=items), min_size=users, max_size=users)

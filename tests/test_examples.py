@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -29,19 +29,16 @@ def ends_with_a_table(printed: str) -> bool:
     [pytest.param(each, marks=[pytest.mark.slow] if "processes" in each.stem else []) for each in SCRIPTS],
     ids=lambda script: script.stem,
 )
-def test_example_runs_and_shows_something(script, tmp_path):
+def test_example_runs_and_shows_something(script, tmp_path, monkeypatch, capsys, fresh_registry):
     out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
     elsewhere.mkdir()
-    run = subprocess.run(
-        [sys.executable, str(script), "--quick", "--out", str(out)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=elsewhere,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"},
-    )
-    assert run.returncode == 0, run.stderr
-    assert ends_with_a_table(run.stdout), run.stdout
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.syspath_prepend(EXAMPLES)  # as `python examples/...` does
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setattr(sys, "argv", [str(script), "--quick", "--out", str(out)])
+    runpy.run_path(str(script), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert ends_with_a_table(printed), printed
     pictures = list(out.glob("*.png"))
     assert [picture.stem for picture in pictures] == ([script.stem] if "savefig" in script.read_text() else [])
     assert all(picture.read_bytes().startswith(PNG) for picture in pictures)

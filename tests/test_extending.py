@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from strategies import gaussian, perturbed
 
@@ -58,7 +58,6 @@ def assert_same_state(one, other):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-@settings(max_examples=25)
 @given(
     embedding=st.sampled_from(EMBEDDINGS),
     head=st.sampled_from(ItemHead.names()),

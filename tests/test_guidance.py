@@ -19,7 +19,7 @@ from diffusers_rec.testing.queries import random_input
 
 BASES = ["causal-transformer", "conditional-mlp", "transformer"]
 WORLD = SyntheticWorld(30).sample(40).sequences().leave_one_out()
-few = settings(max_examples=20)
+few = settings(max_examples=settings.default.max_examples // 4)
 bases = st.sampled_from(BASES)
 shapes = st.fixed_dictionaries(
     {

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from strategies import built, gaussian, over, perturbed, seeds
 
@@ -42,7 +42,6 @@ def latents(*shape, seed=3):
 
 
 @over(CLAUSES)
-@settings(max_examples=20)
 @given(head=heads)
 def test_every_head_keeps_its_contract(clause, head):
     clause(head)

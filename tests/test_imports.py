@@ -88,6 +88,7 @@ def test_importing_the_package_adds_to_its_dependencies_only_itself_and_a_little
     assert len(added) < 20
 
 
+@pytest.mark.slow
 def test_every_module_imports_on_its_own():
     """Each in a fork where the package's face is empty, so that no module leans on what the face has imported."""
     failed = run(

@@ -47,7 +47,7 @@ WEIGHTED = [
 ]
 TERMS = ["squared", "cosine", "cross-entropy", "contrastive", {"name": "squared", "of": "output", "reduction": "sum"},
          *({"name": "cross-entropy", "at": at} for at in PASSES[1:3])]  # fmt: skip
-few = settings(max_examples=25)
+few = settings(max_examples=settings.default.max_examples // 4)
 every_simplified = pytest.mark.parametrize("spec", SIMPLIFIED, ids=lambda spec: "-".join(spec.values()))
 kinds = st.sampled_from(PREDICTIONS)
 

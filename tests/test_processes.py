@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from strategies import gaussian, over, schedule_of, schedules, seeded
 
@@ -20,7 +20,6 @@ from diffusers_rec.testing.sources import example
 
 @pytest.mark.parametrize("name", Process.names())
 @over(PROCESS_CLAUSES)
-@settings(max_examples=20)
 @given(schedule=schedules(num_timesteps=st.integers(1, 25)))
 def test_every_process_keeps_its_contract(clause, name, schedule):
     clause(Process.build(name, schedule=schedule))
@@ -32,7 +31,6 @@ def test_every_source_keeps_its_contract(clause, name):
     clause(Source.build(name))
 
 
-@settings(max_examples=40)
 @given(schedule=schedules(num_timesteps=st.integers(1, 25)), data=st.data())
 def test_a_step_draws_from_the_posterior(schedule, data):
     """With one number for all latents and with a tensor of steps alike."""
@@ -51,7 +49,6 @@ def test_a_step_draws_from_the_posterior(schedule, data):
         torch.testing.assert_close(wider, mean + unit.sqrt() * noise, rtol=1e-6, atol=1e-9)
 
 
-@settings(max_examples=40)
 @given(schedule=schedules(num_timesteps=st.integers(1, 25)), eta=st.floats(0, 1), data=st.data())
 def test_a_step_leaves_the_marginal_as_the_process_has_it(schedule, eta, data):
     """From x_n = a_n x0 + s_n noise the step gives a_m x0 + s_m noise', of whatever eta the noise' is mixed."""
@@ -80,7 +77,6 @@ def test_a_step_without_noise_on_rectified_levels_is_one_euler_step(num_timestep
     torch.testing.assert_close(process.step(x0, xn, n, m, None, eta=0.0), expected)
 
 
-@settings(max_examples=25)
 @given(schedule=schedules(num_timesteps=st.integers(1, 25)), data=st.data())
 def test_positions_at_steps_of_their_own_step_as_alone(schedule, data):
     steps = st.integers(0, schedule.num_timesteps)

@@ -5,7 +5,7 @@ from abc import ABC
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from strategies import ALL_COMPONENTS, FAMILIES, built, settings_of
 
@@ -29,7 +29,6 @@ def entry_point(monkeypatch, name, load, kind="schedule"):
     monkeypatch.setattr(registry, "entry_points", entry_points)
 
 
-@settings(max_examples=20)
 @given(data=st.data())
 @pytest.mark.parametrize(("family", "name"), ALL_COMPONENTS)
 def test_a_config_goes_to_json_and_back_to_an_equal_component(family, name, data):

@@ -40,6 +40,7 @@ from diffusers_rec.testing.samplers import (
 
 VARIANTS = {"ddpm": [{"variance": "posterior"}, {"num_steps": 1}], "ddim": [{"eta": 1.0}]}
 SPECS = [{"name": name, **extra} for name in Sampler.names() for extra in [{}, *VARIANTS.get(name, [])]]
+few = settings(max_examples=settings.default.max_examples // 4)
 CHAINS = [spec for spec in SPECS if spec["name"] != "one-step" and "num_steps" not in spec]
 
 
@@ -49,7 +50,7 @@ def over_specs(specs):
 
 @over_specs(SPECS)
 @over(CLAUSES)
-@settings(max_examples=15)
+@few
 @given(schedule=schedules(num_timesteps=st.integers(1, 25)))
 def test_every_sampler_keeps_its_contract(clause, spec, schedule):
     clause(Sampler.build(spec), schedule)
@@ -57,7 +58,7 @@ def test_every_sampler_keeps_its_contract(clause, spec, schedule):
 
 @over_specs(SPECS)
 @over([clause for clause in CLAUSES if "seed" in signature(clause).parameters])
-@settings(max_examples=15)
+@few
 @given(schedule=schedules(num_timesteps=st.integers(1, 10)), seed=seeds)
 def test_every_seed_is_good(clause, spec, schedule, seed):
     clause(Sampler.build(spec), schedule, seed)
@@ -90,7 +91,6 @@ def test_one_step_asks_once_from_pure_noise(schedule):
     assert torch.equal(sample, noise + 1)
 
 
-@settings(max_examples=25)
 @given(
     schedule=schedules(num_timesteps=st.integers(1, 12)), variance=st.sampled_from(["beta", "posterior"]), seed=seeds
 )
@@ -130,7 +130,6 @@ def test_a_shorter_chain_visits_evenly_spread_steps_from_n_to_1(schedule, data):
         assert not gaps or max(gaps) - min(gaps) <= 1
 
 
-@settings(max_examples=25)
 @given(schedule=schedules(num_timesteps=st.integers(2, 25)), seed=seeds, data=st.data())
 def test_ddim_with_eta_1_is_ddpm_with_the_posterior_variance(schedule, seed, data):
     num_steps = data.draw(st.integers(1, schedule.num_timesteps))
@@ -158,7 +157,6 @@ def test_half_precision_loses_a_rounding_or_two(sampler, name, dtype, monkeypatc
     assert (half.double() - double).abs().max() < 8 * torch.finfo(dtype).eps
 
 
-@settings(max_examples=25)
 @given(schedule=schedules(num_timesteps=st.integers(2, 25)), data=st.data())
 def test_ddim_is_deterministic_and_keeps_its_noise_direction(schedule, data):
     """From x_n on the line between the answer and one noise, every x_m lies on that line."""
@@ -275,7 +273,6 @@ def test_second_order_methods_stay_ahead_on_short_chains(schedule, num_steps):
     assert max(others) < euler
 
 
-@settings(max_examples=25)
 @given(schedule=schedules(num_timesteps=st.integers(1, 25)), data=st.data())
 def test_euler_is_ddim_without_noise(schedule, data):
     num_steps = data.draw(st.integers(1, schedule.num_timesteps))

@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from strategies import gaussian, over, schedule_of, schedules, seeded
 
@@ -35,7 +35,6 @@ def with_table(values):
 
 
 @over(CLAUSES)
-@settings(max_examples=40)
 @given(schedule=schedules())
 def test_every_schedule_keeps_its_contract(clause, schedule):
     clause(schedule)

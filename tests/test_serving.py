@@ -115,7 +115,7 @@ def test_only_the_part_that_trains_is_replaced_in_what_it_does():
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("count", [400, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [100, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_eight_threads_answer_as_one(training, count):
     model = build().train(training)
     expected = [answer(model, number) for number in range(30)]

@@ -5,7 +5,7 @@ from collections import deque
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from strategies import over, seeded, timestep_samplers
 
@@ -23,7 +23,6 @@ def warm(values, **settings):
 
 
 @over(CLAUSES)
-@settings(max_examples=40)
 @given(sampler=timestep_samplers())
 def test_every_sampler_keeps_its_contract(clause, sampler):
     clause(sampler)

@@ -23,8 +23,15 @@ HOSTILE = {
 
 @pytest.mark.parametrize(
     ("environment", "before"),
-    [(HOSTILE, ""), ({}, "import accelerate; accelerate.Accelerator(mixed_precision='bf16', cpu=True)")],
-    ids=["variables", "an earlier accelerator"],
+    [
+        pytest.param(HOSTILE, "", id="variables"),
+        pytest.param(
+            {},
+            "import accelerate; accelerate.Accelerator(mixed_precision='bf16', cpu=True)",
+            id="an earlier accelerator",
+            marks=pytest.mark.slow,
+        ),
+    ],
 )
 def test_the_settings_alone_decide_how_it_trains(environment, before, tmp_path):
     script = f"{before}\nimport training_runs as t; t.train_and_write({str(tmp_path)!r}, 'causal, dropout, importance')"

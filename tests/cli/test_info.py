@@ -19,7 +19,8 @@ def test_info_describes_components_and_models_and_data(logs, models):
     assert listing["version"] == __version__
     assert {"ddpm", "one-step"} <= set(listing["components"]["sampler"])
     assert {"squared", "cross-entropy"} <= set(listing["components"]["term"])
-    assert all(name in good("info") for names in listing["components"].values() for name in names)
+    printed = good("info")
+    assert all(name in printed for names in listing["components"].values() for name in names)
     facts = as_json("info", models / "csv")
     model = DiffRec.from_pretrained(models / "csv")
     assert facts.pop("items") == len(model.vocabulary)

@@ -17,6 +17,7 @@ def test_an_unknown_recipe_is_refused_with_the_known_ones(options_of, capsys):
     assert "--preset paper has no 'no memory'; there are 'paper', 'noise off (the control)'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_recipes_train_for_the_given_epochs(options_of, tmp_path):
     chosen = ["--preset", "paper", "--recipes", "paper", "--epochs", "2", "--dataset", "toys"]
     recipes.main(options_of(*chosen))
@@ -26,7 +27,7 @@ def test_recipes_train_for_the_given_epochs(options_of, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["figure2", "figure4", *(pytest.param(name, marks=pytest.mark.slow) for name in ("figure3", "figure5"))]
+    "name", ["figure4", *(pytest.param(name, marks=pytest.mark.slow) for name in ("figure2", "figure3", "figure5"))]
 )
 def test_a_stopped_figure_resumes(name, options_of, tmp_path, monkeypatch):
     figure = VARIANTS[name]
