@@ -66,6 +66,7 @@ from diffusers_rec.processes.schedules import (
 from diffusers_rec.processes.source import HistorySource, LastItemSource, Source, ZeroSource
 from diffusers_rec.processes.timesteps import ImportanceTimestepSampler, TimestepSampler, UniformTimestepSampler
 from diffusers_rec.recommenders.base import Recommendations, Recommender
+from diffusers_rec.recommenders.calibration import Calibration
 from diffusers_rec.recommenders.diffrec import DiffRec
 from diffusers_rec.recommenders.ensemble import Ensemble
 from diffusers_rec.recommenders.memory import Memory, NoMemory, TransitionMemory
@@ -89,6 +90,7 @@ __all__ = [
     "AttributeBags",
     "AttributeEmbedding",
     "Batch",
+    "Calibration",
     "CausalTransformerDenoiser",
     "ChainSampler",
     "ClassifierFreeGuide",

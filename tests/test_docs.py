@@ -52,6 +52,7 @@ UNSHOWN = {
     "items.choice",
     "nn.dropout",
     "processes.schedules.lookup",
+    "recommenders.calibrating",
     "recommenders.chains",
     "recommenders.extending",
     "recommenders.migration",

@@ -45,12 +45,12 @@ class Choice:
     def mask_(self, scores: Tensor, items: slice) -> None:
         """Set the scores of a chunk's other items to -inf, in place, ``(B, chunk)``."""
         if self.candidates is not None:
-            scores.masked_fill_(~_among(self.candidates, items), -math.inf)
+            scores.masked_fill_(~among(self.candidates, items), -math.inf)
         if self.excluded is not None and self.excluded.shape[1]:
-            scores.masked_fill_(_among(self.excluded, items), -math.inf)
+            scores.masked_fill_(among(self.excluded, items), -math.inf)
 
 
-def _among(indices: Tensor, items: slice) -> Tensor:
+def among(indices: Tensor, items: slice) -> Tensor:
     """Which items of a chunk are among ``indices``, ``(..., N)`` padded with -1: boolean ``(..., chunk)``."""
     size = items.stop - items.start
     column = torch.where((indices >= items.start) & (indices < items.stop), indices - items.start, size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from diffusers_rec.core.errors import check_bool, check_choice, check_int
 from diffusers_rec.data.history import History
 from diffusers_rec.data.vocabulary import Vocabulary
 from diffusers_rec.guidance import Guidance
-from diffusers_rec.recommenders.ranking import Scores, TopK, joined, top_k, user_groups
+from diffusers_rec.recommenders.ranking import Scores, TopK, top_k, user_groups
 from diffusers_rec.recommenders.requests import Items, Requests
 from diffusers_rec.recommenders.serving import Written, check_finite, in_evaluation_mode
 from diffusers_rec.recommenders.trainable import Trainable
@@ -38,7 +38,8 @@ class Recommendations:
 
     Attributes:
         items: Raw item ids, up to k for each history; fewer where exclusions leave fewer.
-        scores: Probability of each item, averaged over the seeds, ``(B, k)``; 0 where there is no item.
+        scores: Probability of each item, averaged over the seeds, ``(B, k)``; 0 where there is no item. Those of a
+            calibrated model need not fall from item to item, because it ranks by a mixture of its own.
         std: Standard deviation of that probability over the seeds, ``(B, k)``.
     """
 
@@ -129,14 +130,15 @@ class Recommender(Trainable, ABC):
     ) -> Tensor:
         """The probability of every item to come next, averaged over the seeds: ``(B, V)``, in the vocabulary's order.
 
+        A calibrated model gives its calibrated probabilities.
+
         Raises:
             ValueError: as :meth:`recommend`.
         """
         history = self.encode_histories(histories, unknown=unknown, times=times, features=features)
         with self.serving() as model:
-            groups = user_groups(model.score(history, **options_of(seeds, sampler, guidance)))
-            chunks = [replace(chunk, std=None) for group in groups for chunk in group]  # std may hold all draws
-        probabilities = joined(chunks).log_probabilities.exp()
+            scores = model.score(history, **options_of(seeds, sampler, guidance))
+            probabilities = torch.cat([_probabilities(list(group)) for group in user_groups(scores)])
         if not bool(probabilities.isfinite().all()):
             raise ValueError("The probabilities are not numbers: the model's weights hold NaN or infinities.")
         return probabilities
@@ -268,6 +270,17 @@ class Recommender(Trainable, ABC):
         self._written = check_finite(self, self._written)
         with torch.no_grad():
             yield in_evaluation_mode(self)
+
+
+def _probabilities(chunks: Sequence[Scores]) -> Tensor:
+    """What is reported of all items for one group of users, ``(b, V)``."""
+    if all(chunk.calibrated is None for chunk in chunks):
+        return torch.cat([chunk.log_probabilities for chunk in chunks], dim=1).exp()
+    parts = []
+    for chunk in chunks:
+        columns = torch.arange(chunk.log_probabilities.shape[1], device=chunk.log_probabilities.device)
+        parts.append(chunk.reported(columns.expand(len(chunk.log_probabilities), -1))[0])
+    return torch.cat(parts, dim=1).exp()
 
 
 def _drops(unknown: Unknown) -> bool:

@@ -21,7 +21,7 @@ from diffusers_rec.core.randomness import MAX_SEED, generators_from, isolated_rn
 from diffusers_rec.core.registry import Component, Config
 from diffusers_rec.data.batching import Batch, Examples, TrainingBatches
 from diffusers_rec.data.history import History
-from diffusers_rec.data.sequences import Sequences
+from diffusers_rec.data.sequences import Holdout, Sequences
 from diffusers_rec.data.vocabulary import Vocabulary
 from diffusers_rec.denoisers import Denoiser
 from diffusers_rec.guidance import Guidance
@@ -35,6 +35,8 @@ from diffusers_rec.processes.schedules import NoiseSchedule
 from diffusers_rec.processes.source import Source
 from diffusers_rec.processes.timesteps import TimestepSampler
 from diffusers_rec.recommenders.base import Recommender, SamplerChoice, Seeds, Unknown
+from diffusers_rec.recommenders.calibrating import fitted
+from diffusers_rec.recommenders.calibration import Calibration, Evidence
 from diffusers_rec.recommenders.chains import Drawn, items_at, run_chain
 from diffusers_rec.recommenders.extending import extended
 from diffusers_rec.recommenders.head_scores import head_scores
@@ -74,6 +76,8 @@ class DiffRec(Pretrained, Recommender):
         sampler: Chain from noise to latent, when serving.
         seeds: Noise draws averaged when serving, unless a call says otherwise: seeds, or their number.
         seed: Seed of the initial weights of the parts given by name.
+        calibration: Calibration of the probabilities that are reported, as :meth:`calibrate` fits it; None reports
+            those that the ranking is by.
 
     Raises:
         ValueError: unknown names or keys, or parts that do not fit one another.
@@ -99,6 +103,7 @@ class DiffRec(Pretrained, Recommender):
         sampler: SamplerChoice = "one-step",
         seeds: Seeds = 10,
         seed: int = 0,
+        calibration: Calibration | Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         self.vocabulary = items if isinstance(items, Vocabulary) else Vocabulary(items)
@@ -123,6 +128,7 @@ class DiffRec(Pretrained, Recommender):
         self.negatives = Negatives.build(negatives)
         self.memory = Memory.build_with({"num_items": size["num_items"]}, memory)
         self.sampler = Sampler.build_with(shared, sampler)
+        self.calibration = Calibration.of(calibration)
         self.register_buffer("popularity", torch.zeros(size["num_items"], dtype=torch.int64))
         self.check_fit()
         signal = float(self.schedule.alpha_bar[-1])
@@ -173,6 +179,26 @@ class DiffRec(Pretrained, Recommender):
         if self.training:
             self.update(loss.observed)
         return loss
+
+    def calibrate(self, validation: Holdout, *, users: int | None = None, seed: int = 0) -> Calibration:
+        """Fit the probabilities that :meth:`recommend` and :meth:`predict_proba` report; the ranking stays as it is.
+
+        :func:`~diffusers_rec.training.train` calls it. A later change of a part calls for another calibration. The
+        items' popularity is what :meth:`prepare` has counted.
+
+        Args:
+            validation: Histories and the items that came next, which were not trained on.
+            users: Number of users to look at; 4,096, or fewer for a large catalogue, if None.
+            seed: Seed of the choice of users.
+
+        Returns:
+            The numbers that make the targets likeliest.
+
+        Raises:
+            ValueError: no target, or items that the model does not know.
+        """
+        self.calibration = fitted(self, validation, users, seed)
+        return self.calibration
 
     def given(self) -> dict[str, Tensor]:
         """The features of the items, where the embedding has any."""
@@ -282,7 +308,10 @@ class DiffRec(Pretrained, Recommender):
             guidance: Guidance of this call, as in :meth:`sample`.
         """
         latents = self.next_item_latents(history, seeds=seeds, sampler=sampler, guidance=guidance)
-        return head_scores(self.head, latents, self.memory.predict(history))
+        memory, evidence = self.memory.predict(history), None
+        if self.calibration is not None:
+            evidence = Evidence.of(self.calibration, history, memory, self.popularity)
+        return head_scores(self.head, latents, memory, evidence=evidence)
 
     def without_memory(self) -> Self:
         """The model whose network ranks alone, sharing its weights; itself where it has no memory."""
@@ -331,7 +360,8 @@ class DiffRec(Pretrained, Recommender):
     def config(self) -> Config:
         """Everything except the items and the weights, ready for JSON."""
         parts = {name: getattr(self, name).config() for name in PARTS}
-        return {**parts, "seeds": self.seeds, "seed": self.seed}
+        config = {**parts, "seeds": self.seeds, "seed": self.seed}
+        return config if self.calibration is None else {**config, "calibration": self.calibration.config()}
 
     @classmethod
     def from_config(cls, items: Vocabulary | Iterable[Hashable], config: Mapping[str, Any]) -> DiffRec:
@@ -340,7 +370,7 @@ class DiffRec(Pretrained, Recommender):
         Raises:
             ValueError: unknown names or keys, or parts that do not fit one another.
         """
-        known = {*PARTS, "seeds", "seed"}
+        known = {*PARTS, "seeds", "seed", "calibration"}
         unknown = sorted(set(config) - known)
         if unknown:
             raise ValueError(f"Unknown keys in the config of DiffRec: {unknown}. Known: {sorted(known)}.")
@@ -371,7 +401,7 @@ class DiffRec(Pretrained, Recommender):
         A name or a mapping is merged into the part's config: ``schedule={"num_timesteps": 200}`` changes one setting,
         ``denoiser="causal-transformer"`` changes the class and keeps the settings that both classes have. A guide
         without a ``base`` wraps the present denoiser. A part keeps its weights if its class and their shapes stay;
-        ``seed=`` gives all parts fresh weights.
+        ``seed=`` gives all parts fresh weights. A calibration is not carried over: it belongs to the parts together.
 
         Args:
             changes: Parts by name, as components, names or mappings; ``dim``, ``max_length``, ``seeds``, ``seed``.

@@ -155,8 +155,17 @@ def _mean(members: list[Scores]) -> Scores:
 
     def std(columns: Tensor) -> Tensor:
         p = log_probabilities.gather(2, columns.expand(len(members), -1, -1)).exp()
-        within = torch.stack([member.std_of(columns) for member in members]).square().mean(0)
-        return (within + p.var(0, correction=0)).sqrt()
+        return _total_std(p, torch.stack([member.std_of(columns) for member in members]))
+
+    def calibrated(columns: Tensor) -> tuple[Tensor, Tensor]:
+        log_p, deviations = map(torch.stack, zip(*(member.reported(columns) for member in members), strict=True))
+        return log_p.logsumexp(0) - math.log(len(members)), _total_std(log_p.exp(), deviations)
 
     mean = log_probabilities.logsumexp(0) - math.log(len(members))
-    return Scores(members[0].users, members[0].items, mean, std)
+    known = any(member.calibrated is not None for member in members)
+    return Scores(members[0].users, members[0].items, mean, std, calibrated if known else None)
+
+
+def _total_std(probabilities: Tensor, deviations: Tensor) -> Tensor:
+    """Standard deviation over members and draws, of the members' ``(M, b, k)``."""
+    return (deviations.square().mean(0) + probabilities.var(0, correction=0)).sqrt()

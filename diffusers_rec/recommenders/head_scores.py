@@ -10,8 +10,7 @@ predicts (:mod:`diffusers_rec.recommenders.memory`) is mixed in after the mean.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from torch.nn import functional as F
 
 from diffusers_rec.core.errors import check_int
 from diffusers_rec.items.heads import ItemHead
+from diffusers_rec.recommenders.calibration import CalibratedScores, Evidence, SoftenedLogits
 from diffusers_rec.recommenders.memory import MemoryPrediction
 from diffusers_rec.recommenders.ranking import Scores
 
@@ -28,7 +28,12 @@ CHUNK_SCORES = 2**22
 
 @torch.no_grad()
 def head_scores(
-    head: ItemHead, latents: Tensor, memory: MemoryPrediction | None = None, *, chunk_scores: int = CHUNK_SCORES
+    head: ItemHead,
+    latents: Tensor,
+    memory: MemoryPrediction | None = None,
+    *,
+    evidence: Evidence | None = None,
+    chunk_scores: int = CHUNK_SCORES,
 ) -> Iterator[Scores]:
     """The logarithm of each item's probability, averaged over the draws and mixed with what a memory predicts.
 
@@ -36,22 +41,46 @@ def head_scores(
         head: Head that scores items.
         latents: S noise draws a user, ``(B, S, D)``.
         memory: Prediction of a memory; the network alone when None.
+        evidence: Calibration of the probabilities that are reported; None reports those that the ranking is by.
         chunk_scores: Largest number of scores to hold at once; one item a chunk at the least.
     """
     users, draws, _ = latents.shape
     for group in _user_groups(users, draws, len(head.keys()), chunk_scores):
         own = None if memory is None else memory.take(group)
-        for items, logits, normaliser in _logits(head, latents[group], chunk_scores):
-            yield _scores(group, items, logits, normaliser, own)
+        known = None if evidence is None else evidence.take(group)
+        chunks, logits = _logits(head, latents[group], chunk_scores)
+        normaliser = None if len(chunks) == 1 else _normaliser(chunks, logits)
+        network = None if known is None else _softened(known, head, latents[group], chunk_scores)
+        for items in chunks:
+            scored, calibrated = logits(items), None
+            if known is not None and network is not None:
+                kept = scored.clone() if len(chunks) > 1 else scored  # the scores of several chunks are written to
+                calibrated = CalibratedScores(known, network, items, kept)
+            yield _scores(group, items, scored, normaliser, own, calibrated)
+
+
+def _softened(evidence: Evidence, head: ItemHead, latents: Tensor, chunk_scores: int) -> SoftenedLogits:
+    """The network's part of calibrated probabilities."""
+    temperature = evidence.calibration.temperature
+    return SoftenedLogits(
+        temperature,
+        lambda: _normaliser(*_logits(head, latents, chunk_scores), temperature),
+        lambda: logits_of(head, latents, evidence.seen.clamp(min=0)),
+    )
 
 
 def _scores(
-    users: slice, items: slice, logits: Tensor, normaliser: Tensor | None, memory: MemoryPrediction | None
+    users: slice,
+    items: slice,
+    logits: Tensor,
+    normaliser: Tensor | None,
+    memory: MemoryPrediction | None,
+    calibrated: CalibratedScores | None,
 ) -> Scores:
     """Scores of a chunk, from its logits under each draw, ``(b, S, c)``."""
     one_draw = logits.shape[1] == 1
     if one_draw and memory is None:
-        return Scores(users, items, _log_probabilities(logits, normaliser)[:, 0])
+        return Scores(users, items, _log_probabilities(logits, normaliser)[:, 0], calibrated=calibrated)
     probabilities = logits.softmax(-1) if normaliser is None else (logits - normaliser).exp_()
     mean = probabilities[:, 0] if one_draw else probabilities.mean(1)
     if _underflows(mean):
@@ -65,7 +94,7 @@ def _scores(
         deviation = chosen.std(1, correction=0)
         return deviation if memory is None else deviation * (1 - memory.share)
 
-    return Scores(users, items, mean, None if one_draw else std)
+    return Scores(users, items, mean, None if one_draw else std, calibrated)
 
 
 def mean_over_draws(log_probabilities: Tensor) -> Tensor:
@@ -93,39 +122,82 @@ def score_chunks(head: ItemHead, latents: Tensor, chunk_scores: int = CHUNK_SCOR
     Yields:
         A slice of item indices and the log-probabilities ``(B, S, chunk)``.
     """
-    for items, logits, normaliser in _logits(head, latents, chunk_scores):
-        yield items, _log_probabilities(logits, normaliser)
+    chunks, logits = _logits(head, latents, chunk_scores)
+    normaliser = None if len(chunks) == 1 else _normaliser(chunks, logits)
+    for items in chunks:
+        yield items, _log_probabilities(logits(items), normaliser)
+
+
+@torch.no_grad()
+def probabilities_of(
+    head: ItemHead, latents: Tensor, items: Tensor, temperatures: Sequence[float], chunk_scores: int = CHUNK_SCORES
+) -> Tensor:
+    """Probabilities of some items a user, averaged over the draws, at each of several temperatures.
+
+    Args:
+        head: Head that scores items.
+        latents: S noise draws a user, ``(B, S, D)``.
+        items: Item indices, ``(B, E)``.
+        temperatures: T numbers by which the logits are divided.
+        chunk_scores: Largest number of scores to hold at once; one item a chunk at the least.
+
+    Returns:
+        float64, ``(T, B, E)``.
+    """
+    users, draws, _ = latents.shape
+    found = []
+    for group in _user_groups(users, draws, len(head.keys()), chunk_scores):
+        chunks, logits = _logits(head, latents[group], chunk_scores)
+        sums = []
+        for chunk in chunks:
+            scores = logits(chunk)
+            sums.append(torch.stack([(scores / temperature).logsumexp(-1) for temperature in temperatures]))
+        chosen = logits_of(head, latents[group], items[group])
+        divided = torch.stack([chosen / temperature for temperature in temperatures])
+        found.append((divided - torch.stack(sums).logsumexp(0)[..., None]).double().exp().mean(2))
+    return torch.cat(found, dim=1)
+
+
+def logits_of(head: ItemHead, latents: Tensor, items: Tensor) -> Tensor:
+    """Logits of some items a user under each draw: ``(B, S, D)`` and ``(B, E)`` to ``(B, S, E)``."""
+    with torch.autocast(latents.device.type, enabled=False):
+        keys, bias = head.scoring_keys()
+        scores = head.queries(latents.to(keys.dtype)) @ keys[items].mT
+    return scores if bias is None else scores + bias[items][:, None]
 
 
 def _log_probabilities(logits: Tensor, normaliser: Tensor | None) -> Tensor:
     return logits.log_softmax(-1) if normaliser is None else logits.sub_(normaliser)
 
 
-def _logits(head: ItemHead, latents: Tensor, chunk_scores: int) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
-    """Logits of chunks of items, ``(B, S, chunk)``, and their normaliser, ``(B, S, 1)``; None where one chunk has all
-    items.
-    """
+def _logits(head: ItemHead, latents: Tensor, chunk_scores: int) -> tuple[list[slice], Callable[[slice], Tensor]]:
+    """Chunks of the items, and a function that gives the logits of one, ``(B, S, chunk)``."""
     users, draws, _ = latents.shape
     with torch.autocast(latents.device.type, enabled=False):
         keys, bias = head.scoring_keys()
         queries = head.queries(latents.to(keys.dtype))
     size = max(1, check_int("chunk_scores", chunk_scores, minimum=1) // max(1, users * draws))
-    chunks = [slice(start, min(start + size, len(keys))) for start in range(0, len(keys), size)]
 
-    def logits(chunk: slice) -> Tensor:
+    def logits(items: slice) -> Tensor:
         with torch.autocast(latents.device.type, enabled=False):
-            return F.linear(queries, keys[chunk], None if bias is None else bias[chunk])
+            return F.linear(queries, keys[items], None if bias is None else bias[items])
 
-    if len(chunks) == 1:
-        yield chunks[0], logits(chunks[0]), None
-        return
-    normaliser = queries.new_full((users, draws, 1), -math.inf)
-    for chunk in chunks:
-        scores = logits(chunk)
+    return [slice(start, min(start + size, len(keys))) for start in range(0, len(keys), size)], logits
+
+
+def _normaliser(chunks: Sequence[slice], logits: Callable[[slice], Tensor], temperature: float = 1.0) -> Tensor:
+    """Logarithm of the sum over all items of exp(logits / temperature), ``(B, S, 1)``."""
+    total: Tensor | None = None
+    for items in chunks:
+        scores = logits(items)
+        if temperature != 1:
+            scores = scores.div_(temperature)
         top = scores.amax(-1, keepdim=True)
-        normaliser = torch.logaddexp(normaliser, scores.sub_(top).exp_().sum(-1, keepdim=True).log_().add_(top))
-    for chunk in chunks:
-        yield chunk, logits(chunk), normaliser
+        mass = scores.sub_(top).exp_().sum(-1, keepdim=True).log_().add_(top)
+        total = mass if total is None else torch.logaddexp(total, mass)
+    if total is None:
+        raise ValueError("The head has no items to score.")
+    return total
 
 
 def _user_groups(users: int, draws: int, num_items: int, chunk_scores: int) -> Iterator[slice]:

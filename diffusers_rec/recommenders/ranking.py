@@ -38,6 +38,8 @@ class Scores:
         log_probabilities: Logarithms of the probabilities, averaged over what the model draws, ``(b, c)``.
         std: Standard deviation of the probabilities over what the model draws, for columns of ``log_probabilities``,
             int64 ``(b, k)`` to ``(b, k)``; None where the model draws nothing.
+        calibrated: Log-probabilities to be reported in place of those that the ranking is by, and their standard
+            deviations, for columns, int64 ``(b, k)`` to two of ``(b, k)``; None where they are the same.
 
     Raises:
         ValueError: log-probabilities of another shape than users and items.
@@ -47,6 +49,7 @@ class Scores:
     items: slice
     log_probabilities: Tensor
     std: Callable[[Tensor], Tensor] | None = None
+    calibrated: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
 
     made_by: ClassVar[str] = "Scores.of_logits(logits)"
 
@@ -68,6 +71,12 @@ class Scores:
         if self.std is None:
             return self.log_probabilities.new_zeros(columns.shape)
         return self.std(columns)
+
+    def reported(self, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of chosen columns and the standard deviations of the probabilities, ``(b, k)`` each."""
+        if self.calibrated is not None:
+            return self.calibrated(columns)
+        return self.log_probabilities.gather(1, columns), self.std_of(columns)
 
 
 @dataclass(frozen=True)
@@ -105,7 +114,7 @@ def top_k(
     check_int("k", k)
     choice, found, num_items = Choice(excluded, candidates), [], 0
     for group in user_groups(scores):
-        best, size = _top_k(group, k, choice)
+        best, size = group_top_k(group, k, choice)
         if not num_items:
             num_items = size
             choice.check(num_items)
@@ -114,37 +123,50 @@ def top_k(
         found.append(best)
     if not found:
         raise ValueError("top_k: expected scores of one user at least, got none.")
-    items, scores, std = (torch.cat([getattr(part, name) for part in found]) for name in ("items", "scores", "std"))
-    barred = items < 0
-    return TopK(items, scores.exp().masked_fill_(barred, 0), std.masked_fill_(barred, 0))
+    return TopK(*(torch.cat([getattr(part, name) for part in found]) for name in ("items", "scores", "std")))
 
 
-def _top_k(group: Iterator[Scores], k: int, choice: Choice) -> tuple[TopK, int]:
-    """The best items of one group of users, with log-probabilities for scores and -1 where nothing is allowed; V."""
+@dataclass(frozen=True)
+class _Best:
+    """The best items of some users: indices, what they are ranked by, and what is reported, ``(b, k)`` each."""
+
+    items: Tensor
+    ranked_by: Tensor
+    log_probabilities: Tensor
+    std: Tensor
+
+
+def group_top_k(group: Iterator[Scores], k: int, choice: Choice) -> tuple[TopK, int]:
+    """The best items of one group of users, and V."""
     chunk = next(group)
     found = _top_k_of_chunk(chunk, k, choice)
     for chunk in group:
         found = _best(found, _top_k_of_chunk(chunk, k, choice), k)
-    if not bool((found.scores <= _LARGEST_LOGARITHM).all()):
-        raise _no_probabilities(found.scores)
-    return TopK(found.items.masked_fill(found.scores == -math.inf, -1), found.scores, found.std), chunk.items.stop
+    if not bool((found.ranked_by <= _LARGEST_LOGARITHM).all()):
+        raise _no_probabilities(found.ranked_by)
+    barred = found.ranked_by == -math.inf
+    scores = found.log_probabilities.exp().masked_fill_(barred, 0)
+    return TopK(found.items.masked_fill(barred, -1), scores, found.std.masked_fill(barred, 0)), chunk.items.stop
 
 
-def _top_k_of_chunk(chunk: Scores, k: int, choice: Choice) -> TopK:
+def _top_k_of_chunk(chunk: Scores, k: int, choice: Choice) -> _Best:
     # A copy, which may be written to; an item of no probability stays above those that are not allowed.
     scores = chunk.log_probabilities.clamp(min=torch.finfo(chunk.log_probabilities.dtype).min)
     choice.take(chunk.users).mask_(scores, chunk.items)
     best, column = scores.topk(max(0, min(k, scores.shape[1])), dim=1)
-    return TopK(column + chunk.items.start, best, chunk.std_of(column))
+    return _Best(column + chunk.items.start, best, *chunk.reported(column))
 
 
-def _best(one: TopK, other: TopK, k: int) -> TopK:
+def _best(one: _Best, other: _Best, k: int) -> _Best:
     """The k best of two."""
-    items, scores, std = (
-        torch.cat([getattr(one, name), getattr(other, name)], dim=1) for name in ("items", "scores", "std")
+    ranked_by, order = torch.cat([one.ranked_by, other.ranked_by], dim=1).topk(
+        min(k, one.ranked_by.shape[1] + other.ranked_by.shape[1]), dim=1
     )
-    scores, order = scores.topk(min(k, scores.shape[1]), dim=1)
-    return TopK(items.gather(1, order), scores, std.gather(1, order))
+    items, log_probabilities, std = (
+        torch.cat([getattr(one, name), getattr(other, name)], dim=1).gather(1, order)
+        for name in ("items", "log_probabilities", "std")
+    )
+    return _Best(items, ranked_by, log_probabilities, std)
 
 
 def _no_probabilities(log_probabilities: Tensor) -> ValueError:
@@ -183,11 +205,11 @@ def target_ranks(scores: Iterable[Scores], targets: Tensor, *, excluded: Tensor)
         users = chunks[0][0]
         target = torch.full(targets[users].shape, math.nan, dtype=chunks[0][2].dtype, device=targets.device)
         for _, items, values in chunks:
-            column, inside = _columns(targets[users, None], items)
+            column, inside = columns_within(targets[users, None], items)
             target = torch.where(inside[:, 0], values.gather(1, column)[:, 0], target)
         for _, items, values in chunks:
             above = values.shape[1] - _count_below(values, target)
-            column, inside = _columns(others[users], items)
+            column, inside = columns_within(others[users], items)
             ranks[users] += above
             unseen[users] += above - (~(values.gather(1, column) < target[:, None]) & inside).sum(1)
     barred = (excluded == targets[:, None]).any(1)
@@ -202,7 +224,7 @@ def _count_below(values: Tensor, target: Tensor) -> Tensor:
     return torch.lt(values, target[:, None], out=below).sum(1).long()
 
 
-def _columns(indices: Tensor, items: slice) -> tuple[Tensor, Tensor]:
+def columns_within(indices: Tensor, items: slice) -> tuple[Tensor, Tensor]:
     """Columns of a chunk where items lie, and which lie in it; the columns of the others mean nothing."""
     inside = (indices >= items.start) & (indices < items.stop)
     return (indices - items.start).clamp(0, items.stop - items.start - 1), inside
@@ -256,14 +278,26 @@ def joined(chunks: Sequence[Scores]) -> Scores:
         groups.setdefault(chunk.users.start, []).append(chunk)
     rows = [torch.cat([chunk.log_probabilities for chunk in group], dim=1) for group in groups.values()]
 
-    def std(columns: Tensor) -> Tensor:
+    def over_chunks(columns: Tensor, read: Callable[[Scores, Tensor], Tensor]) -> Tensor:
         found = torch.zeros(columns.shape, dtype=rows[0].dtype, device=columns.device)
         for chunk in chunks:
             users = slice(chunk.users.start - first, chunk.users.stop - first)
-            column, inside = _columns(columns[users], chunk.items)
-            found[users] = torch.where(inside, chunk.std_of(column), found[users])
+            column, inside = columns_within(columns[users], chunk.items)
+            found[users] = torch.where(inside, read(chunk, column), found[users])
         return found
 
-    known = any(chunk.std is not None for chunk in chunks)
+    def std(columns: Tensor) -> Tensor:
+        return over_chunks(columns, Scores.std_of)
+
+    def calibrated(columns: Tensor) -> tuple[Tensor, Tensor]:
+        log_probabilities = over_chunks(columns, lambda chunk, column: chunk.reported(column)[0])
+        return log_probabilities, over_chunks(columns, lambda chunk, column: chunk.reported(column)[1])
+
     whole = torch.cat(rows)
-    return Scores(slice(first, last), slice(0, whole.shape[1]), whole, std if known else None)
+    return Scores(
+        slice(first, last),
+        slice(0, whole.shape[1]),
+        whole,
+        std if any(chunk.std is not None for chunk in chunks) else None,
+        calibrated if any(chunk.calibrated is not None for chunk in chunks) else None,
+    )

@@ -12,6 +12,7 @@ r"""What training needs of a model: a loss, and hooks that do nothing unless a m
         optimizer.step()
         optimizer.zero_grad()
         model.update(loss.observed)
+    model.calibrate(validation)
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from torch import Generator, Tensor, nn
 
 from diffusers_rec.core.entrances import guarded
 from diffusers_rec.data.batching import Batch, Examples
-from diffusers_rec.data.sequences import Sequences
+from diffusers_rec.data.sequences import Holdout, Sequences
 from diffusers_rec.data.vocabulary import Vocabulary
 
 
@@ -102,6 +103,16 @@ class Trainable(nn.Module):
         if isinstance(popularity, Tensor):
             popularity.copy_(torch.from_numpy(sequences.items).bincount(minlength=len(self.vocabulary)))
         return self
+
+    def calibrate(self, validation: Holdout) -> object:
+        """Fit the probabilities that are reported to what users took; called once, after training.
+
+        By default it does nothing.
+
+        Args:
+            validation: Histories and the items that came next, which were not trained on.
+        """
+        return None
 
     def given(self) -> dict[str, Tensor]:
         """Tensors that the model was given and neither learns nor counts, by name, which identify a run; none here."""

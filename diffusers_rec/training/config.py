@@ -34,6 +34,8 @@ class TrainingConfig:
         patience: Number of validations without a better score after which training stops; unlimited if 0.
         validate_every: Number of epochs between validations.
         validation_seeds: Number of noise draws averaged in a validation.
+        calibrate: Whether to calibrate the trained model's probabilities on validation, where there is any, see
+            :meth:`DiffRec.calibrate <diffusers_rec.DiffRec.calibrate>`. The ranking stays as it is.
         precision: ``"fp32"``, or ``"bf16"`` for the backbone's matrix products; losses and softmax stay fp32.
         seed: Seed of the order of examples, the timesteps, the noise and dropout.
     """
@@ -52,6 +54,7 @@ class TrainingConfig:
     patience: int = 0
     validate_every: int = 1
     validation_seeds: int = 1
+    calibrate: bool = True
     precision: str = "fp32"
     seed: int = 0
 
@@ -67,6 +70,7 @@ class TrainingConfig:
         object.__setattr__(self, "learning_rate", check_float("learning_rate", self.learning_rate, above=0))
         object.__setattr__(self, "average_decay", check_float("average_decay", self.average_decay, minimum=0, below=1))
         check_bool("exclude_seen", self.exclude_seen)
+        check_bool("calibrate", self.calibrate)
         if not isinstance(self.select_by, str) or not re.fullmatch("(hr|ndcg)@[1-9][0-9]*", self.select_by):
             raise ValueError(f"select_by must be 'hr@K' or 'ndcg@K', K a whole number >= 1, got {self.select_by!r}.")
         check_choice("decay", self.decay, ("constant", "cosine"))

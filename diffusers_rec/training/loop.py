@@ -124,6 +124,9 @@ def train(
         learner = Learner(model.to(processes.device), built, config, processes)
         loop = _Loop(learner, training_batches(model, sequences, config), validate, store, listed)
         loop.run(progress)
+        if holdout is not None and config.calibrate:
+            model.calibrate(holdout)
+            store.save_calibrated(model)
     state = loop.progress
     if validate is not None and processes.is_main:
         validate.warn_of_zeros(state.best_score)

@@ -17,6 +17,7 @@ from torch import Tensor
 from diffusers_rec.core.checkpoint import CONFIG_FILE, FILES, read_checkpoint
 from diffusers_rec.core.errors import check_path
 from diffusers_rec.core.files import folder_lock, remove_temporaries, write_atomically
+from diffusers_rec.recommenders.base import Recommender
 from diffusers_rec.recommenders.pretrained import Pretrained
 from diffusers_rec.training.learner import Learner
 from diffusers_rec.training.state import STATE_FILE, Progress, put_state, read_state, save_state
@@ -42,6 +43,10 @@ class RunStore(ABC):
     def best_weights(self) -> Mapping[str, Tensor]:
         """The weights of the best epoch."""
 
+    @abstractmethod
+    def save_calibrated(self, model: Recommender) -> None:
+        """Save the model of the best epoch once more, now with its calibration."""
+
 
 class MemoryStore(RunStore):
     """Store of a run that cannot be resumed."""
@@ -56,6 +61,9 @@ class MemoryStore(RunStore):
 
     def best_weights(self) -> Mapping[str, Tensor]:
         return self._best
+
+    def save_calibrated(self, model: Recommender) -> None:
+        """Nothing: the model itself is all that is left of the run."""
 
 
 class FolderStore(RunStore):
@@ -102,6 +110,12 @@ class FolderStore(RunStore):
 
     def best_weights(self) -> Mapping[str, Tensor]:
         return read_checkpoint(self.folder).weights
+
+    def save_calibrated(self, model: Recommender) -> None:
+        saved, own = read_checkpoint(self.folder).config, cast(Pretrained, model).config()
+        of_this_run = {**saved, "calibration": None} == {**own, "calibration": None}
+        if self.writes and of_this_run and saved != own:
+            cast(Pretrained, model).save_pretrained(self.folder)
 
     def _write_state(self, learner: Learner, progress: Progress) -> None:
         if self.writes:

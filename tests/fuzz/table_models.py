@@ -70,6 +70,17 @@ CALLS: dict[str, Call] = {
         lambda: world.model().replace,
         lambda: {"schedule": {"log_snr_shift": -1.0}, "sampler": "ddim", "seeds": 2}, serves,
     ),
+    "DiffRec.calibrate": Call(
+        lambda: world.model().prepare(world.sequences()).calibrate,
+        lambda: {"validation": world.holdout(), "users": 2, "seed": 0},
+    ),
+    "Calibration": Call(
+        lambda: dr.Calibration, lambda: {"temperature": 1.5, "memory": 0.1, "popularity": 0.2}
+    ),
+    "Calibration.of": Call(
+        lambda: dr.Calibration.of, lambda: {"spec": {"temperature": 1.5, "memory": 0.1, "popularity": 0.2}}
+    ),
+    "Calibration.config": Call(lambda: dr.Calibration().config, dict),
     "DiffRec.extend": Call(lambda: world.model().extend, lambda: {"items": ["new", "newer"], "features": None}, serves),
     "DiffRec.check_fit": Call(lambda: world.model().check_fit, dict),
     "DiffRec.save_pretrained": Call(
@@ -111,6 +122,9 @@ CALLS: dict[str, Call] = {
     ),
     "Scores.std_of": Call(
         lambda: dr.Scores.of_logits(gaussian(2, 3)).std_of, lambda: {"columns": torch.zeros(2, 1, dtype=torch.int64)}
+    ),
+    "Scores.reported": Call(
+        lambda: dr.Scores.of_logits(gaussian(2, 3)).reported, lambda: {"columns": torch.zeros(2, 1, dtype=torch.int64)}
     ),
     "Recommender.predict_proba": Call(lambda: world.model().predict_proba, served, probabilities),
     "Recommender.recommend": Call(

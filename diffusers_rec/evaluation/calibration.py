@@ -1,0 +1,124 @@
+r"""Whether reported probabilities come true: likelihood, calibration error and Brier score of next-item predictions.
+
+With the probability :math:`p_u` of user u's held-out item and a list of k items, of which item j is reported with
+:math:`p_{uj}` and is the held-out one or not, :math:`y_{uj} \in \{0, 1\}`:
+
+.. math:: \mathrm{NLL} = -\frac1U \sum_u \log p_u, \qquad
+          \mathrm{ECE} = \sum_b \frac{n_b}{n} \Big| \frac1{n_b} \sum_{(u,j) \in b} (p_{uj} - y_{uj}) \Big|, \qquad
+          \mathrm{Brier} = \frac1U \sum_u (p_{u1} - y_{u1})^2,
+
+where the bins b hold equal numbers of listed items of like probability (Naeini et al. 2015).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffusers_rec.items.choice import Choice
+from diffusers_rec.recommenders.calibration import log_popularity
+from diffusers_rec.recommenders.ranking import Scores, columns_within, group_top_k, user_groups
+
+BINS = 15
+"""Bins of the calibration error."""
+
+
+@dataclass(frozen=True)
+class ProbabilityReport:
+    """How the probabilities that a model reports compare with what U users took.
+
+    Attributes:
+        nll: Negative log-likelihood of the held-out items, in nats a user.
+        nll_uniform: That of the uniform distribution.
+        nll_popularity: That of the items' popularity in training, one action added to each; NaN where it is unknown.
+        ece: Expected calibration error of the listed items.
+        brier: Mean squared error of the first item's probability.
+        first_stated: Mean probability that the first item is reported with.
+        first_true: Share of users who took the first item.
+        first_is_likeliest: Share of users whose first item is also the likeliest one of their list, since a calibrated
+            model ranks by another mixture.
+    """
+
+    nll: float
+    nll_uniform: float
+    nll_popularity: float
+    ece: float
+    brier: float
+    first_stated: float
+    first_true: float
+    first_is_likeliest: float
+
+
+class ProbabilityMetrics:
+    """Collects what a :class:`ProbabilityReport` needs while scores pass by.
+
+    Args:
+        num_items: V.
+        popularity: How often each item occurs in training, int64 ``(V,)``; None where it is unknown.
+        k: Length of the lists.
+    """
+
+    def __init__(self, num_items: int, popularity: Tensor | None, k: int = 10) -> None:
+        self.num_items, self.k = num_items, min(k, num_items)
+        self.popularity = popularity if popularity is not None and bool(popularity.any()) else None
+        self._likelihoods: list[Tensor] = []
+        self._marks: list[Tensor] = []
+        self._stated: list[Tensor] = []
+        self._true: list[Tensor] = []
+
+    def watch(self, scores: Iterable[Scores], targets: Tensor, seen: Tensor) -> Iterator[Scores]:
+        """The same scores, one group of users after another, which are looked at on the way.
+
+        Args:
+            scores: Scores of B users.
+            targets: Item indices, ``(B,)``.
+            seen: Items left out of the lists, ``(B, E)``, padded with -1.
+        """
+        choice = Choice(seen, None)
+        for group in user_groups(scores):
+            chunks = list(group)
+            self._add(chunks, targets[chunks[0].users], choice)
+            yield from chunks
+
+    def _add(self, chunks: list[Scores], targets: Tensor, choice: Choice) -> None:
+        likelihood = torch.full(targets.shape, -math.inf, dtype=torch.float64, device=targets.device)
+        for chunk in chunks:
+            column, inside = columns_within(targets[:, None], chunk.items)
+            likelihood = torch.where(inside[:, 0], chunk.reported(column)[0][:, 0].double(), likelihood)
+        listed, _ = group_top_k(iter(chunks), self.k, choice)
+        self._likelihoods.append(likelihood.cpu())
+        if self.popularity is not None:
+            self._marks.append(log_popularity(self.popularity, targets).cpu())
+        self._stated.append(listed.scores.double().cpu())
+        self._true.append((listed.items == targets[:, None]).double().cpu())
+
+    def report(self) -> ProbabilityReport:
+        """The metrics of all that has passed."""
+        stated, true = torch.cat(self._stated), torch.cat(self._true)
+        return ProbabilityReport(
+            nll=-float(torch.cat(self._likelihoods).mean()),
+            nll_uniform=math.log(self.num_items),
+            nll_popularity=-float(torch.cat(self._marks).mean()) if self._marks else math.nan,
+            ece=expected_calibration_error(stated.flatten(), true.flatten()),
+            brier=float((stated[:, 0] - true[:, 0]).square().mean()),
+            first_stated=float(stated[:, 0].mean()),
+            first_true=float(true[:, 0].mean()),
+            first_is_likeliest=float((stated[:, 0] >= stated.amax(1)).double().mean()),
+        )
+
+
+def expected_calibration_error(stated: Tensor, true: Tensor, bins: int = BINS) -> float:
+    """Mean distance between probability and frequency over bins of equally many predictions.
+
+    Args:
+        stated: Probabilities, float64 ``(n,)``.
+        true: 1 where the prediction came true, else 0, ``(n,)``.
+        bins: Number of bins.
+    """
+    order = stated.argsort(stable=True)
+    gaps = (stated - true)[order].tensor_split(bins)
+    return float(torch.stack([gap.sum().abs() for gap in gaps]).sum() / max(1, len(stated)))

@@ -1,0 +1,207 @@
+r"""Calibration: probabilities that come true as often as they state.
+
+The mixture of network and memory that ranks best is not the one that is likeliest. What is reported is a mixture of its
+own, of network, memory and popularity:
+
+.. math:: p(v \mid \text{history}) = (1 - \pi) \big( (1 - w)\, \tilde p_\theta(v) + w\, \tilde q(v) \big)
+          + \pi\, \tilde n(v), \qquad
+          p_\theta(v) = \frac1S \sum_s \mathrm{softmax}_v(\ell_s / T), \qquad
+          n(v) = \frac{n_v + 1}{\sum_u (n_u + 1)}
+
+with the logits :math:`\ell_s` of S noise draws, the memory's prediction q, and how often each item occurs in training,
+:math:`n_v`. The tilde multiplies the items of the history by a factor :math:`\rho` and normalises again: few logs have
+an item twice in a sequence, but a network expects it. The four numbers are fitted on validation
+(:mod:`diffusers_rec.recommenders.calibrating`). The ranking keeps its own mixture.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusers_rec.core.errors import check_class, check_float
+from diffusers_rec.data.history import History
+from diffusers_rec.items.choice import among
+from diffusers_rec.recommenders.memory import MemoryPrediction
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The four numbers of a calibrated model.
+
+    Args:
+        temperature: T, by which logits are divided.
+        memory: Share w of the memory wherever it predicts anything.
+        popularity: Share of the items' popularity.
+        seen: Factor of the items of the history.
+    """
+
+    temperature: float = 1.0
+    memory: float = 0.0
+    popularity: float = 0.0
+    seen: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("temperature", "seen"):
+            object.__setattr__(self, name, check_float(name, getattr(self, name), above=0))
+        for name in ("memory", "popularity"):
+            object.__setattr__(self, name, check_float(name, getattr(self, name), minimum=0, below=1))
+
+    @classmethod
+    def of(cls, spec: Calibration | Mapping[str, Any] | None) -> Calibration | None:
+        """A calibration from its settings; None stays None."""
+        if isinstance(spec, Mapping):
+            unknown = sorted(set(spec) - set(asdict(cls())))
+            if unknown:
+                raise ValueError(f"Calibration: expected {', '.join(asdict(cls()))}, got also {unknown}.")
+            return cls(**spec)
+        return None if spec is None else check_class("calibration", spec, Calibration)
+
+    def config(self) -> dict[str, float]:
+        """The four numbers, ready for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What a calibration needs to know of some users beside their logits.
+
+    Attributes:
+        calibration: The four numbers.
+        memory: The memory's prediction for b users; None without one.
+        counts: How often each item occurs in training, int64 ``(V,)``.
+        seen: Items of the histories, each once, ``(b, E)``, padded with -1.
+    """
+
+    calibration: Calibration
+    memory: MemoryPrediction | None
+    counts: Tensor
+    seen: Tensor
+
+    @classmethod
+    def of(
+        cls, calibration: Calibration, history: History, memory: MemoryPrediction | None, counts: Tensor
+    ) -> Evidence:
+        """That of histories."""
+        return cls(calibration, memory, counts, distinct(history))
+
+    def take(self, users: slice) -> Evidence:
+        """That of some users."""
+        memory = None if self.memory is None else self.memory.take(users)
+        return Evidence(self.calibration, memory, self.counts, self.seen[users])
+
+    @cached_property
+    def known(self) -> Tensor:
+        """Whose memory predicts anything, ``(b, 1)``."""
+        if self.memory is None:
+            return torch.zeros(len(self.seen), 1, dtype=torch.bool, device=self.seen.device)
+        return self.memory.share > 0
+
+    def remembered(self, items: slice, columns: Tensor) -> Tensor:
+        """Q of chosen columns of a chunk of items, float64 ``(b, k)``; 0 where the memory predicts nothing."""
+        if self.memory is None:
+            return torch.zeros(columns.shape, dtype=torch.float64, device=columns.device)
+        mass = self.memory.within(items).gather(1, columns).double()
+        return mass / self.memory.share.double().clamp(min=torch.finfo(torch.float64).tiny)
+
+    def popular(self, items: Tensor) -> Tensor:
+        """N of items, float64 in their shape."""
+        return log_popularity(self.counts, items).exp()
+
+    def mass_of_seen(self) -> tuple[Tensor, Tensor]:
+        """Mass of the items of the history under the memory and under popularity, float64 ``(b, 1)`` each."""
+        items, real = self.seen.clamp(min=0), self.seen >= 0
+        remembered = self.remembered(slice(0, len(self.counts)), items) * real
+        return remembered.sum(1, keepdim=True), (self.popular(items) * real).sum(1, keepdim=True)
+
+
+@dataclass(frozen=True, eq=False)
+class SoftenedLogits:
+    """The network's part, for b users and S draws.
+
+    Attributes:
+        temperature: T.
+        normaliser: Gives the logarithm of the sum of exp(logits / T) over all items, ``(b, S, 1)``.
+        of_seen: Gives the logits of the items of the history, ``(b, S, E)``.
+    """
+
+    temperature: float
+    normaliser: Callable[[], Tensor]
+    of_seen: Callable[[], Tensor]
+
+    @cached_property
+    def total(self) -> Tensor:
+        """The normaliser, computed once."""
+        return self.normaliser()
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Of some items under each draw, float64 ``(b, S, k)`` like their logits."""
+        return (logits / self.temperature - self.total).double().exp()
+
+
+@dataclass(frozen=True, eq=False)
+class CalibratedScores:
+    """Calibrated probabilities of a chunk of items, computed for the columns that are asked for.
+
+    Attributes:
+        evidence: What is known of the b users.
+        network: The network's part.
+        items: Range of the chunk's items.
+        logits: Logits of each draw, ``(b, S, c)``.
+    """
+
+    evidence: Evidence
+    network: SoftenedLogits
+    items: slice
+    logits: Tensor
+
+    def __call__(self, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of chosen columns, int64 ``(b, k)``, and standard deviations of the probabilities."""
+        evidence = self.evidence
+        draws = self.network.probabilities(self.logits.gather(2, columns[:, None].expand(-1, self.logits.shape[1], -1)))
+        parts = draws.mean(1), evidence.remembered(self.items, columns), evidence.popular(columns + self.items.start)
+        repeated = among(evidence.seen, self.items).gather(1, columns)
+        factor = 1 - (1 - evidence.calibration.seen) * repeated.double()
+        weights, left = self._weights(), self._left()
+        terms = [weight * part / rest for weight, part, rest in zip(weights, parts, left, strict=True)]
+        deviation = draws.std(1, correction=0) * (weights[0] / left[0]) * factor
+        return (factor * torch.stack(terms).sum(0)).log().to(self.logits.dtype), deviation.to(self.logits.dtype)
+
+    def _weights(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Shares of network, memory and popularity, ``(b, 1)``."""
+        calibration = self.evidence.calibration
+        memory = calibration.memory * self.evidence.known.double()
+        own = 1 - calibration.popularity
+        return own * (1 - memory), own * memory, torch.full_like(memory, calibration.popularity)
+
+    def _left(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What each part sums to after the factor of the seen items, ``(b, 1)``."""
+        factor = self.evidence.calibration.seen
+        network = self.network.probabilities(self.network.of_seen()).mean(1)
+        seen = (network * (self.evidence.seen >= 0)).sum(1, keepdim=True)
+        remembered, popular = self.evidence.mass_of_seen()
+        return 1 - (1 - factor) * seen, 1 - (1 - factor) * remembered, 1 - (1 - factor) * popular
+
+
+def distinct(history: History) -> Tensor:
+    """Items of each history once, ``(B, L)``, padded with -1."""
+    items = history.items.masked_fill(~history.mask, -1).sort(1).values
+    repeated = torch.zeros_like(items, dtype=torch.bool)
+    repeated[:, 1:] = items[:, 1:] == items[:, :-1]
+    return items.masked_fill(repeated, -1)
+
+
+def log_popularity(counts: Tensor, items: Tensor) -> Tensor:
+    """Logarithm of the items' share of all actions, one action added to each item, float64 like ``items``.
+
+    Args:
+        counts: How often each item occurs in training, int64 ``(V,)``.
+        items: Item indices, any shape.
+    """
+    return (counts[items] + 1).double().log() - math.log(int(counts.sum()) + len(counts))
