@@ -4,8 +4,8 @@
 the same directory stays complete until its config is replaced; then the new one is complete. A digest of each file and
 of the config itself detects damage.
 
-A writer holds the lock of the directory and removes only files that the replaced config names. A reader holds no lock:
-it starts again if the config was replaced while it read the files.
+A writer holds the lock of the directory and removes only files that the replaced config names. A reader holds no lock.
+It starts again if the config was replaced while it read the files.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def write_checkpoint(
 
     Raises:
         OSError: the directory cannot be created or written (no permission, no space, a file in its place).
-        TypeError: ``config`` or ``items`` has a value that JSON has no form for.
+        TypeError: ``config`` or ``items`` has a value that JSON cannot represent.
         ValueError: the weights are not finite, the directory has foreign files under the names to write, or another
             writer holds its lock for more than a minute.
     """
@@ -121,7 +121,7 @@ def read_checkpoint(directory: str | PathLike[str]) -> Checkpoint:
 
 
 def refuse_nonfinite(weights: Mapping[str, Tensor], consequence: str) -> None:
-    """Refuse weights with NaN or infinities.
+    """Reject weights with NaN or infinities.
 
     Raises:
         ValueError: a tensor is not finite; the message begins with the ``consequence`` and names the tensor.
@@ -135,7 +135,7 @@ def refuse_nonfinite(weights: Mapping[str, Tensor], consequence: str) -> None:
 
 
 def _replaced_files(folder: Path, files: Mapping[str, bytes]) -> dict[str, str]:
-    """Files, with their digests, of the checkpoint that is to be replaced.
+    """Files of the checkpoint to be replaced, with their digests.
 
     Raises:
         ValueError: a file that would be overwritten is not one of them.
