@@ -35,7 +35,7 @@ def check_weights(build: Callable[[], nn.Module], weights: Mapping[str, Tensor],
         optional: Prefixes of names that older files lack.
 
     Raises:
-        ValueError: names, shapes or dtypes differ, or the model is far larger than the weights.
+        ValueError: Names, shapes or dtypes differ, or the model is far larger than the weights.
     """
     try:
         with torch.device("meta"), _Calls(MOST_CALLS + CALLS_PER_TENSOR * len(weights)):

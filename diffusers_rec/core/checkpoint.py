@@ -70,9 +70,9 @@ def write_checkpoint(
         items: Raw item ids.
 
     Raises:
-        OSError: the directory cannot be created or written (no permission, no space, a file in its place).
+        OSError: The directory cannot be created or written (no permission, no space, a file in its place).
         TypeError: ``config`` or ``items`` has a value that JSON cannot represent.
-        ValueError: the weights are not finite, the directory has foreign files under the names to write, or another
+        ValueError: The weights are not finite, the directory has foreign files under the names to write, or another
             writer holds its lock for more than a minute.
     """
     folder = check_path("directory", directory)
@@ -107,7 +107,7 @@ def read_checkpoint(directory: str | PathLike[str]) -> Checkpoint:
 
     Raises:
         FileNotFoundError: ``config.json`` or a file that it names is missing.
-        ValueError: the checkpoint is foreign, damaged, or of a newer format.
+        ValueError: The checkpoint is foreign, damaged, or of a newer format.
     """
     path = check_path("directory", directory) / CONFIG_FILE
     while True:
@@ -124,7 +124,7 @@ def refuse_nonfinite(weights: Mapping[str, Tensor], consequence: str) -> None:
     """Reject weights with NaN or infinities.
 
     Raises:
-        ValueError: a tensor is not finite; the message begins with the ``consequence`` and names the tensor.
+        ValueError: A tensor is not finite; the message begins with the ``consequence`` and names the tensor.
     """
     bad = [name for name, tensor in weights.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if bad:
@@ -138,7 +138,7 @@ def _replaced_files(folder: Path, files: Mapping[str, bytes]) -> dict[str, str]:
     """Files of the checkpoint to be replaced, with their digests.
 
     Raises:
-        ValueError: a file that would be overwritten is not one of them.
+        ValueError: A file that would be overwritten is not one of them.
     """
     config = folder / CONFIG_FILE
     replaced: dict[str, str] = {}

@@ -39,7 +39,7 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
     objects, for the message.
 
     Raises:
-        TypeError: an argument is of another class.
+        TypeError: An argument is of another class.
     """
     return _guarded(function, ())
 
@@ -55,8 +55,8 @@ def explained(function: Callable[P, T], contract: Callable[..., Any] | None = No
             few arguments.
 
     Raises:
-        TypeError: an argument is of another class.
-        ValueError: in place of an error of Python, torch or NumPy that does not name the arguments.
+        TypeError: An argument is of another class.
+        ValueError: In place of an error of Python, torch or NumPy that does not name the arguments.
     """
     return _guarded(function, _UNEXPLAINED, contract)
 

@@ -136,7 +136,7 @@ def require_extra(module: str, extra: str) -> types.ModuleType:
     """Import an optional dependency.
 
     Raises:
-        ImportError: the module is not installed; the message contains the ``pip install`` line of its extra.
+        ImportError: The module is not installed; the message contains the ``pip install`` line of its extra.
     """
     try:
         return importlib.import_module(module)

@@ -39,8 +39,8 @@ def folder_lock(folder: Path, *, wait: float) -> Iterator[None]:
         wait: Seconds to wait for the current holder.
 
     Raises:
-        ValueError: another process or thread holds it.
-        OSError: the lock's file cannot be created.
+        ValueError: Another process or thread holds it.
+        OSError: The lock's file cannot be created.
     """
     lock = FileLock(folder.resolve() / LOCK_FILE, is_singleton=True)
     outermost = not lock.is_locked
@@ -66,7 +66,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write a file under a temporary name and rename it.
 
     Raises:
-        OSError: the file cannot be written; an older one is unchanged.
+        OSError: The file cannot be written; an older one is unchanged.
     """
     try:
         temporary = path.with_name(f".{path.name}{_MARK}{secrets.token_hex(4)}")
@@ -99,7 +99,7 @@ def naming(path: Path, finding: str, advice: str = "") -> Iterator[None]:
         advice: Advice, as a sentence.
 
     Raises:
-        ValueError: in place of any exception but an OSError.
+        ValueError: In place of any exception but an OSError.
     """
     try:
         yield

@@ -34,8 +34,8 @@ def generators_from(seeds: int | Sequence[int]) -> list[Generator]:
     """One CPU generator for each seed; an integer S stands for the seeds 0..S-1.
 
     Raises:
-        ValueError: no seed, more than :data:`MAX_DRAWS`, a negative seed, or a repeated seed (whose draw would count
-            twice).
+        ValueError: There is no seed, a seed is negative, a seed is repeated (its draw would count twice), or there are
+            more than :data:`MAX_DRAWS`.
     """
     if not isinstance(seeds, Iterable):
         seeds = range(check_int("seeds (their number)", seeds, minimum=1, maximum=MAX_DRAWS))

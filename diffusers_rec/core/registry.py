@@ -177,7 +177,7 @@ class Component:
         """The config that builds an equal component: name and constructor parameters, ready for JSON.
 
         Raises:
-            ValueError: the class has no registered name.
+            ValueError: The class has no registered name.
         """
         if self.registered_name is None:
             raise ValueError(

@@ -22,8 +22,8 @@ def write_verified(path: Path, metadata: Mapping[str, str], tensors: Mapping[str
     """Write tensors, contiguous and on the CPU, with their metadata and the digest of both.
 
     Raises:
-        ValueError: the path is a file that this function has not written.
-        OSError: the file cannot be written; an older one is unchanged.
+        ValueError: The path is a file that this function has not written.
+        OSError: The file cannot be written; an older one is unchanged.
     """
     if path.exists() and "sha256" not in _metadata(path):
         raise ValueError(
@@ -37,8 +37,8 @@ def read_verified(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Read metadata and tensors that :func:`write_verified` wrote.
 
     Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: the file is damaged, or of another version; the message is the reason, without the name of the file.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is damaged, or of another version; the message is the reason, without the name of the file.
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no file '{path}'.")

@@ -91,7 +91,7 @@ def train(
             callback.
 
     Raises:
-        ImportError: accelerate is missing (extra ``train``).
+        ImportError: The library accelerate is missing (extra ``train``).
         ValueError: The data have items that the model does not know, parts of the model do not fit, no parameter
             requires a gradient, the model has no loss or cannot be saved, ``patience`` or ``metric`` is given without
             validation, the optimizer does not fit, or the directory contains another run. These are found before

@@ -30,8 +30,8 @@ class Processes:
         rank: Number of this process, from 0.
 
     Raises:
-        ImportError: accelerate is missing (extra ``train``).
-        ValueError: accelerate connected fewer processes than were launched, or has already placed them on another
+        ImportError: The library accelerate is missing (extra ``train``).
+        ValueError: Accelerate connected fewer processes than were launched, or has already placed them on another
             device.
     """
 

@@ -86,7 +86,7 @@ def resting(now: Level, then: Level, *factors: Tensor) -> tuple[Tensor, ...]:
     """Replace the factors of x0, of xn and of noise by 0, 1 and 0 where m = n.
 
     Raises:
-        ValueError: m is above n (checked only on the CPU).
+        ValueError: A step m is above its n (checked only on the CPU).
     """
     if readable(then.alpha_bar) and bool((then.alpha_bar < now.alpha_bar).any()):
         raise ValueError("previous must not lie above timesteps: a reverse step goes to less noise.")
