@@ -70,5 +70,5 @@ def output_folder(text: str) -> Path:
     path = check_path("--out", text)
     nearest = next((place for place in (path, *path.parents) if place.exists()), None)
     if nearest is not None and not nearest.is_dir():
-        raise NotADirectoryError(f"--out {path}: {nearest} is a file; a run needs its own folder.")
+        raise NotADirectoryError(f"--out {path}: {nearest} is a file; a run needs a folder.")
     return path

@@ -238,7 +238,7 @@ def _verified_config(path: Path, data: bytes) -> dict[str, Any]:
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: it is damaged or was cut short ({error}).") from error
+        raise ValueError(f"{path} is not JSON: it is damaged or truncated ({error}).") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f'{path} was not written by this library: it lacks "format": "{FORMAT}".')
     version = content.get("format_version")
@@ -279,7 +279,7 @@ def _read_verified(folder: Path, entry: Mapping[str, str]) -> bytes:
         raise FileNotFoundError(f"The checkpoint in {folder} lacks the file {path.name} that its {CONFIG_FILE} names.")
     data = path.read_bytes()
     if _digest(data) != entry["sha256"]:
-        raise ValueError(f"{path} does not match the sha256 in {CONFIG_FILE}: it is damaged, cut short or foreign.")
+        raise ValueError(f"{path} does not match the sha256 in {CONFIG_FILE}: it is damaged, truncated or foreign.")
     return data
 
 

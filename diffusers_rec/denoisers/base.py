@@ -128,6 +128,6 @@ class Denoiser(nn.Module, Component, ABC, kind="denoiser"):
             )
         if self.prediction == "noise" and not model.schedule.alpha_bar[-1]:
             raise ValueError(
-                "The parts do not fit: at the last step the schedule leaves no signal, and a noise prediction says "
-                "nothing of the clean latent there. Use a denoiser that predicts 'velocity' or 'x0'."
+                "The parts do not fit: at the last step the schedule leaves no signal, so a noise prediction does "
+                "not determine the clean latent there. Use a denoiser that predicts 'velocity' or 'x0'."
             )

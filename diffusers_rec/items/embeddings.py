@@ -38,7 +38,7 @@ class ItemEmbedding(nn.Module, Component, ABC, kind="embedding"):
         if cls is ItemEmbedding:
             raise TypeError(
                 "ItemEmbedding is abstract, expected one of its subclasses. Use TableEmbedding(num_items, dim) for one "
-                "learned vector an item."
+                "learned vector per item."
             )
         return super().__new__(cls)
 

@@ -54,7 +54,7 @@ class _ComputedEmbedding(ItemEmbedding):
                 f"got {len(given)} rows."
             )
         if not first and not bool((given != self.empty).any()):
-            raise ValueError("Expected features that tell items apart, got none at all: every row is empty.")
+            raise ValueError("Expected features that distinguish items, got none at all: every row is empty.")
         parts = [self.features[:first], given] if first else [given]
         width = max(part.shape[1] for part in parts)
         self.features = torch.cat([F.pad(part, (0, width - part.shape[1]), value=self.empty) for part in parts])
@@ -207,7 +207,7 @@ class AttributeEmbedding(_ComputedEmbedding, name="attributes"):
         if int(given.max()) >= self.num_attributes:
             raise ValueError(
                 f"Attribute indices must be below num_attributes={self.num_attributes}, got {int(given.max())}. For "
-                "new items, call attribute_bags(items, attributes, known=bags.attributes) with the bags of the old."
+                "new items, call attribute_bags(items, attributes, known=bags.attributes) with the bags of the model."
             )
         return given
 

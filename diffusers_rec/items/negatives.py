@@ -174,8 +174,8 @@ class InBatchNegatives(_FittedNegatives, name="in-batch"):
         """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
         if model.noising.max_noised(model.max_length) > 1:
             raise ValueError(
-                f"The parts do not fit: under the noising {model.noising} an item is a target more often than the data "
-                "says, and in-batch negatives are corrected by the data. Use negatives='uniform' or 'popularity'."
+                f"The parts do not fit: under the noising {model.noising} an item is a target more often than in "
+                "the data, whose counts correct in-batch negatives. Use negatives='uniform' or 'popularity'."
             )
 
     def _learn(self, counts: Tensor) -> None:

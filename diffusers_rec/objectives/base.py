@@ -176,6 +176,6 @@ class Objective(Component, ABC, kind="objective"):
             )
         if "final" in self.passes and model.denoiser.prediction == "noise":
             raise ValueError(
-                "The parts do not fit: the objective needs the pass 'final', but a noise prediction says next to "
-                "nothing of the clean latent at step N. Use the pass 'sampled', or predict 'velocity' or 'x0'."
+                "The parts do not fit: the objective needs the pass 'final', but a noise prediction hardly "
+                "determines the clean latent at step N. Use the pass 'sampled', or predict 'velocity' or 'x0'."
             )

@@ -51,7 +51,7 @@ class SamplerStep:
         """
         if self.score is None:
             raise ValueError(
-                "The sampler knows no head, so latents cannot be scored. Set step.score to a function from latents to "
+                "The sampler has no head, so latents cannot be scored. Set step.score to a function from latents to "
                 "log-probabilities, or use a sampler with a head."
             )
         return self.score(self.prediction)

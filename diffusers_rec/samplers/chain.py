@@ -114,7 +114,7 @@ def asker(denoise: Denoise, start: Tensor, steps: Sequence[int]) -> Ask:
     """
     if start.ndim < 3:
         raise ValueError(
-            f"A sampler takes noise (B, Q, ..., D), got {tuple(start.shape)}; one draw a row is noise[:, None]."
+            f"A sampler takes noise (B, Q, ..., D), got {tuple(start.shape)}. Pass noise[:, None] for one draw."
         )
     dtype, shape, queries = start.dtype, start.shape, start.shape[:2]
     timesteps = dict(zip(steps, torch.tensor(steps, device=start.device).unbind(), strict=True))
@@ -127,7 +127,7 @@ def asker(denoise: Denoise, start: Tensor, steps: Sequence[int]) -> Ask:
         answer = denoise(xn.to(dtype), n)
         if not isinstance(answer, Tensor) or answer.shape != shape:
             got = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-            raise TypeError(f"denoise must give clean latents like xn, {tuple(shape)}, got {got}.")
+            raise TypeError(f"denoise must return clean latents like xn, {tuple(shape)}, got {got}.")
         return answer.to(xn.dtype)
 
     return ask

@@ -60,8 +60,8 @@ def check_component(make: Callable[..., Any], /, *, waive: Collection[str] = (),
     other_class = isinstance(make, type) and not issubclass(make, Component)
     if isinstance(make, Component) or not callable(make) or other_class:
         raise TypeError(
-            f"Expected the class of a component or a factory, got {make!r}. The check makes its own components: pass "
-            "the class, and its settings beside it."
+            f"Expected the class of a component or a factory, got {make!r}. The check builds its own components: pass "
+            "the class, and its settings as keyword arguments."
         )
     cls: type[Component] = make if isinstance(make, type) else _made_by(make, settings)
     check(SUITES.get(cls.kind) or _suite_of_none(cls), make, waive, settings)

@@ -130,9 +130,7 @@ def nothing_behind_the_visible_items_is_read(denoiser: Denoiser, given: Denoiser
             history, items=history.items.where(~later, 0), times=times, lengths=visible[:, 0].to(history.lengths)
         )
         got = replace(alone, history=other).predict(denoiser)[alone.real]
-        expect_close(
-            "the prediction where other items lie behind the visible ones", got, alone.predict(denoiser)[alone.real]
-        )
+        expect_close("the prediction with other items after the visible ones", got, alone.predict(denoiser)[alone.real])
 
 
 def one_encoding_serves_every_condition(denoiser: Denoiser, given: DenoiserInput) -> None:

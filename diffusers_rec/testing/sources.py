@@ -34,7 +34,7 @@ def a_query_sees_its_visible_items_alone(source: Source) -> None:
         hidden = torch.arange(history.items.shape[1]) >= queries.visible[:, query : query + 1]
         changed = torch.where(hidden[..., None], 7.0, history.latent())
         again = _centre(source, history.with_latents(changed), queries)
-        expect_equal(f"the centre of query {query} with other items behind it", again[:, query], centre[:, query])
+        expect_equal(f"the centre of query {query} with other later items", again[:, query], centre[:, query])
     blind = _centre(source, history, queries.blind())
     expect_equal("the centre of queries that see nothing", blind, torch.zeros_like(blind))
 

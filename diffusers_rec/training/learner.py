@@ -67,7 +67,7 @@ class Learner:
             TypeError: The model returns no loss.
         """
         if self._wrapped is None:
-            raise RuntimeError("Learner.step: expected start_epoch() first. Call it once an epoch.")
+            raise RuntimeError("Learner.step: expected start_epoch() first. Call it once per epoch.")
         for group, rate in zip(self.optimizer.param_groups, self.rates(epochs_done), strict=True):
             group["lr"] = rate
         device = self.processes.device

@@ -120,7 +120,7 @@ class FolderStore(RunStore):
             if not progress.last_is_best:
                 raise ValueError(
                     f"{self.folder} has lost its best model, that of epoch {progress.best_epoch} ({error}). Delete the "
-                    "folder to train anew."
+                    "folder to train again."
                 ) from error
             present = progress.replaced
         if progress.last_is_best and present == progress.replaced:
@@ -150,7 +150,7 @@ def run_folder(directory: str | PathLike[str] | None, *, writes: bool) -> Iterat
         return
     folder = check_path("directory", directory)
     if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file; a run needs a folder of its own.")
+        raise NotADirectoryError(f"{folder} is a file; a run needs a folder.")
     folder.mkdir(parents=True, exist_ok=True)
     with folder_lock(folder, wait=WAIT) if writes else nullcontext():
         yield folder

@@ -140,8 +140,8 @@ def read_state(path: Path, run: str) -> State:
     if state.run != run:
         raise ValueError(
             f"{path.parent} holds a run with other settings, other data or another number of processes. "
-            "Choose another folder, or delete this one to train anew. (More epochs are another setting, too: the "
-            "learning rate's decay follows them.)"
+            "Choose another folder, or delete this one to train again. (The number of epochs is also a setting, "
+            "because the learning rate depends on it.)"
         )
     return state
 
@@ -202,7 +202,7 @@ def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def _damaged(path: Path) -> AbstractContextManager[None]:
-    return naming(path, "cannot be used", advice=f"Delete the folder {path.parent} to train anew, or choose another.")
+    return naming(path, "cannot be used", advice=f"Delete the folder {path.parent} to train again, or choose another.")
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -74,14 +74,14 @@ class Validation:
         if self.metric is None and self.config.exclude_seen and repeated > MANY * users:
             warn_caller(
                 f"{repeated} of {users} validation targets are in their own histories, and count as misses "
-                "because exclude_seen=True leaves seen items out. Where users return to items, use "
-                "TrainingConfig(exclude_seen=False), in the shell --include-seen."
+                "because exclude_seen=True excludes seen items. If users return to items, use "
+                "TrainingConfig(exclude_seen=False), on the command line --include-seen."
             )
 
     def warn_of_zeros(self, best_score: float) -> None:
         """Warn if all validation scores were 0."""
         if self.metric is None and best_score == 0:
-            seen = ", or exclude_seen=False (--include-seen) where users return to items"
+            seen = ", or exclude_seen=False (--include-seen) if users return to items"
             warn_caller(
                 f"{self.config.select_by} was 0 in every validation, so the first validated epoch was kept. Use a "
                 "metric with a larger cut-off, such as select_by='hr@100' "
