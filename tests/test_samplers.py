@@ -416,7 +416,7 @@ def test_scores_are_the_log_probabilities_of_the_samplers_head():
 
 
 def test_scores_without_a_head_are_refused_unless_the_caller_scores():
-    with pytest.raises(ValueError, match=r"knows no head.*Set step\.score"):
+    with pytest.raises(ValueError, match=r"has no head.*Set step\.score"):
         OneStepSampler().sample(halved, SqrtSchedule(4), gaussian(1, 2, 3), None, callback=lambda step: step.scores)
 
     def score(step):

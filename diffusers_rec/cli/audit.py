@@ -36,23 +36,22 @@ from diffusers_rec.guidance import NoiselessDenoiser
 TABLES = {
     "ranking": (
         "accuracy of the network alone, without its memory, seen items excluded",
-        "If drawn and zeroed noise give the same accuracy, the ranking does not use the noise. A network that has "
-        "learned nothing gives the same accuracy, too: check with `diffrec evaluate` that it beats popularity on the "
-        "same split.",
+        "If drawn and zeroed noise give the same accuracy, the ranking does not use the noise. This is also true for a "
+        "network that has learned nothing: check with `diffrec evaluate` that it beats popularity on the same split.",
     ),
     "timesteps": (
         "losses with the target's own x_n, with x_n zeroed, and with another user's x_n",
-        "If the denoiser uses x_n, losses rise with x_n zeroed and rise further with another user's, most at early "
-        "steps; equal losses mean that it does not use x_n. "
-        "Reconstruction is one minus the cosine to the target's vector: 0 is the same direction, 1 a right angle; it "
-        "does not measure how well a step ranks. Cross-entropy does, except at steps where no ranking is learned: for "
-        "`best` these are all but the last, N.",
+        "If the denoiser uses x_n, losses are larger with x_n zeroed, and still larger with another user's, most at "
+        "early steps. Equal losses mean that it does not use x_n. "
+        "Reconstruction is one minus the cosine to the target's vector: 0 is the same direction, 1 a right angle. It "
+        "does not measure how well a step ranks. Cross-entropy does, but only at steps where the ranking is trained; "
+        "for `best` this is step N.",
     ),
     "chains": (
         "samples of reverse chains, compared with exact draws from the prediction",
-        "Probability is the model's predicted probability of the sampled items; exact draws are as many samples from "
-        "that prediction as there are chains. A faithful chain has the probability and the number of distinct items of "
-        "exact draws; a chain with far fewer distinct items has collapsed.",
+        "Probability is the model's predicted probability of the sampled items. Exact draws are the same number of "
+        "samples from that prediction. Correct chains have the probability and the number of distinct items of exact "
+        "draws. Chains with far fewer distinct items have collapsed.",
     ),
 }
 """Title and legend of each table of an audit."""

@@ -1,4 +1,4 @@
-"""Changes of a model's parts and of its training by ``--set`` and its shorthands."""
+"""Changes of parts and training settings by ``--set`` and its shorthands."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ SHORTHANDS = {
     "select_by": ("training.select_by",),
     "include_seen": ("training.exclude_seen",),
 }
-"""The settings that an option of ``train`` changes, by their keys in ``--set``."""
+"""Settings that an option of ``train`` changes, by their keys in ``--set``."""
 
 
 def parse_changes(texts: Iterable[str], shorthands: Iterable[str]) -> dict[str, str]:
-    """The values of ``--set`` by key: ``part``, ``part.setting``, ``training.setting`` or ``seeds``.
+    """Parse the values of ``--set`` by key: ``part``, ``part.setting``, ``training.setting`` or ``seeds``.
 
     Args:
         texts: Values of ``--set``.
-        shorthands: Names of the given options that are shorthands.
+        shorthands: Names of the given shorthand options.
 
     Raises:
-        ValueError: A text is malformed, names an unknown part, or repeats a setting that is given already.
+        ValueError: A text is malformed, names an unknown part or repeats a setting.
     """
     changes: dict[str, str] = {}
     given_by = {key: f"--{name.replace('_', '-')}" for name in shorthands for key in SHORTHANDS[name]}
@@ -43,7 +43,7 @@ def parse_changes(texts: Iterable[str], shorthands: Iterable[str]) -> dict[str, 
             is_training = key in TrainingConfig.names()
             hint = f"Did you mean --set training.{text}?" if is_training else unknown_name("part", part, known)
             raise ValueError(f"--set {text}: {hint}")
-        needs_dot = {"training": True, "seeds": False}.get(part, bool(dot))  # a part may come with one or without
+        needs_dot = {"training": True, "seeds": False}.get(part, bool(dot))  # optional for parts
         if not equals or bool(dot) != needs_dot:
             raise ValueError(
                 "--set takes PART=NAME or PART.SETTING=VALUE, or seeds=VALUE, "
@@ -56,7 +56,7 @@ def parse_changes(texts: Iterable[str], shorthands: Iterable[str]) -> dict[str, 
 
 
 def change_training(training: dict[str, Any], changes: dict[str, str]) -> dict[str, Any]:
-    """The settings of a training after the changes that concern it."""
+    """Apply the changes that concern the training to its settings."""
     for key, text in changes.items():
         part, _, setting = key.partition(".")
         if part != "training":
@@ -68,7 +68,7 @@ def change_training(training: dict[str, Any], changes: dict[str, str]) -> dict[s
 
 
 def change_model(model: DiffRec, changes: dict[str, str]) -> DiffRec:
-    """The model after the changes that concern its parts; the same model if there are none."""
+    """Apply the changes that concern parts to a model; return the same model if there are none."""
     parts: dict[str, Any] = {}
     for key, text in changes.items():
         part, dot, setting = key.partition(".")

@@ -1,4 +1,4 @@
-"""Errors of the library, completed by the options of the command line that resolve them."""
+"""Errors of the library, extended by the command line options that resolve them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def naming_options(options: str) -> Iterator[None]:
-    """Add to every error, which names Python arguments, the options that set them."""
+    """Extend every error, which names Python arguments, by the options that set them."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -17,7 +17,7 @@ def naming_options(options: str) -> Iterator[None]:
 
 @contextmanager
 def suggesting_options(options: Mapping[str, str]) -> Iterator[None]:
-    """Add to an error the option that avoids it, found by words of the error's message."""
+    """Extend an error by the option that avoids it; the option is found by words of the message."""
     try:
         yield
     except ValueError as error:

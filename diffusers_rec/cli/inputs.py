@@ -1,4 +1,4 @@
-"""Data files and folders that the commands are given."""
+"""Data files and folders of the commands."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LogFile:
     k_core: int | None = None
 
     def read(self) -> Interactions:
-        """The interactions, reduced to the k-core if there is one."""
+        """Read the interactions and reduce them to the k-core, if given."""
         separator = self.separator and self.separator.replace(r"\t", "\t")
         with naming_options("--user, --item, --time, --format, --separator, --quote, --missing"):
             interactions = read_interactions(
@@ -38,7 +38,7 @@ class LogFile:
             return interactions if self.k_core is None else interactions.k_core(self.k_core)
 
     def arguments(self) -> list[str]:
-        """The command line arguments that read the file again in the same way."""
+        """Command line arguments that read the file in the same way."""
         arguments = [str(self.path)]
         for field in fields(self)[1:]:
             value = getattr(self, field.name)
@@ -49,26 +49,26 @@ class LogFile:
 
 
 def split_sequences(sequences: Sequences, short: ShortUsers) -> Split:
-    """The leave-one-out split."""
+    """Split sequences by leave-one-out."""
     with naming_options("--k-core 3, --short drop, --short train"):
         return sequences.leave_one_out(short)
 
 
 def held_out(log: LogFile, split: HeldOut, short: ShortUsers) -> Holdout:
-    """The held-out items of a log's users."""
+    """Held-out items of the users of a log."""
     parts = split_sequences(log.read().sequences(), short)
     return parts.test if split == "test" else parts.validation
 
 
 def output_folder(text: str) -> Path:
-    """The folder of a run, which need not exist.
+    """Folder of a run, which may not exist yet.
 
     Raises:
         ValueError: The text is empty.
-        NotADirectoryError: There is a file at that path or above it.
+        NotADirectoryError: The path or a parent is a file.
     """
     path = check_path("--out", text)
     nearest = next((place for place in (path, *path.parents) if place.exists()), None)
     if nearest is not None and not nearest.is_dir():
-        raise NotADirectoryError(f"--out {path}: {nearest} is a file; a run needs a folder of its own.")
+        raise NotADirectoryError(f"--out {path}: {nearest} is a file; a run needs a folder.")
     return path

@@ -1,8 +1,8 @@
 """The command line: ``diffrec train | evaluate | audit | recommend | info``.
 
-Results go to standard output, everything else to standard error. Exit codes: 0 success, 1 a failure of the machine (no
-space, no permission), 2 wrong input, 130 interrupted. With ``DIFFREC_TRACEBACK=1`` in the environment an error is
-printed with its traceback.
+Results go to standard output, everything else to standard error. Exit codes: 0 success, 1 system error (no space, no
+permission), 2 wrong input, 130 interrupted. If the environment has ``DIFFREC_TRACEBACK=1``, errors are printed with a
+traceback.
 """
 
 from __future__ import annotations

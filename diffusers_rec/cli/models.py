@@ -1,4 +1,4 @@
-"""Trained models, ensembles and samplers that the commands are given."""
+"""Trained models, ensembles and samplers of the commands."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from diffusers_rec.samplers import Sampler
 
 
 def load_model(folder: Path) -> DiffRec:
-    """A trained model, on the GPU if there is one."""
+    """Load a trained model, on the GPU if there is one."""
     return DiffRec.from_pretrained(folder).to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def load_ensemble(model: DiffRec, folder: Path, others: list[Path] | None) -> Recommender:
-    """The ensemble of a loaded model and the folders of ``--with``; the model itself if there are none."""
+    """Load the ensemble of a model and the folders of ``--with``; return the model if there are none."""
     if not others:
         return model
     folders = [folder, *others]
@@ -39,7 +39,7 @@ def load_ensemble(model: DiffRec, folder: Path, others: list[Path] | None) -> Re
 
 
 def choose_sampler(model: DiffRec, choice: str | None, steps: int | None) -> Sampler | None:
-    """The sampler of ``--sampler`` and ``--steps``; None if neither is given."""
+    """Build the sampler of ``--sampler`` and ``--steps``; None if neither is given."""
     if choice is None and steps is None:
         return None
     config = None if choice is None else parse_value("--sampler", choice)
@@ -60,5 +60,5 @@ def choose_sampler(model: DiffRec, choice: str | None, steps: int | None) -> Sam
 
 
 def count_parameters(model: DiffRec) -> int:
-    """The number of a model's parameters."""
+    """Number of parameters of a model."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share, with their help."""
+"""Arguments and options that several commands share."""
 
 from __future__ import annotations
 
@@ -15,23 +15,21 @@ ModelArgument = Annotated[Path, typer.Argument(help="Folder of a trained model."
 DataArgument = Annotated[
     Path,
     typer.Argument(
-        help="Interactions: .csv, .tsv, .parquet, MovieLens .dat, or .txt with one user a line (user, items)."
+        help="Interactions: .csv, .tsv, .parquet, MovieLens .dat, or .txt with one user per line (user, items)."
     ),
 ]
 
-FormatOption = Annotated[Format, typer.Option(help="Format of the data file; auto: by its name.")]
+FormatOption = Annotated[Format, typer.Option(help="Format of the data file; auto: by its extension.")]
 UserOption = Annotated[str, typer.Option(help="Name of the user column.")]
 ItemOption = Annotated[str, typer.Option(help="Name of the item column.")]
-TimeOption = Annotated[
-    str, typer.Option(help="Name of the time column; an empty name if the rows are sorted, oldest first.")
-]
+TimeOption = Annotated[str, typer.Option(help="Name of the time column; '' if the rows are sorted, oldest first.")]
 SeparatorOption = Annotated[
     str | None,
-    typer.Option(help=r"Column separator of a text file, \t for a tab; that of the file's format by default."),
+    typer.Option(help=r"Column separator of a text file, \t for a tab; by default that of the format."),
 ]
 QuoteOption = Annotated[
     str | None,
-    typer.Option(help="Quote character of a csv or tsv file, '' for none; that of the file's format by default."),
+    typer.Option(help="Quote character of a csv or tsv file, '' for none; by default that of the format."),
 ]
 MissingOption = Annotated[
     list[str] | None,
@@ -46,17 +44,17 @@ ShortOption = Annotated[
 ]
 
 SeedsOption = Annotated[
-    int | None, typer.Option(help="Number of noise draws to average; the model's own number by default.")
+    int | None, typer.Option(help="Number of noise draws to average; by default that of the model.")
 ]
 SamplerOption = Annotated[
     str | None,
     typer.Option(
         help="Sampler: one-step, ddpm or another registered name, or a config as JSON, "
-        """such as '{"name": "ddim", "eta": 0.5}'; the model's own by default."""
+        """such as '{"name": "ddim", "eta": 0.5}'; by default that of the model."""
     ),
 ]
 StepsOption = Annotated[
-    int | None, typer.Option(help="Number of reverse steps of the sampler; the sampler's own number by default.")
+    int | None, typer.Option(help="Number of reverse steps of the sampler; by default that of the sampler.")
 ]
 WithOption = Annotated[
     list[Path] | None,

@@ -1,4 +1,4 @@
-"""Messages of ``diffrec train`` on its epochs and on the epoch that it keeps."""
+"""Messages of ``diffrec train`` about its epochs and the selected epoch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from diffusers_rec.training.state import STATE_FILE
 class EpochLog:
     """Prints the epochs of a run, and whether its folder contained the run already.
 
-    The latter is certain only after an epoch or at the end: the library refuses the folder of another run.
+    This is certain only after an epoch or at the end, because the folder of another run is an error.
     """
 
     def __init__(self, folder: Path, metric: str) -> None:
@@ -21,20 +21,20 @@ class EpochLog:
         self.folder, self.exists, self.trained = folder, (folder / STATE_FILE).is_file(), False
 
     def epoch(self, record: dict[str, float]) -> None:
-        """Print a finished epoch."""
+        """Print a completed epoch."""
         if self.exists and not self.trained:
             stderr.print(f"{self.folder} already contains this run: resuming where it stopped.")
         self.trained = True
         stderr.print(describe_epoch(record, self.metrics))
 
     def end(self) -> None:
-        """Print whether the run was finished before it started."""
+        """Print a message if there was nothing to train."""
         if self.exists and not self.trained:
             stderr.print(f"{self.folder} already contains this run, and it is finished: there is nothing to train.")
 
 
 def describe_epoch(record: dict[str, float], metrics: Iterable[str]) -> str:
-    """One line on an epoch: losses, validation metrics and speed."""
+    """Describe an epoch in one line: losses, validation metrics and speed."""
     losses = "  ".join(f"{name} {record[name]:.4f}" for name in ("reconstruction", "recommendation") if name in record)
     scores = "".join(f"  {name} {record[f'validation_{name}']:.4f}" for name in metrics
                      if f"validation_{name}" in record)  # fmt: skip
@@ -42,7 +42,7 @@ def describe_epoch(record: dict[str, float], metrics: Iterable[str]) -> str:
 
 
 def describe_outcome(result: TrainingResult, config: TrainingConfig, metrics: dict[str, float]) -> str:
-    """One line on the epoch that was kept, and why."""
+    """Describe the selected epoch in one line."""
     epochs = len(result.history)
     if not metrics:
         return f"Kept epoch {epochs}, the last: there was no validation"

@@ -32,7 +32,7 @@ def recommend_command(
     k: Annotated[
         int | None, typer.Option("-k", "--k", help="Number of items; 10, or all candidates if they are fewer.")
     ] = None,
-    include_seen: Annotated[bool, typer.Option(help="Recommend items of the history, too.")] = False,
+    include_seen: Annotated[bool, typer.Option(help="Also recommend items of the history.")] = False,
     others: WithOption = None,
     candidates: Annotated[
         str | None, typer.Option(help="Recommend only these item ids, separated by commas, or a JSON list.")
@@ -54,9 +54,9 @@ def recommend_command(
     steps: StepsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Recommend the next items after a history, with each item's probability and its spread over the noise draws.
+    """Recommend the next items after a history, with the probability of each and its standard deviation over draws.
 
-    With several models the spread is over the draws of all of them: it measures how far they disagree.
+    With several models, the standard deviation is over the draws of all models and measures how far they disagree.
     """
     trained = load_model(model)
     strict = unknown == "error"
@@ -79,23 +79,21 @@ def recommend_command(
     width = found.scores.shape[1]
     for text, names in zip(history, found.items, strict=True):
         if len(names) < width:
-            reason = "because the others are in the history or excluded. --include-seen keeps those of the history."
+            reason = "because the others are in the history or excluded. --include-seen allows items of the history."
             stderr.print(f"after {text}: {len(names)} of {width} items, {reason}")
     if as_json:
-        rows = [
-            [dict(zip(("item", "score", "spread"), row, strict=True)) for row in found[i]] for i in range(len(found))
-        ]
+        rows = [[dict(zip(("item", "score", "std"), row, strict=True)) for row in found[i]] for i in range(len(found))]
         print_json([{"history": h, "recommendations": r} for h, r in zip(histories, rows, strict=True)])
         return
-    spread_heading = "spread over models and draws" if others else "spread over draws"
+    std_heading = "std over models and draws" if others else "std over draws"
     for number, text in enumerate(history):
-        stdout.print(_table(f"after {text}", found[number], spread_heading))
+        stdout.print(_table(f"after {text}", found[number], std_heading))
 
 
-def _table(title: str, rows: list[tuple[Hashable, float, float]], spread_heading: str) -> Table:
+def _table(title: str, rows: list[tuple[Hashable, float, float]], std_heading: str) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE)
-    for heading in ("rank", "item", "probability", spread_heading):
-        table.add_column(heading, overflow="fold")  # an id is never cut short
-    for rank, (item, score, spread) in enumerate(rows, start=1):
-        table.add_row(str(rank), str(item), f"{score:.4f}", f"{spread:.1e}")
+    for heading in ("rank", "item", "probability", std_heading):
+        table.add_column(heading, overflow="fold")  # ids are never truncated
+    for rank, (item, score, std) in enumerate(rows, start=1):
+        table.add_row(str(rank), str(item), f"{score:.4f}", f"{std:.1e}")
     return table

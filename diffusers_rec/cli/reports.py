@@ -1,4 +1,4 @@
-"""Reports of a model's accuracy beside its parts and popularity."""
+"""Reports of the accuracy of a model, of its network and memory, and of popularity."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from diffusers_rec.recommenders.memory import NoMemory
 
 
 def compare(model: Recommender, holdout: Holdout, **settings: Any) -> dict[str, Report]:
-    """The reports of a model, of its network and its memory alone if it has a memory, and of popularity."""
+    """Evaluate a model, its network and its memory separately if it has a memory, and popularity."""
     holdout = holdout.reindexed(model.vocabulary)
     reports = {"model": evaluate(model, holdout, **settings)}
     if model.without_memory() is not model:
         reports["network alone"] = evaluate(model, holdout, memory=False, **settings)
     if isinstance(model, DiffRec) and not isinstance(model.memory, NoMemory):
         reports["memory alone"] = evaluate_memory(model.memory, holdout)
-    # Popularity may count what the model may read: everything before the held-out item.
+    # Popularity may use what the model may use: all items before the held-out one.
     return {**reports, "popularity": evaluate_popularity(holdout.histories, holdout)}
 
 
 def plain_reports(reports: dict[str, Report]) -> dict[str, Any]:
-    """The reports, ready for JSON."""
+    """Convert reports to JSON values."""
     return {name.replace(" ", "_"): asdict(report) for name, report in reports.items()}
 
 
 def report_table(reports: dict[str, Report], split: str, models: int = 1) -> Table:
-    """The reports as a table, at most 80 columns wide."""
+    """Format reports as a table of at most 80 columns."""
     first = next(iter(reports.values()))
     title = f"{split}, {first.num_users:,} users, every item ranked"
     title += f", ensemble of {models} models" if models > 1 else ""

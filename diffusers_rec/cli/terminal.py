@@ -1,6 +1,6 @@
 """Output of the command line: results to standard output, everything else to standard error.
 
-Ids, paths and messages may contain any character. Those that control a terminal are printed as escapes.
+Ids, paths and messages may contain any character. Characters that control a terminal are printed as escapes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters except tab and line feed, marks of direction, and surrogates."""
+"""Control characters (except tab and line feed), direction marks and surrogates."""
 
 
 class _EscapingConsole(Console):
@@ -31,7 +31,7 @@ stdout = _EscapingConsole(highlight=False, markup=False, emoji=False)
 
 
 def visible(text: str) -> str:
-    """The text, with control characters as escapes."""
+    """Replace control characters in a text by escapes."""
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), text)
 
 

@@ -1,4 +1,4 @@
-"""Values of options, parsed from their text."""
+"""Parsing of the values of options."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from diffusers_rec.cli.errors import naming_options
 from diffusers_rec.data import Vocabulary
 
 MAX_SHOWN = 200
-"""Characters of a text that an error repeats."""
+"""Maximum number of characters of a text in an error."""
 
 
 def drop_none(**values: Any) -> dict[str, Any]:
-    """The options that were given, by name."""
+    """Options that were given, by name."""
     return {name: value for name, value in values.items() if value is not None}
 
 
 def parse_value(option: str, text: str) -> Any:
-    """The value of a JSON text, or the text itself if it does not look like JSON."""
+    """Parse a JSON text; return the text unchanged if it does not look like JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -31,7 +31,7 @@ def parse_value(option: str, text: str) -> Any:
 
 
 def parse_ids(option: str, text: str, vocabulary: Vocabulary, *, strict: bool) -> list[int | str]:
-    """Item ids from a JSON list or a text with commas; in a text, whole numbers are ints if the vocabulary has ints."""
+    """Parse item ids from a JSON list or a text with commas; integers are ints if the vocabulary has ints."""
     listed = _json_list(option, text)
     if listed is not None:
         return listed
@@ -48,7 +48,7 @@ def parse_ids(option: str, text: str, vocabulary: Vocabulary, *, strict: bool) -
 
 
 def _json_list(option: str, text: str) -> list[int | str] | None:
-    """The ids of a JSON list; None for any other text, even one that starts with a bracket."""
+    """Parse the ids of a JSON list; None for any other text, including other texts that start with a bracket."""
     try:
         ids = json.loads(text) if text.lstrip().startswith("[") else None
     except (ValueError, RecursionError):

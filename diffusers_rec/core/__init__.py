@@ -1,1 +1,1 @@
-"""Components by name, randomness, errors and files: what knows nothing of models."""
+"""Foundations that do not depend on models: components by name, random numbers, errors and files."""

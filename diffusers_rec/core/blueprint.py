@@ -1,7 +1,8 @@
-"""Check what a config builds without building it: on the meta device, within a budget that the file's size sets.
+"""Check a config against the weights of a file before the model is built.
 
-A config from a file may describe a billion layers. On the meta device a model has names, shapes and dtypes, but no
-numbers. Building stops when it needs far more calls of torch than a model of as many tensors as the file's.
+A config from a file may describe a billion layers. The model is therefore built on the meta device first, where tensors
+have names, shapes and dtypes but no values. Building stops when it needs many more calls of torch than a model with the
+number of tensors in the file.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 M = TypeVar("M", bound=nn.Module)
 
 MOST_CALLS = 100_000
-"""Calls of torch on the meta device that any file allows, in addition to :data:`CALLS_PER_TENSOR` for each tensor."""
+"""Calls of torch on the meta device that every file may use, plus :data:`CALLS_PER_TENSOR` for each tensor."""
 
 CALLS_PER_TENSOR = 1000
 """The models of this library need about seven calls of torch for each tensor."""
@@ -24,9 +25,9 @@ _FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
 def check_weights(build: Callable[[], nn.Module], weights: Mapping[str, Tensor], optional: tuple[str, ...]) -> None:
-    """Refuse weights that are not those of the model that ``build`` makes.
+    """Reject weights that do not match the model that ``build`` returns.
 
-    A floating-point tensor may have any of the four common precisions; any other tensor has the model's own dtype.
+    A floating-point tensor may have any of the four common precisions. Any other tensor must have the model's dtype.
 
     Args:
         build: Function that builds the model.
@@ -34,14 +35,14 @@ def check_weights(build: Callable[[], nn.Module], weights: Mapping[str, Tensor],
         optional: Prefixes of names that older files lack.
 
     Raises:
-        ValueError: names, shapes or dtypes differ, or the model is far larger than the weights.
+        ValueError: Names, shapes or dtypes differ, or the model is far larger than the weights.
     """
     try:
         with torch.device("meta"), _Calls(MOST_CALLS + CALLS_PER_TENSOR * len(weights)):
             expected = build().state_dict()
     except Exception as error:
         if "meta" in f"{error} {error.__cause__}":
-            return  # a part reads its own numbers while it is built, which the meta device does not have
+            return  # a part reads values while it is built, which the meta device does not have
         raise
     compare(weights, expected, optional)
 

@@ -4,8 +4,8 @@
 the same directory stays complete until its config is replaced; then the new one is complete. A digest of each file and
 of the config itself detects damage.
 
-A writer holds the lock of the directory and removes only files that the replaced config names. A reader holds no lock:
-it starts again if the config was replaced while it read the files.
+A writer holds the lock of the directory and removes only files that the replaced config names. A reader holds no lock.
+It starts again if the config was replaced while it read the files.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ def write_checkpoint(
         items: Raw item ids.
 
     Raises:
-        OSError: the directory cannot be created or written (no permission, no space, a file in its place).
-        TypeError: ``config`` or ``items`` has a value that JSON has no form for.
-        ValueError: the weights are not finite, the directory has foreign files under the names to write, or another
+        OSError: The directory cannot be created or written (no permission, no space, a file in its place).
+        TypeError: ``config`` or ``items`` has a value that JSON cannot represent.
+        ValueError: The weights are not finite, the directory has foreign files under the names to write, or another
             writer holds its lock for more than a minute.
     """
     folder = check_path("directory", directory)
@@ -107,7 +107,7 @@ def read_checkpoint(directory: str | PathLike[str]) -> Checkpoint:
 
     Raises:
         FileNotFoundError: ``config.json`` or a file that it names is missing.
-        ValueError: the checkpoint is foreign, damaged, or of a newer format.
+        ValueError: The checkpoint is foreign, damaged, or of a newer format.
     """
     path = check_path("directory", directory) / CONFIG_FILE
     while True:
@@ -121,10 +121,10 @@ def read_checkpoint(directory: str | PathLike[str]) -> Checkpoint:
 
 
 def refuse_nonfinite(weights: Mapping[str, Tensor], consequence: str) -> None:
-    """Refuse weights with NaN or infinities.
+    """Reject weights with NaN or infinities.
 
     Raises:
-        ValueError: a tensor is not finite; the message begins with the ``consequence`` and names the tensor.
+        ValueError: A tensor is not finite; the message begins with the ``consequence`` and names the tensor.
     """
     bad = [name for name, tensor in weights.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if bad:
@@ -135,10 +135,10 @@ def refuse_nonfinite(weights: Mapping[str, Tensor], consequence: str) -> None:
 
 
 def _replaced_files(folder: Path, files: Mapping[str, bytes]) -> dict[str, str]:
-    """Files, with their digests, of the checkpoint that is to be replaced.
+    """Files of the checkpoint to be replaced, with their digests.
 
     Raises:
-        ValueError: a file that would be overwritten is not one of them.
+        ValueError: A file that would be overwritten is not one of them.
     """
     config = folder / CONFIG_FILE
     replaced: dict[str, str] = {}
@@ -238,7 +238,7 @@ def _verified_config(path: Path, data: bytes) -> dict[str, Any]:
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: it is damaged or was cut short ({error}).") from error
+        raise ValueError(f"{path} is not JSON: it is damaged or truncated ({error}).") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f'{path} was not written by this library: it lacks "format": "{FORMAT}".')
     version = content.get("format_version")
@@ -279,7 +279,7 @@ def _read_verified(folder: Path, entry: Mapping[str, str]) -> bytes:
         raise FileNotFoundError(f"The checkpoint in {folder} lacks the file {path.name} that its {CONFIG_FILE} names.")
     data = path.read_bytes()
     if _digest(data) != entry["sha256"]:
-        raise ValueError(f"{path} does not match the sha256 in {CONFIG_FILE}: it is damaged, cut short or foreign.")
+        raise ValueError(f"{path} does not match the sha256 in {CONFIG_FILE}: it is damaged, truncated or foreign.")
     return data
 
 

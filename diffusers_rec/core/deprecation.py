@@ -1,4 +1,4 @@
-"""Old names that work for one release, and say once what replaces them."""
+"""Old names that work for one release and warn once."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def warn_deprecated(old: str, new: str) -> None:
     """Warn, once in a process, that ``old`` is deprecated.
 
     Args:
-        old: Name as the caller wrote it.
-        new: What to write instead.
+        old: Deprecated name.
+        new: Name that replaces it.
     """
     if old not in _SHOWN:
         _SHOWN.add(old)
@@ -23,11 +23,11 @@ def warn_deprecated(old: str, new: str) -> None:
 
 
 def deprecated_names(module: str, renamed: Mapping[str, tuple[str, Any]]) -> Callable[[str], Any]:
-    """A module's ``__getattr__`` that still finds renamed objects.
+    """``__getattr__`` of a module, so that it still finds renamed objects.
 
     Args:
         module: Name of the module.
-        renamed: Old name to new name and object.
+        renamed: New name and object by old name.
     """
 
     def find(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Decorators of public functions: they check the class of each argument and explain errors by the arguments.
+"""Decorators of public functions that check the class of each argument and add the arguments to error messages.
 
 The check takes about two microseconds. Both are skipped while torch traces a function.
 """
@@ -33,13 +33,13 @@ _LEFT_TO_FUNCTIONS = {
 
 
 def checked(function: Callable[P, T]) -> Callable[P, T]:
-    """Refuse arguments that are not of the class that their annotation names.
+    """Reject arguments that are not of the class that their annotation names.
 
-    Numbers and containers are left to the function. A class names in ``made_by`` what creates its objects, for the
-    message.
+    The function itself checks numbers and containers. The attribute ``made_by`` of a class names what creates its
+    objects, for the message.
 
     Raises:
-        TypeError: an argument is of another class.
+        TypeError: An argument is of another class.
     """
     return _guarded(function, ())
 
@@ -50,13 +50,13 @@ def explained(function: Callable[P, T], contract: Callable[..., Any] | None = No
     Errors that this library or a third party's component raises deliberately stay as they are.
 
     Args:
-        function: What to guard.
-        contract: Method that it implements, whose signature is part of the message where the arguments are too many or
-            too few.
+        function: Function to decorate.
+        contract: Method that the function implements. Its signature is part of the message if there are too many or too
+            few arguments.
 
     Raises:
-        TypeError: an argument is of another class.
-        ValueError: in place of an error of Python, torch or NumPy that does not name the arguments.
+        TypeError: An argument is of another class.
+        ValueError: In place of an error of Python, torch or NumPy that does not name the arguments.
     """
     return _guarded(function, _UNEXPLAINED, contract)
 
@@ -143,7 +143,7 @@ def _is_resource_failure(error: Exception) -> bool:
 
 
 def _signature(method: Callable[..., Any]) -> str:
-    """A method as it is called, without annotations."""
+    """Signature of a method without annotations."""
     bare = inspect.Parameter.empty
     parameters = list(inspect.signature(method).parameters.values())[1:]
     return method.__qualname__ + str(inspect.Signature([each.replace(annotation=bare) for each in parameters]))
@@ -159,7 +159,7 @@ def _explanation(where: str, given: Mapping[str, Any], error: Exception, fix: st
 
 
 def _classes(hint: Any) -> tuple[type, ...]:
-    """Classes that an annotation allows; none if it contains anything that is left to the function."""
+    """Classes that an annotation allows; none if the function itself checks any of them."""
     if get_origin(hint) in (Union, types.UnionType):
         parts = [_classes(part) for part in get_args(hint)]
         return tuple(cls for part in parts for cls in part) if all(parts) else ()

@@ -1,4 +1,4 @@
-"""Checks whose errors contain what was expected, what was received, and a fix.
+"""Checks of arguments; each error contains the expected value, the actual value and a fix.
 
 Every check returns its value, so that a constructor can check and assign in one line.
 """
@@ -21,7 +21,7 @@ _SMALLEST, _LARGEST = -(2**63), 2**63 - 1
 
 
 def check_class(name: str, value: T, *classes: type) -> T:
-    """Return ``value`` if it is of one of ``classes``; a class names in ``made_by`` what creates its objects."""
+    """Return ``value`` if it is of one of ``classes``; their attribute ``made_by`` is part of the message."""
     if not isinstance(value, classes):
         raise wrong_class(name, value, classes)
     return value
@@ -35,7 +35,7 @@ def wrong_class(name: str, value: object, classes: tuple[type, ...]) -> TypeErro
 
 
 def shown(value: object) -> str:
-    """Text of any value for a message, at most a line."""
+    """Text of any value for a message, at most one line."""
     try:
         text = repr(value)
     except Exception:  # an integer of thousands of digits, or a third party's class
@@ -44,7 +44,7 @@ def shown(value: object) -> str:
 
 
 def check_int(name: str, value: Any, *, minimum: int | None = None, maximum: int | None = None) -> int:
-    """Return ``value`` as an ``int``; floats, booleans and anything outside the bounds or 64 bits are refused."""
+    """Return ``value`` as an ``int``; floats, booleans and integers outside the bounds or 64 bits are errors."""
     low, high = ("" if minimum is None else f" >= {minimum}"), ("" if maximum is None else f" <= {maximum}")
     bound = f"{low}{' and' * bool(low and high)}{high}"
     try:
@@ -98,14 +98,14 @@ def check_choice(name: str, value: T, choices: Collection[T]) -> T:
 
 
 def check_bool(name: str, value: Any) -> bool:
-    """Return ``value`` if it is a ``bool``; 0, 1 and "false" are refused, because they are usually mistakes."""
+    """Return ``value`` if it is a ``bool``; 0, 1 and "false" are errors, because they are usually mistakes."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, got {shown(value)} ({type(value).__name__}).")
     return value
 
 
 def check_path(name: str, value: str | PathLike[str]) -> Path:
-    """Return ``value`` as a ``Path``; an empty one, which would mean the working folder, is refused."""
+    """Return ``value`` as a ``Path``; an empty path, which would mean the working folder, is an error."""
     if not isinstance(value, str | PathLike):
         raise TypeError(f"{name} must be a path, got {value!r} ({type(value).__name__}).")
     if not str(value).strip() or "\0" in str(value):
@@ -114,17 +114,17 @@ def check_path(name: str, value: str | PathLike[str]) -> Path:
 
 
 def check_same(left: str, got: object, right: str, expected: object) -> None:
-    """Refuse two parts that differ in what must be the same.
+    """Require that two parts agree.
 
     Raises:
-        ValueError: ``got``, called ``left``, is not ``expected``, called ``right``.
+        ValueError: ``got``, which the message calls ``left``, is not ``expected``, which it calls ``right``.
     """
     if got != expected:
         raise ValueError(f"The parts do not fit: {left} is {got}, {right} is {expected}.")
 
 
 def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn at the line that called the library, however deep in the library the cause is."""
+    """Warn with the line of the caller that is outside the library."""
     passed = __name__.partition(".")[0], "torch", "abc"  # abc: where a class is created
     frame, level = inspect.currentframe(), 1
     while frame and frame.f_globals.get("__name__", "").partition(".")[0] in passed:
@@ -136,7 +136,7 @@ def require_extra(module: str, extra: str) -> types.ModuleType:
     """Import an optional dependency.
 
     Raises:
-        ImportError: the module is not installed; the message contains the ``pip install`` line of its extra.
+        ImportError: The module is not installed; the message contains the ``pip install`` line of its extra.
     """
     try:
         return importlib.import_module(module)

@@ -1,7 +1,7 @@
-"""Files that are replaced as a whole, in folders that one process writes at a time.
+"""Atomic replacement of files, in folders that one process writes at a time.
 
-A writer holds the lock of the folder, a reader needs none. Only files that this library has written are removed, which
-their names do not prove: see :func:`remove_temporaries` and :mod:`diffusers_rec.core.checkpoint`.
+A writer holds the lock of the folder; a reader needs none. Only files that this library has written are removed. Their
+names do not prove this: see :func:`remove_temporaries` and :mod:`diffusers_rec.core.checkpoint`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 LOCK_FILE = ".diffusers_rec.lock"
-_MARK = ".diffusers_rec-"  # in the names of no other program's temporary files
+_MARK = ".diffusers_rec-"  # no other program uses this in the names of temporary files
 _ADVICE = {
     errno.ENOSPC: "Free space on that disk.",
     errno.EDQUOT: "Free space within your quota.",
@@ -36,11 +36,11 @@ def folder_lock(folder: Path, *, wait: float) -> Iterator[None]:
 
     Args:
         folder: Folder to lock.
-        wait: Seconds to wait for another holder.
+        wait: Seconds to wait for the current holder.
 
     Raises:
-        ValueError: another process or thread holds it.
-        OSError: the lock's file cannot be created.
+        ValueError: Another process or thread holds it.
+        OSError: The lock's file cannot be created.
     """
     lock = FileLock(folder.resolve() / LOCK_FILE, is_singleton=True)
     outermost = not lock.is_locked
@@ -66,7 +66,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write a file under a temporary name and rename it.
 
     Raises:
-        OSError: the file cannot be written; an older one is unchanged.
+        OSError: The file cannot be written; an older one is unchanged.
     """
     try:
         temporary = path.with_name(f".{path.name}{_MARK}{secrets.token_hex(4)}")
@@ -84,22 +84,22 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def reason(error: OSError) -> str:
-    """The system's reason for an error, and advice."""
+    """Reason that the operating system gives for an error, and advice."""
     text = error.strerror or str(error)
     return text if error.errno not in _ADVICE else f"{text}. {_ADVICE[error.errno]}".rstrip(".")
 
 
 @contextmanager
 def naming(path: Path, finding: str, advice: str = "") -> Iterator[None]:
-    """Turn any error in the content of a file into a ValueError that names the file.
+    """Turn errors from the content of a file into a ValueError that names the file.
 
     Args:
         path: Path of the file.
         finding: Meaning of the error, as in "is no saved index".
-        advice: Advice, a sentence.
+        advice: Advice, as a sentence.
 
     Raises:
-        ValueError: in place of any exception but an OSError.
+        ValueError: In place of any exception but an OSError.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Randomness from explicit generators only; the global random state does not change."""
+"""Random numbers from explicit generators; the global random state does not change."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_SEED = 2**62
 """Largest seed of weights; a pipeline derives a seed below 2^64, torch's limit, for each of its parts."""
 
 _FIRST_PARTS = ("embedding", "denoiser", "head")
-"""Parts whose seeds are consecutive integers: changing them would change every model's initial weights."""
+"""Parts whose seeds are consecutive integers; a change would alter the initial weights of every model."""
 
 _GLOBAL_STATE = RLock()
 
@@ -34,8 +34,8 @@ def generators_from(seeds: int | Sequence[int]) -> list[Generator]:
     """One CPU generator for each seed; an integer S stands for the seeds 0..S-1.
 
     Raises:
-        ValueError: no seed, more than :data:`MAX_DRAWS`, a negative seed, or a repeated seed (whose draw would count
-            twice).
+        ValueError: There is no seed, a seed is negative, a seed is repeated (its draw would count twice), or there are
+            more than :data:`MAX_DRAWS`.
     """
     if not isinstance(seeds, Iterable):
         seeds = range(check_int("seeds (their number)", seeds, minimum=1, maximum=MAX_DRAWS))
@@ -51,7 +51,7 @@ def generators_from(seeds: int | Sequence[int]) -> list[Generator]:
 
 
 def stream_seed(*integers: int) -> int:
-    """Seed, in 0..2^63-1, of the stream of these integers; other integers, or another order, give another stream."""
+    """Seed, in 0..2^63-1, of the stream of these integers; other integers, or another order, yield another stream."""
     return int(np.random.SeedSequence(integers).generate_state(1, np.uint64)[0]) >> 1
 
 
@@ -94,8 +94,8 @@ def randn(shape: Sequence[int], generator: Generators | None, *, device: torch.d
 def isolated_rng(source: int | Generator, device: torch.device | None = None) -> Iterator[None]:
     """Make code that draws from torch's global state (initialisers, dropout) draw from ``source`` instead.
 
-    The global state of the CPU, and of ``device`` if it is a GPU, is restored on exit. All threads share it, so they
-    wait for one another here.
+    The global state of the CPU, and of ``device`` if it is a GPU, is restored on exit. All threads share this state, so
+    only one thread at a time can enter.
     """
     if isinstance(source, Generator):
         source = int(torch.randint(2**62, (), generator=source, device=source.device))

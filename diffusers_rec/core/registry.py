@@ -1,6 +1,6 @@
-"""Components: classes with a name, built from a config and turned back into one.
+"""Components: classes with a registered name, built from a config.
 
-A family is opened once by its abstract base, and every member signs in where it is defined::
+An abstract base class defines a family. Every subclass is registered when it is defined::
 
     class NoiseSchedule(Component, ABC, kind="schedule"): ...
     class SqrtSchedule(NoiseSchedule, name="sqrt"): ...
@@ -8,11 +8,11 @@ A family is opened once by its abstract base, and every member signs in where it
     NoiseSchedule.build("sqrt")
     NoiseSchedule.build({"name": "sqrt", "num_timesteps": 50}).config()
 
-The law that makes this work is the one of scikit-learn: **a constructor keeps each of its parameters in an attribute of
-the same name.** A config is then nothing but those attributes beside the name, and goes to JSON as it is.
+One rule makes this work, as in scikit-learn: **a constructor keeps each of its parameters in an attribute of the same
+name.** A config contains the name and these attributes, and can be written as JSON.
 
-A third party registers by subclassing, and makes the name known without an import by an entry point in the group
-``diffusers_rec.<kind>``. A config holds names alone: no file can make this library import a path.
+Third parties register a component by subclassing. With an entry point in the group ``diffusers_rec.<kind>``, its
+name is known without an import. A config contains only names, so no file can make this library import a path.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FAMILIES: dict[str, dict[str, type[Component]]] = {}
 
 
 class _FormerRequires:
-    """``Component.context``, the former name of :attr:`Component.requires`, which still reads it."""
+    """Deprecated ``Component.context``, an alias of :attr:`Component.requires`."""
 
     def __get__(self, instance: object, owner: type[Component]) -> frozenset[str]:
         warn_deprecated(f"{owner.__name__}.context", f"{owner.__name__}.requires")
@@ -40,14 +40,14 @@ class _FormerRequires:
 
 
 class Component:
-    """Base of everything that is chosen by name. See the module's docstring for the law it keeps."""
+    """Base class of everything that is selected by name. The module's docstring has the rule for constructors."""
 
     kind: ClassVar[str]
     registered_name: ClassVar[str | None] = None
     requires: ClassVar[frozenset[str]] = frozenset()
-    """Constructor parameters that the pipeline supplies and that a config never holds (other components)."""
+    """Constructor parameters that the pipeline supplies and a config never contains (other components)."""
     entrances: ClassVar[tuple[str, ...]] = ()
-    """Methods of the contract that take tensors: in every class that defines one, its arguments are checked."""
+    """Methods of the contract that take tensors; their arguments are checked in every class that defines them."""
     context = _FormerRequires()
     """Deprecated name of :attr:`requires`."""
 
@@ -78,7 +78,7 @@ class Component:
 
     @classmethod
     def names(cls) -> list[str]:
-        """Every name that :meth:`build` knows in this family, entry points included, in order."""
+        """All names that :meth:`build` accepts in this family, including entry points, in alphabetical order."""
         return sorted({*_FAMILIES[cls.kind], *(point.name for point in entry_points(group=_group(cls.kind)))})
 
     @classmethod
@@ -86,7 +86,7 @@ class Component:
         """The class registered under ``name``.
 
         Raises:
-            ValueError: no component of this family has that name; the message lists those that exist.
+            ValueError: No component of this family has that name; the message lists the known names.
         """
         family = _FAMILIES[cls.kind]
         if isinstance(name, str) and name not in family:
@@ -104,22 +104,22 @@ class Component:
 
     @classmethod
     def settings(cls) -> list[str]:
-        """The keys of a config of this class besides ``"name"``."""
+        """Keys of a config of this class, except ``"name"``."""
         return [name for name in _parameters(cls) if name not in cls.requires]
 
     @classmethod
     @explained
     def build(cls, spec: Self | str | Mapping[str, Any], /, **settings: Any) -> Self:
-        """Make a component of this family.
+        """Build a component of this family.
 
         Args:
-            spec: a component (returned as it is), a registered name, or a config: a mapping with ``"name"`` and
+            spec: A component (returned unchanged), a registered name, or a config, which is a mapping of ``"name"`` and
                 constructor parameters.
-            settings: further constructor parameters.
+            settings: Further constructor parameters.
 
         Raises:
-            TypeError: ``spec`` is none of the three, or is a component already and settings came with it.
-            ValueError: unknown name, unknown key, or a required parameter is missing.
+            TypeError: ``spec`` is none of the three, or is a component and settings are given.
+            ValueError: A name or key is unknown, or a required parameter is missing.
         """
         built = cls.build_with(settings, spec)
         if built is spec and settings:
@@ -134,15 +134,15 @@ class Component:
     @classmethod
     @explained
     def build_with(cls, defaults: Mapping[str, Any], spec: Self | str | Mapping[str, Any]) -> Self:
-        """As :meth:`build`, with values for what ``spec`` leaves open; those that the class does not have pass over.
+        """As :meth:`build`, with defaults for parameters that ``spec`` does not set.
 
         Args:
-            defaults: constructor parameters, of whichever class ``spec`` may name.
-            spec: a component, a registered name, or a config.
+            defaults: Constructor parameters; those that the class does not have are ignored.
+            spec: A component, a registered name, or a config.
 
         Raises:
             TypeError: ``spec`` is none of the three.
-            ValueError: unknown name, unknown key, or a required parameter is missing.
+            ValueError: A name or key is unknown, or a required parameter is missing.
         """
         if isinstance(spec, cls):
             return spec
@@ -177,7 +177,7 @@ class Component:
         """The config that builds an equal component: name and constructor parameters, ready for JSON.
 
         Raises:
-            ValueError: the class has no registered name.
+            ValueError: The class has no registered name.
         """
         if self.registered_name is None:
             raise ValueError(
@@ -187,9 +187,9 @@ class Component:
         return {"name": self.registered_name, **{key: _plain(getattr(self, key)) for key in self.settings()}}
 
     def check_fit(self, model: Any) -> None:
-        """Check that this component fits the model's other parts; by default it fits any.
+        """Check that this component fits the other parts of the model; by default it fits any.
 
-        The pipeline calls it when it is composed and before training.
+        The pipeline calls this method when it is built and before training.
 
         Args:
             model: The pipeline, with all its parts built.
@@ -213,7 +213,7 @@ def _parameters(cls: type[Component]) -> dict[str, inspect.Parameter]:
 
 
 def _refuse_catch_all(cls: type[Component]) -> None:
-    """A parameter that hides in ``**kwargs`` would be missing from the config, and lost on saving."""
+    """Reject ``*args`` and ``**kwargs``, whose values would be missing from the config and lost on saving."""
     init = inspect.getattr_static(cls, "__init__")
     if init is object.__init__ or init.__module__.startswith("torch."):
         return
@@ -232,7 +232,7 @@ def _plain(value: Any) -> Any:
 
 
 def unknown_name(what: str, got: object, known: Iterable[str]) -> str:
-    """The words for a name that there is not: those that there are, and the nearest."""
+    """Message for an unknown name, with the known names and the most similar one."""
     known = sorted(known)
     close = difflib.get_close_matches(str(got), known, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""

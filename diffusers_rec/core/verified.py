@@ -1,4 +1,4 @@
-"""A single safetensors file that is replaced as a whole, with a digest of all its content to detect damage."""
+"""A safetensors file that is replaced atomically, with a digest of its content to detect damage."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from torch import Tensor
 from diffusers_rec.core.files import write_atomically
 
 FORMAT = "diffusers_rec 2"
-"""Incremented when the digest covers more; files of another format are refused."""
+"""Incremented when the digest covers more; files of another format are rejected."""
 
 
 def write_verified(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
     """Write tensors, contiguous and on the CPU, with their metadata and the digest of both.
 
     Raises:
-        ValueError: the path is a file that this function has not written.
-        OSError: the file cannot be written; an older one is unchanged.
+        ValueError: The path is a file that this function has not written.
+        OSError: The file cannot be written; an older one is unchanged.
     """
     if path.exists() and "sha256" not in _metadata(path):
         raise ValueError(
@@ -34,11 +34,11 @@ def write_verified(path: Path, metadata: Mapping[str, str], tensors: Mapping[str
 
 
 def read_verified(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata and tensors that :func:`write_verified` wrote.
+    """Read metadata and tensors that :func:`write_verified` wrote.
 
     Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: the file is damaged, or of another version; the message is the reason, without the file's name.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is damaged, or of another version; the message is the reason, without the name of the file.
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no file '{path}'.")

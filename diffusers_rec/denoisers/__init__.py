@@ -1,4 +1,4 @@
-"""Denoisers: one backbone a file, all after the contract in :mod:`diffusers_rec.denoisers.base`."""
+"""Denoisers, one backbone per file; :mod:`diffusers_rec.denoisers.base` defines their contract."""
 
 from diffusers_rec.denoisers.base import Denoiser
 from diffusers_rec.denoisers.causal_transformer import CausalTransformerDenoiser

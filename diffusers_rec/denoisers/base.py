@@ -1,18 +1,18 @@
-r"""The denoiser's contract, in three steps, each of which runs as rarely as it can.
+r"""The contract of a denoiser: three methods, so that nothing is computed twice.
 
 =================================  ==============================================================================
-``encode(history)``                once a history: what depends on nothing else
-``condition(context, queries)``    once a call: what the queries see, the same at every reverse step and noise draw
-``forward(xn, timesteps, cond.)``  once a step: :math:`f_\theta(x_n, n \mid \text{history})`
+``encode(history)``                once per history: everything that depends only on the history
+``condition(context, queries)``    once per call: everything that the queries see, for all steps and noise draws
+``forward(xn, timesteps, cond.)``  once per step: :math:`f_\theta(x_n, n \mid \text{history})`
 =================================  ==============================================================================
 
-For each of B histories there are Q *independent* queries; a query is K corrupted positions that see one another and the
-first ``visible[b, q]`` items of the history, nothing else. Training on every position of a window is Q = L with
-``visible`` = 1..L. Of S noise draws all share the condition of one query: a condition of Q = 1 meets latents
+Each of B histories has Q *independent* queries. A query consists of K corrupted positions, which see each other and the
+first ``visible[b, q]`` items of the history, and nothing else. Training on every position of a window has Q = L and
+``visible`` = 1..L. S noise draws share the condition of one query: a condition with Q = 1 is combined with latents
 ``(B, S, K, D)``.
 
-With ``null`` a query sees nothing of the history: the *null condition*, on which guidance is built. Two conditions thus
-share one encoding.
+With ``null``, a query sees nothing of the history. Guidance uses this *null condition*. Both conditions share one
+encoding.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from diffusers_rec.processes.prediction import PREDICTIONS
 
 
 def check_shapes(xn: Tensor, timesteps: Tensor) -> None:
-    """Refuse what would be broadcast to a wrong prediction; a backbone calls it first.
+    """Reject shapes that would be broadcast to a wrong prediction; a backbone calls this function first.
 
     Raises:
-        ValueError: shapes other than those of :meth:`Denoiser.forward`.
+        ValueError: Shapes differ from those of :meth:`Denoiser.forward`.
     """
     if xn.ndim != 4 or timesteps.shape not in (xn.shape[:2], xn.shape[:3]):
         raise ValueError(
@@ -45,7 +45,7 @@ def check_shapes(xn: Tensor, timesteps: Tensor) -> None:
 
 
 class Denoiser(nn.Module, Component, ABC, kind="denoiser"):
-    """Predicts clean latents, or the noise in them. See the module's docstring for its three steps.
+    """Predicts clean latents, noise or velocities. The docstring of the module explains the three methods.
 
     Args:
         dim: Latent width D.
@@ -53,9 +53,9 @@ class Denoiser(nn.Module, Component, ABC, kind="denoiser"):
         seed: Seed of the initial weights.
 
     Attributes:
-        prediction: What :meth:`forward` gives: ``"x0"``, ``"noise"`` or ``"velocity"``.
-        user_features: Features of the users that :meth:`encode` reads by ``history.feature(name)``: name to the shape
-            of one row. The contract checks supply them as whole numbers.
+        prediction: Quantity that :meth:`forward` predicts: ``"x0"``, ``"noise"`` or ``"velocity"``.
+        user_features: Shape of one row of each user feature that :meth:`encode` reads by ``history.feature(name)``, by
+            name. The contract checks supply integers.
     """
 
     entrances = "encode", "condition", "forward", "hidden"
@@ -71,7 +71,7 @@ class Denoiser(nn.Module, Component, ABC, kind="denoiser"):
 
     @abstractmethod
     def encode(self, history: History) -> Any:
-        """Compute what depends on the history alone.
+        """Compute everything that depends only on the history.
 
         Args:
             history: Histories with clean latents, ``history.latent()`` of shape ``(B, L, D)``.
@@ -82,13 +82,13 @@ class Denoiser(nn.Module, Component, ABC, kind="denoiser"):
 
     @abstractmethod
     def condition(self, context: Any, queries: Queries, *, null: bool | Tensor = False) -> Any:
-        """Compute what the queries see, once for all reverse steps and noise draws.
+        """Compute everything that the queries see, once for all reverse steps and noise draws.
 
         Args:
             context: Result of :meth:`encode`.
-            queries: Q queries a history.
+            queries: Q queries per history.
             null: Queries that see nothing of the history: all, none, or those where ``(B, Q)`` is True.
-                ``queries.blind(null)`` hides the items; features of the users are hidden beside them.
+                ``queries.blind(null)`` hides the items; the denoiser must also hide user features.
 
         Returns:
             A condition for :meth:`forward`, of any class.
@@ -96,7 +96,7 @@ class Denoiser(nn.Module, Component, ABC, kind="denoiser"):
 
     @abstractmethod
     def forward(self, xn: Tensor, timesteps: Tensor, condition: Any) -> Tensor:
-        """Predict.
+        """Predict x0, noise or velocity.
 
         Args:
             xn: Corrupted latents, ``(B, Q, K, D)``.
@@ -104,18 +104,18 @@ class Denoiser(nn.Module, Component, ABC, kind="denoiser"):
             condition: Result of :meth:`condition`, for the Q queries or for one that all Q draws share.
 
         Returns:
-            The prediction, ``(B, Q, K, D)``; undefined at positions that are padding.
+            Prediction, ``(B, Q, K, D)``; undefined at padded positions.
         """
 
     def hidden(self, queries: Queries, generator: Generator) -> bool | Tensor:
-        """Queries of a training batch that see nothing of the history, as :meth:`condition` takes them in ``null``.
+        """Queries of a training batch that see nothing of the history, for the argument ``null`` of :meth:`condition`.
 
         Args:
-            queries: Q queries a history.
-            generator: Source of the draw.
+            queries: Q queries per history.
+            generator: Generator of the random numbers.
 
         Returns:
-            False, for none, unless a guide draws them.
+            False, for no queries, unless a guide draws some.
         """
         return False
 
@@ -128,6 +128,6 @@ class Denoiser(nn.Module, Component, ABC, kind="denoiser"):
             )
         if self.prediction == "noise" and not model.schedule.alpha_bar[-1]:
             raise ValueError(
-                "The parts do not fit: at the last step the schedule leaves no signal, and a noise prediction says "
-                "nothing of the clean latent there. Use a denoiser that predicts 'velocity' or 'x0'."
+                "The parts do not fit: at the last step the schedule leaves no signal, so a noise prediction does "
+                "not determine the clean latent there. Use a denoiser that predicts 'velocity' or 'x0'."
             )

@@ -1,9 +1,9 @@
-r"""A causal Transformer whose noised target is one more token of its last layer.
+r"""A causal Transformer whose last layer has the noised targets as additional tokens.
 
-The history passes all layers but the last, to which it gives keys and values. It never sees the target or the step, so
-every prefix of a window shares one encoding, S noise draws share it, and a reverse step costs one layer for K tokens a
-query instead of a sequence. A token starts where the last visible item stands before the last layer, with the noised
-latent and the step added: at initialisation it hardly differs from the state of a plain next-item model.
+The history passes through all layers except the last one, which uses it only as keys and values. The history does not
+see the target or the step. All prefixes of a window and all noise draws therefore share one encoding, and a reverse
+step costs one layer for K tokens per query. A token is the sum of the last visible item's state before the last layer,
+the noised latent and the step embedding. At initialisation, it is close to the state of a plain next-item model.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from diffusers_rec.processes.noising import Queries
 
 
 class _Condition(NamedTuple):
-    """What Q queries of K positions see.
+    """Condition of Q queries of K positions.
 
     Attributes:
-        key: of the last layer, ``(B, H, L, D/H)``.
-        value: of the last layer.
-        start: of the queries' tokens, without noise and step, ``(B, Q, 1, D)``.
-        over_history: added to their scores over the history, ``(B, H, Q, K, L)``.
-        among: added to their scores among their own positions, ``(B, H, Q, K, K)``.
+        key: Keys of the last layer, ``(B, H, L, D/H)``.
+        value: Values of the last layer, like ``key``.
+        start: Tokens of the queries without noise and step, ``(B, Q, 1, D)``.
+        over_history: Scores added between tokens and history, ``(B, H, Q, K, L)``.
+        among: Scores added between the tokens of a query, ``(B, H, Q, K, K)``.
     """
 
     key: Tensor
@@ -48,15 +48,16 @@ class _Condition(NamedTuple):
 
 
 class CausalTransformerDenoiser(Denoiser, name="causal-transformer"):
-    """Noised tokens over a cached causal history.
+    """A causal Transformer with noised tokens and a cached history.
 
     Args:
-        dim: D.
-        max_length: positions in a sequence, the noised ones included.
-        num_layers: Transformer blocks. The history passes all but the last, the noised tokens the last alone.
-        num_heads: attention heads.
-        dropout: on the input, the attention, and every residual.
-        seed: of the initial weights.
+        dim: Latent width D.
+        max_length: Largest number of positions in a sequence, including noised ones.
+        num_layers: Number of Transformer blocks. The history passes through all except the last one, the noised tokens
+            only through the last one.
+        num_heads: Number of attention heads.
+        dropout: Dropout rate of the input, the attention and every residual.
+        seed: Seed of the initial weights.
     """
 
     def __init__(
@@ -79,12 +80,12 @@ class CausalTransformerDenoiser(Denoiser, name="causal-transformer"):
             nn.init.normal_(self.take.weight, std=0.1 / dim**0.5)
         for parameter in self.step.layers[-1].parameters():
             nn.init.zeros_(parameter)
-        # Among noised positions the past and the future differ, so their distances are signed.
+        # Distances between noised positions are signed, because past and future differ.
         self.among_bias = nn.Parameter(torch.zeros(num_heads, 2 * max_length - 1))
 
-    def encode(self, history: History) -> CausalContext:  # padding lies behind all that is visible
+    def encode(self, history: History) -> CausalContext:  # padding is after all visible items
         last_input, key, value = self.encoder.cache(history.latent())
-        # Contiguous, or every reverse step's matrix products would copy them.
+        # Contiguous, because the matrix products of every reverse step would copy them otherwise.
         return CausalContext(last_input, key.contiguous(), value.contiguous())
 
     def condition(self, context: CausalContext, queries: Queries, *, null: bool | Tensor = False) -> _Condition:
@@ -110,7 +111,7 @@ class CausalTransformerDenoiser(Denoiser, name="causal-transformer"):
         return over_history.contiguous(), among.masked_fill(~queries.keys[:, None, :, None], -math.inf)
 
     def _block(self, block: TransformerBlock, x: Tensor, condition: _Condition, queries: int) -> Tensor:
-        """One softmax over the history's keys, shared by all queries, and the query's own tokens."""
+        """Apply a block whose softmax covers the keys of the history and the tokens of the query."""
         attention = block.attention
         key, value = condition.key, condition.value
         source = block.attention_input(x)

@@ -1,8 +1,8 @@
-r"""A causal history encoder, then a small perceptron that turns noise into the next latent.
+r"""A causal history encoder followed by a small perceptron that denoises the latents.
 
-The perceptron sees the noised latents, the state of the history and the step, and adds to the state; its last layer
-starts at zero, so at initialisation the prediction *is* the history's state, as in a plain next-item model. A reverse
-step costs no attention at all.
+The inputs of the perceptron are the noised latents, the state of the history and the step. Its output is added to the
+state. Its last layer is initialised with zeros, so the initial prediction is the state, as in a plain next-item model.
+A reverse step computes no attention.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from diffusers_rec.processes.schedules.lookup import unexpanded
 
 
 class _Condition(NamedTuple):
-    """What Q queries of K positions see.
+    """Condition of Q queries of K positions.
 
     Attributes:
-        state: of the visible history, ``(B, Q, 1, D)``.
-        joined: its share in the join, ``(B, Q, 1, D)``.
-        weight: of the corrupted latents in the join, ``(D, D)``.
-        mean_weight: of their mean over a query; None where K = 1, which ``weight`` then includes.
-        share: of each position in that mean, ``(B, Q, K, 1)``.
+        state: State of the visible history, ``(B, Q, 1, D)``.
+        joined: Contribution of the state to the first layer, ``(B, Q, 1, D)``.
+        weight: Weight of the corrupted latents in the first layer, ``(D, D)``.
+        mean_weight: Weight of their mean over a query, ``(D, D)``; None if K = 1, where ``weight`` includes it.
+        share: Weight of each position in this mean, ``(B, Q, K, 1)``.
     """
 
     state: Tensor
@@ -47,20 +47,20 @@ class _Condition(NamedTuple):
 
 
 class ConditionalMLPDenoiser(Denoiser, name="conditional-mlp"):
-    """A step-modulated residual perceptron on a causal history state.
+    """A residual perceptron, modulated by the step, on the state of a causal history encoder.
 
-    The K positions of a query see one another through their mean.
+    The K positions of a query see each other through their mean.
 
     Args:
-        dim: D.
-        max_length: positions in a sequence, the noised ones included.
-        num_layers: Transformer blocks of the history encoder.
-        num_heads: attention heads of the history encoder.
-        mlp_layers: residual layers of the perceptron.
-        dropout: of the history encoder.
-        low_pass: share of a causal low-pass filter in the encoder's attention, see
+        dim: Latent width D.
+        max_length: Largest number of positions in a sequence, including noised ones.
+        num_layers: Number of Transformer blocks of the history encoder.
+        num_heads: Number of attention heads of the history encoder.
+        mlp_layers: Number of residual layers of the perceptron.
+        dropout: Dropout rate of the history encoder.
+        low_pass: Share of a causal low-pass filter in the attention of the encoder; see
             :class:`~diffusers_rec.nn.low_pass.LowPass`.
-        seed: of the initial weights.
+        seed: Seed of the initial weights.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class ConditionalMLPDenoiser(Denoiser, name="conditional-mlp"):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def encode(self, history: History) -> CausalContext:  # padding lies behind all that is visible
+    def encode(self, history: History) -> CausalContext:  # padding is after all visible items
         return self.encoder.cache(history.latent())
 
     def condition(self, context: CausalContext, queries: Queries, *, null: bool | Tensor = False) -> _Condition:
@@ -119,9 +119,9 @@ class ConditionalMLPDenoiser(Denoiser, name="conditional-mlp"):
         return condition.state + self.out(x)
 
     def _state(self, visible: Tensor, context: CausalContext) -> tuple[Tensor, Tensor]:
-        """The state that each query sees and its share in the join, ``(B, Q, 1, D)``."""
+        """State that each query sees and its contribution to the first layer, each ``(B, Q, 1, D)``."""
         longest = context.last_input.shape[1]
-        repeated = visible.shape[1] > longest  # then some see the same: each prefix once, the empty one first
+        repeated = visible.shape[1] > longest  # encode each prefix once, the empty one first
         prefixes = torch.arange(longest + 1, device=visible.device).expand(len(visible), -1) if repeated else visible
         states = self._states(prefixes, context)
         parts = states, F.linear(states, self.join.weight[:, 2 * self.dim :], self.join.bias)
@@ -131,7 +131,7 @@ class ConditionalMLPDenoiser(Denoiser, name="conditional-mlp"):
         return parts[0][:, :, None], parts[1][:, :, None]
 
     def _states(self, visible: Tensor, context: CausalContext) -> Tensor:
-        """After each prefix of ``visible`` items, ``(B, Q, D)``."""
+        """States after each prefix of ``visible`` items, ``(B, Q, D)``."""
         if not context.last_input.shape[1]:
             return self.empty.expand(*visible.shape, -1)
         last = (unexpanded(visible) - 1).clamp(min=0).expand(visible.shape)
@@ -140,7 +140,7 @@ class ConditionalMLPDenoiser(Denoiser, name="conditional-mlp"):
 
 
 class _ModulatedLayer(nn.Module):
-    """A residual two-layer perceptron whose normed input is scaled and shifted by the step."""
+    """A residual two-layer perceptron; the step scales and shifts its normalised input."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

@@ -3,8 +3,9 @@ r"""The paper's Denoise Sequential Recommender (DSR, Sec. 4.4): a bidirectional 
 .. math:: \hat H^n = [h_1 + y_1 + z_n, \dots, h_T^n + y_T + z_n], \qquad
           \hat x_0 = \mathrm{TransformerEncoder}(\hat H^n)[-1] \qquad \text{(Eq. 14, 16)}
 
-The history attends to the noised target, so nothing of it can be kept between steps: each query is a sequence of its
-own. Sequences end at the noised positions, as the paper's left-padded ones do; position embeddings count from there.
+The history attends to the noised target, so its states cannot be reused between steps, and each query is a separate
+sequence. Sequences end at the noised positions, as the left-padded sequences of the paper do. Position embeddings count
+from the end.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from diffusers_rec.processes.noising import Queries
 
 
 class _Condition(NamedTuple):
-    """What Q queries see, and what is added to their sequences of L + K tokens.
+    """Condition of Q queries, and additions to their sequences of L + K tokens.
 
     Attributes:
-        history: ``(B, L, D)``, as far as any query sees it.
-        last_item: the last visible item's latent, ``(B, Q, 1, D)``, where tokens start from it.
-        place: position embeddings, ``(B, Q, L + K, D)``, where there are any.
-        keys: which tokens are seen, ``(B, Q, L + K)``.
-        last: index of each query's last real position, ``(B, Q, 1)``.
+        history: Latents of the history, as far as any query sees it, ``(B, L, D)``.
+        last_item: Latent of the last visible item, ``(B, Q, 1, D)``; None unless it is added to the tokens.
+        place: Position embeddings, ``(B, Q, L + K, D)``; None without them.
+        keys: Mask of the visible tokens, ``(B, Q, L + K)``.
+        last: Index of the last real position of each query, ``(B, Q, 1)``.
     """
 
     history: Tensor
@@ -44,22 +45,23 @@ class _Condition(NamedTuple):
 
 
 class TransformerDenoiser(Denoiser, name="transformer"):
-    """The bidirectional DSR. The defaults are the paper's.
+    """The bidirectional Transformer of the paper (DSR), with the paper's defaults.
 
     Args:
-        dim: D.
-        max_length: T, positions in a sequence, the noised ones included.
-        num_layers: Transformer blocks.
-        num_heads: attention heads.
-        dropout: on the input, the attention, and every residual. The paper: .3 on Beauty and Toys, .2 on ML-1M.
-        position_embedding: add y_t (Eq. 14); off for the ablation of Sec. 5.3.3.
-        step_embedding: add z_n (Eq. 14, 15); off for the ablation of Sec. 5.3.3.
-        target_token: ``"raw"``: the noised latent itself (the paper). ``"projected"``: a learned [unk] vector plus a
-            small linear map of the noised latent, so that the network chooses how much of the noise to take in.
-            ``"last-item"``: each noised latent plus the last item that the query sees, none where it sees none, so
-            that the answer need not grow out of noise alone.
-        norm_first: layer norms before instead of behind.
-        seed: of the initial weights.
+        dim: Latent width D.
+        max_length: Largest number T of positions in a sequence, including noised ones.
+        num_layers: Number of Transformer blocks.
+        num_heads: Number of attention heads.
+        dropout: Dropout rate of the input, the attention and every residual. In the paper, .3 on Beauty and Toys, .2 on
+            ML-1M.
+        position_embedding: Whether to add y_t (Eq. 14); False for the ablation of Sec. 5.3.3.
+        step_embedding: Whether to add z_n (Eq. 14, 15); False for the ablation of Sec. 5.3.3.
+        target_token: Token of a noised position. ``"raw"``: the noised latent (the paper). ``"projected"``: a learned
+            [unk] vector plus a small linear map of the noised latent, so the network learns how much noise to use.
+            ``"last-item"``: the noised latent plus the latent of the last item that the query sees, so the prediction
+            does not start from noise only.
+        norm_first: Whether layer norms precede attention and feed-forward, instead of following them.
+        seed: Seed of the initial weights.
     """
 
     def __init__(
@@ -138,7 +140,7 @@ class TransformerDenoiser(Denoiser, name="transformer"):
         return xn if condition.last_item is None else xn + condition.last_item
 
     def _distance_from_end(self, longest: int, queries: Queries) -> Tensor:
-        """0 at the last corrupted position, 1 before it, ...: ``(B, Q, L + K)``."""
+        """Distances from the last corrupted position, ``(B, Q, L + K)``: 0 there, 1 before it, ..."""
         visible = queries.visible[..., None]
         place = torch.arange(longest, device=visible.device)
         offset = torch.arange(queries.positions.shape[-1], device=visible.device)
@@ -146,7 +148,7 @@ class TransformerDenoiser(Denoiser, name="transformer"):
         return torch.cat([visible + end - place, end - offset], dim=-1).clamp(0, self.max_length - 1)
 
     def _steps(self, timesteps: Tensor, longest: int, last: Tensor) -> Tensor:
-        """z_n at every position, ``(B, Q, L + K, D)``; the history has that of the last corrupted position."""
+        """Step embeddings z_n of all positions, ``(B, Q, L + K, D)``; the history has that of the last noised one."""
         if timesteps.ndim == 2:
             return step_embedding(timesteps, self.dim)[:, :, None]
         of_history = timesteps.gather(-1, last.expand(*timesteps.shape[:2], 1))

@@ -1,4 +1,4 @@
-"""Guides: denoisers around denoisers."""
+"""Guides: denoisers that wrap other denoisers."""
 
 from diffusers_rec.guidance.base import Guidance, Guide, guided, unwrapped
 from diffusers_rec.guidance.classifier_free import ClassifierFreeGuide

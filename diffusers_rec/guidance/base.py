@@ -1,4 +1,4 @@
-"""The guide's contract: a denoiser around a denoiser, which uses its three steps and changes what comes out."""
+"""The contract of a guide: a denoiser that wraps another one and changes its prediction."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Guidance = float | Mapping[str, Any] | None
 
 
 class Guide(Denoiser):
-    """A denoiser that wraps ``base``. Encoding and condition are the base's unless a guide changes them.
+    """A denoiser that wraps ``base``. By default, it uses the encoding and the condition of ``base``.
 
     Args:
         base: A denoiser, its name or its config.
-        schedule: Noise levels; shared, not owned.
-        embedding: Item embedding, shared, for guides and bases that need it.
-        head: Item head, shared, for guides and bases that need it.
+        schedule: Noise schedule, shared and not owned.
+        embedding: Item embedding for guides and bases that need it, shared and not owned.
+        head: Item head for guides and bases that need it, shared and not owned.
         dim: Latent width D of a ``base`` given by name.
         max_length: Largest number of positions, for a ``base`` given by name.
         seed: Seed of the initial weights of a ``base`` given by name.
@@ -57,7 +57,7 @@ class Guide(Denoiser):
         super().__init__(built.dim, built.max_length, seed)
         self.base = built
         self.prediction, self.user_features = built.prediction, dict(built.user_features)
-        self._shared = (embedding, head, schedule)  # outside the module tree: their owner trains and saves them
+        self._shared = (embedding, head, schedule)  # outside the module tree, because their owner trains and saves them
 
     @property
     def embedding(self) -> ItemEmbedding | None:
@@ -90,10 +90,10 @@ class Guide(Denoiser):
             )
 
     def with_settings(self, **settings: Any) -> Self:
-        """The same guide, sharing all weights, with other settings for one call.
+        """Copy of the guide that shares all weights and has other settings, for one call.
 
         Raises:
-            ValueError: a setting that cannot change per call, or a value out of range.
+            ValueError: A setting cannot change per call, or a value is out of range.
         """
         for key in settings:
             if key not in self.per_call:
@@ -103,30 +103,30 @@ class Guide(Denoiser):
         return changed
 
     def _set(self, **settings: Any) -> None:
-        """Check the settings of :attr:`per_call` and keep them."""
+        """Check and store the settings of :attr:`per_call`."""
 
 
 def unwrapped(denoiser: Denoiser) -> Denoiser:
-    """The backbone below all guides."""
+    """Backbone within all guides."""
     while isinstance(denoiser, Guide):
         denoiser = denoiser.base
     return denoiser
 
 
 def guided(denoiser: Denoiser, guidance: Guidance) -> Denoiser:
-    """A denoiser with the guidance of one call.
+    """Denoiser with the guidance of one call.
 
     Args:
-        denoiser: Of a model.
-        guidance: The scale alone, or a mapping of settings; None leaves the denoiser as it is.
+        denoiser: Denoiser of a model.
+        guidance: Scale, or mapping of settings; the denoiser is unchanged if None.
 
     Raises:
-        ValueError: a denoiser without such settings, or a wrong setting.
+        ValueError: The denoiser does not have these settings, or a setting is invalid.
     """
     if guidance is None:
         return denoiser
     settings = dict(guidance) if isinstance(guidance, Mapping) else {"scale": guidance}
-    guide = getattr(denoiser, "_orig_mod", denoiser)  # below what torch.compile wraps
+    guide = getattr(denoiser, "_orig_mod", denoiser)  # the module that torch.compile wraps
     if isinstance(guide, Guide) and not guide.per_call and isinstance(guide.base, Guide):
         changed = copy.copy(guide)
         changed._modules = {**guide._modules, "base": guided(guide.base, guidance)}

@@ -1,11 +1,11 @@
-r"""Classifier-free guidance: away from what comes next for anybody, towards what comes next for this user.
+r"""Classifier-free guidance: extrapolation from the unconditional to the conditional prediction.
 
 .. math:: \hat f = f_\theta(x_n, n \mid \varnothing)
           + w\, \big( f_\theta(x_n, n \mid \text{history}) - f_\theta(x_n, n \mid \varnothing) \big)
 
 Ho & Salimans 2022, *Classifier-Free Diffusion Guidance*; for sequential recommendation Yang et al. 2023, *DreamRec*. In
-training the history is hidden from a share of the queries, so that one network learns both predictions. A guided chain
-costs two conditions and two predictions a step, but one encoding.
+training, the history is hidden from a share of the queries, so one network learns both predictions. A guided chain
+needs one encoding, two conditions, and two predictions per step.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from diffusers_rec.processes.source import ZeroSource
 
 
 class _Condition(NamedTuple):
-    """With and without the history; None where the guide needs no null condition."""
+    """Conditions with and without the history; the latter is None if it is not needed."""
 
     given: Any
     null: Any
@@ -39,9 +39,9 @@ class ClassifierFreeGuide(Guide, name="classifier-free"):
     Args:
         base: A denoiser, its name or its config.
         drop: Probability p in [0, 1) that a query of a training batch sees nothing of its history.
-        scale: Guidance scale w; 1 is the plain prediction, 0 the unconditional one.
-        start: Share of the steps from N downwards that come before guidance, in [0, 1].
-        stop: Share of the steps after which guidance ends, in [0, 1].
+        scale: Guidance scale w; 1 is the conditional prediction, 0 the unconditional one.
+        start: Share of the steps, from N downwards, after which guidance starts, in [0, 1].
+        stop: Share of the steps, from N downwards, after which guidance stops, in [0, 1].
         schedule: See :class:`Guide`.
         embedding: See :class:`Guide`.
         head: See :class:`Guide`.
@@ -77,7 +77,7 @@ class ClassifierFreeGuide(Guide, name="classifier-free"):
         self._set(scale=scale, start=start, stop=stop)
 
     def hidden(self, queries: Queries, generator: Generator) -> bool | Tensor:
-        """A share ``drop`` of the queries, and those that the base hides."""
+        """Queries that see nothing of the history: a share ``drop`` of them, and those that the base selects."""
         drawn = torch.rand(queries.visible.shape, generator=generator, device=generator.device) < self.drop
         return drawn.to(queries.visible.device) | super().hidden(queries, generator)
 

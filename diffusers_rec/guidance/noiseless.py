@@ -1,6 +1,7 @@
-"""The noise-free control: a denoiser that never sees noise, which leaves a plain next-item model.
+"""The noise-free control: a denoiser that never sees noise, and is therefore a plain next-item model.
 
-Every claim of a diffusion recommender is measured against it: the same parts, loss and data, without xn.
+It has the same parts, loss and data as the diffusion model, but no xn. The difference between the two is the effect of
+the diffusion.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from diffusers_rec.guidance.base import Guide
 
 
 class NoiselessDenoiser(Guide, name="noiseless"):
-    """The prediction of ``base`` from zero at step N, whatever xn and the step are; arguments as of :class:`Guide`."""
+    """The prediction of ``base`` from zero at step N, for any xn and step. Arguments as in :class:`Guide`."""
 
     base_predicts = ("x0",)
 

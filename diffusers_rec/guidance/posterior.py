@@ -1,13 +1,13 @@
-r"""The exact posterior over discrete items, as a denoiser that needs no training of its own.
+r"""The exact posterior over discrete items, as a denoiser that needs no training.
 
-Whatever the next-item distribution :math:`p(v \mid \text{history})`, having seen :math:`x_n` it becomes
+For any next-item distribution :math:`p(v \mid \text{history})`, the posterior given :math:`x_n` is
 
 .. math:: p(v \mid x_n, \text{history}) \propto p(v \mid \text{history})
           \exp \frac{\sqrt{\bar\alpha_n}\, x_n \cdot E_v - \frac12 \bar\alpha_n \|E_v\|^2}{1 - \bar\alpha_n},
 
-and the best prediction of :math:`x_0` is the mean of :math:`E_v` under it. At n = N it falls back to
-:math:`p(v \mid \text{history})`; a reverse chain then ends on an item drawn from that distribution. It is the reference
-for every learned denoiser and sampler.
+and the best prediction of :math:`x_0` is the mean of :math:`E_v` under the posterior. At n = N the posterior is
+:math:`p(v \mid \text{history})`. A reverse chain ends on an item that is drawn from this distribution. The exact
+posterior is the reference for learned denoisers and for samplers.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from diffusers_rec.processes.noising import Queries
 from diffusers_rec.processes.schedules import NoiseSchedule
 from diffusers_rec.processes.source import ZeroSource
 
-_LOGITS = 2**22  # scores held at once
+_LOGITS = 2**22  # maximum number of scores in memory
 
 
 def posterior_mean(log_probabilities: Tensor, latents: Tensor, xn: Tensor, signal: Tensor, sigma: Tensor) -> Tensor:
-    r"""The mean of :math:`E_v` under the exact posterior, for P noised latents that share M candidate items.
+    r"""Mean of :math:`E_v` under the exact posterior, for P noised latents that share M candidate items.
 
     Args:
-        log_probabilities: of the candidates given the history, up to a constant, ``(R, M)``.
-        latents: their clean latents :math:`E_v`, ``(R, M, D)``.
-        xn: noised latents, ``(R, P, D)``.
-        signal: :math:`\sqrt{\bar\alpha_n}`, ``(R, P, 1)``.
-        sigma: :math:`\sqrt{1 - \bar\alpha_n}`, positive, ``(R, P, 1)``.
+        log_probabilities: Log-probabilities of the candidates given the history, up to a constant, ``(R, M)``.
+        latents: Clean latents :math:`E_v` of the candidates, ``(R, M, D)``.
+        xn: Noised latents, ``(R, P, D)``.
+        signal: Signal :math:`\sqrt{\bar\alpha_n}`, ``(R, P, 1)``.
+        sigma: Sigma :math:`\sqrt{1 - \bar\alpha_n}`, positive, ``(R, P, 1)``.
 
     Returns:
-        ``(R, P, D)``.
+        Predicted clean latents, ``(R, P, D)``.
     """
     length = latents.square().sum(-1)[:, None]
     evidence = (signal * (xn @ latents.mT) - 0.5 * signal.square() * length) / sigma.square()
@@ -51,14 +51,14 @@ def posterior_mean(log_probabilities: Tensor, latents: Tensor, xn: Tensor, signa
 
 
 class _Context(NamedTuple):
-    """What the base encoded, and the dtype of the latents."""
+    """Context of the base, and the dtype of the latents."""
 
     base: Any
     dtype: torch.dtype
 
 
 class _Condition(NamedTuple):
-    """The base's condition, and of each of R positions M candidates: log-probabilities ``(R, M)``, latents."""
+    """Condition of the base, and M candidates for each of R positions: log-probabilities ``(R, M)`` and latents."""
 
     base: Any
     candidates: tuple[Tensor, Tensor] | None
@@ -67,25 +67,25 @@ class _Condition(NamedTuple):
 class PosteriorDenoiser(Guide, name="posterior"):
     """The exact posterior over the likeliest items of any next-item model.
 
-    The next-item distribution is the head's, of what ``base`` predicts at n = N from the mean of pure noise, zero. It
-    is computed once for all steps of a chain. In training mode this *is* ``base``, so that is what training trains.
+    The next-item distribution is that of the head for the prediction of ``base`` at n = N, from the mean of the noise,
+    zero. It is computed once for all steps of a chain. In training mode, this denoiser is identical to ``base``.
 
-    It is made for chains, whose ends are samples; to rank, use ``base``: one step ends at the mean of the items'
-    latents. The chain's last step averages items that noise at n = 1 still hides from one another, so a schedule whose
-    first step is nearly clean (``cosine``) samples them more faithfully than one made noisier by ``log_snr_shift``. Of
-    several noised positions each has a posterior of its own, given the history.
+    Use it for chains, whose ends are samples. To rank, use ``base``, because one step of the posterior ends at the mean
+    of the items' latents. The last step of a chain averages items that the noise at n = 1 does not separate. A schedule
+    with a nearly clean first step (``cosine``) is therefore more exact than one with a negative ``log_snr_shift``. Each
+    of several noised positions has its own posterior, given the history.
 
-    ``base`` predicts at the N of ``schedule``, which must be the schedule that it was trained with.
+    ``base`` must have been trained with ``schedule``.
 
     Args:
-        base: a denoiser, its name or its config; any next-item model that keeps the denoiser's contract.
-        num_candidates: M, the likeliest items that the posterior weighs; the others get no probability.
-        embedding: shared, not owned.
-        head: shared, not owned.
-        schedule: the noise levels.
-        dim: D, for a ``base`` given by name.
-        max_length: for a ``base`` given by name.
-        seed: of the initial weights of a ``base`` given by name.
+        base: A denoiser, its name or its config; any next-item model with the contract of a denoiser.
+        num_candidates: Number M of the likeliest items in the posterior; other items have probability zero.
+        embedding: Item embedding, shared and not owned.
+        head: Item head, shared and not owned.
+        schedule: Noise schedule, shared and not owned.
+        dim: Latent width D of a ``base`` given by name.
+        max_length: Largest number of positions, for a ``base`` given by name.
+        seed: Seed of the initial weights of a ``base`` given by name.
     """
 
     base_predicts = ("x0",)
@@ -137,7 +137,7 @@ class PosteriorDenoiser(Guide, name="posterior"):
             return predicted
         log_probabilities, latents = condition.candidates
         signal, sigma = (level.expand(*xn.shape[:3], 1) for level in self.schedule.levels(xn, timesteps))
-        # Draws that share their query share its candidates: rows (history, position), points (draw).
+        # Draws of one query share its candidates: rows are (history, position), points are draws.
         points = xn.shape[1] if len(latents) < xn.shape[:3].numel() else 1
         rows = [rearrange(part, "b (q p) k d -> (b q k) p d", p=points) for part in (xn, signal, sigma)]
         mean = posterior_mean(log_probabilities, latents, *rows)

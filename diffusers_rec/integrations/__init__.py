@@ -1,1 +1,1 @@
-"""Bridges to libraries that the core does not need. Import each by name; each names the extra that brings it."""
+"""Integrations with optional libraries. Import each by name; each states the extra that installs its library."""

@@ -1,11 +1,12 @@
-r"""Approximate nearest items with faiss, for catalogues too large to score whole.
+r"""Approximate search for the best items with faiss, for catalogues that are too large to score completely.
 
-A head's logits are inner products, :math:`\ell_{s,v} = q_s \cdot k_v + b_v`, so the likeliest items of a noise draw are
-the largest inner products of :math:`(q_s, 1)` with :math:`(k_v, b_v)`. The mean over items is subtracted from keys and
-biases, which the softmax does not notice: with the large mean that learned keys share, most of a graph is unreachable.
+The logits of a head are inner products, :math:`\ell_{s,v} = q_s \cdot k_v + b_v`, so the likeliest items of a noise
+draw have the largest inner products of :math:`(q_s, 1)` with :math:`(k_v, b_v)`. The mean over items is subtracted from
+keys and biases. This does not change the softmax, but with the large common mean of learned keys, most of a graph would
+be unreachable.
 
-The candidates C, the neighbours of all S draws together, are then scored by the head itself. Only the normalisers are
-estimated (Rastogi and Van Durme 2015), from C and a fixed uniform sample T of the V items:
+The head then scores the candidates C, the neighbours of all S draws. Only the normalisers are estimated (Rastogi and
+Van Durme 2015), from C and a fixed uniform sample T of the V items:
 
 .. math:: Z_s = \sum_{v \in C} e^{\ell_{s,v}} + \frac{V-|C|}{|T\setminus C|} \sum_{v \in T\setminus C} e^{\ell_{s,v}}.
 """
@@ -30,7 +31,7 @@ from diffusers_rec.recommenders.ranking import TopK, top_k
 
 @guarded
 class ItemIndex:
-    """Finds the likeliest items of a head without scoring all of them; a model's memory is not mixed in.
+    """Finds the likeliest items of a head without scoring all items. It ignores the memory of a model.
 
     :meth:`recall` compares it with the exact ranking. From a model to raw item ids::
 
@@ -38,13 +39,14 @@ class ItemIndex:
         latents = model.next_item_latents(model.encode_histories(histories))
         items = [model.vocabulary.decode(row[row >= 0].tolist()) for row in index.top_k(latents, k=10).items.cpu()]
 
-    A graph built by several threads depends on their timing; ``faiss.omp_set_num_threads(1)`` makes it reproducible.
+    A graph that several threads build depends on their timing; ``faiss.omp_set_num_threads(1)`` makes it reproducible.
 
     Args:
-        head: Item head. After further training the index must be built again.
+        head: Item head. Build the index again after further training.
         factory: Description of the index for ``faiss.index_factory``. ``"HNSW32"`` is a graph, the fastest at high
-            recall; ``"IVF4096,Flat"`` has 4096 lists and is built faster; ``"Flat"`` searches exhaustively.
-        num_tail: Size of the sample T; from V on, normalisers are exact. A small one may swap items of similar mean.
+            recall; ``"IVF4096,Flat"`` has 4096 lists and is faster to build; ``"Flat"`` searches exhaustively.
+        num_tail: Size of the sample T; normalisers are exact from V. With a small sample, items of similar probability
+            may be swapped.
         **parameters: Parameters of the index, named as in faiss: ``efConstruction`` (default 100) and ``efSearch``
             (default 128) of a graph, ``nprobe`` (default 1) of lists.
     """
@@ -72,16 +74,16 @@ class ItemIndex:
         self._tail = torch.randperm(self.num_items, generator=torch.Generator().manual_seed(0))[: self.num_tail]
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the index to one file, which is replaced as a whole. The head is saved with its model."""
+        """Write the index to one file, which is replaced atomically. The head is saved with its model."""
         index = torch.from_numpy(require_extra("faiss", "faiss").serialize_index(self._index))
         metadata = {"num_tail": str(self.num_tail)}
         write_verified(check_path("path", path), metadata, {"index": index, "probe": self._probe})
 
     @classmethod
     def load(cls, path: str | PathLike[str], head: ItemHead) -> ItemIndex:
-        """Read what :meth:`save` wrote, for an equal head; results are the same, bit for bit.
+        """Read a file that :meth:`save` wrote, for an equal head; results are equal bit for bit.
 
-        A digest detects damage, not intent: faiss does not withstand malicious files, so load only those you trust.
+        A digest detects damage, but not attacks. faiss is not safe against malicious files, so load only trusted files.
         """
         loaded, file, faiss = cls.__new__(cls), check_path("path", path), require_extra("faiss", "faiss")
         with naming(file, "is no saved index, or is damaged"):
@@ -96,13 +98,13 @@ class ItemIndex:
     def top_k(
         self, latents: Tensor, k: int, *, excluded: Tensor | None = None, oversample: int = 4, verify: bool = True
     ) -> TopK:
-        """The k items of highest mean probability among the candidates; index -1 where fewer than k are found.
+        """Find the k candidates of highest mean probability; index -1 where fewer than k are found.
 
         Args:
             latents: S noise draws for each user, ``(B, S, D)``.
             k: Number of items, from 1 to V.
-            excluded: Item indices never to return, ``(B, E)``, padded with -1.
-            oversample: Neighbours per item; each draw finds ``oversample * k``, and one more per excluded item.
+            excluded: Item indices to exclude, ``(B, E)``, padded with -1.
+            oversample: Number of neighbours per item; each draw finds ``oversample * k``, plus one per excluded item.
             verify: Whether to check that the head is unchanged, which reads all its keys once.
         """
         check_int("k", k, minimum=1, maximum=self.num_items)
@@ -116,7 +118,7 @@ class ItemIndex:
             queries = self.head.queries(latents.to(tail[0].dtype))
             items = torch.full((len(queries), k), -1, device=latents.device)
             scores, std = queries.new_zeros(2, len(queries), k)
-            for row, draws in enumerate(queries):  # one by one: no user's result depends on what others exclude
+            for row, draws in enumerate(queries):  # one by one, so that users do not affect each other
                 barred = items[row, :0] if excluded is None else excluded[row][excluded[row] >= 0].to(items.device)
                 found, log_probabilities = self._candidates(draws, oversample * k + len(barred), tail)
                 if not bool((allowed := ~torch.isin(found, barred)).any()):
@@ -129,14 +131,14 @@ class ItemIndex:
 
     @torch.no_grad()
     def recall(self, latents: Tensor, k: int, *, excluded: Tensor | None = None, oversample: int = 4) -> float:
-        """Share of all users' exact k best items that :meth:`top_k` finds with these arguments."""
+        """Share of the exact k best items of all users that :meth:`top_k` finds with these arguments."""
         excluded = None if excluded is None else excluded.to(latents.device)
         exact = top_k(head_scores(self.head, latents), k, excluded=excluded).items
         found = self.top_k(latents, k, excluded=excluded, oversample=oversample).items
         return float((exact[:, :, None] == found[:, None]).any(2)[exact >= 0].float().mean())
 
     def _candidates(self, queries: Tensor, number: int, tail: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor]:
-        """Items near any query of one user ``(S, D)``, as indices ``(C,)`` and log-probabilities ``(S, C)``."""
+        """Items near any query ``(S, D)`` of one user: indices ``(C,)`` and log-probabilities ``(S, C)``."""
         extended = nn.functional.pad(queries, (0, 1), value=1).float().cpu().numpy()
         neighbours = self._index.search(extended, min(number, self.num_items))[1]
         found = torch.from_numpy(np.unique(neighbours[neighbours >= 0]))  # faiss pads with -1
@@ -149,12 +151,12 @@ class ItemIndex:
 
 
 def _probe(head: ItemHead) -> Tensor:
-    """Logits of one fixed latent, ``(V,)``, in which a change of any item's key or bias shows."""
+    """Logits of a fixed latent, ``(V,)``, which reveal a change of the key or bias of any item."""
     keys = head.keys()
     return head.logits(torch.arange(1, keys.shape[1] + 1, device=keys.device).sin()).detach().cpu()
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
-    """Whether two probes are equal up to the rounding of another device; NaN equals nothing."""
+    """Whether two probes are equal up to rounding on another device; NaN is never equal."""
     same = one.shape == other.shape and one.dtype == other.dtype
     return same and torch.allclose(one, other, rtol=1e-5, atol=1e-5 * float(one.abs().mean()))

@@ -1,1 +1,1 @@
-"""Between items and latents: embeddings, heads, negatives, and rankings."""
+"""Items and latents: embeddings, heads, negatives and the choice of items to rank."""

@@ -1,4 +1,4 @@
-"""Which items a ranking may return: candidates, and what is excluded."""
+"""Items that a ranking may return: candidates and exclusions."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Choice:
-    """Which items each of B users may be given.
+    """Items that may be recommended to each of B users.
 
     Attributes:
-        excluded: Item indices to leave out, ``(B, E)``, padded with -1; None where there are none.
-        candidates: Item indices to choose among, ``(C,)`` for all users, or ``(B, C)`` padded with -1; None where all
-            items are.
+        excluded: Item indices to exclude, ``(B, E)``, padded with -1; no items if None.
+        candidates: Item indices to choose from, ``(C,)`` for all users, or ``(B, C)`` padded with -1; all items if
+            None.
     """
 
     excluded: Tensor | None
     candidates: Tensor | None
 
     def check(self, num_items: int) -> None:
-        """Refuse what is no item.
+        """Reject indices that are not items.
 
         Raises:
-            ValueError: an index outside 0..num_items - 1 that is no padding.
+            ValueError: An index is outside 0..num_items - 1 and is not padding.
         """
         for name, items in (("excluded", self.excluded), ("candidates", self.candidates)):
             if items is not None and items.numel():
@@ -36,14 +36,14 @@ class Choice:
                     raise ValueError(f"{name} must hold item indices in 0..{num_items - 1}, got {low}..{high}.")
 
     def take(self, users: slice) -> Choice:
-        """The choice of some users."""
+        """Choice of a slice of the users."""
         excluded, candidates = self.excluded, self.candidates
         if candidates is not None and candidates.ndim > 1:
             candidates = candidates[users]
         return Choice(None if excluded is None else excluded[users], candidates)
 
     def mask_(self, scores: Tensor, items: slice) -> None:
-        """Set the scores of a chunk's other items to -inf, in place, ``(B, chunk)``."""
+        """Set the scores ``(B, chunk)`` of all other items in a chunk to -inf, in place."""
         if self.candidates is not None:
             scores.masked_fill_(~among(self.candidates, items), -math.inf)
         if self.excluded is not None and self.excluded.shape[1]:
@@ -51,7 +51,7 @@ class Choice:
 
 
 def among(indices: Tensor, items: slice) -> Tensor:
-    """Which items of a chunk are among ``indices``, ``(..., N)`` padded with -1: boolean ``(..., chunk)``."""
+    """Mask ``(..., chunk)`` of the items of a chunk that are in ``indices``, ``(..., N)`` padded with -1."""
     size = items.stop - items.start
     column = torch.where((indices >= items.start) & (indices < items.stop), indices - items.start, size)
     marks = torch.zeros(*indices.shape[:-1], size + 1, dtype=torch.bool, device=indices.device)

@@ -1,11 +1,11 @@
-r"""Cross-entropy over a catalogue, a chunk of targets at a time.
+r"""Cross-entropy over all items, computed in chunks of targets.
 
 .. math:: \mathcal L = \frac1M \sum_i \Big( \log \sum_v e^{s_{iv}} - s_{i v_i} \Big),
           \qquad s_{iv} = q_i \cdot k_v + b_v
 
-Its gradient, :math:`(\mathrm{softmax}(s_i) - \mathbb 1_{v_i}) / M` with respect to the scores, needs nothing that comes
-after it but one scalar factor. So each chunk's gradient is computed while its scores are at hand, and no score
-is kept or computed twice: beside the gradients themselves, memory is two chunks', whatever M and V.
+The gradient with respect to the scores is :math:`(\mathrm{softmax}(s_i) - \mathbb 1_{v_i}) / M`, up to a scalar factor
+from later operations. The gradient of each chunk is therefore computed together with its scores. No score is kept or
+computed twice. In addition to the gradients, memory holds two chunks, for any M and V.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from diffusers_rec.core.entrances import explained
 from diffusers_rec.core.errors import check_int
 
 CHUNK_SCORES = 2**24
-"""How many scores (targets x items) a chunk holds at most, 64 MiB in float32: 16 targets among a million items.
+"""Maximum number of scores (targets x items) in a chunk: 64 MiB in float32, or 16 targets for a million items.
 
-Each chunk also costs a few passes over the keys, so that smaller ones would be slower there.
+Each chunk also costs a few passes over the keys, so smaller chunks would be slower.
 """
 
 
@@ -37,24 +37,26 @@ def chunked_cross_entropy(
     gradient_dtype: torch.dtype | None = None,
     chunk_scores: int = CHUNK_SCORES,
 ) -> Tensor:
-    """The mean cross-entropy of M targets among V items: ``F.cross_entropy(F.linear(queries, keys, bias), target)``.
+    """Mean cross-entropy of M targets among V items, ``F.cross_entropy(F.linear(queries, keys, bias), target)``.
 
-    Scores and softmax are in float32, or in float64 where any of queries, keys and bias is, under autocast too. Queries
-    that autocast made bfloat16 may thus meet float32 keys; every gradient comes in its own tensor's precision.
+    Scores and softmax are computed in float32, or in float64 if queries, keys or bias are float64, also under autocast.
+    Queries that autocast has cast to bfloat16 may be combined with float32 keys. Every gradient has the dtype of its
+    tensor.
 
     Args:
-        queries: ``(M, D)``.
-        keys: ``(V, D)``.
-        bias: ``(V,)``, or None.
-        target: item indices, ``(M,)``.
-        gradient_dtype: of the gradient's matrix products, bfloat16 for speed; that of the scores when None.
-        chunk_scores: the most scores in a chunk, but those of one target at the least.
+        queries: Query vectors, ``(M, D)``.
+        keys: Key vectors of the items, ``(V, D)``.
+        bias: Biases of the items, ``(V,)``; no bias if None.
+        target: Item indices of the targets, ``(M,)``.
+        gradient_dtype: Dtype of the matrix products of the gradient, such as bfloat16 for speed; the dtype of the
+            scores if None.
+        chunk_scores: Maximum number of scores in a chunk; a chunk has at least one target.
 
     Returns:
-        A scalar, once differentiable with respect to queries, keys and bias; NaN without targets, as torch's own.
+        A scalar that is once differentiable with respect to queries, keys and bias; NaN without targets, as in PyTorch.
 
     Raises:
-        ValueError: shapes that do not belong together.
+        ValueError: Shapes do not match.
     """
     if queries.ndim != 2 or target.shape != queries.shape[:1]:
         raise ValueError(
@@ -76,9 +78,9 @@ def chunked_cross_entropy(
         torch.promote_types, (part.dtype for part in (queries, keys, bias) if part is not None), torch.float32
     )
     queries, keys, bias = queries.to(dtype), keys.to(dtype), None if bias is None else bias.to(dtype)
-    if not torch.is_grad_enabled():  # which torch does not tell a function's forward: it would compute gradients
+    if not torch.is_grad_enabled():  # unknown within an autograd function, which would compute gradients
         queries, keys, bias = queries.detach(), keys.detach(), None if bias is None else bias.detach()
-    apply: Any = _ChunkedCrossEntropy.apply  # torch does not type it
+    apply: Any = _ChunkedCrossEntropy.apply  # PyTorch does not annotate it
     with torch.autocast(queries.device.type, enabled=False):
         return apply(queries, keys, bias, target, rows, gradient_dtype or dtype)
 
@@ -109,7 +111,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 of_queries[chunk] = gradient @ low_keys
             if of_keys is not None:
                 of_keys += gradient.T @ some.to(low)
-            del scores, gradient  # or they would stand beside the next chunk's
+            del scores, gradient  # free them before the next chunk is computed
         ctx.save_for_backward(*(None if part is None else part.div_(max(1, len(queries))) for part in gradients))
         return total / len(queries)
 

@@ -1,7 +1,7 @@
-r"""The first transition of the forward process: item to clean latent, :math:`x_0 = E(v)` (Eq. 6, with beta_0 = 0).
+r"""Item embeddings: the first transition of the forward process, :math:`x_0 = E(v)` (Eq. 6, with beta_0 = 0).
 
-An embedding gives every item a vector, as learned, and the clean latent that the diffusion sees: the vector itself or
-the vector at unit variance. Heads that share an embedding score by the vectors.
+An embedding has a learned vector for every item. The clean latent is this vector, or this vector scaled to unit
+variance. Heads that share an embedding use the unscaled vectors.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from diffusers_rec.core.registry import Component
 
 
 class ItemEmbedding(nn.Module, Component, ABC, kind="embedding"):
-    r"""Items to vectors and clean latents. A subclass writes :meth:`vectors`.
+    r"""Maps items to vectors and clean latents. A subclass implements :meth:`vectors`.
 
-    The noise has unit variance per dimension, so the scale of :math:`x_0` decides how much of it drowns.
+    The noise has unit variance per dimension, so the scale of :math:`x_0` determines the signal-to-noise ratio.
 
     Args:
         num_items: Number of items V.
         dim: Latent width D.
-        scale: ``"learned"``: :math:`x_0` is the vector as learned (the paper). ``"unit"``: the vector over its root
-            mean square, so that every item has :math:`\|x_0\|^2 = D` whatever the optimiser does to its length.
+        scale: Scale of the clean latents. ``"learned"``: :math:`x_0` is the learned vector (the paper). ``"unit"``: the
+            vector divided by its root mean square, so that every item has :math:`\|x_0\|^2 = D`.
     """
 
     entrances = "forward", "vectors", "set_features"
@@ -38,7 +38,7 @@ class ItemEmbedding(nn.Module, Component, ABC, kind="embedding"):
         if cls is ItemEmbedding:
             raise TypeError(
                 "ItemEmbedding is abstract, expected one of its subclasses. Use TableEmbedding(num_items, dim) for one "
-                "learned vector an item."
+                "learned vector per item."
             )
         return super().__new__(cls)
 
@@ -50,20 +50,20 @@ class ItemEmbedding(nn.Module, Component, ABC, kind="embedding"):
 
     @abstractmethod
     def vectors(self, items: Tensor | None = None) -> Tensor:
-        """Vectors as learned, in the precision of the weights.
+        """Unscaled vectors, in the dtype of the weights.
 
         Args:
             items: Item indices in 0..V-1, of any shape; all items if None.
 
         Returns:
-            The shape of ``items`` with D behind it, or ``(V, D)``.
+            Vectors of the shape of ``items`` followed by D, or ``(V, D)``.
 
         Raises:
-            ValueError: An index that is no item's (checked on the CPU alone), or features that are not set.
+            ValueError: An index is not an item (checked only on the CPU), or features are not set.
         """
 
     def forward(self, items: Tensor) -> Tensor:
-        """Clean latents of items in 0..V-1: their shape with D behind it.
+        """Clean latents of items in 0..V-1, of the shape of ``items`` followed by D.
 
         Raises:
             ValueError: As :meth:`vectors`.
@@ -81,7 +81,7 @@ class ItemEmbedding(nn.Module, Component, ABC, kind="embedding"):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Precision of the weights."""
+        """Dtype of the weights."""
         return self._a_float().dtype
 
     @property
@@ -92,7 +92,7 @@ class ItemEmbedding(nn.Module, Component, ABC, kind="embedding"):
     def _a_float(self) -> Tensor:
         return next(each for each in chain(self.parameters(), self.buffers()) if each.is_floating_point())
 
-    # Features, of embeddings that compute their vectors from them
+    # Embeddings that compute vectors from features override the following.
 
     @property
     def takes_features(self) -> bool:
@@ -101,21 +101,21 @@ class ItemEmbedding(nn.Module, Component, ABC, kind="embedding"):
 
     @property
     def complete(self) -> bool:
-        """Whether every item has a vector: False as long as features are not set."""
+        """Whether every item has a vector; False until features are set."""
         return True
 
     def set_features(self, features: Any, *, first: int = 0) -> Self:
-        """Set the features of the items ``first``..V-1, which are saved with the weights.
+        """Set the features of items ``first``..V-1. They are saved with the weights.
 
         Args:
-            features: One row an item, in the order of the items' indices.
-            first: Index of the first of them.
+            features: Features in the order of the item indices, one row per item.
+            first: Index of the first item.
 
         Returns:
             The embedding itself.
 
         Raises:
-            ValueError: Features of another shape, or an embedding that takes none.
+            ValueError: The features have a wrong shape, or the embedding takes no features.
         """
         raise ValueError(
             f"{type(self).__name__} takes no features. Use an embedding that does: 'features', 'attributes' or "
@@ -128,14 +128,15 @@ class ItemEmbedding(nn.Module, Component, ABC, kind="embedding"):
 
 
 class TableEmbedding(ItemEmbedding, name="table"):
-    """One learned vector an item.
+    """One learned vector per item.
 
     Args:
         num_items: Number of items V.
         dim: Latent width D.
         scale: See :class:`ItemEmbedding`.
-        init_std: Standard deviation of the initial vectors, which the paper does not state. With ``"learned"``, latents
-            of unit variance at D 256 stay recognisable at most steps of the sqrt schedule, and training learns to copy.
+        init_std: Standard deviation of the initial vectors, which the paper does not state. With ``"learned"`` and
+            D = 256, latents of unit variance are recognisable at most steps of the sqrt schedule, so the model would
+            learn to copy the target.
         seed: Seed of the initial vectors.
     """
 
@@ -153,19 +154,19 @@ class TableEmbedding(ItemEmbedding, name="table"):
 
 
 def rows(table: Tensor, items: Tensor) -> Tensor:
-    """Rows of a table.
+    """Select rows of a table.
 
     Args:
-        table: One row an item, ``(V, N)``.
+        table: Table with one row per item, ``(V, N)``.
         items: Item indices in 0..V-1, of any shape.
 
     Returns:
-        The shape of ``items`` with N behind it.
+        Rows, of the shape of ``items`` followed by N.
 
     Raises:
-        ValueError: An index that is no item's (checked on the CPU alone).
+        ValueError: An index is not an item (checked only on the CPU).
     """
-    try:  # not checked beforehand, which would wait for a GPU
+    try:  # a check beforehand would wait for the GPU
         return F.embedding(items, table)
     except IndexError as error:
         bounds = f"{int(items.min())}..{int(items.max())}"

@@ -1,11 +1,12 @@
-r"""Embeddings that compute an item's vector from what is known of the item.
+r"""Embeddings that compute the vector of an item from its features.
 
 .. math:: E_v = W f_v, \qquad E_v = W \phi(W_1 f_v + b_1), \qquad
           E_v = \frac{1}{|A_v|} \sum_{a \in A_v} w_a, \qquad E_v = e_v + E'(f_v)
 
-for a given vector :math:`f_v`, linearly or through a hidden layer; for a bag of attributes :math:`A_v`; and for the sum
-of a learned vector of the item's own and one of the others. A config holds sizes; the features themselves are a buffer
-that is saved with the weights. The first three give a vector to items that were in no training sequence.
+The first two are functions of a feature vector :math:`f_v`, linear or with a hidden layer. The third is the mean over a
+set of attributes :math:`A_v`. The fourth is a learned vector of the item plus one of the others. A config contains
+sizes; the features are a buffer that is saved with the weights. The first three also have vectors for items that were
+in no training sequence.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class _ComputedEmbedding(ItemEmbedding):
     @property
     def complete(self) -> bool:
         if not self._set and not self.features.is_meta:
-            self._set = bool((self.features != self.empty).any())  # not at every call, which would wait for a GPU
+            self._set = bool((self.features != self.empty).any())  # once, because each check would wait for the GPU
         return self._set
 
     def set_features(self, features: Any, *, first: int = 0) -> Self:
@@ -53,7 +54,7 @@ class _ComputedEmbedding(ItemEmbedding):
                 f"got {len(given)} rows."
             )
         if not first and not bool((given != self.empty).any()):
-            raise ValueError("Expected features that tell items apart, got none at all: every row is empty.")
+            raise ValueError("Expected features that distinguish items, got none at all: every row is empty.")
         parts = [self.features[:first], given] if first else [given]
         width = max(part.shape[1] for part in parts)
         self.features = torch.cat([F.pad(part, (0, width - part.shape[1]), value=self.empty) for part in parts])
@@ -73,26 +74,25 @@ class _ComputedEmbedding(ItemEmbedding):
 
     @abstractmethod
     def _checked(self, features: Any) -> Tensor:
-        """Given features as a tensor ``(N, ...)``."""
+        """Convert features to a tensor ``(N, ...)``."""
 
     @abstractmethod
     def _computed(self, features: Tensor) -> Tensor:
-        """Vectors ``(..., D)`` of rows of features."""
+        """Compute vectors ``(..., D)`` from rows of features."""
 
 
 class FeatureEmbedding(_ComputedEmbedding, name="features"):
-    """A linear map, or a network with one hidden layer, over a given vector of each item.
+    """A linear map, or a network with one hidden layer, of a feature vector of each item.
 
-    The vectors are used as they are given; standardise them where their entries differ in scale.
+    Features are not standardised; standardise them if their entries differ in scale.
 
     Args:
         num_items: Number of items V.
         dim: Latent width D.
-        num_features: Length F of the given vectors.
+        num_features: Length F of the feature vectors.
         hidden: Width of the hidden layer (GELU); no hidden layer if 0.
         scale: See :class:`ItemEmbedding`.
-        init_std: Standard deviation of the initial item vectors where features have unit variance and no hidden layer
-            follows.
+        init_std: Standard deviation of the initial item vectors, for features of unit variance and no hidden layer.
         seed: Seed of the initial weights.
     """
 
@@ -122,15 +122,16 @@ class FeatureEmbedding(_ComputedEmbedding, name="features"):
 
     @classmethod
     def from_features(cls, features: Any, dim: int = 256, **settings: Any) -> Self:
-        """An embedding of given vectors.
+        """Build an embedding from feature vectors.
 
         Args:
-            features: Vectors in the vocabulary's order, ``(V, F)``; :func:`feature_vectors` makes them from a mapping.
+            features: Feature vectors in the order of the vocabulary, ``(V, F)``; :func:`feature_vectors` builds them
+                from a mapping.
             dim: Latent width D.
             settings: Further constructor parameters.
 
         Raises:
-            ValueError: Features of another shape, not finite, or all zero.
+            ValueError: The features have a wrong shape, are not finite, or are all zero.
         """
         given = as_vectors(features)
         return cls(len(given), dim, num_features=given.shape[1], **settings).set_features(given)
@@ -145,13 +146,13 @@ class FeatureEmbedding(_ComputedEmbedding, name="features"):
 
 
 class AttributeEmbedding(_ComputedEmbedding, name="attributes"):
-    """The mean of learned vectors of an item's attributes; zero for an item without attributes.
+    """Mean of the learned vectors of the attributes of an item; zero for an item without attributes.
 
     Args:
         num_items: Number of items V.
         dim: Latent width D.
         num_attributes: Number of different attributes.
-        max_attributes: Most attributes of an item; :meth:`set_features` adapts it.
+        max_attributes: Maximum number of attributes per item; :meth:`set_features` updates it.
         scale: See :class:`ItemEmbedding`.
         init_std: Standard deviation of the initial attribute vectors.
         seed: Seed of the initial attribute vectors.
@@ -185,17 +186,17 @@ class AttributeEmbedding(_ComputedEmbedding, name="attributes"):
 
     @classmethod
     def from_features(cls, features: AttributeBags | Any, dim: int = 256, **settings: Any) -> Self:
-        """An embedding of given bags of attributes.
+        """Build an embedding from attributes.
 
         Args:
-            features: What :func:`attribute_bags` gives, or attribute indices in the vocabulary's order, ``(V, A)``,
+            features: Result of :func:`attribute_bags`, or attribute indices in the order of the vocabulary, ``(V, A)``,
                 padded with -1.
             dim: Latent width D.
             settings: Further constructor parameters.
 
         Raises:
-            TypeError: Indices that are not integers.
-            ValueError: Indices of another shape, or only padding.
+            TypeError: The indices are not integers.
+            ValueError: The indices have a wrong shape, or are all padding.
         """
         given = as_bags(features)
         number = len(features.attributes) if isinstance(features, AttributeBags) else int(given.max()) + 1
@@ -206,7 +207,7 @@ class AttributeEmbedding(_ComputedEmbedding, name="attributes"):
         if int(given.max()) >= self.num_attributes:
             raise ValueError(
                 f"Attribute indices must be below num_attributes={self.num_attributes}, got {int(given.max())}. For "
-                "new items, call attribute_bags(items, attributes, known=bags.attributes) with the bags of the old."
+                "new items, call attribute_bags(items, attributes, known=bags.attributes) with the bags of the model."
             )
         return given
 
@@ -219,15 +220,15 @@ class AttributeEmbedding(_ComputedEmbedding, name="attributes"):
 
 
 class SummedEmbedding(TableEmbedding, name="table+features"):
-    """A learned vector of the item's own plus one that another embedding computes from features.
+    """Sum of a learned vector per item and a vector that another embedding computes from features.
 
     Args:
         num_items: Number of items V.
         dim: Latent width D.
-        features: Embedding that computes from features, or its config; its ``scale`` must be ``"learned"``, as the sum
-            is what is scaled.
+        features: Embedding that computes vectors from features, or its config. Its ``scale`` must be ``"learned"``,
+            because the sum is scaled.
         scale: See :class:`ItemEmbedding`.
-        init_std: Standard deviation of the initial vectors of the items' own.
+        init_std: Standard deviation of the initial learned vectors.
         seed: Seed of the initial weights.
     """
 

@@ -1,4 +1,4 @@
-"""Features of items: a vector each, or a bag of attributes each, as arrays in the vocabulary's order."""
+"""Item features as arrays in the order of the vocabulary: one vector or one bag of attributes per item."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from diffusers_rec.core.errors import check_choice, shown
 from diffusers_rec.data.vocabulary import Vocabulary, listed, plain
 
 
-@dataclass(frozen=True, eq=False)  # tensors have no one answer to ==
+@dataclass(frozen=True, eq=False)  # == of tensors is elementwise
 class AttributeBags:
-    """Attributes of every item.
+    """Attributes of all items.
 
     Attributes:
-        indices: Attribute indices of each item, int64 ``(V, A)``, padded behind with -1.
+        indices: Attribute indices of each item, int64 ``(V, A)``, padded at the end with -1.
         attributes: Raw attribute ids in the order of their indices.
     """
 
@@ -40,7 +40,7 @@ def attribute_bags(
     known: Vocabulary | Iterable[Hashable] | None = None,
     unknown: Literal["error", "drop"] = "error",
 ) -> AttributeBags:
-    """Bags of attributes such as genres, brands or categories, in the order of the items.
+    """Build bags of attributes, such as genres, brands or categories, in the order of the items.
 
     ::
 
@@ -49,15 +49,15 @@ def attribute_bags(
         later = attribute_bags(["Aliens"], {"Aliens": ["space"]}, known=bags.attributes)
 
     Args:
-        items: Item ids; a model's vocabulary, or new items.
-        attributes: Raw attribute ids of each item, by item id, or one collection an item in the order of ``items``. An
-            item without attributes has an empty one. Entries of other items are ignored; an attribute that is listed
-            twice counts once.
+        items: Item ids; the vocabulary of a model, or new items.
+        attributes: Raw attribute ids of each item, as a mapping by item id, or as one collection per item in the order
+            of ``items``. A collection may be empty. Entries of other items are ignored, and repeated attributes count
+            once.
         known: Attributes that a model was trained with; those that occur, in order of appearance, if None.
-        unknown: Treatment of attributes that are not among the ``known``: ``"error"`` or ``"drop"``.
+        unknown: Treatment of attributes that are not in ``known``: ``"error"`` or ``"drop"``.
 
     Raises:
-        ValueError: An item without an entry, unknown attributes, or no attributes at all.
+        ValueError: An item has no entry, an attribute is unknown, or there are no attributes.
     """
     check_choice("unknown", unknown, ("error", "drop"))
     ids, given = _by_item(items, attributes, "attributes", "Give an empty list to an item without attributes.")
@@ -81,14 +81,14 @@ def attribute_bags(
 
 @explained
 def feature_vectors(items: Vocabulary | Iterable[Hashable], vectors: Mapping[Any, Any]) -> Tensor:
-    """Item vectors in the order of the items, float32 ``(V, F)``.
+    """Build feature vectors in the order of the items, float32 ``(V, F)``.
 
     Args:
-        items: Item ids; a model's vocabulary, or new items.
+        items: Item ids; the vocabulary of a model, or new items.
         vectors: Vector of each item, ``(F,)``, by item id. Entries of other items are ignored.
 
     Raises:
-        ValueError: An item without an entry, or vectors of different lengths.
+        ValueError: An item has no entry, or vectors have different lengths.
     """
     ids, given = _by_item(items, vectors, "vectors", "Give a vector to every item.")
     shapes = [np.shape(vector) for vector in given]
@@ -102,11 +102,11 @@ def feature_vectors(items: Vocabulary | Iterable[Hashable], vectors: Mapping[Any
 
 
 def as_vectors(features: Any) -> Tensor:
-    """Given vectors as a floating-point tensor ``(N, F)``.
+    """Convert feature vectors to a floating-point tensor ``(N, F)``.
 
     Raises:
-        TypeError: Not numbers.
-        ValueError: Another shape, or values that are not finite.
+        TypeError: The features are not numbers.
+        ValueError: The shape is wrong, or a value is not finite.
     """
     found = _matrix(features, "vectors (items, num_features)", "feature_vectors() makes them from a mapping.")
     found = found.to(torch.promote_types(found.dtype, torch.float32))
@@ -117,11 +117,11 @@ def as_vectors(features: Any) -> Tensor:
 
 
 def as_bags(features: Any) -> Tensor:
-    """Given bags of attributes as int64 ``(N, A)``, padded with -1.
+    """Convert bags of attributes to int64 ``(N, A)``, padded with -1.
 
     Raises:
-        TypeError: Neither :class:`AttributeBags` nor integers.
-        ValueError: Another shape, or an index below -1.
+        TypeError: The features are neither :class:`AttributeBags` nor integers.
+        ValueError: The shape is wrong, or an index is below -1.
     """
     given = features.indices if isinstance(features, AttributeBags) else features
     remedy = "attribute_bags() makes them from raw ids, a list an item."
@@ -134,7 +134,7 @@ def as_bags(features: Any) -> Tensor:
 
 
 def _matrix(features: Any, expected: str, remedy: str) -> Tensor:
-    """Numbers in rows and columns as a tensor."""
+    """Convert a matrix of numbers to a tensor."""
     if not isinstance(features, Tensor):
         try:
             array = np.array(features)
@@ -154,7 +154,7 @@ def _matrix(features: Any, expected: str, remedy: str) -> Tensor:
 def _by_item(
     items: Vocabulary | Iterable[Hashable], given: Any, name: str, remedy: str
 ) -> tuple[list[Hashable], list[Any]]:
-    """Item ids and what is given for each of them."""
+    """Item ids and the entry of each item."""
     ids = list((items if isinstance(items, Vocabulary) else Vocabulary(items)).ids)
     if not isinstance(given, Mapping):
         rows = list(given)

@@ -1,7 +1,7 @@
 r"""Item heads: the last transition of the reverse process, latent to a distribution over items (Eq. 8).
 
-Every head here is an inner product, :math:`\mathrm{logits}_v = q(x) \cdot k_v + b_v`, which is what lets a ranking go
-through a large catalogue in chunks. A subclass says what the queries, the keys and the bias are.
+Every head is an inner product, :math:`\mathrm{logits}_v = q(x) \cdot k_v + b_v`, so a ranking can process a large
+catalogue in chunks. A subclass implements the queries, the keys and optionally the bias.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from diffusers_rec.items.negatives import NegativeSample, sampled_cross_entropy
 
 
 class ItemHead(nn.Module, Component, ABC, kind="head"):
-    """Scores items by an inner product with the latent, in float32 or float64 whatever the weights and autocast."""
+    """Scores items by an inner product with the latent, always in float32 or float64, also under autocast."""
 
     made_by: ClassVar[str] = "model.head"
     entrances = "queries", "keys", "bias", "scoring_keys", "logits", "loss"
@@ -40,38 +40,38 @@ class ItemHead(nn.Module, Component, ABC, kind="head"):
 
     @abstractmethod
     def queries(self, latent: Tensor) -> Tensor:
-        """Latents ``(..., D)`` to the vectors that meet the keys, ``(..., F)``; mostly F = D."""
+        """Map latents ``(..., D)`` to query vectors ``(..., F)``; usually F = D."""
 
     @abstractmethod
     def keys(self, items: Tensor | None = None) -> Tensor:
-        """One vector for each of ``items`` ``(N,)``, or of all: ``(N, F)`` or ``(V, F)``."""
+        """Key vectors of ``items`` ``(N,)``, ``(N, F)``; of all items, ``(V, F)``, if None."""
 
     def bias(self, items: Tensor | None = None) -> Tensor | None:
-        """One number for each of ``items`` ``(N,)``, or of all: ``(N,)`` or ``(V,)``; or None."""
+        """Biases of ``items`` ``(N,)``, ``(N,)``; of all items, ``(V,)``, if None. Returns None if there is no bias."""
         return None
 
     def scoring_keys(self, items: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Keys and bias in the precision that scores are computed in."""
+        """Keys and bias in the dtype of the scores."""
         keys, bias = self.keys(items), self.bias(items)
         dtype = torch.promote_types(keys.dtype, torch.float32)
         return keys.to(dtype), None if bias is None else bias.to(dtype)
 
     def logits(self, latent: Tensor) -> Tensor:
-        """Latents ``(..., D)`` to unnormalised log-probabilities ``(..., V)``."""
+        """Map latents ``(..., D)`` to unnormalised log-probabilities ``(..., V)``."""
         with torch.autocast(latent.device.type, enabled=False):
             keys, bias = self.scoring_keys()
             return F.linear(self.queries(latent.to(keys.dtype)), keys, bias)
 
     def loss(self, latent: Tensor, target: Tensor, negatives: NegativeSample | None = None) -> Tensor:
-        """The mean cross-entropy of the targets, among all items or against sampled negatives.
+        """Mean cross-entropy of the targets among all items, or against sampled negatives.
 
         Args:
-            latent: ``(..., D)``.
-            target: item indices, ``(...)``.
-            negatives: shared by all targets; all items when None.
+            latent: Predicted latents, ``(..., D)``.
+            target: Item indices of the targets, ``(...)``.
+            negatives: Negatives that all targets share; all items if None.
         """
         device, target = latent.device.type, target.flatten()
-        # Scores and softmax stay out of autocast; the gradient's matrix products may follow it, as elsewhere.
+        # Autocast does not apply to scores and softmax, but to the matrix products of the gradient.
         gradient_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         with torch.autocast(device, enabled=False):
             keys, bias = self.scoring_keys(None if negatives is None else target)
@@ -85,12 +85,12 @@ class ItemHead(nn.Module, Component, ABC, kind="head"):
 
 
 class LinearHead(ItemHead, name="linear"):
-    r"""A weight and a bias of its own, :math:`\mathrm{softmax}(W x + b)` (Eq. 8). The paper's default.
+    r"""A linear layer, :math:`\mathrm{softmax}(W x + b)` (Eq. 8). The paper's default.
 
     Args:
-        num_items: V.
-        dim: D.
-        seed: of the initial weight.
+        num_items: Number of items V.
+        dim: Latent width D.
+        seed: Seed of the initial weights.
     """
 
     def __init__(self, num_items: int, dim: int = 256, *, seed: int = 0) -> None:
@@ -115,7 +115,7 @@ class LinearHead(ItemHead, name="linear"):
 class _SharedHead(ItemHead):
     """A head whose keys come from the item embedding.
 
-    The embedding is held outside the module tree: it belongs to whoever made it, is trained and saved there, once.
+    The embedding is kept outside the module tree, because its owner trains and saves it.
     """
 
     requires = frozenset({"embedding"})
@@ -130,11 +130,11 @@ class _SharedHead(ItemHead):
 
 
 class TiedHead(_SharedHead, name="tied"):
-    r"""The item embedding as weight, :math:`\mathrm{logits}_v = x \cdot E_v + b_v`, with the vectors as learned.
+    r"""The unscaled item vectors as weights, :math:`\mathrm{logits}_v = x \cdot E_v + b_v`.
 
     Args:
-        embedding: shared, not owned.
-        use_bias: learn b.
+        embedding: Item embedding, shared and not owned.
+        use_bias: Whether to learn a bias b.
     """
 
     def __init__(self, embedding: ItemEmbedding, *, use_bias: bool = True) -> None:
@@ -153,11 +153,11 @@ class TiedHead(_SharedHead, name="tied"):
 
 
 class CosineHead(_SharedHead, name="cosine"):
-    r"""Directions alone: :math:`\mathrm{logits}_v = \cos(x, E_v) / \tau`.
+    r"""Cosine similarity, :math:`\mathrm{logits}_v = \cos(x, E_v) / \tau`.
 
     Args:
-        embedding: shared, not owned.
-        temperature: tau.
+        embedding: Item embedding, shared and not owned.
+        temperature: Temperature tau.
     """
 
     def __init__(self, embedding: ItemEmbedding, *, temperature: float = 0.07) -> None:

@@ -1,13 +1,13 @@
-r"""Negatives: which items the cross-entropy weighs a target against.
+r"""Negatives: the items that the cross-entropy compares a target with.
 
-A full softmax costs :math:`M V D` for M targets. A sampled one draws N items, each item v expected
-:math:`N q_v` times beside a target, and corrects their scores so that the normaliser stays unbiased (log-Q correction):
+The cost of a full softmax is :math:`M V D` for M targets. A sampled softmax draws N items. Item v is expected
+:math:`N q_v` times, and the log-Q correction of the scores keeps the normaliser unbiased:
 
 .. math:: \mathcal L_i = -s_{i v_i} + \log \Big( e^{s_{i v_i}}
           + \sum_{j:\, v_j \neq v_i} e^{s_{i v_j} - \log (N q_{v_j})} \Big)
 
-The target's own score is not corrected: it is always there. Drawn items that equal the target are left out of
-its row. Bengio & Senécal 2008; Yi et al. 2019; Klenitskiy & Vasilev 2023 for sequential recommendation.
+The score of the target is not corrected, because the target is always included. Drawn items that equal the target are
+excluded from its row. Bengio & Senécal 2008; Yi et al. 2019; Klenitskiy & Vasilev 2023 for sequential recommendation.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class NegativeSample:
     """Items that M targets share as negatives.
 
     Attributes:
-        items: indices, with repetitions, ``(N,)``.
-        log_expected: logarithm of how often the sample is expected to hold each beside another target, ``(N,)``,
-            float32.
+        items: Item indices, with repetitions, ``(N,)``.
+        log_expected: Logarithm of the expected number of occurrences of each item in a sample, next to a different
+            target; float32, ``(N,)``.
     """
 
     items: Tensor
@@ -40,11 +40,10 @@ class NegativeSample:
 
 
 class Negatives(Component, ABC, kind="negatives"):
-    """Draws the items that a batch's targets are weighed against.
+    """Draws the items that the targets of a batch are compared with.
 
-    What :meth:`fit` learns belongs to the training data, not to the model: a checkpoint does not hold it, and a model
-    that is loaded serves without it. ``train`` fits anew; a loop of one's own does so before the first loss, which is
-    refused otherwise.
+    The counts of :meth:`fit` belong to the training data, not to the model. A checkpoint does not contain them, and
+    serving does not need them. ``train`` calls :meth:`fit`. Your own training loop must call it before the first loss.
     """
 
     entrances = "fit", "draw"
@@ -53,42 +52,43 @@ class Negatives(Component, ABC, kind="negatives"):
         """Learn how often each item is a target in the training data.
 
         Args:
-            counts: ``(V,)``, not negative; :meth:`~diffusers_rec.data.TrainingBatches.target_counts` gives them.
+            counts: Counts of the items as targets, ``(V,)``, as
+                :meth:`~diffusers_rec.data.TrainingBatches.target_counts` returns them.
 
         Raises:
-            TypeError: counts that are no numbers.
-            ValueError: counts that are not ``(V,)``, finite and from 0.
+            TypeError: The counts are not numbers.
+            ValueError: The counts are not of shape ``(V,)``, not finite, or negative.
         """
 
     @abstractmethod
     def draw(self, targets: Tensor, num_items: int, generator: Generator) -> NegativeSample | None:
-        """Negatives for a batch.
+        """Draw negatives for a batch.
 
         Args:
-            targets: item indices, ``(M,)``.
-            num_items: V.
-            generator: the source of randomness.
+            targets: Item indices of the targets, ``(M,)``.
+            num_items: Number of items V.
+            generator: Generator of the random numbers.
 
         Returns:
             A sample on the device of ``targets``, or None for all items.
 
         Raises:
-            ValueError: the strategy needs :meth:`fit` first, or was fitted to another number of items.
+            ValueError: :meth:`fit` was not called, or was called with another number of items.
         """
 
 
 class AllItems(Negatives, name="all"):
-    """Every item: the full softmax (Eq. 8). The default."""
+    """All items, that is, the full softmax (Eq. 8). The default."""
 
     def draw(self, targets: Tensor, num_items: int, generator: Generator) -> None:
         return None
 
 
 class UniformNegatives(Negatives, name="uniform"):
-    """Items drawn uniformly with replacement, one sample a batch.
+    """Items drawn uniformly with replacement, one sample per batch.
 
     Args:
-        count: N.
+        count: Number N of items in a sample.
     """
 
     def __init__(self, count: int = 1024) -> None:
@@ -101,7 +101,7 @@ class UniformNegatives(Negatives, name="uniform"):
 
 
 class _FittedNegatives(Negatives):
-    """Keeps how often each item is a target."""
+    """Negatives that depend on the counts of the items as targets."""
 
     _counts: Tensor | None = None
 
@@ -111,7 +111,7 @@ class _FittedNegatives(Negatives):
 
     @abstractmethod
     def _learn(self, counts: Tensor) -> None:
-        """Prepare what every draw needs, from counts in float64 on the CPU."""
+        """Prepare tables for all draws from counts in float64 on the CPU."""
 
     def _fitted(self, num_items: int) -> Tensor:
         name = type(self).__name__
@@ -139,8 +139,8 @@ class PopularityNegatives(_FittedNegatives, name="popularity"):
     r"""Items drawn with :math:`q_v \propto (c_v + 1)^\gamma` for an item that is a target :math:`c_v` times.
 
     Args:
-        count: N.
-        power: gamma. 0 draws uniformly, 1 by popularity.
+        count: Number N of items in a sample.
+        power: Exponent gamma; 0 draws uniformly, 1 in proportion to popularity.
     """
 
     def __init__(self, count: int = 1024, *, power: float = 0.75) -> None:
@@ -153,7 +153,7 @@ class PopularityNegatives(_FittedNegatives, name="popularity"):
     def draw(self, targets: Tensor, num_items: int, generator: Generator) -> NegativeSample:
         counts = self._fitted(num_items)
         total = self._upto[-1]
-        # Not torch.multinomial, which takes 2^24 items at most.
+        # torch.multinomial supports at most 2^24 items.
         point = torch.rand(self.count, generator=generator, device=generator.device, dtype=torch.float64).cpu()
         items = torch.searchsorted(self._upto, point * total, right=True).clamp(max=num_items - 1)
         expected = (self.count * self._weight(counts[items]) / total).log().float()
@@ -164,18 +164,18 @@ class PopularityNegatives(_FittedNegatives, name="popularity"):
 
 
 class InBatchNegatives(_FittedNegatives, name="in-batch"):
-    r"""The targets of the batch themselves: nothing to draw, but an item that is never a target is never pushed away.
+    r"""The targets of the batch. Nothing is drawn, but an item that is never a target is never a negative.
 
-    Beside its own, a target meets those of the M - 1 others: :math:`N = M - 1`, :math:`q_v \propto c_v` for an item
-    that is a target :math:`c_v` times, once at the least.
+    Each target is compared with the M - 1 other targets: :math:`N = M - 1`, and :math:`q_v \propto c_v` for an item
+    that is a target :math:`c_v` times, at least once.
     """
 
     def check_fit(self, model: Any) -> None:
         """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
         if model.noising.max_noised(model.max_length) > 1:
             raise ValueError(
-                f"The parts do not fit: under the noising {model.noising} an item is a target more often than the data "
-                "says, and in-batch negatives are corrected by the data. Use negatives='uniform' or 'popularity'."
+                f"The parts do not fit: under the noising {model.noising} an item is a target more often than in "
+                "the data, whose counts correct in-batch negatives. Use negatives='uniform' or 'popularity'."
             )
 
     def _learn(self, counts: Tensor) -> None:
@@ -184,18 +184,18 @@ class InBatchNegatives(_FittedNegatives, name="in-batch"):
 
     def draw(self, targets: Tensor, num_items: int, generator: Generator) -> NegativeSample:
         self._fitted(num_items)
-        self._log_share = self._log_share.to(targets.device)  # once; a look from the CPU would wait for a GPU
+        self._log_share = self._log_share.to(targets.device)  # once, because each transfer would wait for the GPU
         return NegativeSample(targets, self._log_share[targets] + math.log(max(1, len(targets) - 1)))
 
 
 def sampled_cross_entropy(positive: Tensor, negative: Tensor, target: Tensor, sample: NegativeSample) -> Tensor:
-    """The mean log-Q corrected cross-entropy of M targets against N shared negatives.
+    """Mean log-Q corrected cross-entropy of M targets against N shared negatives.
 
     Args:
-        positive: scores of the targets, ``(M,)``.
-        negative: scores of the sample's items, ``(M, N)``.
-        target: item indices, ``(M,)``.
-        sample: the negatives.
+        positive: Scores of the targets, ``(M,)``.
+        negative: Scores of the items of the sample, ``(M, N)``.
+        target: Item indices of the targets, ``(M,)``.
+        sample: Sample of negatives.
     """
     negative = negative - sample.log_expected.to(negative.dtype)
     negative = negative.masked_fill(sample.items == target[:, None], -math.inf)

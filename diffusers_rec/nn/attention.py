@@ -1,4 +1,4 @@
-r"""What the backbones are made of: attention, the Transformer block and a causal encoder."""
+"""Layers of the backbones: attention, the Transformer block and a causal encoder."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from diffusers_rec.nn.low_pass import LowPass
 from diffusers_rec.processes.schedules.lookup import unexpanded
 
 MAX_LAYERS = 1000
-"""Far more than any of these backbones can learn with."""
+"""Upper bound of ``num_layers``; useful models have far fewer."""
 
 
 class Attention(nn.Module):
-    """Multi-head attention with the projection of keys and values apart, so that they can be kept."""
+    """Multi-head attention whose keys and values are projected separately, so that they can be reused."""
 
     def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -31,31 +31,31 @@ class Attention(nn.Module):
         self.out = nn.Linear(dim, dim)
 
     def project_query(self, x: Tensor) -> Tensor:
-        """``(B, L, D)`` to ``(B, H, L, D/H)``."""
+        """Project ``(B, L, D)`` to queries, ``(B, H, L, D/H)``."""
         return rearrange(self.query(x), "b l (h d) -> b h l d", h=self.num_heads)
 
     def project_key_value(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``(B, L, D)`` to keys and values, ``(B, H, L, D/H)``."""
+        """Project ``(B, L, D)`` to keys and values, ``(B, H, L, D/H)``."""
         key, value = rearrange(self.key_value(x), "b l (two h d) -> two b h l d", two=2, h=self.num_heads)
         return key, value
 
     def merge(self, x: Tensor) -> Tensor:
-        """``(B, H, L, D/H)`` back to ``(B, L, D)``, through the output projection."""
+        """Merge the heads, ``(B, H, L, D/H)`` to ``(B, L, D)``, and apply the output projection."""
         return self.out(rearrange(x, "b h l d -> b l (h d)"))
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-        """Attend; ``mask`` is boolean (True: seen) or added to the scores, broadcastable to ``(B, H, Lq, Lk)``."""
+        """Attend; ``mask`` is boolean (True: visible) or added to the scores, broadcastable to ``(B, H, Lq, Lk)``."""
         share = self.dropout if self.training else 0.0
         if not share or query.device.type != "cpu":
             return self.merge(F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=share))
-        # On a CPU torch has no fused attention with dropout, and a slow mask.
+        # On the CPU, PyTorch has no fused attention with dropout, and its mask is slow.
         scores = (query * query.shape[-1] ** -0.5) @ key.mT
         scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
         return self.merge(dropout(scores.softmax(-1).to(value.dtype), share) @ value)
 
 
 class TransformerBlock(nn.Module):
-    """Attention and feed-forward with residuals; a layer norm behind each (Vaswani et al. 2017), or before."""
+    """Attention and feed-forward with residuals, each with a layer norm after (Vaswani et al. 2017) or before it."""
 
     def __init__(self, dim: int, num_heads: int, dropout: float, *, norm_first: bool) -> None:
         super().__init__()
@@ -67,11 +67,11 @@ class TransformerBlock(nn.Module):
         self.dropout = Dropout(dropout)
 
     def attention_input(self, x: Tensor) -> Tensor:
-        """What queries, keys and values are projected from."""
+        """Input of the projections of queries, keys and values."""
         return self.attention_norm(x) if self.norm_first else x
 
     def add_attention(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Close the attention's residual and run the feed-forward."""
+        """Add the residual of the attention, then run the feed-forward."""
         x = x + self.dropout(attended)
         if self.norm_first:
             return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
@@ -79,7 +79,7 @@ class TransformerBlock(nn.Module):
         return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
 
     def forward(self, x: Tensor, mask: Tensor, last: int | None = None) -> Tensor:
-        """``(B, L, D)`` to ``(B, L, D)``; with ``last``, compute only that many positions at the end."""
+        """Map ``(B, L, D)`` to ``(B, L, D)``; with ``last``, compute only that many positions at the end."""
         source = self.attention_input(x)
         key, value = self.attention.project_key_value(source)
         if last is not None:
@@ -88,7 +88,7 @@ class TransformerBlock(nn.Module):
 
 
 class CausalContext(NamedTuple):
-    """The input of an encoder's last layer, ``(B, L, D)``, and that layer's keys and values, ``(B, H, L, D/H)``."""
+    """Input of the last layer, ``(B, L, D)``, and keys and values of this layer, ``(B, H, L, D/H)``."""
 
     last_input: Tensor
     key: Tensor
@@ -98,16 +98,16 @@ class CausalContext(NamedTuple):
 class CausalEncoder(nn.Module):
     """A causal Transformer over the history, with a learned bias for each distance instead of positions.
 
-    A state therefore depends on the items up to its own and on nothing else: not on the window's start, nor on what
-    follows.
+    A state depends only on the items up to its own position. It depends neither on the start of the window nor on later
+    items.
 
     Args:
-        dim: D.
-        max_length: the largest distance is one less.
-        num_layers: blocks.
-        num_heads: heads.
-        dropout: on the input, the attention, and every residual.
-        low_pass: share of a low-pass filter in each layer's attention; without one at 0.
+        dim: Width D.
+        max_length: Largest number of positions; distances are smaller than this.
+        num_layers: Number of Transformer blocks.
+        num_heads: Number of attention heads H.
+        dropout: Dropout rate of the input, the attention and every residual.
+        low_pass: Share of a low-pass filter in the attention of each layer; no filter if 0.
     """
 
     def __init__(
@@ -126,16 +126,16 @@ class CausalEncoder(nn.Module):
 
     @property
     def layers(self) -> list[TransformerBlock]:
-        """The blocks, first to last."""
+        """Blocks in order."""
         return cast(list[TransformerBlock], list(self.blocks))
 
     def bias(self, layer: int, distance: Tensor) -> Tensor:
-        """The scores added at ``distance`` = query position - key position, -inf below 0: ``(H, *distance.shape)``."""
+        """Scores added at ``distance`` = query position - key position, ``(H, *distance.shape)``; -inf below 0."""
         bias = self.distance_bias[layer][:, distance.clamp(0, self.max_length - 1)]
         return bias.masked_fill(distance < 0, -math.inf)
 
     def cache(self, history: Tensor) -> CausalContext:
-        """What every query shares.
+        """Encode the history once for all queries.
 
         Args:
             history: Latents of the history, ``(B, L, D)``.
@@ -156,14 +156,14 @@ class CausalEncoder(nn.Module):
         return CausalContext(x, *last.attention.project_key_value(last.attention_input(x)))
 
     def states(self, context: CausalContext, position: Tensor) -> Tensor:
-        """The last layer, at chosen positions alone.
+        """Output of the last layer at some positions only.
 
         Args:
             context: Result of :meth:`cache`.
             position: Positions in 0..L-1, ``(B, Q)``.
 
         Returns:
-            Normed states, ``(B, Q, D)``.
+            Normalised states, ``(B, Q, D)``.
         """
         sequence, key, value = context
         block, last = self.layers[-1], len(self.layers) - 1
@@ -179,10 +179,10 @@ class CausalEncoder(nn.Module):
 
 
 def check_architecture(dim: int, num_layers: int, num_heads: int, dropout: float) -> tuple[int, int, float]:
-    """Check what all attention backbones share, and return layers, heads and dropout.
+    """Check settings that all attention backbones share, and return layers, heads and dropout.
 
     Raises:
-        ValueError: An odd width (Eq. 15 pairs dimensions), a width that the heads do not divide, or a dropout outside
+        ValueError: The width is odd (Eq. 15 pairs dimensions), the heads do not divide it, or the dropout is outside
             [0, 1).
     """
     num_layers = check_int("num_layers", num_layers, minimum=1, maximum=MAX_LAYERS)

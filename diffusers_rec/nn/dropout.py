@@ -1,7 +1,7 @@
-"""Dropout whose mask costs little.
+"""Dropout with a fast mask.
 
-On a CPU torch draws a mask serially, with a Mersenne twister: a large part of a training step. Here one 64-bit word of
-a faster generator decides four numbers.
+On the CPU, PyTorch draws a mask serially with a Mersenne Twister, which takes a large part of a training step. Here,
+one 64-bit word of a faster generator decides on four numbers.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ _LEVELS = 2**16
 
 
 def dropout(x: Tensor, p: float) -> Tensor:
-    """Zero each number with probability p, to the next 1/65536, and scale the others so that the mean stays.
+    """Zero each number with probability p, rounded to 1/65536, and scale the others to keep the mean.
 
-    Its seed comes from torch's global random state, as that of any dropout does.
+    The seed comes from PyTorch's global random state, as for any dropout.
     """
     dropped = min(round(p * _LEVELS), _LEVELS - 1)
     if not dropped:
@@ -31,10 +31,10 @@ def dropout(x: Tensor, p: float) -> Tensor:
 
 
 class Dropout(nn.Module):
-    """:func:`dropout` in training, nothing otherwise.
+    """:func:`dropout` in training mode, the identity otherwise.
 
     Args:
-        p: probability of a zero, in [0, 1).
+        p: Probability of a zero, in [0, 1).
     """
 
     def __init__(self, p: float) -> None:
@@ -42,5 +42,5 @@ class Dropout(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape to the same shape."""
+        """Map any shape to the same shape."""
         return dropout(x, self.p) if self.training else x

@@ -1,4 +1,4 @@
-r"""A causal low-pass filter beside the attention: what a user has lately been about, whatever the items attend to."""
+"""A causal low-pass filter next to the attention: a smoothed view of the most recent items."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 PERIOD = 50
-"""Positions, of which the filter's highest frequency has two waves."""
+"""Number of positions that contain two periods of the highest frequency."""
 
 
 class LowPass(nn.Module):
@@ -17,13 +17,13 @@ class LowPass(nn.Module):
     .. math:: y_t = \alpha \Big( s_t + \beta^2 \odot (x_t - s_t) \Big) + (1 - \alpha)\, \mathrm{attention}_t,
               \qquad s_t = \sum_{k \ge 0} w_k\, x_{t-k}
 
-    w is the first lobe of the ideal low-pass of frequencies 0, 1 and 2 over :data:`PERIOD` positions, so that nothing
-    of the future is seen; beta is learned, one number a dimension. After BSARec (Shin et al. 2024), whose filter runs
-    over the whole sequence.
+    w is the first lobe of the ideal low-pass filter of frequencies 0, 1 and 2 over :data:`PERIOD` positions, so the
+    filter is causal. beta is learned, one number per dimension. After BSARec (Shin et al. 2024), whose filter is not
+    causal but covers the whole sequence.
 
     Args:
-        dim: D.
-        share: alpha.
+        dim: Width D.
+        share: Share alpha of the filter.
     """
 
     kernel: Tensor
@@ -38,14 +38,14 @@ class LowPass(nn.Module):
         self.register_buffer("kernel", kernel.where(in_lobe, 0), persistent=False)
 
     def forward(self, sequence: Tensor, x: Tensor, distance: Tensor, attended: Tensor) -> Tensor:
-        """Mix.
+        """Mix the filtered sequence with the attention.
 
         Args:
-            sequence: what is smoothed, ``(B, L, D)``.
-            x: Its states at the queried positions, ``(B, Q, D)``.
-            distance: From each queried position back to each of the sequence, negative for later ones, ``(Q, L)`` or
-                ``(B, Q, L)``.
-            attended: What the attention gives there, ``(B, Q, D)``.
+            sequence: States to smooth, ``(B, L, D)``.
+            x: States at the queried positions, ``(B, Q, D)``.
+            distance: Distance from each queried position back to each position of the sequence, ``(Q, L)`` or
+                ``(B, Q, L)``; negative for later positions.
+            attended: Output of the attention at the queried positions, ``(B, Q, D)``.
         """
         weights = self.kernel[distance.clamp(0, PERIOD - 1)].masked_fill(distance < 0, 0)
         smooth = weights.to(sequence.dtype) @ sequence

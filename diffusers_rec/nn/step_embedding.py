@@ -1,4 +1,4 @@
-"""The embedding of the diffusion step."""
+"""Embedding of the diffusion step."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def step_embedding(timesteps: Tensor, dim: int) -> Tensor:
     .. math:: z_n(2j) = \sin(n / 10000^{2j/d}), \quad z_n(2j + 1) = \cos(n / 10000^{2j/d}), \quad 0 \le j < d/2
 
     Args:
-        timesteps: n, any shape.
-        dim: d, even.
+        timesteps: Steps n, of any shape.
+        dim: Width d, even.
 
     Returns:
-        float32, the shape of ``timesteps`` with d behind it.
+        Embeddings in float32, of the shape of ``timesteps`` followed by d.
     """
     even = torch.arange(0, dim, 2, device=timesteps.device, dtype=torch.float32)
     angle = timesteps[..., None].to(torch.float32) * torch.exp(-math.log(10000) / dim * even)
@@ -28,7 +28,7 @@ def step_embedding(timesteps: Tensor, dim: int) -> Tensor:
 
 
 class StepEmbedding(nn.Module):
-    """The sinusoids of Eq. 15 through a two-layer perceptron, for backbones that modulate by the step."""
+    """The sinusoids of Eq. 15, followed by a two-layer perceptron, for backbones that are modulated by the step."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -36,6 +36,6 @@ class StepEmbedding(nn.Module):
         self.layers = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
 
     def forward(self, timesteps: Tensor) -> Tensor:
-        """Steps of any shape to embeddings, that shape with D behind it; an expanded axis is computed once, size 1."""
+        """Map steps of any shape to embeddings, of that shape followed by D; expanded axes have size 1."""
         dtype = next(self.parameters()).dtype
         return self.layers(step_embedding(unexpanded(timesteps), self.dim).to(dtype))

@@ -1,4 +1,4 @@
-"""Objectives: what is minimised."""
+"""Objectives: the losses that training minimises."""
 
 from diffusers_rec.core.deprecation import deprecated_names
 from diffusers_rec.objectives.base import LossTerms, Objective, Pass, TrainingStep

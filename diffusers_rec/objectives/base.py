@@ -1,12 +1,12 @@
-r"""The objective's contract: declare the passes of the denoiser that it needs, and make a loss of what they predict.
+r"""The contract of an objective: declare the passes of the denoiser, and compute a loss from their predictions.
 
-The pipeline runs the declared passes together, at M corrupted latents:
+The pipeline runs the declared passes together, for M corrupted latents:
 
 ============  ==================================================================================================
-``sampled``   the drawn step n (Algorithm 1); every objective has it
-``final``     step N with fresh noise, where inference starts
-``null``      the drawn step and the same noise, without the history
-``negative``  the drawn step, the corrupted latent being that of another item, drawn uniformly
+``sampled``   the sampled step n (Algorithm 1); every objective has this pass
+``final``     step N with new noise, where serving starts
+``null``      the sampled step with the same noise, without the history
+``negative``  the sampled step, with the corrupted latent of another item, drawn uniformly
 ============  ==================================================================================================
 """
 
@@ -32,18 +32,18 @@ PASSES = "sampled", "final", "null", "negative"
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass of the denoiser at M corrupted latents.
+    """One pass of the denoiser for M corrupted latents.
 
     Args:
         items: Items whose latents were corrupted, ``(M,)``.
-        x0: Their clean latents, ``(M, D)``.
+        x0: Clean latents of the items, ``(M, D)``.
         xn: Corrupted latents, ``(M, D)``.
-        noise: Noise in them, ``(M, D)``.
-        timesteps: Step n of each, ``(M,)``.
-        output: What the denoiser gave, ``(M, D)``.
-        kind: What that is: ``"x0"``, ``"noise"`` or ``"velocity"``.
-        schedule: Noise levels.
-        centre: What the process is centred on, ``(M, D)``, or 0.
+        noise: Noise of the corrupted latents, ``(M, D)``.
+        timesteps: Step n of each latent, ``(M,)``.
+        output: Output of the denoiser, ``(M, D)``.
+        kind: Kind of the output: ``"x0"``, ``"noise"`` or ``"velocity"``.
+        schedule: Noise schedule.
+        centre: Centre of the process, ``(M, D)``, or 0.
     """
 
     items: Tensor
@@ -58,12 +58,12 @@ class Pass:
 
     @property
     def levels(self) -> tuple[Tensor, Tensor]:
-        """Signal and sigma of each, ``(M, 1)``."""
+        """Signal and sigma of each latent, ``(M, 1)``."""
         return self.schedule.levels(self.xn, self.timesteps)
 
     @property
     def prediction(self) -> Tensor:
-        """The predicted clean latents, ``(M, D)``."""
+        """Predicted clean latents, ``(M, D)``."""
         if self.kind == "x0":
             return self.output
         corrupted = self.xn - self.centre
@@ -72,7 +72,7 @@ class Pass:
 
     @property
     def target(self) -> Tensor:
-        """What :attr:`output` should have been, ``(M, D)``."""
+        """Target of :attr:`output`, ``(M, D)``."""
         if self.kind == "x0":
             return self.x0
         clean, corrupted = self.x0 - self.centre, self.xn - self.centre
@@ -82,13 +82,13 @@ class Pass:
 @guarded
 @dataclass(frozen=True)
 class TrainingStep:
-    """What an objective makes a loss of.
+    """Inputs of an objective for one batch.
 
     Args:
-        passes: The declared passes by name; ``sampled`` is always there.
+        passes: Declared passes by name, always with ``sampled``.
         weights: Weights of the timestep sampler, ``(M,)``.
         head: Item head.
-        negatives: Items that a cross-entropy weighs the true ones against; all items when None.
+        negatives: Items that a cross-entropy compares the true items with; all items if None.
     """
 
     passes: Mapping[str, Pass]
@@ -100,24 +100,24 @@ class TrainingStep:
 
     @property
     def sampled(self) -> Pass:
-        """The pass at the drawn steps."""
+        """Pass at the sampled steps."""
         return self.passes["sampled"]
 
     @property
     def items(self) -> Tensor:
-        """The true items, ``(M,)``."""
+        """True items, ``(M,)``."""
         return self.sampled.items
 
     @property
     def x0(self) -> Tensor:
-        """Their clean latents, ``(M, D)``."""
+        """Clean latents of the true items, ``(M, D)``."""
         return self.sampled.x0
 
     def at(self, name: str) -> Pass:
-        """A pass by name.
+        """Pass by name.
 
         Raises:
-            ValueError: the step does not have it.
+            ValueError: The step does not have this pass.
         """
         if name not in self.passes:
             raise ValueError(
@@ -128,12 +128,12 @@ class TrainingStep:
 
 @dataclass(frozen=True)
 class LossTerms:
-    """The loss of a batch.
+    """Loss of a batch.
 
     Attributes:
-        total: Scalar to be minimised.
-        named: Its terms before their weights, scalars without gradient, for the log.
-        per_latent: Loss of each of the M latents that depends on its step, ``(M,)``, without gradient; the importance
+        total: Scalar to minimise.
+        named: Unweighted terms by name, scalars without gradient, for the log.
+        per_latent: Loss of each of the M latents that depends on its step, ``(M,)``, without gradient. The importance
             sampler learns from it.
     """
 
@@ -145,10 +145,10 @@ class LossTerms:
 
 
 class Objective(Component, ABC, kind="objective"):
-    """Adds up the loss of M corrupted latents.
+    """Computes the loss of M corrupted latents.
 
     Attributes:
-        passes: Passes that the objective needs, of those in the module's docstring.
+        passes: Passes that the objective needs. The docstring of the module lists all passes.
     """
 
     entrances = ("__call__",)
@@ -156,10 +156,10 @@ class Objective(Component, ABC, kind="objective"):
 
     @abstractmethod
     def __call__(self, step: TrainingStep) -> LossTerms:
-        """Compute the loss of a step."""
+        """Compute the loss of a batch."""
 
     def without_noise(self) -> Config:
-        """Config of what remains of the objective for a model that has no noise."""
+        """Config of the objective for a model without noise."""
         return self.config()
 
     def check_fit(self, model: Any) -> None:
@@ -176,6 +176,6 @@ class Objective(Component, ABC, kind="objective"):
             )
         if "final" in self.passes and model.denoiser.prediction == "noise":
             raise ValueError(
-                "The parts do not fit: the objective needs the pass 'final', but a noise prediction says next to "
-                "nothing of the clean latent at step N. Use the pass 'sampled', or predict 'velocity' or 'x0'."
+                "The parts do not fit: the objective needs the pass 'final', but a noise prediction hardly "
+                "determines the clean latent at step N. Use the pass 'sampled', or predict 'velocity' or 'x0'."
             )

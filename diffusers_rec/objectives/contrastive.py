@@ -1,4 +1,4 @@
-"""The simplified objective and a contrastive term between two predictions of the same latent."""
+"""The simplified objective plus a contrastive term between two predictions of the same latent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from diffusers_rec.objectives.terms import ContrastiveTerm, LossTerm
 
 
 class ContrastiveObjective(SimplifiedObjective, name="contrastive"):
-    """:class:`SimplifiedObjective` and a :class:`~diffusers_rec.ContrastiveTerm`.
+    """:class:`SimplifiedObjective` plus a :class:`~diffusers_rec.ContrastiveTerm`.
 
     Args:
         contrastive_weight: Weight of the contrastive term.
@@ -18,7 +18,7 @@ class ContrastiveObjective(SimplifiedObjective, name="contrastive"):
         recommendation_weight: See :class:`SimplifiedObjective`.
         distance: See :class:`SimplifiedObjective`.
         reduction: See :class:`SimplifiedObjective`.
-        recommend_from: ``"final"`` alone, the pass of the second view.
+        recommend_from: Pass of the cross-entropy; must be ``"final"``, which is also the second view.
     """
 
     def __init__(
@@ -50,6 +50,6 @@ class ContrastiveObjective(SimplifiedObjective, name="contrastive"):
         }
 
     def without_noise(self) -> Config:
-        """That of the simplified objective: two noise levels are no two views where there is no noise."""
+        """Config of the simplified objective; without noise there are no two views."""
         shared = {key: value for key, value in super().without_noise().items() if key in SimplifiedObjective.settings()}
         return {**shared, "name": SimplifiedObjective.registered_name}

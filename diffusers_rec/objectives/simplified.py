@@ -20,12 +20,12 @@ class SimplifiedObjective(Objective, name="simplified"):
     Args:
         reconstruction_weight: Weight lambda_x of the reconstruction.
         recommendation_weight: Weight lambda_v of the cross-entropy.
-        distance: ``"squared"`` (the paper) or ``"cosine"``, see :class:`~diffusers_rec.SquaredTerm` and
-            :class:`~diffusers_rec.CosineTerm`.
+        distance: Distance of the reconstruction: ``"squared"`` (the paper) or ``"cosine"``; see
+            :class:`~diffusers_rec.SquaredTerm` and :class:`~diffusers_rec.CosineTerm`.
         reduction: Reduction of the squared distance over the D dimensions: ``"mean"`` (default), or ``"sum"``, as
             printed.
         recommend_from: Pass of the cross-entropy: ``"sampled"``, the sampled step n (the paper), or ``"final"``, step
-            N, where one-step inference starts.
+            N, where one-step serving starts.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class SimplifiedObjective(Objective, name="simplified"):
         self.passes = passes_of(self._terms)
 
     def _composed(self) -> dict[str, LossTerm]:
-        """The terms, by their names in the log."""
+        """Terms by their names in the log."""
         distance: LossTerm = CosineTerm(self.reconstruction_weight)
         if self.distance == "squared":
             distance = SquaredTerm(self.reconstruction_weight, reduction=self.reduction)
@@ -60,5 +60,5 @@ class SimplifiedObjective(Objective, name="simplified"):
         return add_up(self._terms, step)
 
     def without_noise(self) -> Config:
-        """The recommendation term, of one prediction."""
+        """Config of the cross-entropy term at the only prediction."""
         return {**self.config(), "reconstruction_weight": 0.0, "recommend_from": "sampled"}

@@ -1,4 +1,4 @@
-r"""Small terms that a weighted objective adds up."""
+"""Terms of a weighted objective."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from diffusers_rec.objectives.base import PASSES, LossTerms, TrainingStep
 class LossTerm(Component, ABC, kind="term"):
     """One term of a loss.
 
-    A term gives one number a latent ``(M,)``, which the weights of the timestep sampler multiply and which that sampler
-    learns from; or a scalar for the batch.
+    A term returns one loss per latent ``(M,)`` or a scalar for the batch. The timestep sampler weights the losses per
+    latent and learns from them.
 
     Args:
         weight: Weight of the term, lambda.
 
     Attributes:
-        passes: Passes that the term needs, see :mod:`diffusers_rec.objectives.base`.
+        passes: Passes that the term needs; see :mod:`diffusers_rec.objectives.base`.
     """
 
     entrances = ("__call__",)
@@ -35,21 +35,21 @@ class LossTerm(Component, ABC, kind="term"):
 
     @abstractmethod
     def __call__(self, step: TrainingStep) -> Tensor:
-        """The term, ``(M,)`` or a scalar."""
+        """Compute the term, ``(M,)`` or a scalar."""
 
     def without_noise(self) -> Config | None:
-        """Config of the term for a model that has no noise; None where it has no meaning there."""
+        """Config of the term for a model without noise; None if the term is undefined there."""
         return None
 
 
 class SquaredTerm(LossTerm, name="squared"):
-    r""":math:`\|x_0 - \hat x_0\|^2` (Eq. 13), or the same of what the denoiser itself predicts.
+    r"""Squared error :math:`\|x_0 - \hat x_0\|^2` (Eq. 13), or that of the output of the denoiser.
 
     Args:
         weight: Weight of the term.
-        reduction: Reduction over the D dimensions, ``"mean"`` or ``"sum"``. The sum is D times the mean and would
-            drown a cross-entropy of the same weight.
-        of: ``"x0"``: the clean latent. ``"output"``: noise or velocity, where the denoiser predicts them.
+        reduction: Reduction over the D dimensions, ``"mean"`` or ``"sum"``. The sum is D times the mean and much
+            larger than a cross-entropy of the same weight.
+        of: Predicted quantity: ``"x0"``, the clean latent, or ``"output"``, the output of the denoiser.
     """
 
     def __init__(self, weight: float = 1.0, *, reduction: str = "mean", of: str = "x0") -> None:
@@ -66,7 +66,7 @@ class SquaredTerm(LossTerm, name="squared"):
 
 
 class CosineTerm(LossTerm, name="cosine"):
-    r""":math:`1 - \cos(x_0, \hat x_0)`: directions alone.
+    r"""Cosine distance :math:`1 - \cos(x_0, \hat x_0)`.
 
     Args:
         weight: Weight of the term.
@@ -78,11 +78,11 @@ class CosineTerm(LossTerm, name="cosine"):
 
 
 class CrossEntropyTerm(LossTerm, name="cross-entropy"):
-    r""":math:`-\log p(v \mid \hat x_0)` (Eq. 8), of the *predicted* latent (Algorithm 1, line 10).
+    r"""Cross-entropy :math:`-\log p(v \mid \hat x_0)` (Eq. 8) of the *predicted* latent (Algorithm 1, line 10).
 
     Args:
         weight: Weight of the term.
-        at: Pass whose prediction is scored: ``"sampled"`` (the paper), ``"final"``, where one-step inference starts, or
+        at: Pass whose prediction is scored: ``"sampled"`` (the paper), ``"final"``, where one-step serving starts, or
             ``"null"``.
     """
 
@@ -99,12 +99,12 @@ class CrossEntropyTerm(LossTerm, name="cross-entropy"):
 
 
 class ContrastiveTerm(LossTerm, name="contrastive"):
-    r"""The predictions at the sampled step and at step N agree on each target, and differ between targets.
+    r"""Pulls the predictions at the sampled step and at step N together for each target, and pushes targets apart.
 
     .. math:: \mathcal L_c = -\frac1M \sum_i \log \frac{e^{\cos(a_i, b_i) / \tau}}
               {\sum_{j:\, v_j \neq v_i \text{ or } j = i} e^{\cos(a_i, b_j) / \tau}}
 
-    averaged over both directions (InfoNCE, van den Oord et al. 2018; the paper leaves it to future work, Sec. 2).
+    averaged over both directions (InfoNCE, van den Oord et al. 2018). The paper leaves it to future work (Sec. 2).
 
     Args:
         weight: Weight of the term.
@@ -129,12 +129,12 @@ class ContrastiveTerm(LossTerm, name="contrastive"):
 
 
 def passes_of(terms: Mapping[str, LossTerm]) -> tuple[str, ...]:
-    """The passes that some terms need together."""
+    """Passes that the terms need together."""
     return tuple(dict.fromkeys(name for term in terms.values() for name in ("sampled", *term.passes)))
 
 
 def add_up(terms: Mapping[str, LossTerm], step: TrainingStep) -> LossTerms:
-    """The weighted sum of some terms, under the names that the log has."""
+    """Weighted sum of terms, and the terms by name for the log."""
     named, weighted, latents = {}, [], []
     for name, term in terms.items():
         value = term(step)

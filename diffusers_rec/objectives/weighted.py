@@ -11,15 +11,15 @@ from diffusers_rec.objectives.terms import LossTerm, add_up, passes_of
 
 
 class WeightedObjective(Objective, name="weighted"):
-    """The weighted sum of any terms, each under its registered name in the log.
+    """Weighted sum of any terms; the log has each term under its registered name.
 
     Args:
-        terms: Terms as components, names or configs, one of a kind at most, such as ``["cosine", {"name":
+        terms: Terms as components, names or configs, at most one of each kind, such as ``["cosine", {"name":
             "cross-entropy", "at": "final"}]``.
 
     Raises:
-        ValueError: no term, or two of a kind.
-        TypeError: one term in place of a list.
+        ValueError: There is no term, or two terms of one kind.
+        TypeError: The terms are not in a list.
     """
 
     def __init__(self, terms: Sequence[LossTerm | str | Mapping[str, Any]] = ("squared", "cross-entropy")) -> None:
@@ -35,6 +35,6 @@ class WeightedObjective(Objective, name="weighted"):
         return add_up(self._named, step)
 
     def without_noise(self) -> Config:
-        """The terms that have a meaning without noise; all of them at the one prediction that there is."""
+        """Config of the terms that are defined without noise, all at the only prediction."""
         terms = [config for term in self.terms if (config := term.without_noise()) is not None]
         return {**self.config(), "terms": terms}

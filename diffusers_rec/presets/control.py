@@ -12,19 +12,19 @@ from diffusers_rec.recommenders.replacing import copy_buffers
 
 @explained
 def control(model: DiffRec) -> DiffRec:
-    """The same parts and initial weights as a model's, without the noise and the reconstruction.
+    """Build the noise-free control: the same parts and initial weights, without noise and reconstruction.
 
-    The difference between the results of a model and of its control, trained on the same data in the same way, is what
-    diffusion contributes. Guides are taken off. Where the model corrupts items of the history, which its control would
-    not see at all, the control predicts the target alone.
+    The difference between a model and its control, trained on the same data in the same way, is the effect of the
+    diffusion. The control has no guides. If the model corrupts items of the history, which the control would not see,
+    the control predicts only the target.
 
     Args:
-        model: A model, trained or not; its weights are not taken over.
+        model: A model, trained or not; its weights are not copied.
     """
     config = model.config()
     length = torch.tensor([model.history_length])
     seen = model.noising.serving(length, model.noising.max_noised(model.max_length)).visible
-    # Nothing is drawn any more: one draw and one step are enough.
+    # One draw and one step are enough, because nothing is random.
     plain = {
         **config,
         "source": "zero",
@@ -36,5 +36,5 @@ def control(model: DiffRec) -> DiffRec:
         "seeds": 1,
     }
     plain_model = DiffRec.from_config(model.vocabulary, plain)
-    copy_buffers(model.embedding, plain_model.embedding)  # features of the items, which are data
+    copy_buffers(model.embedding, plain_model.embedding)  # features of the items are data
     return plain_model

@@ -18,9 +18,9 @@ def du2023(
     dropout: float = 0.3,
     seed: int = 0,
 ) -> DiffRec:
-    """DiffRec as in Sec. 5.1.4: two layers, two heads, D 256, L 50, sqrt schedule, N 1000, ten noise draws.
+    """Build DiffRec as in Sec. 5.1.4: two layers, two heads, D 256, L 50, sqrt schedule, N 1000, ten noise draws.
 
-    Published (Table 2), over all items:
+    Published accuracy (Table 2), ranked among all items:
 
     ======  =====  =======
     data    HR@10  NDCG@10
@@ -30,15 +30,15 @@ def du2023(
     ML-1M   .2900  .1657
     ======  =====  =======
 
-    The paper leaves two scales open. The losses here are means, over the D dimensions and over n (Eq. 18). The item
-    vectors start with a standard deviation of .1 in each dimension; at 1 the corrupted latent names its item at most
-    steps, and training learns to copy. The results page compares the published numbers with ours.
+    The paper does not state two scales. Here, the losses are means over the D dimensions and over n (Eq. 18). The
+    initial item vectors have a standard deviation of .1 in each dimension. With 1, the item would be recognisable at
+    most steps, and the model would learn to copy it. The results page compares the published numbers with ours.
 
     Args:
         items: Items that can be recommended.
         dim: Latent width D.
-        max_length: Positions in a sequence, the corrupted one included.
-        dropout: Dropout of the backbone; the paper: .3 on Beauty and Toys, .2 on ML-1M.
+        max_length: Largest number of positions in a sequence, including the corrupted one.
+        dropout: Dropout rate of the backbone. In the paper, .3 on Beauty and Toys, .2 on ML-1M.
         seed: Seed of the initial weights.
     """
     return DiffRec(

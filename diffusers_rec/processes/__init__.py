@@ -1,1 +1,1 @@
-"""What is corrupted, how much, and where: schedules, processes, sources, timesteps and noising strategies."""
+"""How latents are corrupted: schedules, processes, sources, timestep samplers and noising strategies."""

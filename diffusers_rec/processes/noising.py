@@ -1,9 +1,8 @@
-r"""Noising strategies: which positions of a sequence carry noise, and which step each of them is at.
+r"""Noising strategies: which positions of a sequence carry noise.
 
-A sequence of length p + 1 ends with the target at position p. A strategy turns p into a **query**: K corrupted
-positions next to one another that see each other, and the first ``visible`` items of the sequence, clean. The paper's
-choice (Eq. 7) corrupts the target alone, so K = 1 and ``visible`` = p. For each of B histories there are Q independent
-queries.
+A sequence of length p + 1 ends with the target at position p. A strategy turns p into a **query**: K consecutive
+corrupted positions that see each other and the first ``visible`` items of the sequence, which are clean. The paper
+(Eq. 7) corrupts only the target, so K = 1 and ``visible`` = p. Each of B histories has Q independent queries.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ from diffusers_rec.data.history import History
 @guarded
 @dataclass(frozen=True)
 class Queries:
-    """Q queries about each of B sequences.
+    """Q queries for each of B sequences.
 
     Attributes:
-        visible: ``(B, Q)``, how many of the first items are seen clean.
-        positions: ``(B, Q, K)``, the corrupted positions, ``visible``, ``visible + 1``, ...; meaningless where padded.
-        count: ``(B, Q)``, how many of the K are real; the rest is padding. 0 where there is no query.
-        answer: ``(B, Q)``, which of the K predicts the next item.
+        visible: Number of leading items that a query sees clean, ``(B, Q)``.
+        positions: Corrupted positions, ``visible``, ``visible + 1``, ..., ``(B, Q, K)``; undefined where padded.
+        count: Number of the K positions that are real, ``(B, Q)``; the rest is padding. 0 where there is no query.
+        answer: Index, among the K positions, of the one that predicts the next item, ``(B, Q)``.
     """
 
     visible: Tensor
@@ -41,21 +40,21 @@ class Queries:
 
     @classmethod
     def next_item(cls, lengths: Tensor) -> Queries:
-        """One query a history, about the item that follows its ``lengths`` items ``(B,)``: Q = K = 1."""
+        """One query per history, for the item after its ``lengths`` ``(B,)`` items: Q = K = 1."""
         return _last(lengths[:, None], 1, 1)
 
     @property
     def mask(self) -> Tensor:
-        """``(B, Q, K)``, True where a corrupted position is real."""
+        """Mask of the real corrupted positions, ``(B, Q, K)``."""
         return torch.arange(self.positions.shape[-1], device=self.count.device) < self.count[..., None]
 
     @property
     def keys(self) -> Tensor:
-        """:attr:`mask`, with one position at least, so that nothing is divided by none: what attention may see."""
+        """Positions that attention may use: :attr:`mask`, but always with one position, so that no sum is empty."""
         return torch.arange(self.positions.shape[-1], device=self.count.device) < self.count.clamp(min=1)[..., None]
 
     def last_visible(self, states: Tensor) -> Tensor:
-        """The last state that each query sees, zero where it sees none: ``(B, Q, D)``.
+        """Last state that each query sees, ``(B, Q, D)``; zero where it sees none.
 
         Args:
             states: States or latents of the history, ``(B, L, D)``.
@@ -64,17 +63,17 @@ class Queries:
         return from_none.gather(1, self.visible[..., None].expand(-1, -1, states.shape[-1]))
 
     def cut(self, history: History) -> History:
-        """The history as far as any query of a row sees it: its lengths end there."""
+        """History without the items that no query of the row sees."""
         return replace(history, lengths=torch.minimum(history.lengths, self.visible.amax(1)))
 
     def blind(self, null: bool | Tensor = True) -> Queries:
-        """The same queries without any of the history: all, none, or those where ``null`` ``(B, Q)`` is True."""
+        """Hide the history from all queries, from none, or from those where ``null`` ``(B, Q)`` is True."""
         if isinstance(null, Tensor):
             return replace(self, visible=self.visible.masked_fill(null, 0))
         return replace(self, visible=torch.zeros_like(self.visible)) if null else self
 
     def repeat(self, times: int) -> Queries:
-        """Every query so many times, all of them one after another, ``(B, times Q)``."""
+        """Repeat the sequence of queries, ``(B, times Q)``."""
         if times == 1:
             return self
         return Queries(
@@ -86,10 +85,10 @@ class Queries:
 
 
 class NoisingStrategy(Component, ABC, kind="noising"):
-    """Turns target positions into queries. See the module's docstring.
+    """Turns target positions into queries. See the docstring of the module.
 
     Args:
-        independent_steps: each noised position has a timestep of its own, instead of one for the whole query.
+        independent_steps: Whether each noised position has its own timestep, instead of one timestep per query.
     """
 
     entrances = "max_noised", "queries", "serving", "timestep_shape"
@@ -99,20 +98,20 @@ class NoisingStrategy(Component, ABC, kind="noising"):
 
     @property
     def new_items(self) -> int:
-        """How many positions a query at serving time adds behind the history."""
+        """Number of positions that a query adds after the history at serving time."""
         return 1
 
     @abstractmethod
     def max_noised(self, max_length: int) -> int:
-        """The largest K for sequences of at most ``max_length`` items."""
+        """Largest K for sequences of at most ``max_length`` items."""
 
     @abstractmethod
     def queries(self, targets: Tensor, width: int) -> Queries:
-        """The queries that train the prediction of the items at ``targets``.
+        """Queries to train the prediction of the items at ``targets``.
 
         Args:
-            targets: ``(B, Q)`` positions, -1 where there is no query.
-            width: K, the number of noised positions to hold, at least that of the longest query.
+            targets: Target positions, ``(B, Q)``; -1 where there is no query.
+            width: Number of noised positions K, at least that of the longest query.
         """
 
     def questions(self, targets: Tensor, width: int) -> Queries:
@@ -121,21 +120,21 @@ class NoisingStrategy(Component, ABC, kind="noising"):
         return self.queries(targets, width)
 
     def serving(self, lengths: Tensor, width: int) -> Queries:
-        """One query a history, about the item that follows it, Q = 1.
+        """One query per history, for the item that follows it, Q = 1.
 
         Args:
-            lengths: ``(B,)``, items in each history.
-            width: K.
+            lengths: Number of items in each history, ``(B,)``.
+            width: Number of noised positions K.
         """
         return self.queries(lengths[:, None], width)
 
     def timestep_shape(self, queries: Queries) -> torch.Size:
-        """``(B, Q)`` for one step a query, ``(B, Q, K)`` with ``independent_steps``."""
+        """Shape of the timesteps: ``(B, Q)``, or ``(B, Q, K)`` with ``independent_steps``."""
         return queries.positions.shape if self.independent_steps else queries.visible.shape
 
 
 class TargetOnly(NoisingStrategy, name="target"):
-    """Noise the target alone (Eq. 7): the history stays bit for bit what it was. The paper's default."""
+    """Noises only the target (Eq. 7); the history stays clean. The paper's default."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -149,14 +148,14 @@ class TargetOnly(NoisingStrategy, name="target"):
 
 
 class LastK(NoisingStrategy, name="last-k"):
-    """Noise the last k items, the target the last of them (Sec. 5.3.4); shorter sequences are noised whole.
+    """Noises the last k items, up to and including the target (Sec. 5.3.4), or all items of a shorter sequence.
 
     Args:
-        k: how many.
-        ahead: Query when serving. False: the next item alone, the last k - 1 known items being noised like
-            in training, as in the paper's ablation. True: the next k items jointly, after the whole history, which the
-            paper leaves to future work; the first of them is the next item.
-        independent_steps: see :class:`NoisingStrategy`.
+        k: Number of noised items.
+        ahead: Whether serving predicts the next k items jointly, given the whole history. The first of them is the next
+            item. The paper leaves this to future work. If False, serving predicts only the next item, and the last
+            k - 1 known items are noised as in training, as in the paper's ablation.
+        independent_steps: See :class:`NoisingStrategy`.
     """
 
     def __init__(self, k: int = 2, *, ahead: bool = False, independent_steps: bool = False) -> None:
@@ -183,7 +182,7 @@ class LastK(NoisingStrategy, name="last-k"):
 
 
 class WholeSequence(NoisingStrategy, name="whole"):
-    """Noise every item (Sec. 5.3.4): nothing of the history is seen clean."""
+    """Noises every item, so that no item of the history is clean (Sec. 5.3.4)."""
 
     def max_noised(self, max_length: int) -> int:
         return check_int("max_length", max_length, minimum=1)

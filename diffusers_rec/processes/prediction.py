@@ -1,4 +1,4 @@
-"""Predictions of one kind as those of another: clean latent, noise, velocity."""
+"""Conversion between predictions of the clean latent, the noise and the velocity."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from torch import Tensor
 from diffusers_rec.processes.schedules import NoiseSchedule
 
 PREDICTIONS = "x0", "noise", "velocity"
-"""What a denoiser can predict."""
+"""Quantities that a denoiser can predict."""
 
 
 def x0_from(kind: str, output: Tensor, xn: Tensor, timesteps: Tensor, schedule: NoiseSchedule) -> Tensor:
-    """The clean latent that a prediction stands for.
+    """Convert a prediction to the clean latent.
 
     Args:
         kind: One of :data:`PREDICTIONS`.
-        output: The prediction, ``(B, ..., D)``.
+        output: Prediction, ``(B, ..., D)``.
         xn: Corrupted latents, like ``output``.
-        timesteps: Step n of each latent, as :meth:`NoiseSchedule.add_noise <diffusers_rec.NoiseSchedule>` takes it.
+        timesteps: Step n of each latent, as in :meth:`NoiseSchedule.add_noise <diffusers_rec.NoiseSchedule>`.
         schedule: Noise levels.
     """
     if kind == "noise":
@@ -26,7 +26,7 @@ def x0_from(kind: str, output: Tensor, xn: Tensor, timesteps: Tensor, schedule: 
 
 
 def target_of(kind: str, x0: Tensor, noise: Tensor, xn: Tensor, timesteps: Tensor, schedule: NoiseSchedule) -> Tensor:
-    """What a denoiser of this kind should predict: ``x0``, ``noise`` or the velocity, like ``x0``."""
+    """Target of a prediction of this kind: ``x0``, ``noise`` or the velocity, like ``x0``."""
     if kind == "noise":
         return noise
     return schedule.velocity_from_x0(x0, xn, timesteps) if kind == "velocity" else x0

@@ -1,8 +1,8 @@
-r"""Processes: how clean latents are corrupted, and the one reverse step that every chain is made of.
+r"""Processes: how clean latents are corrupted, and the reverse step of every chain.
 
-A process knows three things: what a chain **starts** from, how a clean latent is **corrupted** at step n, and how a
-latent at step n becomes one at step m <= n, given a prediction of the clean latent. Samplers and the pipeline ask for
-nothing else, so that another process (a flow, an absorbing state) is one class.
+A process defines three things: what a chain **starts** from, how a clean latent is **corrupted** at step n, and how a
+reverse **step** goes from n to m <= n, given a prediction of the clean latent. Samplers and the pipeline use nothing
+else, so another process (a flow, an absorbing state) is one class.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Corrupted:
 
     Attributes:
         xn: Latents at step n, like the clean ones.
-        noise: What was drawn, like ``xn``.
+        noise: Drawn noise, like ``xn``.
     """
 
     xn: Tensor
@@ -35,7 +35,7 @@ class Corrupted:
 
 
 class Process(Component, ABC, kind="process"):
-    """Corrupts latents, and takes one reverse step. See the module's docstring.
+    """Corrupts latents and computes reverse steps. See the docstring of the module.
 
     Args:
         schedule: Noise levels; shared, not owned.
@@ -56,26 +56,26 @@ class Process(Component, ABC, kind="process"):
         device: torch.device | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """What a chain starts from, at n = N.
+        """Draw the start of a chain, at n = N.
 
         Args:
-            shape: Of the latents, ``(B, Q, ..., D)``.
-            generator: Source of the draw; one, or one for each of the Q draws.
-            device: Where the latents are put; the CPU when None.
-            dtype: Precision of the latents.
+            shape: Shape of the latents, ``(B, Q, ..., D)``.
+            generator: Generator of the random numbers, or one generator for each of the Q draws.
+            device: Device of the latents; the CPU if None.
+            dtype: Dtype of the latents.
         """
 
     @abstractmethod
     def corrupt(
         self, x0: Tensor, timesteps: Tensor, generator: Generators | None, *, noise: Tensor | None = None
     ) -> Corrupted:
-        """Latents at step n, drawn given the clean ones.
+        """Draw latents at step n given the clean latents.
 
         Args:
             x0: Clean latents, ``(B, Q, ..., D)``.
-            timesteps: n in 0..N, integers whose axes are the leading axes of ``x0``: ``(B, Q)``, ``(B, Q, K)``.
-            generator: Source of the draw; one, or one for each of the Q draws. None where ``noise`` is given.
-            noise: What was drawn already, like ``x0``.
+            timesteps: Steps n in 0..N, integers whose axes are the leading axes of ``x0``: ``(B, Q)`` or ``(B, Q, K)``.
+            generator: Generator of the random numbers, or one for each of the Q draws; None if ``noise`` is given.
+            noise: Noise to use, like ``x0``; it is drawn if None.
         """
 
     @abstractmethod
@@ -89,26 +89,25 @@ class Process(Component, ABC, kind="process"):
         *,
         eta: float = 1.0,
     ) -> Tensor:
-        """One reverse step, from n to m <= n.
+        """Compute one reverse step, from n to m <= n.
 
         Args:
             x0: Predicted clean latents, ``(B, Q, ..., D)``.
             xn: Latents at step n, like ``x0``.
-            timesteps: n; one number for all latents, or integers as in :meth:`corrupt`.
-            previous: m, like ``timesteps``. Where m = n the latent stays as it is.
-            generator: Source of fresh noise; None where the step draws none.
-            eta: How random the step is: 1 draws x_m from its distribution given x_n and x0, 0 draws nothing.
+            timesteps: Step n, one number for all latents or integers as in :meth:`corrupt`.
+            previous: Step m, like ``timesteps``. Where m = n, the latent does not change.
+            generator: Generator of new noise; None if the step draws none.
+            eta: Randomness of the step. 1 draws x_m from its distribution given x_n and x0; 0 draws nothing.
 
         Returns:
-            Latents at step m, like ``xn``; neither ``x0`` nor ``xn`` is written to.
+            Latents at step m, like ``xn``. The arguments are not changed.
         """
 
 
 class GaussianProcess(Process, name="gaussian"):
     r""":math:`x_n = a_n x_0 + s_n \epsilon` with the signal a and the sigma s of the schedule. The default.
 
-    One process for diffusion and for flows: under ``rectified`` levels, :meth:`step` with ``eta=0`` is one Euler step
-    of the flow.
+    It covers diffusion and flows: with ``rectified`` levels, :meth:`step` with ``eta=0`` is an Euler step of the flow.
     """
 
     def start(
@@ -119,7 +118,7 @@ class GaussianProcess(Process, name="gaussian"):
         device: torch.device | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        r"""Gaussian noise of variance :math:`a_N^2 + s_N^2`, that of :math:`x_N` for clean latents of unit variance."""
+        r"""Draw Gaussian noise of variance :math:`a_N^2 + s_N^2`, as :math:`x_N` for clean latents of unit variance."""
         noise = randn(shape, generator, device=device or torch.device("cpu"), dtype=dtype)
         if self.schedule.variance_preserving:
             return noise
@@ -129,7 +128,7 @@ class GaussianProcess(Process, name="gaussian"):
     def corrupt(
         self, x0: Tensor, timesteps: Tensor, generator: Generators | None, *, noise: Tensor | None = None
     ) -> Corrupted:
-        """Eq. 2, with standard Gaussian noise."""
+        """Draw latents at step n with standard Gaussian noise (Eq. 2)."""
         if noise is None:
             noise = _noise(x0, generator)
         return Corrupted(self.schedule.add_noise(x0, noise, timesteps), noise)
@@ -145,13 +144,13 @@ class GaussianProcess(Process, name="gaussian"):
         eta: float = 1.0,
         variance: str = "posterior",
     ) -> Tensor:
-        r"""One reverse step, from n to m <= n, along the predicted noise :math:`\hat\epsilon = (x_n - a_n x_0) / s_n`:
+        r"""Compute one reverse step along the predicted noise :math:`\hat\epsilon = (x_n - a_n x_0) / s_n`.
 
         .. math:: x_m = a_m x_0 + \sqrt{s_m^2 - \sigma^2}\, \hat\epsilon + \sigma z, \qquad
                   \sigma = \eta\, \tilde\sigma_{n|m}, \quad z \sim \mathcal N(0, I),
 
-        where :math:`\tilde\sigma^2_{n|m}` is the posterior's variance. With ``eta=1`` it draws from the posterior (Eq.
-        3), with ``eta=0`` it is the deterministic step of DDIM.
+        where :math:`\tilde\sigma^2_{n|m}` is the variance of the posterior. ``eta=1`` draws from the posterior (Eq. 3);
+        ``eta=0`` is the deterministic step of DDIM.
 
         Args:
             x0: See :meth:`Process.step`.
@@ -159,11 +158,11 @@ class GaussianProcess(Process, name="gaussian"):
             timesteps: See :meth:`Process.step`.
             previous: See :meth:`Process.step`.
             generator: See :meth:`Process.step`.
-            eta: In [0, 1].
-            variance: Of the noise that is added, ``"posterior"`` or ``"beta"``, which puts
-                :meth:`~diffusers_rec.NoiseSchedule.reverse_variance` in the place of the posterior's.
+            eta: Randomness of the step, in [0, 1].
+            variance: Variance of the added noise: ``"posterior"``, or ``"beta"`` for
+                :meth:`~diffusers_rec.NoiseSchedule.reverse_variance`.
         """
-        if eta not in (0.0, 1.0):  # the checks take as long as the arithmetic
+        if eta not in (0.0, 1.0):  # skip the check in the usual cases: it takes as long as the arithmetic
             check_float("eta", eta, minimum=0, maximum=1)
         if variance not in ("posterior", "beta"):
             check_choice("variance", variance, ("posterior", "beta"))
@@ -184,7 +183,7 @@ class GaussianProcess(Process, name="gaussian"):
 
 
 def _factors(now: algebra.Level, then: algebra.Level, eta: float, variance: str) -> tuple[Any, Any, Any]:
-    """Factors of x0, of xn and of the fresh noise in one reverse step."""
+    """Factors of x0, of xn and of the new noise in a reverse step."""
     clean, noised, spread = algebra.posterior(now, then)
     if eta != 1:
         clean, noised = algebra.implicit(now, then, eta)

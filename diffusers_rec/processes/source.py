@@ -1,7 +1,7 @@
-r"""Sources: where a Gaussian chain is centred.
+r"""Sources: the centre of a Gaussian chain.
 
-A chain that is centred on c runs on :math:`x_0 - c`: training corrupts the difference, and serving adds c to what the
-chain ends on. Zero is the usual choice. A centre that is near the next item leaves the chain less to do.
+A chain with centre c diffuses :math:`x_0 - c`. Training corrupts this difference, and serving adds c to the end of the
+chain. Zero is the usual choice. If the centre is near the next item, the denoiser has less to predict.
 """
 
 from __future__ import annotations
@@ -18,44 +18,44 @@ from diffusers_rec.processes.noising import Queries
 
 
 class Source(Component, ABC, kind="source"):
-    """Where the chains of queries are centred. See the module's docstring."""
+    """Centre of the chains of queries. See the docstring of the module."""
 
     entrances = ("centre",)
 
     @abstractmethod
     def centre(self, history: History, queries: Queries) -> Tensor | None:
-        """The centre of each query, from the items that it sees clean; None stands for zero.
+        """Centre of each query, computed from the items that it sees clean; None means zero.
 
         Args:
             history: Histories with latents.
-            queries: Q queries about each; the first ``visible`` items of the history are seen.
+            queries: Q queries per history; each sees the first ``visible`` items.
 
         Returns:
-            ``(B, Q, 1, D)``, zero where nothing is visible; or None.
+            Centres ``(B, Q, 1, D)``, zero where no item is visible; or None.
         """
 
 
 class ZeroSource(Source, name="zero"):
-    """Zero. The default."""
+    """The centre zero. The default."""
 
     def centre(self, history: History, queries: Queries) -> Tensor | None:
         return None
 
 
 class LastItemSource(Source, name="last-item"):
-    """The clean latent of the last visible item."""
+    """The clean latent of the last visible item as centre."""
 
     def centre(self, history: History, queries: Queries) -> Tensor | None:
         return queries.last_visible(history.latent())[:, :, None]
 
 
 class HistorySource(Source, name="history"):
-    r"""The decayed mean of the clean latents of the v visible items:
+    r"""The decayed mean of the clean latents of the v visible items as centre:
 
     .. math:: c = \frac{\sum_{j=1}^{v} \gamma^{v-j} x_0^{(j)}}{\sum_{j=1}^{v} \gamma^{v-j}}.
 
     Args:
-        decay: Weight gamma of an item relative to the next one, in (0, 1]; 1 is the plain mean.
+        decay: Weight gamma of an item relative to the next one, in (0, 1]; 1 is the arithmetic mean.
     """
 
     def __init__(self, *, decay: float = 0.5) -> None:

@@ -1,8 +1,8 @@
 r"""Timestep samplers: which diffusion steps are trained on.
 
-Sampling one step per question, :math:`n \sim p_n`, and weighing its loss estimates the loss over all N steps without
-bias (Eq. 18). The weight :math:`1 / (N p_n)` estimates the **mean** over n, the paper's :math:`1 / p_n` the **sum**.
-The scale decides the balance against the recommendation loss; the default is the mean.
+One step :math:`n \sim p_n` is drawn per query. Its weighted loss is an unbiased estimate of the loss over all N steps
+(Eq. 18). The weight :math:`1 / (N p_n)` estimates the **mean** over n; the paper's :math:`1 / p_n` estimates the
+**sum**. The choice determines the weight relative to the recommendation loss; the default is the mean.
 """
 
 from __future__ import annotations
@@ -19,17 +19,16 @@ from diffusers_rec.core.registry import Component
 from diffusers_rec.processes.schedules.lookup import MAX_TIMESTEPS
 
 MAX_HISTORY = 10_000
-"""Losses kept for each step, at most."""
+"""Maximum number of losses that are kept for each step."""
 
 
 class TimestepSampler(Component, ABC, kind="timesteps"):
-    """Draws timesteps and the weights that keep the expectation.
+    """Draws timesteps and their weights, which keep the expectation of the loss.
 
     Args:
-        num_timesteps: N.
-        estimate: ``"mean"`` or ``"sum"`` over the N steps; what weighted losses average to.
-        start_share: in [0, 1); this share of the draws is at n = N, where one-step inference starts. The weights
-            account for it.
+        num_timesteps: Number of steps N.
+        estimate: Expectation of the weighted losses: their ``"mean"`` or ``"sum"`` over the N steps.
+        start_share: Share of the draws at n = N, where one-step serving starts, in [0, 1). The weights account for it.
     """
 
     entrances = "sample", "update", "load_state_dict"
@@ -50,10 +49,10 @@ class TimestepSampler(Component, ABC, kind="timesteps"):
 
     @abstractmethod
     def _probabilities(self) -> Tensor:
-        """p_n without the start share, for n = 1..N, ``(N,)`` float64, positive, summing to one."""
+        """Return p_n without the start share for n = 1..N, float64 ``(N,)``, positive, with sum one."""
 
     def probabilities(self) -> Tensor:
-        """p_n for n = 1..N, ``(N,)`` float64."""
+        """Return p_n for n = 1..N, float64 ``(N,)``."""
         probabilities = self._probabilities() * (1 - self.start_share)
         probabilities[-1] += self.start_share
         return probabilities
@@ -64,9 +63,9 @@ class TimestepSampler(Component, ABC, kind="timesteps"):
         """Draw timesteps.
 
         Args:
-            shape: of the draw, ``(B, Q)`` or ``(B, Q, K)``.
-            generator: the only source of randomness.
-            device: where to put the result; the generator's device when None.
+            shape: Shape of the draw, ``(B, Q)`` or ``(B, Q, K)``.
+            generator: Generator of the random numbers.
+            device: Device of the result; the device of the generator if None.
 
         Returns:
             Timesteps in 1..N, int64, and their weights, float32, both of ``shape``.
@@ -80,39 +79,39 @@ class TimestepSampler(Component, ABC, kind="timesteps"):
         return (index + 1).to(device or generator.device), weights.to(device or generator.device)
 
     def update(self, timesteps: Tensor, losses: Tensor) -> None:
-        """Learn from the unweighted loss at each drawn timestep; both of any one shape. Nothing by default."""
+        """Learn from the unweighted loss at each drawn timestep, of the same shape; does nothing by default."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What :meth:`update` has learned, as tensors."""
+        """State that :meth:`update` has learned, as tensors."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what :meth:`state_dict` gave."""
+        """Restore a result of :meth:`state_dict`."""
         if state:
             raise ValueError(f"{type(self).__name__} keeps no state, got {', '.join(state)}.")
 
 
 class UniformTimestepSampler(TimestepSampler, name="uniform"):
-    r""":math:`p_n = 1 / N`."""
+    r"""The same probability for every step, :math:`p_n = 1 / N`."""
 
     def _probabilities(self) -> Tensor:
         return torch.full((self.num_timesteps,), 1 / self.num_timesteps, dtype=torch.float64)
 
 
 class ImportanceTimestepSampler(TimestepSampler, name="importance"):
-    r"""Harder steps more often: :math:`p_n \propto \sqrt{\mathbb E[L_n^2]}` (Eq. 18).
+    r"""Draws steps with larger losses more often, :math:`p_n \propto \sqrt{\mathbb E[L_n^2]}` (Eq. 18).
 
-    The expectation is the mean over the last ``history`` losses seen at step n. Until every step has that many, steps
-    are drawn uniformly (the warm-up).
+    The expectation is estimated by the mean over the last ``history`` losses at step n. Until every step has this many,
+    steps are drawn uniformly (the warm-up).
 
     Nichol & Dhariwal 2021, *Improved DDPM*, Sec. 3.3; the default of Du et al. 2023, Sec. 4.5.1.
 
     Args:
-        num_timesteps: N.
-        history: recent losses kept for each step.
-        uniform_share: in [0, 1]; mixed with the uniform distribution in this share, which bounds the weights.
-        estimate: see :class:`TimestepSampler`.
-        start_share: see :class:`TimestepSampler`.
+        num_timesteps: Number of steps N.
+        history: Number of recent losses that are kept for each step.
+        uniform_share: Share of the uniform distribution in a mixture, in [0, 1], which bounds the weights.
+        estimate: See :class:`TimestepSampler`.
+        start_share: See :class:`TimestepSampler`.
     """
 
     def __init__(
@@ -146,10 +145,10 @@ class ImportanceTimestepSampler(TimestepSampler, name="importance"):
         return (1 - self.uniform_share) * size / total + self.uniform_share * uniform
 
     def update(self, timesteps: Tensor, losses: Tensor) -> None:
-        """Enter losses into the histories of their steps, oldest out first.
+        """Add losses to the histories of their steps and remove the oldest.
 
         Raises:
-            ValueError: shapes differ, a timestep outside 1..N, or a loss that is not finite.
+            ValueError: The shapes differ, a timestep is outside 1..N, or a loss is not finite.
         """
         if timesteps.shape != losses.shape:
             raise ValueError(
@@ -165,7 +164,7 @@ class ImportanceTimestepSampler(TimestepSampler, name="importance"):
         index, values = index[order], values[order]
         arrivals = torch.bincount(index, minlength=self.num_timesteps)
         rank = torch.arange(len(index)) - (arrivals.cumsum(0) - arrivals)[index]
-        latest = rank >= arrivals[index] - self.history  # of more arrivals than places, the last ones stay
+        latest = rank >= arrivals[index] - self.history  # if there are too many, keep the last ones
         slot = (self._seen[index] + rank) % self.history
         self._losses[index[latest], slot[latest]] = values[latest]
         self._seen += arrivals

@@ -1,4 +1,4 @@
-"""Samplers: one a file, all answering by the contract in :mod:`diffusers_rec.samplers.base`."""
+"""Samplers, one per file; :mod:`diffusers_rec.samplers.base` defines their contract."""
 
 from diffusers_rec.samplers.base import Denoise, Sampler, SamplerStep, StepCallback
 from diffusers_rec.samplers.chain import ChainSampler

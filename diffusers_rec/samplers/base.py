@@ -1,4 +1,4 @@
-"""The sampler's contract: turn noise into clean latents with a denoiser that it calls as a plain function."""
+"""The contract of a sampler: turn noise into clean latents with a denoiser, which is a plain function."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from diffusers_rec.processes.schedules import NoiseSchedule
 from diffusers_rec.processes.source import ZeroSource
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
-"""``(xn (B, Q, ..., D), timesteps (B, Q) or (B, Q, K)) -> x0``, like ``xn``; everything else is bound beforehand."""
+"""``(xn (B, Q, ..., D), timesteps (B, Q) or (B, Q, K)) -> x0``, like ``xn``; all other arguments are bound."""
 
 
 @dataclass
 class SamplerStep:
-    """One reverse step that a sampler has just taken, as a callback gets it.
+    """A completed reverse step, the argument of a callback.
 
     Attributes:
-        index: How many steps were taken before it.
-        timestep: n, where the chain was denoised; a tensor where positions have steps of their own.
-        previous: m, where the chain is now; 0 after the last step.
-        xn: Latents at step m; the chain continues with what is assigned here. After the last step it is the sample.
-        prediction: Clean latents that the denoiser predicted at n.
-        score: Turns predicted latents into log-probabilities of all items; None where nobody has provided a head.
+        index: Number of steps before this one.
+        timestep: Step n of the denoising; a tensor if positions have different steps.
+        previous: Step m, where the chain is now; 0 after the last step.
+        xn: Latents at step m, or the sample after the last step. The chain continues with an assigned value.
+        prediction: Clean latents that the denoiser predicted at step n.
+        score: Function from predicted latents to log-probabilities of all items; None without a head.
     """
 
     index: int
@@ -44,37 +44,37 @@ class SamplerStep:
 
     @cached_property
     def scores(self) -> Tensor:
-        """Log-probabilities of all items under the prediction, ``(B, Q, ..., V)``, computed when first read.
+        """Log-probabilities of all items under the prediction, ``(B, Q, ..., V)``; computed when first read.
 
         Raises:
-            ValueError: neither the caller nor the sampler has a head.
+            ValueError: Neither the caller nor the sampler has a head.
         """
         if self.score is None:
             raise ValueError(
-                "The sampler knows no head, so latents cannot be scored. Set step.score to a function from latents to "
+                "The sampler has no head, so latents cannot be scored. Set step.score to a function from latents to "
                 "log-probabilities, or use a sampler with a head."
             )
         return self.score(self.prediction)
 
     def stop(self) -> None:
-        """End the chain here: the sample is the prediction."""
+        """End the chain after this step; the sample is the prediction."""
         self.stopped = True
 
 
 StepCallback = Callable[[SamplerStep], object]
-"""Called at the end of every reverse step, the last included; what it returns is ignored."""
+"""Function that is called at the end of every reverse step, including the last; its return value is ignored."""
 
 
 class Sampler(Component, ABC, kind="sampler"):
     """Runs the reverse process.
 
     A sampler that needs the head or the embedding declares it in ``requires`` and keeps it in an attribute of the same
-    name; the pipeline supplies it.
+    name. The pipeline supplies it.
     """
 
     entrances: ClassVar[tuple[str, ...]] = ("sample",)
     num_steps: int | None = None
-    """Denoisings of a chain; None for one at every step of the schedule."""
+    """Number of denoisings of a chain; N if None."""
 
     def check_fit(self, model: Any) -> None:
         """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
@@ -110,28 +110,28 @@ class Sampler(Component, ABC, kind="sampler"):
         """Draw clean latents.
 
         Args:
-            denoise: Predicts the clean latents.
-            process: What is reversed; a schedule stands for its Gaussian process.
-            start: x_N as the process starts a chain, ``(B, Q, ..., D)``; not written to.
-            generator: Source of any further noise; one, or one for each of the Q draws, whose noise all B histories
-                then share. None where the chain draws none.
-            callback: Called with a :class:`SamplerStep` at the end of every reverse step.
+            denoise: Function that predicts the clean latents.
+            process: Process to reverse; a schedule means its Gaussian process.
+            start: Start x_N of the chain, as drawn by the process, ``(B, Q, ..., D)``; not changed.
+            generator: Generator of all further noise, or one for each of the Q draws, whose noise all B histories then
+                share; None if the chain draws none.
+            callback: Function that is called with a :class:`SamplerStep` at the end of every reverse step.
 
         Returns:
-            The clean latents, like ``start``.
+            Clean latents, like ``start``.
         """
 
 
 def process_of(process: Process | NoiseSchedule) -> Process:
-    """The process itself, or the Gaussian process of a schedule."""
+    """Return the process, or the Gaussian process of a schedule."""
     return GaussianProcess(process) if isinstance(process, NoiseSchedule) else process
 
 
 def after_step(sampler: Sampler, callback: StepCallback | None, step: SamplerStep) -> SamplerStep:
-    """The step after the callback has seen it.
+    """Call the callback with a step and return the step.
 
     Raises:
-        TypeError: what the callback has assigned to ``xn`` is not like the latents.
+        TypeError: The callback has assigned a value to ``xn`` that is not like the latents.
     """
     if callback is None:
         return step

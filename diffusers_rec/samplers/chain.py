@@ -1,6 +1,6 @@
-"""The loop that all chains share: predict, take one reverse step, and end on the prediction at the last step.
+"""The loop of all chains: predict, compute a reverse step, and return the prediction at the last step.
 
-The last step of a process that is not Gaussian is its own, from there to m = 0.
+For a process that is not Gaussian, the last step is a reverse step of the process to m = 0.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from diffusers_rec.processes.schedules import NoiseSchedule
 from diffusers_rec.samplers.base import Denoise, Sampler, SamplerStep, StepCallback, after_step, process_of
 
 Ask = Callable[[Tensor, int | Tensor], Tensor]
-"""``(xn, n) -> x0``: the denoiser, called at a step of the chain."""
+"""``(xn, n) -> x0``: the denoiser at a step of the chain."""
 
 Advance = Callable[[Tensor, Tensor, int | Tensor, int | Tensor], Tensor]
 """``(x0, xn, n, m) -> xm``: one reverse step."""
 
 
 class ChainSampler(Sampler):
-    r"""A chain over evenly spread steps from N to 1, which ends on :math:`\hat x_0 = f_\theta(x_1, 1)`.
+    r"""A chain over evenly spaced steps from N to 1, which ends on :math:`\hat x_0 = f_\theta(x_1, 1)`.
 
-    A subclass writes one method, :meth:`solver`; one that visits other steps overrides :meth:`course`. The chain is
-    carried in float32 at the least: in half precision the differences of nearly equal levels would be rounding alone.
+    A subclass implements :meth:`solver`; to visit other steps, it overrides :meth:`course`. Chains use at least
+    float32, because differences of nearly equal levels would be lost in half precision.
 
     Args:
-        num_steps: Denoisings, from 1 to N; all N when None.
-        stagger: Steps by which each of K positions lags behind the one before it. Above 0 the positions of a query have
-            timesteps of their own, ``(B, Q, K)``, and the chain takes ``stagger * (K - 1)`` denoisings more.
+        num_steps: Number of denoisings, from 1 to N; N if None.
+        stagger: Number of steps by which each of K positions is behind the previous one. If it is above 0, positions
+            have different timesteps, ``(B, Q, K)``, and the chain has ``stagger * (K - 1)`` additional denoisings.
     """
 
     entrances: ClassVar[tuple[str, ...]] = ("sample", "course")
@@ -46,27 +46,27 @@ class ChainSampler(Sampler):
 
     @abstractmethod
     def solver(self, ask: Ask, process: Process, generator: Generators | None) -> Advance:
-        """The reverse step of one chain; what a multistep method remembers lives in it.
+        """Build the reverse step of one chain; a multistep method keeps its state in this function.
 
         Args:
-            ask: Predicts the clean latents, for methods that need more than one prediction a step.
-            process: What is reversed.
-            generator: Source of fresh noise.
+            ask: Function that predicts the clean latents, for methods with several predictions per step.
+            process: Process to reverse.
+            generator: Generator of new noise.
 
         Returns:
-            A function of the prediction x0, of xn, of n and of m < n, that gives the latents at m.
+            Function of the prediction x0, of xn, of n and of m < n that returns the latents at m.
         """
 
     def course(self, num_timesteps: int, start: Tensor) -> Sequence[int | Tensor]:
-        """The steps that the chain visits, N first and 1 last.
+        """Steps of the chain, from N to 1.
 
         Args:
-            num_timesteps: N.
-            start: x_N, ``(B, Q, ..., D)``.
+            num_timesteps: Number of steps N of the schedule.
+            start: Start x_N of the chain, ``(B, Q, ..., D)``.
 
         Returns:
-            Each step as a number, or as a tensor ``(B, Q, K)`` where the K positions have steps of their own; a
-            position whose step stays the same rests.
+            Each step as a number, or as a tensor ``(B, Q, K)`` if the K positions have different steps. A position
+            whose step does not change keeps its latent.
         """
         steps = reverse_steps(num_timesteps, self.num_steps)
         return staggered(steps, self.stagger, start) if self.stagger else steps
@@ -103,17 +103,18 @@ class ChainSampler(Sampler):
 
 
 def asker(denoise: Denoise, start: Tensor, steps: Sequence[int]) -> Ask:
-    """The denoiser as a function of the chain's latents and of one of its steps.
+    """The denoiser as a function of the latents and of one of the steps of a chain.
 
-    It is called in the precision of ``start`` and answers in that of the chain. The timesteps are made once a chain.
+    The denoiser gets latents in the dtype of ``start``, and its prediction is cast to that of the chain. The tensors of
+    timesteps are created once per chain.
 
     Raises:
         ValueError: ``start`` has no axis of draws.
-        TypeError: at a call, an answer that is not like the latents.
+        TypeError: At a call, the prediction is not like the latents.
     """
     if start.ndim < 3:
         raise ValueError(
-            f"A sampler takes noise (B, Q, ..., D), got {tuple(start.shape)}; one draw a row is noise[:, None]."
+            f"A sampler takes noise (B, Q, ..., D), got {tuple(start.shape)}. Pass noise[:, None] for one draw."
         )
     dtype, shape, queries = start.dtype, start.shape, start.shape[:2]
     timesteps = dict(zip(steps, torch.tensor(steps, device=start.device).unbind(), strict=True))
@@ -126,17 +127,17 @@ def asker(denoise: Denoise, start: Tensor, steps: Sequence[int]) -> Ask:
         answer = denoise(xn.to(dtype), n)
         if not isinstance(answer, Tensor) or answer.shape != shape:
             got = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-            raise TypeError(f"denoise must give clean latents like xn, {tuple(shape)}, got {got}.")
+            raise TypeError(f"denoise must return clean latents like xn, {tuple(shape)}, got {got}.")
         return answer.to(xn.dtype)
 
     return ask
 
 
 def gaussian(sampler: Sampler, process: Process) -> GaussianProcess:
-    """The process, for a solver that needs its Gaussian levels.
+    """Return the process, for a solver that needs its Gaussian levels.
 
     Raises:
-        TypeError: the process is not Gaussian.
+        TypeError: The process is not Gaussian.
     """
     if not isinstance(process, GaussianProcess):
         raise TypeError(
@@ -155,7 +156,7 @@ def last_step(
     callback: StepCallback | None,
     land: Callable[[Tensor], Tensor] = lambda x0: x0,
 ) -> Tensor:
-    """What a chain ends on: where its last prediction ``land``s, or what the callback makes of it."""
+    """End of a chain: the result of ``land`` for the last prediction, or the value that the callback assigns."""
     x0 = ask(xn, n)
     end = land(x0)
     if callback is None:
@@ -165,7 +166,7 @@ def last_step(
 
 
 def staggered(steps: Sequence[int], stagger: int, start: Tensor) -> list[int | Tensor]:
-    """The timesteps ``(B, Q, K)`` of a chain whose positions wait at N, then walk the steps, then wait at the last."""
+    """Timesteps ``(B, Q, K)`` of a chain whose positions start and end one after another."""
     width = start.shape[2] if start.ndim > 3 else 1
     if width == 1 or len(steps) == 1:
         return list(steps)
@@ -175,10 +176,10 @@ def staggered(steps: Sequence[int], stagger: int, start: Tensor) -> list[int | T
 
 
 def reverse_steps(num_timesteps: int, num_steps: int | None) -> list[int]:
-    """The steps that a chain visits, N first and 1 last, evenly spread; all N of them when ``num_steps`` is None.
+    """Evenly spaced steps of a chain, from N to 1; all N steps if ``num_steps`` is None.
 
     Raises:
-        ValueError: more steps than the schedule has.
+        ValueError: The schedule has fewer steps.
     """
     if num_steps is None:
         return list(range(num_timesteps, 0, -1))

@@ -1,4 +1,4 @@
-"""The implicit reverse process: few steps, little or no fresh noise."""
+"""The implicit reverse process, with few steps and little or no new noise."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ class DDIMSampler(ChainSampler, name="ddim"):
     Song et al. 2021, *Denoising Diffusion Implicit Models*, Eq. 12 and 16.
 
     Args:
-        num_steps: Denoisings, from 1 to N; all N when None.
-        eta: 0: the chain is a function of its first noise. 1: as ``ddpm`` with the posterior variance.
+        num_steps: Number of denoisings, from 1 to N; N if None.
+        eta: Randomness of a step, in [0, 1]. 0: the chain is a function of its initial noise. 1: as ``ddpm`` with the
+            variance of the posterior.
         stagger: See :class:`~diffusers_rec.samplers.ChainSampler`.
     """
 

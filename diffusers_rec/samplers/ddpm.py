@@ -12,15 +12,15 @@ from diffusers_rec.samplers.chain import Advance, Ask, ChainSampler
 
 class DDPMSampler(ChainSampler, name="ddpm"):
     r"""N denoisings: :math:`x_{n-1} \sim \mathcal N(\mu_n(x_n, f_\theta(x_n, n)), \sigma_n^2 I)` for n = N..2, then
-    :math:`\hat x_0 = f_\theta(x_1, 1)`. A process that is not Gaussian takes its own steps, down to 0.
+    :math:`\hat x_0 = f_\theta(x_1, 1)`. A process that is not Gaussian uses its own steps, down to 0.
 
-    Ho et al. 2020; Du et al. 2023, Algorithm 2. With fewer steps than N the chain strides over the schedule that the
-    denoiser was trained on, from N to 1 (Nichol & Dhariwal 2021, Sec. 4).
+    Ho et al. 2020; Du et al. 2023, Algorithm 2. With fewer than N steps, the chain skips steps of the schedule that the
+    denoiser was trained with, from N to 1 (Nichol & Dhariwal 2021, Sec. 4).
 
     Args:
         variance: Variance of a reverse step of a Gaussian process. ``"beta"``: :math:`\beta_n` (the paper's
             :math:`\Sigma_\theta`). ``"posterior"``: :math:`\tilde\beta_n` of Eq. 3.
-        num_steps: Denoisings, from 1 to N; all N when None. One is the one-step sampler.
+        num_steps: Number of denoisings, from 1 to N; N if None. With 1, it is the one-step sampler.
         stagger: See :class:`~diffusers_rec.samplers.ChainSampler`.
     """
 

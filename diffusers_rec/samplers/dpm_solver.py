@@ -11,20 +11,20 @@ from diffusers_rec.processes.process import Process
 from diffusers_rec.samplers.chain import Advance, Ask, ChainSampler, gaussian
 
 MAX_WEIGHT = 1.0
-"""Largest weight of the extrapolated difference: a step of at most twice the length of the one before."""
+"""Largest weight of the extrapolated difference, for a step that is twice as long as the previous one."""
 
 
 class DPMSolverSampler(ChainSampler, name="dpm-solver++"):
-    r"""DPM-Solver++(2M), of second order with one denoising a step. With :math:`\lambda = \log(a/s)` and
+    r"""DPM-Solver++(2M), of second order with one denoising per step. With :math:`\lambda = \log(a/s)` and
     :math:`h = \lambda_m - \lambda_n`:
 
     .. math:: x_m = \frac{s_m}{s_n} x_n + a_m (1 - e^{-h}) \Big(\hat x_0 + \frac{h}{2 h'} (\hat x_0 - \hat x_0')\Big),
 
-    where :math:`\hat x_0'` and :math:`h'` are those of the step before. The first step, and one of more than twice the
-    length of the one before, is of first order. Lu et al. 2022, *DPM-Solver++*, Algorithm 2.
+    where :math:`\hat x_0'` and :math:`h'` are those of the previous step. The first step is of first order, and so is a
+    step that is more than twice as long as the previous one. Lu et al. 2022, *DPM-Solver++*, Algorithm 2.
 
     Args:
-        num_steps: Denoisings, from 1 to N; all N when None.
+        num_steps: Number of denoisings, from 1 to N; N if None.
     """
 
     def __init__(self, *, num_steps: int | None = None) -> None:

@@ -10,17 +10,17 @@ from diffusers_rec.samplers.chain import Advance, Ask, ChainSampler
 
 
 class EulerSampler(ChainSampler, name="euler"):
-    r"""Euler's method, of first order, on the deterministic flow that shares its marginals with the process:
+    r"""Euler's method, of first order, for the deterministic flow with the same marginals as the process:
 
     .. math:: \frac{\mathrm d (x/a)}{\mathrm d (s/a)} = \hat\epsilon = \frac{x_n - a_n \hat x_0}{s_n}, \qquad
               x_m = a_m \hat x_0 + s_m \hat\epsilon.
 
-    On ``rectified`` levels this is a step :math:`(m - n)/N` along the velocity :math:`\hat\epsilon - \hat x_0`; on all
-    levels it is the chain of ``ddim`` with ``eta=0``. Karras et al. 2022, *Elucidating the Design Space of
+    On ``rectified`` levels, this is a step :math:`(m - n)/N` along the velocity :math:`\hat\epsilon - \hat x_0`. On all
+    levels, it is the chain of ``ddim`` with ``eta=0``. Karras et al. 2022, *Elucidating the Design Space of
     Diffusion-Based Generative Models*; Liu et al. 2023, *Rectified Flow*.
 
     Args:
-        num_steps: Denoisings, from 1 to N; all N when None.
+        num_steps: Number of denoisings, from 1 to N; N if None.
     """
 
     def __init__(self, *, num_steps: int | None = None) -> None:

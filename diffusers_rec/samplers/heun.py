@@ -9,7 +9,7 @@ from diffusers_rec.processes.process import Process
 from diffusers_rec.samplers.chain import Advance, Ask, ChainSampler, gaussian
 
 MAX_FALL = 4.0
-"""Factor by which s/a may fall in a step of the trapezoidal rule; over more, its error outgrows that of Euler's."""
+"""Largest decrease of s/a in a trapezoidal step, as a factor; above it, the error exceeds that of an Euler step."""
 
 
 class HeunSampler(ChainSampler, name="heun"):
@@ -18,12 +18,12 @@ class HeunSampler(ChainSampler, name="heun"):
     .. math:: x_m = \frac{a_m}{a_n} x_n + a_m \Big(\frac{s_m}{a_m} - \frac{s_n}{a_n}\Big)
               \frac{\hat\epsilon_n + \hat\epsilon_m}{2}
 
-    It calls the denoiser twice a step. A step on which s/a falls by more than a factor of 4, as from infinite noise, is
-    Euler's. Karras et al. 2022, *Elucidating the Design Space of Diffusion-Based Generative Models*, Algorithm 1
-    without churn.
+    It calls the denoiser twice per step. If s/a decreases by more than a factor of 4, as from infinite noise, the step
+    is an Euler step. Karras et al. 2022, *Elucidating the Design Space of Diffusion-Based Generative Models*, Algorithm
+    1 without churn.
 
     Args:
-        num_steps: Reverse steps plus one, from 1 to N; N when None.
+        num_steps: Number of reverse steps plus one, from 1 to N; N if None.
     """
 
     def __init__(self, *, num_steps: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""One denoising from pure noise: the paper's efficient inference (Algorithm 3, one seed)."""
+"""One denoising from pure noise, the efficient inference of the paper (Algorithm 3 with one seed)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from diffusers_rec.samplers.chain import asker, last_step
 
 
 class OneStepSampler(Sampler, name="one-step"):
-    r""":math:`\hat x_0 = f_\theta(x_N, N)`. The paper's default, which averages the probabilities of ten such draws."""
+    r"""One denoising, :math:`\hat x_0 = f_\theta(x_N, N)`. The paper averages the probabilities of ten such draws."""
 
     num_steps = 1
 

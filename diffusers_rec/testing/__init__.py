@@ -1,6 +1,6 @@
 """Contract checks for components of any kind, with or without pytest.
 
-A component of one's own is checked in one line::
+Your own component is checked in one line::
 
     from diffusers_rec.testing import check_component
 
@@ -8,9 +8,9 @@ A component of one's own is checked in one line::
     def test_my_schedule():
         check_component(MySchedule)  # or check_component(MySchedule, offset=0.1), or a factory
 
-The check makes small components, supplies what the pipeline would supply, and raises a :class:`ContractError` that
-names the broken clause, what was expected and what came. A clause is a plain function in the module of its kind;
-``waive`` leaves out clauses that a component breaks on purpose::
+The check builds small components, supplies the parameters that the pipeline would supply, and raises a
+:class:`ContractError` with the violated clause, the expected and the actual value. A clause is a function in the module
+of its kind. ``waive`` skips clauses that a component violates on purpose::
 
     check_component(Ablation, waive=["each_step_matters"])
 """
@@ -27,7 +27,7 @@ __all__ = ["ContractError", "check_component"]
 
 
 def __getattr__(name: str) -> Callable[..., None]:
-    """The former check of one kind, such as ``check_schedule``."""
+    """Deprecated checks of one kind, such as ``check_schedule``."""
     kind = name.removeprefix("check_")
     if kind == name or kind not in SUITES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Clauses of all kinds: a registered name, a complete config, and randomness from seeds alone."""
+"""Clauses of all kinds: a registered name, a complete config, and random numbers from seeds only."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from diffusers_rec.testing.inputs import global_state_from, global_states, moved
 def check(
     suite: Suite, make: Callable[..., Any], waive: Collection[str] = (), settings: Mapping[str, Any] | None = None
 ) -> None:
-    """Run the clauses of all kinds and those of the suite, except those that are waived.
+    """Run the clauses of all kinds and of the suite, except waived ones.
 
     Raises:
-        ContractError: the first clause that is broken.
-        ValueError: a waived name that is no clause.
+        ContractError: A clause is violated; only the first one is reported.
+        ValueError: A waived name is not a clause.
     """
     common, own = ([clause for clause in part if clause.__name__ not in waive] for part in (CLAUSES, suite.clauses))
     known = {clause.__name__ for clause in (*CLAUSES, *suite.clauses)}
@@ -34,7 +34,7 @@ def check(
 
 
 def can_be_constructed(suite: Suite, maker: Maker) -> None:
-    """From what the pipeline supplies and the given settings."""
+    """The component can be built from the parts that the pipeline supplies and the given settings."""
     maker()
 
 
@@ -48,7 +48,7 @@ def has_a_registered_name(suite: Suite, maker: Maker) -> None:
 
 
 def config_round_trips(suite: Suite, maker: Maker) -> None:
-    """To JSON and back, with the given settings and with each number and each flag changed."""
+    """A config survives JSON, with the given settings and with each number and flag changed."""
     if type(maker()).registered_name is not None:
         for given in _variants(maker):
             expect_config_round_trip(suite, maker(**given), {**maker.settings, **given})
@@ -62,7 +62,7 @@ def keeps_its_settings(suite: Suite, maker: Maker) -> None:
 
 
 def can_be_called(suite: Suite, maker: Maker) -> None:
-    """With inputs of its kind."""
+    """The component can be called with inputs of its kind."""
     suite.outputs(maker())
 
 
@@ -79,7 +79,7 @@ def leaves_the_global_random_state_alone(suite: Suite, maker: Maker) -> None:
 
 
 def the_same_seed_gives_the_same_bits(suite: Suite, maker: Maker) -> None:
-    """Constructed twice and called twice with the same seeds, whatever the global random state is."""
+    """The same seeds give the same outputs, for any global random state."""
     found = []
     for state in (1, 2):
         with global_state_from(state):
@@ -90,7 +90,7 @@ def the_same_seed_gives_the_same_bits(suite: Suite, maker: Maker) -> None:
 
 
 def another_seed_gives_other_weights(suite: Suite, maker: Maker) -> None:
-    """Where a constructor takes a seed."""
+    """If the constructor has a seed, another seed gives other weights."""
     if maker.leaves_open("seed"):
         ours, theirs = ([p.detach() for p in _weights(maker(seed=seed))] for seed in (3, 4))
         same = all(bool((one == other).all()) for one, other in zip(ours, theirs, strict=True))
@@ -121,7 +121,7 @@ CLAUSES = (
 
 
 def expect_config_round_trip(suite: Suite, component: Component, given: Mapping[str, Any]) -> None:
-    """Require that the config of a component holds what was ``given``, and builds an equal component from JSON."""
+    """Require that a config contains the ``given`` settings, and builds an equal component from JSON."""
     config = json.loads(json.dumps(component.config()))
     plain = json.loads(json.dumps({key: value for key, value in given.items() if _is_plain(value)}))
     for key in set(component.settings()) & set(plain):
@@ -138,7 +138,7 @@ def expect_config_round_trip(suite: Suite, component: Component, given: Mapping[
 
 
 def changed_settings(make: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
-    """The default and another value of each numeric or boolean setting."""
+    """Default and another value of each numeric or boolean setting."""
     defaults = {name: each.default for name, each in inspect.signature(make).parameters.items()}
     return {
         name: (default, changed)
@@ -164,7 +164,7 @@ def _variants(maker: Maker) -> Iterator[dict[str, Any]]:
             try:
                 maker(**{name: changed})
             except ValueError:
-                continue  # it may not fit the other settings
+                continue  # the value may not fit the other settings
             yield {name: changed}
 
 

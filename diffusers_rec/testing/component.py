@@ -1,4 +1,4 @@
-"""One check for components of every kind, and for factories of them."""
+"""The check for components of every kind and for factories."""
 
 from __future__ import annotations
 
@@ -38,30 +38,30 @@ ALL = (
     SAMPLER,
 )
 SUITES: dict[str, Suite] = {suite.family.kind: suite for suite in ALL}
-"""By kind."""
+"""Suites by kind."""
 
 
 def check_component(make: Callable[..., Any], /, *, waive: Collection[str] = (), **settings: Any) -> None:
-    """Check that a component keeps the contract of its kind.
+    """Check that a component satisfies the contract of its kind.
 
-    A kind without a suite of its own is checked for what holds for all kinds: name, config, randomness and state.
+    A kind without its own suite is checked for the clauses of all kinds: name, config, random numbers and state.
 
     Args:
-        make: The class, or a factory. Parameters that it names are supplied where ``settings`` leave them open:
+        make: Class or factory. These parameters are supplied unless ``settings`` contain them:
             ``num_items``, ``dim``, ``max_length``, ``num_timesteps``, ``embedding``, ``head``, ``schedule``, ``base``.
-        waive: Names of clauses that need not hold.
+        waive: Names of clauses to skip.
         settings: Constructor parameters.
 
     Raises:
-        ContractError: the first clause that is broken.
-        TypeError: neither the class of a component nor a factory.
-        ValueError: a waived name that is no clause.
+        ContractError: A clause is violated; only the first one is reported.
+        TypeError: ``make`` is neither a component class nor a factory.
+        ValueError: A waived name is not a clause.
     """
     other_class = isinstance(make, type) and not issubclass(make, Component)
     if isinstance(make, Component) or not callable(make) or other_class:
         raise TypeError(
-            f"Expected the class of a component or a factory, got {make!r}. The check makes its own components: pass "
-            "the class, and its settings beside it."
+            f"Expected the class of a component or a factory, got {make!r}. The check builds its own components: pass "
+            "the class, and its settings as keyword arguments."
         )
     cls: type[Component] = make if isinstance(make, type) else _made_by(make, settings)
     check(SUITES.get(cls.kind) or _suite_of_none(cls), make, waive, settings)

@@ -1,7 +1,7 @@
-"""The basis of all suites: clauses, the cases that they are checked on, and the error of a broken clause.
+"""The basis of all suites: clauses, their cases, and the error of a violated clause.
 
-A clause is a plain function that raises :class:`ContractError` where a case breaks it. It can also be called alone,
-with cases of one's own, such as those that Hypothesis draws.
+A clause is a function that raises :class:`ContractError` if a case violates it. It can also be called directly, for
+example with cases that Hypothesis draws.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from diffusers_rec.items.heads import LinearHead
 from diffusers_rec.processes.schedules import SqrtSchedule
 
 SIZES = {"num_items": 7, "dim": 8, "max_length": 9, "num_timesteps": 30, "num_features": 5, "num_attributes": 6}
-"""Sizes that constructors are supplied with."""
+"""Sizes that are supplied to constructors."""
 
 Clause = Callable[..., None]
 
 
 class ContractError(AssertionError):
-    """A component breaks its contract. The message names the clause, what was expected and what came."""
+    """A component violates its contract. The message names the clause, the expected and the actual value."""
 
 
 @dataclass(frozen=True)
@@ -43,18 +43,18 @@ class Case:
 
 
 class Maker:
-    """Makes components of one class, or by one factory.
+    """Builds components of one class or by one factory.
 
-    Constructor parameters with the names of :data:`SIZES`, and ``embedding``, ``head``, ``schedule`` and ``base``, are
-    supplied, as the pipeline does.
+    Constructor parameters with the names in :data:`SIZES`, and ``embedding``, ``head``, ``schedule`` and ``base``, are
+    supplied as by the pipeline.
 
     Args:
-        family: Base class of what is made.
-        make: The class, or a factory.
-        settings: Constructor parameters, which take precedence over those supplied.
+        family: Base class of the components.
+        make: Class or factory.
+        settings: Constructor parameters, which take precedence over supplied ones.
 
     Attributes:
-        name: Name of the class; of the factory, until it has made a component.
+        name: Name of the class, or of the factory until it has built a component.
     """
 
     def __init__(self, family: type[Component], make: Callable[..., Any], settings: Mapping[str, Any]) -> None:
@@ -67,15 +67,15 @@ class Maker:
         return parameter in self.parameters and parameter not in self.settings
 
     def __call__(self, *, dtype: torch.dtype | None = None, **changes: Any) -> Any:
-        """Make a component in evaluation mode.
+        """Build a component in evaluation mode.
 
         Args:
-            dtype: Precision of its weights and of the parts that it shares.
+            dtype: Dtype of the weights and of shared parts.
             changes: Constructor parameters, which take precedence over all others.
 
         Raises:
-            TypeError: what was made is of another family.
-            ValueError: the constructor refuses the parameters.
+            TypeError: The component belongs to another family.
+            ValueError: The constructor rejects the parameters.
         """
         given = {**self.settings, **changes}
         component = self.make(**{**self._supplied(given), **given})
@@ -112,9 +112,9 @@ class Suite:
 
     Attributes:
         family: Abstract base class of the kind.
-        cases: Cases of the components that a :class:`Maker` makes.
-        clauses: Clauses, called with each case.
-        outputs: Outputs of a component for fixed inputs; the clauses of all kinds compare them.
+        cases: Function from a :class:`Maker` to the cases of its components.
+        clauses: Clauses, which are called with each case.
+        outputs: Function from a component to its outputs for fixed inputs, which the clauses of all kinds compare.
     """
 
     family: type[Component]
@@ -127,7 +127,7 @@ def run(clauses: Iterable[Clause], case: Case, maker: Maker) -> None:
     """Call each clause with a case.
 
     Raises:
-        ContractError: the first clause that is broken, or during which the component raised an error.
+        ContractError: A clause is violated, or the component raised an error; only the first one is reported.
     """
     for clause in clauses:
         try:
@@ -139,10 +139,10 @@ def run(clauses: Iterable[Clause], case: Case, maker: Maker) -> None:
 
 
 def accepted(maker: Maker, parameter: str, values: Sequence[Any], **changes: Any) -> list[tuple[Any, Any]]:
-    """A component for each value of a parameter that its constructor accepts.
+    """Build a component for each value of a parameter that its constructor accepts.
 
     Raises:
-        ContractError: it accepts none of them.
+        ContractError: The constructor accepts none of the values.
     """
     made, refusal = [], None
     for value in values:
@@ -158,13 +158,13 @@ def accepted(maker: Maker, parameter: str, values: Sequence[Any], **changes: Any
 
 
 def copy_of(component: Component, **changes: Any) -> Any:
-    """A new component from the same constructor parameters, some of them changed."""
+    """Build a component with the same constructor parameters, except for some changes."""
     keys = [*component.settings(), *component.requires]
     return type(component)(**{**{key: getattr(component, key) for key in keys}, **changes})
 
 
 def expect(holds: object, expected: str, got: object) -> None:
-    """Raise a :class:`ContractError` unless something ``holds``."""
+    """Raise a :class:`ContractError` unless ``holds`` is true."""
     if not holds:
         raise ContractError(f"expected {expected}, got {got}")
 
@@ -175,7 +175,7 @@ def expect_equal(what: str, got: Tensor, expected: Tensor) -> None:
 
 
 def expect_close(what: str, got: Tensor, expected: Tensor, *, rtol: float = 1e-9, atol: float = 1e-10) -> None:
-    """Require equal shape and precision, and equal values up to rounding."""
+    """Require equal shape and dtype, and equal values up to rounding."""
     for part in ("shape", "dtype"):
         ours, theirs = getattr(got, part), getattr(expected, part)
         expect(ours == theirs, f"{what} of {part} {theirs}", ours)
@@ -205,14 +205,14 @@ def expect_refusal(what: str, call: Callable[[], object], error: type[Exception]
 
 
 def expect_finite_gradients(what: str, scalar: Tensor, named: Mapping[str, Tensor]) -> None:
-    """Require finite gradients of the scalar in the tensors on which it depends."""
+    """Require finite gradients of the scalar with respect to the tensors that it depends on."""
     for name, gradient in _gradients(scalar, named).items():
         if gradient is not None:
             expect_finite(f"the gradient of {name}{what}", gradient)
 
 
 def expect_all_learn(scalar: Tensor, named: Mapping[str, Tensor]) -> None:
-    """Require a gradient of the scalar in each of the tensors that is not zero everywhere."""
+    """Require that the gradient with respect to each tensor is not zero everywhere."""
     idle = [name for name, gradient in _gradients(scalar, named).items() if gradient is None or not gradient.any()]
     expect(not idle, "a gradient for everything that learns", f"none for {', '.join(idle)}")
 

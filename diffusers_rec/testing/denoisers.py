@@ -1,7 +1,7 @@
-"""The contract of a denoiser: a prediction depends on the query's noise, its step and its visible history alone.
+"""The contract of a denoiser: a prediction depends only on the noise, the step and the visible history of its query.
 
-Whatever the backbone, the prediction is the same alone and in any batch, nothing behind the visible items is seen, and
-one encoding and one condition serve every step and noise draw. A guide is a denoiser and keeps the same contract.
+The prediction is the same alone and in any batch, later items have no effect, and one encoding and one condition serve
+every step and noise draw. A guide is a denoiser and has the same contract.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from diffusers_rec.testing.contract import (
 from diffusers_rec.testing.inputs import gaussian, perturbed, strided
 from diffusers_rec.testing.queries import DenoiserInput, each_part, num_timesteps, queries_of, random_input
 
-SHAPES = [  # rows, queries, positions a query, length, own steps
+SHAPES = [  # rows, queries, positions per query, length, one step per position
     (3, 3, 2, 6, False),
     (2, 3, 3, 5, True),
     (2, 4, 1, 6, False),
@@ -40,13 +40,13 @@ SHAPES = [  # rows, queries, positions a query, length, own steps
 
 
 def prediction_is_declared(denoiser: Denoiser, given: DenoiserInput) -> None:
-    """The attribute ``prediction`` is one of the known ones."""
+    """The attribute ``prediction`` has a known value."""
     expect(denoiser.prediction in PREDICTIONS, f"prediction to be one of {', '.join(PREDICTIONS)}",
            repr(denoiser.prediction))  # fmt: skip
 
 
 def prediction_is_like_xn(denoiser: Denoiser, given: DenoiserInput) -> None:
-    """In shape and precision."""
+    """The prediction has the shape and dtype of xn."""
     prediction = given.predict(denoiser)
     expect(
         prediction.shape == given.xn.shape, f"a prediction {tuple(given.xn.shape)}, like xn", tuple(prediction.shape)
@@ -55,12 +55,12 @@ def prediction_is_like_xn(denoiser: Denoiser, given: DenoiserInput) -> None:
 
 
 def serving_is_deterministic(denoiser: Denoiser, given: DenoiserInput) -> None:
-    """In evaluation mode nothing is random: the same input gives the same bits."""
+    """In evaluation mode, the same input gives the same prediction bit for bit."""
     expect_equal("a second prediction", given.predict(denoiser), given.predict(denoiser))
 
 
 def every_step_from_1_to_n_is_accepted(denoiser: Denoiser, given: DenoiserInput) -> None:
-    """Timesteps are 1-based: n = N, where serving starts, is one of them."""
+    """Timesteps start at 1 and include N, where serving starts."""
     for n in (1, 2, num_timesteps(denoiser) - 1, num_timesteps(denoiser)):
         expect_finite(f"the prediction at n = {n}", given.at_step(max(1, n)).predict(denoiser))
 
@@ -77,7 +77,7 @@ def rows_are_independent(denoiser: Denoiser, given: DenoiserInput) -> None:
 
 
 def queries_are_independent(denoiser: Denoiser, given: DenoiserInput) -> None:
-    """A query has the same prediction alone and beside others."""
+    """A query has the same prediction alone and with other queries."""
     whole = given.predict(denoiser)
     for q in range(whole.shape[1]):
         part = slice(q, q + 1)
@@ -86,7 +86,7 @@ def queries_are_independent(denoiser: Denoiser, given: DenoiserInput) -> None:
 
 
 def padding_is_ignored(denoiser: Denoiser, given: DenoiserInput) -> None:
-    """Behind the history, and among the corrupted positions, whatever the padding holds and however much there is."""
+    """The content and the amount of padding have no effect, in the history and among corrupted positions."""
     expected = given.predict(denoiser)[given.real]
     for padding, size in ((0, 1e4), (1, 0.0), (2, 1.0), (3, 1e4)):
         padded = _padded(given, padding, size, denoiser.max_length)
@@ -96,7 +96,7 @@ def padding_is_ignored(denoiser: Denoiser, given: DenoiserInput) -> None:
 
 
 def one_step_a_query_equals_the_same_step_at_each_position(denoiser: Denoiser, given: DenoiserInput) -> None:
-    """Timesteps ``(B, Q)`` and the same, ``(B, Q, K)``."""
+    """Timesteps ``(B, Q)`` and equal timesteps ``(B, Q, K)`` give the same prediction."""
     steps = given.timesteps if given.timesteps.ndim == 2 else given.timesteps[..., 0]
     together = replace(given, timesteps=steps).predict(denoiser)
     apart = replace(given, timesteps=steps[..., None].expand(given.xn.shape[:3])).predict(denoiser)
@@ -104,7 +104,7 @@ def one_step_a_query_equals_the_same_step_at_each_position(denoiser: Denoiser, g
 
 
 def only_visible_items_and_own_positions_are_seen(denoiser: Denoiser, given: DenoiserInput) -> None:
-    """The gradient of a query's prediction is exactly zero in every other item, query and row."""
+    """The gradient of a prediction is exactly zero in all other items, queries and rows."""
     for row, q in {(0, 0), (len(given.xn) - 1, given.xn.shape[1] - 1)}:
         in_history, in_noise = _dependence(denoiser, given, row, q)
         visible = given.queries.visible[row, q]
@@ -119,7 +119,7 @@ def only_visible_items_and_own_positions_are_seen(denoiser: Denoiser, given: Den
 
 
 def nothing_behind_the_visible_items_is_read(denoiser: Denoiser, given: DenoiserInput) -> None:
-    """Neither ids nor times of later items, nor how many there are; user features are no items."""
+    """Ids, times and number of later items have no effect."""
     for q in range(given.xn.shape[1]):
         alone = given.select(queries=slice(q, q + 1))
         visible = alone.queries.visible
@@ -130,13 +130,11 @@ def nothing_behind_the_visible_items_is_read(denoiser: Denoiser, given: Denoiser
             history, items=history.items.where(~later, 0), times=times, lengths=visible[:, 0].to(history.lengths)
         )
         got = replace(alone, history=other).predict(denoiser)[alone.real]
-        expect_close(
-            "the prediction where other items lie behind the visible ones", got, alone.predict(denoiser)[alone.real]
-        )
+        expect_close("the prediction with other items after the visible ones", got, alone.predict(denoiser)[alone.real])
 
 
 def one_encoding_serves_every_condition(denoiser: Denoiser, given: DenoiserInput) -> None:
-    """Conditions of other queries, or of none of the history, from the same context."""
+    """One context gives the conditions of other queries and the null condition."""
     context = denoiser.encode(given.history)
     fewer = given.with_visible(given.queries.visible.clamp(max=1))
     for what, each, null in (("fewer items", fewer, False), ("no item", given, True), ("the same items", given, False)):
@@ -146,7 +144,7 @@ def one_encoding_serves_every_condition(denoiser: Denoiser, given: DenoiserInput
 
 
 def one_condition_serves_every_step(denoiser: Denoiser, given: DenoiserInput) -> None:
-    """A prediction does not depend on those made from the same condition before."""
+    """A prediction does not depend on earlier predictions from the same condition."""
     condition = denoiser.condition(denoiser.encode(given.history), given.queries)
     for n in (num_timesteps(denoiser), 3, 1):
         now = given.at_step(min(n, num_timesteps(denoiser)))
@@ -155,7 +153,7 @@ def one_condition_serves_every_step(denoiser: Denoiser, given: DenoiserInput) ->
 
 
 def one_condition_serves_every_draw(denoiser: Denoiser, given: DenoiserInput) -> None:
-    """The condition of one query gives S noise draws the predictions that S equal queries have."""
+    """S noise draws with the condition of one query equal S queries."""
     one, draws = given.select(queries=slice(0, 1)), 3
     shape = (len(one.xn), draws, *one.xn.shape[2:])
     many = DenoiserInput(
@@ -170,7 +168,7 @@ def one_condition_serves_every_draw(denoiser: Denoiser, given: DenoiserInput) ->
 
 
 def conditions_carry_gradients(denoiser: Denoiser, given: DenoiserInput) -> None:
-    """A condition carries gradients, whatever was computed from the same context without gradients before."""
+    """A condition has gradients, also after a call without gradients from the same context."""
     parameters = dict(denoiser.named_parameters())
 
     def gradients(used: bool) -> tuple[Tensor | None, ...]:
@@ -191,9 +189,9 @@ def conditions_carry_gradients(denoiser: Denoiser, given: DenoiserInput) -> None
 
 
 def null_hides_the_history(denoiser: Denoiser, given: DenoiserInput) -> None:
-    """With ``null=True`` the prediction is that of ``queries.blind()``, whatever the history and the user are."""
+    """With ``null=True``, the prediction is that of ``queries.blind()`` for any history and user."""
     expected = given.predict(denoiser, null=True)[given.real]
-    if not denoiser.user_features:  # which blind queries see
+    if not denoiser.user_features:  # blind queries see these
         blind = replace(given, queries=given.queries.blind()).predict(denoiser)
         expect_close("the prediction of blind queries", blind[given.real], expected)
     other = gaussian(*given.history.latent().shape, seed=6).to(given.xn)
@@ -204,7 +202,7 @@ def null_hides_the_history(denoiser: Denoiser, given: DenoiserInput) -> None:
 
 
 def null_mask_hides_the_history_of_its_queries(denoiser: Denoiser, given: DenoiserInput) -> None:
-    """``null`` as a mask ``(B, Q)``: True is the null condition, False the plain one."""
+    """A mask ``null`` ``(B, Q)`` selects the null condition where True, and the usual one where False."""
     mask = torch.arange(given.queries.visible.numel()).view_as(given.queries.visible) % 2 == 0
     plain, null = given.predict(denoiser), given.predict(denoiser, null=True)
     expected = torch.where(mask[..., None, None], null, plain)
@@ -213,7 +211,7 @@ def null_mask_hides_the_history_of_its_queries(denoiser: Denoiser, given: Denois
 
 
 def finite_in_every_dtype(denoiser: Denoiser, given: DenoiserInput) -> None:
-    """And under autocast, gradients included; also for a query without visible items or real positions."""
+    """Predictions and gradients are finite in every dtype and under autocast, also for empty queries."""
     visible, count = given.queries.visible.clone(), given.queries.count.clone()
     visible[0, 0], count[0, 0] = 0, 0
     for dtype in (torch.float32, torch.bfloat16, torch.float64, None):
@@ -228,7 +226,7 @@ def finite_in_every_dtype(denoiser: Denoiser, given: DenoiserInput) -> None:
 
 
 def memory_layout_does_not_matter(denoiser: Denoiser, given: DenoiserInput) -> None:
-    """No tensor needs to be contiguous, and draws may share their memory by ``expand``."""
+    """Tensors need not be contiguous, and draws may share memory by ``expand``."""
     apart = DenoiserInput(
         replace(given.history.with_latents(strided(given.history.latent())), items=strided(given.history.items)),
         each_part(given.queries, strided),
@@ -249,7 +247,7 @@ def memory_layout_does_not_matter(denoiser: Denoiser, given: DenoiserInput) -> N
 
 
 def every_weight_learns(denoiser: Denoiser, given: DenoiserInput) -> None:
-    """Each has a gradient in a batch that sees all lengths of history, the empty one too; small batches are skipped."""
+    """Each weight has a gradient in a batch with all history lengths, including 0; small batches are skipped."""
     if min(given.history.items.shape[1], given.xn.shape[1]) > 2 and given.xn.shape[2] > 1:
         full = given.full()
         lengths = torch.linspace(0, full.history.items.shape[1], full.xn.shape[1]).long()
@@ -259,13 +257,13 @@ def every_weight_learns(denoiser: Denoiser, given: DenoiserInput) -> None:
 
 
 def noise_matters(denoiser: Denoiser, given: DenoiserInput) -> None:
-    """Each real corrupted position changes its query's prediction."""
+    """Each real corrupted position changes the prediction of its query."""
     seen = _dependence(denoiser, given, 0, 0)[1][0, 0]
     expect(seen[given.real[0, 0]].all(), "a prediction from each corrupted position", f"one from {seen.tolist()}")
 
 
 def each_step_matters(denoiser: Denoiser, given: DenoiserInput) -> None:
-    """Each query's prediction changes from a step to the next; a table with an entry too few would repeat its end."""
+    """The prediction differs between consecutive steps, so no table of steps is too short."""
     last, real = num_timesteps(denoiser), given.real[..., None]
     for n in sorted({1, last // 2, last - 1} - {0}):
         one, other = (given.at_step(step).predict(denoiser) * real for step in (n, n + 1))
@@ -275,7 +273,7 @@ def each_step_matters(denoiser: Denoiser, given: DenoiserInput) -> None:
 
 
 def corrupted_positions_see_one_another(denoiser: Denoiser, given: DenoiserInput) -> None:
-    """The prediction at each depends on all of its query."""
+    """The prediction at each position depends on all positions of the query."""
     whole = given.with_visible(given.queries.visible, torch.full_like(given.queries.count, given.xn.shape[2]))
     for position in range(given.xn.shape[2]):
         in_noise = _dependence(denoiser, whole, 0, 0, position)[1][0, 0]
@@ -283,7 +281,7 @@ def corrupted_positions_see_one_another(denoiser: Denoiser, given: DenoiserInput
 
 
 def order_matters(denoiser: Denoiser, given: DenoiserInput) -> None:
-    """Of the history's items."""
+    """The prediction depends on the order of the items of the history."""
     if given.history.items.shape[1] > 1:
         full = given.full()
         turned = full.with_latents(full.history.latent().flip(1))
@@ -319,13 +317,13 @@ CLAUSES = (
 
 
 def perturbed_denoiser(maker: Maker, seed: int = 0) -> Denoiser:
-    """A denoiser in float64, none of whose weights is zero."""
+    """Build a denoiser in float64 without zero weights."""
     denoiser: Denoiser = perturbed(maker(dtype=torch.float64), seed)
     return denoiser
 
 
 def _padded(given: DenoiserInput, padding: int, size: float, longest: int) -> DenoiserInput:
-    """The same queries with other padding, and more of it where ``longest`` positions leave room."""
+    """Change the content of the padding, and add padding where ``longest`` positions leave space."""
     rows, queries, width, dim = given.xn.shape
     history = given.history
     behind, among = (max(0, min(padding, longest - taken)) for taken in (history.items.shape[1], width))
@@ -347,7 +345,7 @@ def _padded(given: DenoiserInput, padding: int, size: float, longest: int) -> De
 def _dependence(
     denoiser: Denoiser, given: DenoiserInput, row: int, q: int, position: int | slice = slice(None)
 ) -> tuple[Tensor, Tensor]:
-    """On which items ``(B, L)`` and which corrupted positions ``(B, Q, K)`` the prediction of a query depends."""
+    """Items ``(B, L)`` and corrupted positions ``(B, Q, K)`` that the prediction of a query depends on."""
     latents, xn = (x.clone().requires_grad_() for x in (given.history.latent(), given.xn))
     prediction = replace(given.with_latents(latents), xn=xn).predict(denoiser)[row, q]
     chosen = torch.zeros(prediction.shape[:1], dtype=torch.bool)

@@ -1,7 +1,7 @@
-"""The contract of an item embedding: an item has one clean latent, in any batch and at any place of it.
+"""The contract of an item embedding: an item has the same clean latent at any place in any batch.
 
-The suite sets the features that the library's own embeddings need. A class that takes features of another kind is
-checked by a factory that sets them, without the clause ``config_round_trips``.
+The suite sets features for embeddings of the library. A class with other features is checked by a factory that sets
+them, without the clause ``config_round_trips``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SHAPES = [(), (3,), (2, 0), (2, 3), (2, 1, 4)]
 
 
 def an_item_gets_its_row(embedding: ItemEmbedding) -> None:
-    """Of the table ``(V, D)`` and of the vectors ``(V, D)``; indices of any shape, in any layout."""
+    """Latents and vectors of items are rows of those of all items, for indices of any shape and layout."""
     items = embedding.num_items
     for what, every, some in (
         ("latents", embedding.table(), embedding),
@@ -47,7 +47,7 @@ def an_item_gets_its_row(embedding: ItemEmbedding) -> None:
 
 
 def latents_are_the_vectors_at_their_scale(embedding: ItemEmbedding) -> None:
-    """The vectors themselves, or divided by their root mean square."""
+    """Latents are the vectors, or the vectors divided by their root mean square."""
     vectors, table = embedding.vectors(), embedding.table()
     if embedding.scale == "unit":
         vectors = torch.nn.functional.normalize(vectors, dim=-1) * math.sqrt(embedding.dim)
@@ -55,13 +55,13 @@ def latents_are_the_vectors_at_their_scale(embedding: ItemEmbedding) -> None:
 
 
 def an_index_that_is_no_items_is_refused(embedding: ItemEmbedding) -> None:
-    """Below 0 as well as from V on; on the CPU."""
+    """An index below 0 or from V on is an error, on the CPU."""
     for index in (-1, embedding.num_items):
         expect_refusal(f"latents of item {index}", lambda index=index: embedding(torch.tensor([0, index])))  # type: ignore[misc]
 
 
 def latents_have_the_precision_of_the_weights(embedding: ItemEmbedding) -> None:
-    """In float64 as in bfloat16, finite, under autocast as well."""
+    """Latents are finite and have the dtype of the weights, also under autocast."""
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
         cast = copy.deepcopy(embedding).to(dtype)
         table = cast.table()
@@ -73,13 +73,13 @@ def latents_have_the_precision_of_the_weights(embedding: ItemEmbedding) -> None:
 
 
 def every_weight_learns(embedding: ItemEmbedding) -> None:
-    """From the latents of all items."""
+    """Each weight has a gradient from the latents of all items."""
     table = embedding.table()
     expect_all_learn((table * gaussian(*table.shape).to(table)).sum(), dict(embedding.named_parameters()))
 
 
 def features_are_part_of_the_state_and_not_of_the_config(embedding: ItemEmbedding) -> None:
-    """A config builds an embedding that gives no latents until features are set or a state is loaded."""
+    """An embedding built from a config has no latents until features are set or a state is loaded."""
     if embedding.takes_features and embedding.registered_name is not None:
         blank = ItemEmbedding.build(embedding.config())
         expect(not blank.complete, "an embedding from a config to be incomplete", "a complete one")
@@ -102,7 +102,7 @@ CLAUSES = (
 
 
 def with_features(embedding: ItemEmbedding) -> ItemEmbedding:
-    """The embedding, with features of the suite's own where they are not set."""
+    """Set features of the suite if the embedding has none."""
     for part in embedding.modules():
         if isinstance(part, ItemEmbedding) and not part.complete:
             if isinstance(part, FeatureEmbedding):
@@ -113,7 +113,7 @@ def with_features(embedding: ItemEmbedding) -> ItemEmbedding:
 
 
 def _bags(num_items: int, num_attributes: int) -> Tensor:
-    """Up to three different attributes an item, none for the last of several."""
+    """Up to three different attributes per item; the last of several items has none."""
     bags = torch.arange(num_items)[:, None] * 2 + torch.arange(min(3, num_attributes))
     bags = bags % num_attributes
     bags[1::2, 1:] = -1

@@ -1,4 +1,4 @@
-"""The contract of an item head: scores are inner products, and the loss is the cross-entropy of exactly these."""
+"""The contract of an item head: scores are inner products, and the loss is their cross-entropy."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SHAPES = [(1,), (5,), (2, 3), (2, 1, 3)]
 
 
 def logits_are_an_inner_product(head: ItemHead) -> None:
-    """Of queries and keys, plus the bias: a ranking goes through the keys in chunks."""
+    """Logits are the inner product of queries and keys plus the bias, so that ranking works in chunks."""
     keys, bias = head.keys(), head.bias()
     for shape in SHAPES:
         x = latents(head, *shape)
@@ -36,7 +36,7 @@ def logits_are_an_inner_product(head: ItemHead) -> None:
 
 
 def latents_are_independent(head: ItemHead) -> None:
-    """Alone, in a batch, and in any memory layout."""
+    """A latent has the same logits alone, in a batch, and in any memory layout."""
     x = latents(head, 5)
     whole = head.logits(x)
     for row in range(len(x)):
@@ -45,7 +45,7 @@ def latents_are_independent(head: ItemHead) -> None:
 
 
 def the_loss_is_minus_the_mean_log_softmax_of_the_logits(head: ItemHead) -> None:
-    """Over all items, for latents of any shape."""
+    """The loss is the mean cross-entropy over all items, for latents of any shape."""
     for shape in SHAPES:
         x, target = latents(head, *shape), targets(head, *shape)
         chosen = head.logits(x).log_softmax(-1).gather(-1, target[..., None])
@@ -55,14 +55,14 @@ def the_loss_is_minus_the_mean_log_softmax_of_the_logits(head: ItemHead) -> None
 
 
 def with_every_item_drawn_once_the_sampled_loss_is_the_full_one(head: ItemHead) -> None:
-    """The log-Q corrected loss is made of the same scores."""
+    """If every item is drawn once, the log-Q corrected loss equals the full loss."""
     x, target, items = latents(head, 6), targets(head, 6), len(head.keys())
     every = NegativeSample(torch.arange(items), torch.zeros(items))
     expect_close("the sampled loss", head.loss(x, target, every), head.loss(x, target), rtol=1e-6, atol=1e-6)
 
 
 def keys_and_bias_of_some_items_are_those_of_all(head: ItemHead) -> None:
-    """In any order, with repetitions, and of none; up to rounding, as keys may be computed."""
+    """Keys and bias of any items equal those of all items up to rounding, in any order and with repetitions."""
     items = len(head.keys())
     for chosen in ([], [items - 1], [2, 0, 2, 1]):
         index = torch.tensor(chosen, dtype=torch.int64)
@@ -73,7 +73,7 @@ def keys_and_bias_of_some_items_are_those_of_all(head: ItemHead) -> None:
 
 
 def permuting_item_ids_permutes_the_scores_and_nothing_else(head: ItemHead) -> None:
-    """What belongs to an item are the tensors with a row for each, its own and those of a shared embedding."""
+    """If all tensors with one row per item are permuted, the scores are permuted."""
     head, items = copy.deepcopy(head), len(head.keys())
     order, x, target = torch.arange(items).flip(0).roll(2), latents(head, 4), targets(head, 4)
     before, loss = head.logits(x), head.loss(x, order[target])
@@ -87,7 +87,7 @@ def permuting_item_ids_permutes_the_scores_and_nothing_else(head: ItemHead) -> N
 
 
 def scores_keep_their_precision(head: ItemHead) -> None:
-    """float64 for weights in float64, float32 else, autocast or not."""
+    """Scores are float64 for float64 weights and float32 otherwise, also under autocast."""
     for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
         cast = copy.deepcopy(head)
         for part in (cast, *_shared(cast)):
@@ -102,14 +102,14 @@ def scores_keep_their_precision(head: ItemHead) -> None:
 
 
 def a_latent_of_zeros_has_finite_scores(head: ItemHead) -> None:
-    """And a finite loss with finite gradients."""
+    """Scores, loss and gradients are finite for a latent of zeros."""
     x = torch.zeros_like(latents(head, 2)).requires_grad_()
     expect_finite("logits of zeros", head.logits(x))
     expect_finite_gradients(" at zeros", head.loss(x, targets(head, 2)), {"the latent": x})
 
 
 def the_loss_has_gradients_for_latents_and_items(head: ItemHead) -> None:
-    """Every weight, and those of the embedding that it shares."""
+    """Every weight has a gradient, including those of a shared embedding."""
     x = latents(head, 4).requires_grad_()
     learning = {"the latents": x, **dict(head.named_parameters())}
     learning |= {f"the shared {name}": p for part in _shared(head) for name, p in part.named_parameters()}
@@ -118,7 +118,7 @@ def the_loss_has_gradients_for_latents_and_items(head: ItemHead) -> None:
 
 
 def a_shared_embedding_is_saved_by_its_owner_alone(head: ItemHead) -> None:
-    """It is no part of the head's module tree, its parameters or its state."""
+    """A shared embedding is not in the modules, parameters or state of the head."""
     own = {id(tensor) for tensor in (*head.parameters(), *head.buffers())}
     for part in _shared(head):
         twice = [name for name, tensor in part.named_parameters() if id(tensor) in own]
@@ -140,7 +140,7 @@ CLAUSES = (
 
 
 def latents(head: ItemHead, *shape: int) -> Tensor:
-    """Fixed latents ``(*shape, D)``, in the precision of the keys."""
+    """Fixed latents ``(*shape, D)`` in the dtype of the keys."""
     keys = head.keys()
     owner = getattr(head, "embedding", head)
     return gaussian(*shape, getattr(owner, "dim", keys.shape[-1]), seed=3).to(keys.dtype)

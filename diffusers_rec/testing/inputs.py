@@ -1,4 +1,4 @@
-"""Fixed inputs of the suites, and the global random states."""
+"""Fixed inputs of the suites, and functions for the global random states."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def seeded(seed: int) -> Generator:
-    """A CPU generator."""
+    """A CPU generator with a seed."""
     return Generator().manual_seed(seed)
 
 
@@ -27,12 +27,12 @@ def gaussian(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> 
 
 
 def strided(x: Tensor) -> Tensor:
-    """The same numbers, not contiguous in memory."""
+    """Copy of a tensor that is not contiguous in memory."""
     return torch.stack([x, torch.zeros_like(x)], dim=-1)[..., 0]
 
 
 def perturbed(module: M, seed: int = 0) -> M:
-    """The module with Gaussian noise added to its weights, so that none is left at an initial zero."""
+    """Add Gaussian noise to the weights of a module, so that none stays at an initial zero."""
     generator = seeded(seed)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -56,7 +56,7 @@ def global_state_from(seed: int) -> Iterator[None]:
 
 
 def global_states() -> dict[str, Any]:
-    """The global random states, by the name of their module."""
+    """Global random states by the name of their module."""
     numpy_state = np.random.get_state()  # noqa: NPY002
     return {"random": random.getstate(), "numpy.random": numpy_state, "torch": torch.get_rng_state()}
 

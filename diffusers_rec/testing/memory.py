@@ -1,4 +1,4 @@
-"""The contract of a memory: a share of the probability, on known items, from the history alone."""
+"""The contract of a memory: it has a share of the probability, for known items, given only the history."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ HISTORIES = [[3, 1, 4], [0], [2, 2, 6, 5, 1, 0], [5, 4]]
 
 
 def mass_is_a_share_on_known_items(memory: Memory) -> None:
-    """Items and mass ``(B, E)``; no mass is negative, and a row sums to its share, which is below one."""
+    """Items and mass are ``(B, E)``; no mass is negative, and a row sums to its share, which is below one."""
     predicted = memory.predict(padded(histories_of(memory)))
     if predicted is None:
-        return  # no part in the ranking
+        return  # not used in the ranking
     items, mass, known = predicted.items, predicted.mass, items_of(memory)
     expect(items.shape == mass.shape and items.ndim == 2, "items and mass (B, E)", (items.shape, mass.shape))
     expect(items.dtype == torch.int64, "items in int64", items.dtype)
@@ -37,7 +37,7 @@ def mass_is_a_share_on_known_items(memory: Memory) -> None:
 
 
 def rows_are_independent(memory: Memory) -> None:
-    """Of one another, of padding, and of the memory layout."""
+    """A row does not depend on other rows, padding or memory layout."""
     history = padded(histories_of(memory))
     whole = predicted_by(memory, history)
     for row, items in enumerate(histories_of(memory)):
@@ -53,7 +53,7 @@ def rows_are_independent(memory: Memory) -> None:
 
 
 def fit_replaces_earlier_fits(memory: Memory) -> None:
-    """What was counted before is gone."""
+    """A second fit removes the counts of the first."""
     again, fresh = copy.deepcopy(memory), copy.deepcopy(memory)
     again.fit(sequences(memory, seed=2))
     again.fit(sequences(memory, seed=1))
@@ -93,7 +93,7 @@ def histories_of(memory: Memory) -> list[list[int]]:
 
 
 def padded(histories: list[list[int]]) -> History:
-    """The histories as one :class:`~diffusers_rec.History`."""
+    """Convert histories to one :class:`~diffusers_rec.History`."""
     longest = max(map(len, histories))
     items = torch.tensor([history + [0] * (longest - len(history)) for history in histories])
     return History(items, torch.tensor([len(history) for history in histories]))
@@ -110,7 +110,7 @@ def sequences(memory: Memory, seed: int) -> Sequences:
 
 
 def predicted_by(memory: Memory, history: History) -> Tensor:
-    """The mass of every item, ``(B, V)``."""
+    """Mass of every item, ``(B, V)``."""
     predicted, known = memory.predict(history), items_of(memory)
     return torch.zeros(len(history), known) if predicted is None else predicted.within(slice(0, known))
 

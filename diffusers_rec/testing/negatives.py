@@ -1,4 +1,4 @@
-"""The contract of negatives: items drawn as often beside a target as the sample expects them."""
+"""The contract of negatives: items are drawn as often as the sample expects."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DRAWS = 400
 
 
 def samples_have_their_shapes(negatives: Negatives) -> None:
-    """Indices in int64 and their log counts in float32, ``(N,)`` each; for a lone target as well."""
+    """A sample has int64 indices and float32 log counts, each ``(N,)``, also for a single target."""
     for count in (1, 2, 9):
         sample = drawn(negatives, count)
         if sample is None:
@@ -31,7 +31,7 @@ def samples_have_their_shapes(negatives: Negatives) -> None:
 
 
 def the_same_generator_gives_the_same_sample(negatives: Negatives) -> None:
-    """Whatever the global random state is."""
+    """The sample depends only on the generator, not on the global random state."""
     samples = []
     for state in (1, 2):
         with global_state_from(state):
@@ -41,7 +41,7 @@ def the_same_generator_gives_the_same_sample(negatives: Negatives) -> None:
 
 
 def frequencies_match_the_expected_counts(negatives: Negatives) -> None:
-    """Over many draws, beside targets as frequent as in training: within 3% and five standard deviations."""
+    """Over many draws, frequencies match the expected counts within 3% and five standard deviations."""
     seen, expected = torch.zeros(2, len(COUNTS), dtype=torch.float64)
     for seed in range(DRAWS):
         sample = drawn(negatives, 50, seed)
@@ -49,7 +49,7 @@ def frequencies_match_the_expected_counts(negatives: Negatives) -> None:
             return
         seen += torch.bincount(sample.items, minlength=len(COUNTS))
         expected[sample.items] = sample.log_expected.double().exp() * DRAWS
-    # Among the targets of a batch, each meets the 49 others.
+    # Each target of a batch is compared with the 49 others.
     allowed = 0.03 * expected + 5 * expected.sqrt()
     for item in ((seen - expected).abs() > allowed).nonzero()[:, 0].tolist():
         expect(False, f"item {item} about {expected[item]:.0f} times in {DRAWS} draws", int(seen[item]))
@@ -68,13 +68,13 @@ def training_targets(count: int, seed: int = 0) -> Tensor:
 
 
 def fitted(negatives: Negatives) -> Negatives:
-    """The strategy, fitted to ``COUNTS``."""
+    """Fit negatives to ``COUNTS``."""
     negatives.fit(torch.tensor(COUNTS))
     return negatives
 
 
 def drawn(negatives: Negatives, targets: int, seed: int = 0) -> NegativeSample | None:
-    """A sample for some training targets."""
+    """Draw a sample for some training targets."""
     return negatives.draw(training_targets(targets, seed), len(COUNTS), seeded(seed))
 
 

@@ -1,4 +1,4 @@
-"""The contract of a noising strategy: every target becomes one query that tiles the sequence up to it."""
+"""The contract of a noising strategy: the query of a target covers the sequence up to the target."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def answer_is_the_target(strategy: NoisingStrategy, targets: Tensor) -> None:
 
 
 def queries_are_independent(strategy: NoisingStrategy, targets: Tensor) -> None:
-    """A query is the same alone and in a batch, whether or not the targets are contiguous."""
+    """A query is the same alone and in a batch, for contiguous and other targets."""
     whole = list(each_query(queries_about(strategy, targets)))
     alone = [query for target in targets.flatten() for query in each_query(queries_about(strategy, target.view(1, 1)))]
     expect(alone == whole, f"the queries {whole}, one by one", alone)
@@ -42,7 +42,7 @@ def queries_are_independent(strategy: NoisingStrategy, targets: Tensor) -> None:
 
 
 def width_only_adds_padding(strategy: NoisingStrategy, targets: Tensor) -> None:
-    """A width beyond that of the longest query changes nothing else."""
+    """A width above that of the longest query adds only padding."""
     width = strategy.max_noised(LONGEST)
     expect(1 <= width <= LONGEST, f"max_noised({LONGEST}) from 1 to {LONGEST}", width)
     narrow, wide = strategy.queries(targets, width), strategy.queries(targets, width + 2)
@@ -53,7 +53,7 @@ def width_only_adds_padding(strategy: NoisingStrategy, targets: Tensor) -> None:
 
 
 def serving_queries_the_next_item(strategy: NoisingStrategy, targets: Tensor) -> None:
-    """One query a history, which sees nothing else and adds ``new_items`` positions behind it."""
+    """Each history has one query, which adds ``new_items`` positions after it."""
     new = strategy.new_items
     expect(new >= 1, "at least one new item", new)
     lengths = targets.flatten().clamp(1, max(1, LONGEST - new))
@@ -68,7 +68,7 @@ def serving_queries_the_next_item(strategy: NoisingStrategy, targets: Tensor) ->
 
 
 def timestep_shape_follows_independent_steps(strategy: NoisingStrategy, targets: Tensor) -> None:
-    """``(B, Q, K)`` with ``independent_steps``, else ``(B, Q)``."""
+    """Timesteps are ``(B, Q, K)`` with ``independent_steps``, and ``(B, Q)`` otherwise."""
     queries = queries_about(strategy, targets)
     expected = queries.positions.shape if strategy.independent_steps else queries.visible.shape
     got = strategy.timestep_shape(queries)
@@ -86,12 +86,12 @@ CLAUSES = (
 
 
 def queries_about(strategy: NoisingStrategy, targets: Tensor) -> Queries:
-    """Queries of a strategy about sequences of at most ``LONGEST`` items."""
+    """Queries of a strategy for sequences of at most ``LONGEST`` items."""
     return strategy.queries(targets, strategy.max_noised(LONGEST))
 
 
 def each_query(queries: Queries, *others: Tensor) -> Iterator[tuple[Any, ...]]:
-    """Visible, real positions, answer and other numbers ``(B, Q)`` of every query, row by row."""
+    """Visible count, real positions, answer and other values ``(B, Q)`` of every query, row by row."""
     for index in torch.cartesian_prod(*(torch.arange(size) for size in queries.visible.shape)).tolist():
         at = tuple(index)
         yield (

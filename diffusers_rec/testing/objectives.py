@@ -1,4 +1,4 @@
-"""The contract of an objective: a loss of the declared passes, and the loss of each latent for importance sampling."""
+"""The contract of an objective: a loss of the declared passes, and losses per latent for importance sampling."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ LATENTS = [1, 2, 6]
 
 
 def passes_are_known(objective: Objective, step: TrainingStep) -> None:
-    """Each is declared once, and ``"sampled"`` first."""
+    """Passes are known and different, and the first is ``"sampled"``."""
     expect_known_passes(objective.passes)
 
 
 def loss_has_its_shapes(objective: Objective, step: TrainingStep) -> None:
-    """A finite scalar to minimise; named scalars and a number for each latent, without gradient."""
+    """The total is a finite scalar; named scalars and losses per latent have no gradient."""
     terms = objective(step)
     shape = (len(step.items),)
     expect(terms.total.shape == () and terms.total.isfinite(), "a finite scalar total", terms.total)
@@ -42,13 +42,13 @@ def loss_has_its_shapes(objective: Objective, step: TrainingStep) -> None:
 
 
 def gradients_reach_the_declared_passes(objective: Objective, step: TrainingStep) -> None:
-    """A pass that the loss does not depend on costs a prediction for nothing."""
+    """The loss depends on every declared pass, because each pass costs a prediction."""
     if len(step.items) > 1:  # a contrast needs two
         expect_used_passes(gradients_of_outputs(step, lambda leaves: objective(leaves).total))
 
 
 def per_latent_is_independent(objective: Objective, step: TrainingStep) -> None:
-    """Of the other latents and of the weights."""
+    """The loss of a latent does not depend on other latents or on the weights."""
     whole = objective(step).per_latent
     for i in range(len(whole)):
         alone = objective(select(step, slice(i, i + 1))).per_latent
@@ -58,9 +58,9 @@ def per_latent_is_independent(objective: Objective, step: TrainingStep) -> None:
 
 
 def weights_multiply_per_latent(objective: Objective, step: TrainingStep) -> None:
-    """The total is linear in the weights, and a latent's share is proportional to its ``per_latent``.
+    """The total is linear in the weights, and the weight of a latent multiplies its ``per_latent``.
 
-    An objective without a loss of each latent has ``per_latent`` of zeros, and a total that the weights do not change.
+    An objective without losses per latent has zeros in ``per_latent``, and its total does not depend on the weights.
     """
     zero = torch.zeros_like(step.weights)
     plain = objective(replace(step, weights=zero)).total
@@ -75,7 +75,7 @@ def weights_multiply_per_latent(objective: Objective, step: TrainingStep) -> Non
 
 
 def order_does_not_matter(objective: Objective, step: TrainingStep) -> None:
-    """Of the latents; nor does the memory layout."""
+    """Neither the order of the latents nor the memory layout has an effect."""
     backwards = select(step, torch.arange(len(step.items)).flip(0))
     total = objective(step).total
     for what, other in (("of the latents backwards", backwards), ("of strided tensors", non_contiguous(step))):
@@ -83,7 +83,7 @@ def order_does_not_matter(objective: Objective, step: TrainingStep) -> None:
 
 
 def half_precision_is_computed_in_full(objective: Objective, step: TrainingStep) -> None:
-    """Outputs in bfloat16 lose nothing more: ``per_latent`` has the precision of the latents, autocast or not."""
+    """With bfloat16 outputs, ``per_latent`` has the dtype of the latents and no further error, also under autocast."""
     half, full = half_outputs(step)
     expected = objective(full).per_latent
     expect_equal("per_latent of bfloat16 outputs", objective(half).per_latent, expected)
@@ -103,7 +103,7 @@ CLAUSES = (
 
 
 def tensors_of(terms: LossTerms) -> list[Tensor]:
-    """All numbers of a loss, without gradient."""
+    """All tensors of a loss, without gradient."""
     return [terms.total.detach(), terms.per_latent, *terms.named.values()]
 
 

@@ -1,4 +1,4 @@
-"""The contract of a process: what a chain starts from, how latents are corrupted, and one reverse step."""
+"""The contract of a process: the start of a chain, the corruption of latents, and the reverse step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHAPE = 2, 3, 2, SIZES["dim"]
 
 
 def the_clean_latent_stays_at_step_0(process: Process) -> None:
-    """Corruption at n = 0 leaves latents as they are, and does not write to them."""
+    """Corruption at n = 0 returns the latents unchanged and does not write to them."""
     x0 = gaussian(*SHAPE)
     expect_equal("xn at n = 0", process.corrupt(x0, torch.zeros(SHAPE[:2], dtype=torch.int64), seeded(0)).xn, x0)
     process.corrupt(x0, torch.full(SHAPE[:2], process.schedule.num_timesteps), seeded(0))
@@ -28,7 +28,7 @@ def the_clean_latent_stays_at_step_0(process: Process) -> None:
 
 
 def what_was_drawn_gives_the_same_latents_again(process: Process) -> None:
-    """Corruption with ``noise=`` repeats the draw that gave it, with steps of queries and of positions."""
+    """Corruption with the ``noise`` of an earlier draw repeats this draw."""
     x0 = gaussian(*SHAPE)
     for shape in (SHAPE[:2], SHAPE[:3]):
         n = torch.arange(torch.Size(shape).numel()).view(shape) % (process.schedule.num_timesteps + 1)
@@ -37,7 +37,7 @@ def what_was_drawn_gives_the_same_latents_again(process: Process) -> None:
 
 
 def a_step_to_itself_keeps_the_latent(process: Process) -> None:
-    """At every n, and where other positions move on."""
+    """A step with m = n keeps the latent, also if other positions change."""
     last = process.schedule.num_timesteps
     x0, xn = gaussian(*SHAPE), gaussian(*SHAPE, seed=1)
     for n in range(last + 1):
@@ -52,14 +52,14 @@ def a_step_to_itself_keeps_the_latent(process: Process) -> None:
 
 
 def a_step_to_0_gives_the_prediction(process: Process) -> None:
-    """A chain that is led to m = 0 ends on the predicted clean latent; a process that draws an item there waives it."""
+    """A step to m = 0 returns the prediction. A process that draws an item there waives this."""
     x0, xn = gaussian(*SHAPE), gaussian(*SHAPE, seed=1)
     for n in range(1, process.schedule.num_timesteps + 1):
         expect_equal(f"x at m = 0 from n = {n}", process.step(x0, xn, n, 0, seeded(0)), x0)
 
 
 def one_number_steps_as_a_tensor_of_it(process: Process) -> None:
-    """Up to rounding, with the same fresh noise."""
+    """A number and a tensor of it give the same step up to rounding, with the same noise."""
     last = process.schedule.num_timesteps
     x0, xn = gaussian(*SHAPE), gaussian(*SHAPE, seed=1)
     for n, m in ((last, last - 1), (last, last // 2), (1, 0)):
@@ -71,7 +71,7 @@ def one_number_steps_as_a_tensor_of_it(process: Process) -> None:
 
 
 def all_noise_comes_from_the_generator(process: Process) -> None:
-    """Start, corruption and step have the same bits again, and a draw has its own whatever the others are."""
+    """The same generator gives the same start, corruption and step, and draws are independent of each other."""
     last, x0, xn = process.schedule.num_timesteps, gaussian(*SHAPE), gaussian(*SHAPE, seed=1)
     n = torch.full(SHAPE[:2], last)
     found = []
@@ -92,7 +92,7 @@ def all_noise_comes_from_the_generator(process: Process) -> None:
 
 
 def finite_in_every_step(process: Process) -> None:
-    """From N to 0 in single precision, with and without fresh noise."""
+    """Steps from N to 0 are finite in float32, with and without noise."""
     steps = range(process.schedule.num_timesteps, -1, -1)
     for eta in (0.0, 0.5, 1.0):
         xn = process.start(SHAPE, seeded(0))

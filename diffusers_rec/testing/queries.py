@@ -1,4 +1,4 @@
-"""What the denoiser suite predicts from: histories, queries about them, corrupted latents and their steps."""
+"""Inputs of the denoiser suite: histories, queries, corrupted latents and steps."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class DenoiserInput:
     """Input of one prediction.
 
     Attributes:
-        history: B histories with latents and times; the latents of the padding are not zero.
-        queries: Q queries a history, of K positions.
+        history: B histories with latents and times; latents of padding are not zero.
+        queries: Q queries per history, of K positions.
         xn: Corrupted latents, ``(B, Q, K, D)``.
         timesteps: Step n of each query, ``(B, Q)``, or of each position, ``(B, Q, K)``.
     """
@@ -33,17 +33,17 @@ class DenoiserInput:
 
     @property
     def real(self) -> Tensor:
-        """True where a corrupted position is real, ``(B, Q, K)``."""
+        """Mask of the real corrupted positions, ``(B, Q, K)``."""
         return self.queries.mask
 
     def predict(self, denoiser: Denoiser, *, null: bool | Tensor = False) -> Tensor:
-        """The prediction from an encoding and a condition of its own, ``(B, Q, K, D)``."""
+        """Predict ``(B, Q, K, D)`` with a new encoding and condition."""
         condition = denoiser.condition(denoiser.encode(self.history), self.queries, null=null)
         prediction: Tensor = denoiser(self.xn, self.timesteps, condition)
         return prediction
 
     def select(self, rows: Any = slice(None), queries: Any = slice(None)) -> DenoiserInput:
-        """Some of the rows and queries."""
+        """Select rows and queries."""
         return DenoiserInput(
             self.history.take(rows),
             each_part(self.queries, lambda part: part[rows][:, queries]),
@@ -52,25 +52,25 @@ class DenoiserInput:
         )
 
     def to(self, dtype: torch.dtype) -> DenoiserInput:
-        """The same latents in another precision."""
+        """Convert latents to another dtype."""
         history = self.history.with_latents(self.history.latent().to(dtype))
         return replace(self, history=history, xn=self.xn.to(dtype))
 
     def at_step(self, n: int) -> DenoiserInput:
-        """All queries at step n."""
+        """Set all queries to step n."""
         return replace(self, timesteps=torch.full_like(self.timesteps, n))
 
     def with_latents(self, latents: Tensor) -> DenoiserInput:
-        """Other latents of the history."""
+        """Replace the latents of the history."""
         return replace(self, history=self.history.with_latents(latents))
 
     def with_visible(self, visible: Tensor, count: Tensor | None = None) -> DenoiserInput:
-        """Queries that see other numbers of items, with other numbers of real positions."""
+        """Change the number of visible items and of real positions of each query."""
         count = self.queries.count if count is None else count
         return replace(self, queries=queries_of(visible, count, self.xn.shape[2]))
 
     def full(self) -> DenoiserInput:
-        """The longest histories, visible as a whole, with all corrupted positions real."""
+        """Input with the longest histories, completely visible, and all corrupted positions real."""
         batch, longest = self.history.items.shape
         whole = replace(self, history=replace(self.history, lengths=torch.full((batch,), longest)))
         visible = torch.full_like(self.queries.visible, longest)
@@ -78,33 +78,33 @@ class DenoiserInput:
 
 
 def each_part(queries: Queries, change: Any) -> Queries:
-    """Queries with each of their tensors changed."""
+    """Apply a function to each tensor of the queries."""
     return Queries(*(change(part) for part in (queries.visible, queries.positions, queries.count, queries.answer)))
 
 
 def queries_of(visible: Tensor, count: Tensor, width: int) -> Queries:
-    """Queries about the positions that follow ``visible`` items, ``width`` of them with padding."""
+    """Queries for the ``width`` positions after ``visible`` items, including padding."""
     positions = visible[..., None] + torch.arange(width)
     return Queries(visible, positions, count, (count - 1).clamp(min=0))
 
 
 def num_timesteps(denoiser: Denoiser, default: int = 30) -> int:
-    """N of the denoiser's schedule or of the denoiser itself, where it has one."""
+    """N of the schedule of the denoiser or of the denoiser, if it has one."""
     return int(getattr(getattr(denoiser, "schedule", denoiser), "num_timesteps", default))
 
 
 def random_input(
     denoiser: Denoiser, rows: int, queries: int, width: int, length: int, *, own_steps: bool = False, seed: int = 0
 ) -> DenoiserInput:
-    """A random input.
+    """Draw a random input.
 
     Args:
-        denoiser: Denoiser, from which D and N are read.
+        denoiser: Denoiser that defines D and N.
         rows: Number of histories B.
         queries: Number of queries Q.
-        width: Number of positions K, the padding included.
-        length: Number of positions L of the histories, the padding included.
-        own_steps: A timestep for each corrupted position instead of one for each query.
+        width: Number of positions K, including padding.
+        length: Number of positions L of the histories, including padding.
+        own_steps: Whether each corrupted position has its own timestep, instead of one per query.
         seed: Seed of all random numbers.
     """
     generator = seeded(seed)

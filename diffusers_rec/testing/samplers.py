@@ -1,4 +1,4 @@
-"""The contract of a sampler: from noise to clean latents by a denoiser that it calls at steps N, ..., down to 1."""
+"""The contract of a sampler: from noise to clean latents, with a denoiser that is called at steps from N to 1."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SCHEDULES = [
 
 
 def steps_go_down_from_n(sampler: Sampler, schedule: NoiseSchedule) -> None:
-    """The denoiser is called first at n = N, with the noise itself, and never below 1; timesteps are ``(B, Q)``."""
+    """The first call is at n = N with the start itself; steps decrease and are at least 1."""
     noise, calls = gaussian(2, 3, 1, width(sampler)), []
 
     def denoise(xn: Tensor, timesteps: Tensor) -> Tensor:
@@ -53,14 +53,14 @@ def steps_go_down_from_n(sampler: Sampler, schedule: NoiseSchedule) -> None:
 
 
 def a_schedule_stands_for_its_gaussian_process(sampler: Sampler, schedule: NoiseSchedule) -> None:
-    """Either may be given."""
+    """A schedule gives the same sample as its Gaussian process."""
     noise = gaussian(2, 3, 1, width(sampler))
     got, expected = (sampler.sample(halved, each, noise, seeded(0)) for each in (schedule, GaussianProcess(schedule)))
     expect_equal("the sample from a schedule", got, expected)
 
 
 def the_callback_sees_every_step(sampler: Sampler, schedule: NoiseSchedule) -> None:
-    """In order and down to m = 0; a callback that only looks changes nothing."""
+    """The callback gets all steps in order, down to m = 0, and reading a step changes nothing."""
     noise = gaussian(2, 3, 1, width(sampler))
     seen, latents = [], []
 
@@ -82,7 +82,7 @@ def the_callback_sees_every_step(sampler: Sampler, schedule: NoiseSchedule) -> N
 
 
 def the_callback_sees_the_predictions(sampler: Sampler, schedule: NoiseSchedule) -> None:
-    """As the denoiser made them at n."""
+    """The callback gets the prediction of the denoiser at n."""
     predicted = {}
 
     def denoise(xn: Tensor, timesteps: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ def the_callback_sees_the_predictions(sampler: Sampler, schedule: NoiseSchedule)
 
 
 def the_chain_goes_on_with_what_a_callback_assigns(sampler: Sampler, schedule: NoiseSchedule) -> None:
-    """The next denoising is of those latents; after the last step they are the sample."""
+    """The next denoising uses assigned latents; after the last step they are the sample."""
     noise, other = (gaussian(2, 3, 1, width(sampler), seed=seed) for seed in (0, 9))
     given = []
 
@@ -114,7 +114,7 @@ def the_chain_goes_on_with_what_a_callback_assigns(sampler: Sampler, schedule: N
 
 
 def a_callback_stops_the_chain_at_its_prediction(sampler: Sampler, schedule: NoiseSchedule) -> None:
-    """No denoising follows."""
+    """After ``stop`` there is no further denoising, and the sample is the prediction."""
     calls, predictions = [], []
 
     def denoise(xn: Tensor, timesteps: Tensor) -> Tensor:
@@ -131,14 +131,14 @@ def a_callback_stops_the_chain_at_its_prediction(sampler: Sampler, schedule: Noi
 
 
 def the_noise_is_not_written_to(sampler: Sampler, schedule: NoiseSchedule) -> None:
-    """It belongs to the caller."""
+    """The sampler does not change the start, which belongs to the caller."""
     noise = gaussian(2, 3, 1, width(sampler))
     sampler.sample(halved, schedule, noise, seeded(0))
     expect_equal("the noise, afterwards,", noise, gaussian(2, 3, 1, width(sampler)))
 
 
 def the_same_generator_gives_the_same_sample(sampler: Sampler, schedule: NoiseSchedule, seed: int = 0) -> None:
-    """Bit for bit, whatever the global random state is: all fresh noise comes from the generator."""
+    """All noise comes from the generator, so the global random state has no effect."""
     samples = []
     for state in (1, 2):
         with global_state_from(state):
@@ -149,7 +149,7 @@ def the_same_generator_gives_the_same_sample(sampler: Sampler, schedule: NoiseSc
 def with_a_generator_a_draw_neither_batch_nor_other_draws_matter(
     sampler: Sampler, schedule: NoiseSchedule, seed: int = 0
 ) -> None:
-    """A list of generators is one for each of the Q draws, whose noise all histories share."""
+    """With one generator per draw, a sample does not depend on the batch or on other draws."""
     seeds, noise = [seed, seed + 1, seed + 5], gaussian(3, 3, 2, width(sampler))
     whole = sampler.sample(halved, schedule, noise, generators_from(seeds))
     for row in range(len(noise)):
@@ -160,14 +160,14 @@ def with_a_generator_a_draw_neither_batch_nor_other_draws_matter(
 
 
 def the_sample_is_the_last_prediction(sampler: Sampler, schedule: NoiseSchedule, seed: int = 0) -> None:
-    """The denoiser knows the clean latents."""
+    """If the denoiser returns the clean latents, so does the sampler."""
     answer = gaussian(2, 3, 1, width(sampler), seed=seed)
     sample = sampler.sample(lambda *_: answer, schedule, gaussian(2, 3, 1, width(sampler)), seeded(seed))
     expect_close("the sample", sample, answer, rtol=1e-7, atol=1e-7)
 
 
 def finite_in_every_dtype(sampler: Sampler, schedule: NoiseSchedule) -> None:
-    """With noise ``(B, Q, D)`` and ``(B, Q, K, D)``; denoiser and sample have its precision."""
+    """The sample is finite and has the dtype of the start, ``(B, Q, D)`` or ``(B, Q, K, D)``."""
     for dtype in DTYPES:
 
         def denoise(xn: Tensor, timesteps: Tensor, dtype: torch.dtype = dtype) -> Tensor:
@@ -183,16 +183,17 @@ def finite_in_every_dtype(sampler: Sampler, schedule: NoiseSchedule) -> None:
 
 
 def memory_layout_does_not_matter(sampler: Sampler, schedule: NoiseSchedule) -> None:
-    """Of the noise."""
+    """The memory layout of the start has no effect."""
     noise = gaussian(2, 3, 1, width(sampler))
     got, expected = (sampler.sample(halved, schedule, x, seeded(0)) for x in (strided(noise), noise))
     expect_close("the sample from strided noise", got, expected)
 
 
 def a_chain_over_every_step_lands_on_gaussian_data(sampler: Sampler, schedule: NoiseSchedule) -> None:
-    r"""For x0 ~ N(2, s^2), with the exact denoiser E[x0 | xn], a long chain over all N steps lands on N(2, s^2).
+    r"""For x0 ~ N(2, s^2) and the exact denoiser E[x0 | xn], a long chain over all N steps ends on N(2, s^2).
 
-    It is measured at x_1: the last denoising is a mean and so loses variance by design. Any sampler keeps the mean.
+    The distribution is measured at x_1, because the last denoising is a mean and loses variance. Every sampler must
+    keep the mean.
     """
     if schedule.num_timesteps < 200:
         return
@@ -227,24 +228,24 @@ CLAUSES = (
 
 
 def width(sampler: Sampler) -> int:
-    """Latent width of the embedding or the head that the sampler has; any where it has none."""
+    """Latent width of the embedding or head of the sampler; any width without them."""
     return SIZES["dim"] if sampler.requires & {"embedding", "head"} else 4
 
 
 def halved(xn: Tensor, timesteps: Tensor) -> Tensor:
-    """Half the latents, whatever the step."""
+    """A denoiser that halves the latents at every step."""
     return 0.5 * xn
 
 
 def step_of(timesteps: Tensor) -> int:
-    """The one step of all queries and positions."""
+    """The common step of all queries and positions."""
     found = set(timesteps.flatten().tolist())
     expect(len(found) == 1, "one step for all queries", sorted(found))
     return int(found.pop())
 
 
 def _first(calls: list[tuple[int, Tensor]], timestep: int) -> Tensor:
-    """The latents of the first denoising since the list was cleared, which was at ``timestep``."""
+    """Latents of the first denoising since the list was cleared, at ``timestep``."""
     expect(calls and calls[0][0] == timestep, f"a denoising at n = {timestep}", [n for n, _ in calls])
     return calls[0][1]
 
@@ -252,7 +253,7 @@ def _first(calls: list[tuple[int, Tensor]], timestep: int) -> Tensor:
 def exact_denoiser(
     schedule: NoiseSchedule, mean: float, deviation: float
 ) -> tuple[Callable[[Tensor, Tensor], Tensor], Callable[[int], Tensor], list[int]]:
-    """E[x0 | xn] for x0 ~ N(mean, deviation^2), its slope at n, and the steps at which it was called."""
+    """E[x0 | xn] for x0 ~ N(mean, deviation^2), its slope at n, and the list of steps of its calls."""
     signal, sigma = schedule.signal, schedule.sigma
     calls: list[int] = []
 

@@ -1,6 +1,6 @@
-r"""The contract of a noise schedule: levels of signal and noise, and the Gaussian algebra that follows from them.
+r"""The contract of a noise schedule: levels of signal and noise, and Gaussian algebra on them.
 
-Every law is computed anew from the levels in float64, Eq. 3 by Bayes' rule from two Gaussians.
+Every clause computes its expected values from the levels in float64, and Eq. 3 by Bayes' rule from two Gaussians.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SHIFTS = [-3.0, 1.5]
 
 
 def the_signal_falls_strictly_from_one(schedule: NoiseSchedule) -> None:
-    """N + 1 levels in float64 on the CPU: index 0 is the clean latent, and alpha_bar is the signal's share."""
+    """There are N + 1 levels in float64 on the CPU, index 0 is clean, and alpha_bar decreases strictly."""
     signal, sigma, share = schedule.signal, schedule.sigma, schedule.alpha_bar
     for name, table in (("signal", signal), ("sigma", sigma), ("alpha_bar", share)):
         expect(table.shape == (schedule.num_timesteps + 1,), f"{name} of shape ({schedule.num_timesteps + 1},)",
@@ -52,7 +52,7 @@ def the_signal_falls_strictly_from_one(schedule: NoiseSchedule) -> None:
 
 
 def all_tables_follow_from_the_levels(schedule: NoiseSchedule) -> None:
-    """Tables of alpha, beta and the posterior variance, with beta above 0 from n = 1 on."""
+    """alpha, beta and the posterior variance match the levels, and beta is positive from n = 1."""
     ratio, beta = _transition(schedule, every_step(schedule), every_step(schedule) - 1)
     variance = schedule.sigma**2
     zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
@@ -65,7 +65,7 @@ def all_tables_follow_from_the_levels(schedule: NoiseSchedule) -> None:
 
 
 def add_noise_is_equation_2(schedule: NoiseSchedule) -> None:
-    """At every n from 0, where the latent stays bit for bit, to N; timesteps are indices of the table."""
+    """``add_noise`` is Eq. 2 for every n in 0..N, and keeps the latent bit for bit at n = 0."""
     n = torch.arange(schedule.num_timesteps + 1)
     x0, noise = _two(len(n), 4)
     signal, sigma = schedule.signal[:, None], schedule.sigma[:, None]
@@ -78,7 +78,7 @@ def add_noise_is_equation_2(schedule: NoiseSchedule) -> None:
 
 
 def one_transition_after_another_is_one_jump(schedule: NoiseSchedule) -> None:
-    """Eq. 1, iterated, is Eq. 2."""
+    """Iterated transitions (Eq. 1) equal a single draw (Eq. 2)."""
     mean, variance, expected = 1.0, 0.0, [(1.0, 0.0)]
     for alpha, beta in zip(schedule.alpha[1:].tolist(), schedule.beta[1:].tolist(), strict=True):
         mean, variance = math.sqrt(alpha) * mean, alpha * variance + beta
@@ -91,7 +91,7 @@ def one_transition_after_another_is_one_jump(schedule: NoiseSchedule) -> None:
 
 
 def the_posterior_is_the_product_of_two_gaussians(schedule: NoiseSchedule) -> None:
-    """q(x_{n-1} | x_n, x_0) is q(x_n | x_{n-1}) times q(x_{n-1} | x_0): precisions add, means weigh by precision."""
+    """q(x_{n-1} | x_n, x_0) is the product of q(x_n | x_{n-1}) and q(x_{n-1} | x_0)."""
     n = every_step(schedule)[1:]
     x0, xn = _two(len(n), 5)
     mean, variance = schedule.posterior(x0, xn, n)
@@ -99,7 +99,7 @@ def the_posterior_is_the_product_of_two_gaussians(schedule: NoiseSchedule) -> No
 
 
 def the_posterior_at_the_first_step_is_x0_itself(schedule: NoiseSchedule) -> None:
-    """Without any variance."""
+    """At n = 1, the mean of the posterior is x0 and the variance is zero."""
     x0, xn = _two(1, 5)
     mean, variance = schedule.posterior(x0, xn, torch.tensor([1]))
     expect_equal("the posterior's mean at n = 1", mean, x0)
@@ -107,7 +107,7 @@ def the_posterior_at_the_first_step_is_x0_itself(schedule: NoiseSchedule) -> Non
 
 
 def a_stride_is_the_posterior_of_the_steps_it_leaps(schedule: NoiseSchedule) -> None:
-    """q(x_m | x_n, x_0) by Bayes from the two marginals of one Gaussian chain; a stride of one is Eq. 3."""
+    """q(x_m | x_n, x_0) follows from Bayes' rule; m = n - 1 is Eq. 3."""
     n, m = _strides(schedule.num_timesteps)
     x0, xn = _two(len(n), 3)
     mean, variance = schedule.posterior(x0, xn, n, m)
@@ -120,7 +120,7 @@ def a_stride_is_the_posterior_of_the_steps_it_leaps(schedule: NoiseSchedule) -> 
 
 
 def a_step_to_itself_keeps_the_latent(schedule: NoiseSchedule) -> None:
-    """At every n from 0 to N, bit for bit and without variance, whatever the other positions do."""
+    """For m = n, the mean is xn bit for bit and the variance is zero, also if other positions change."""
     n = torch.arange(schedule.num_timesteps + 1)
     x0, xn = _two(len(n), 3)
     mean, variance = schedule.posterior(x0, xn, n, n)
@@ -131,7 +131,7 @@ def a_step_to_itself_keeps_the_latent(schedule: NoiseSchedule) -> None:
 
 
 def the_reverse_variance_is_that_of_unit_latents(schedule: NoiseSchedule) -> None:
-    """Var(x_{n-1} | x_n) for x0 of unit variance: beta where variance is preserved; the posterior's is smaller."""
+    """Var(x_{n-1} | x_n) for x0 of unit variance is beta if variance is preserved, and above the posterior's."""
     n = every_step(schedule)
     one = torch.ones(len(n), 3, dtype=torch.float64)
     got = schedule.reverse_variance(one, n)
@@ -144,7 +144,7 @@ def the_reverse_variance_is_that_of_unit_latents(schedule: NoiseSchedule) -> Non
 
 
 def x0_noise_and_velocity_convert_into_one_another(schedule: NoiseSchedule) -> None:
-    """Each, with xn, gives the others; without any signal, the noise does not give x0 and is refused."""
+    """x0, noise and velocity convert into each other; without signal, the noise does not determine x0."""
     n = every_step(schedule)
     x0, noise = _two(len(n), 4)
     xn = schedule.add_noise(x0, noise, n)
@@ -162,7 +162,7 @@ def x0_noise_and_velocity_convert_into_one_another(schedule: NoiseSchedule) -> N
 
 
 def log_snr_shift_shifts_the_log_snr_by_exactly_that(schedule: NoiseSchedule) -> None:
-    """At every step."""
+    """``log_snr_shift`` is added to the log SNR of every step."""
     if schedule.log_snr_shift:
         plain = copy_of(schedule, log_snr_shift=0.0)
         before, after = (2 * (each.signal[1:] / each.sigma[1:]).log() for each in (plain, schedule))
@@ -170,7 +170,7 @@ def log_snr_shift_shifts_the_log_snr_by_exactly_that(schedule: NoiseSchedule) ->
 
 
 def timesteps_outside_the_table_are_refused(schedule: NoiseSchedule) -> None:
-    """Below 0, where indexing would count from the end, and above N; and steps that are no integers."""
+    """Steps below 0, above N, or of floating point are errors."""
     x = gaussian(1, 3)
     for n in (schedule.num_timesteps + 1, -1):
         for call in (schedule.add_noise, schedule.posterior, schedule.x0_from_noise):
@@ -179,7 +179,7 @@ def timesteps_outside_the_table_are_refused(schedule: NoiseSchedule) -> None:
 
 
 def timesteps_lead_the_axes_of_the_latents(schedule: NoiseSchedule) -> None:
-    """``(B,)``, ``(B, Q)`` and ``(B, Q, K)`` for latents ``(B, Q, K, D)``; each row as alone."""
+    """Timesteps ``(B,)``, ``(B, Q)`` and ``(B, Q, K)`` fit latents ``(B, Q, K, D)``, and rows are independent."""
     x0, noise = _two(2, 3, 2, 4)
     n = torch.arange(12).view(2, 3, 2) * 7 % schedule.num_timesteps + 1
     for steps, axes in ((n[:, 0, 0], 1), (n[..., 0], 2), (n, 3)):
@@ -191,7 +191,7 @@ def timesteps_lead_the_axes_of_the_latents(schedule: NoiseSchedule) -> None:
 
 
 def finite_in_every_dtype(schedule: NoiseSchedule) -> None:
-    """At every n, in the precision of the latents."""
+    """Results are finite at every n, in the dtype of the latents."""
     n = every_step(schedule)
     for dtype in DTYPES:
         x0, xn = (x.to(dtype) for x in _two(len(n), 2))
@@ -202,7 +202,7 @@ def finite_in_every_dtype(schedule: NoiseSchedule) -> None:
 
 
 def memory_layout_does_not_matter(schedule: NoiseSchedule) -> None:
-    """Latents and steps that are not contiguous, or expanded, answer alike."""
+    """Latents and steps need not be contiguous."""
     x0, noise = _two(3, 2, 4)
     n = torch.arange(3) % schedule.num_timesteps + 1
     expected = schedule.add_noise(x0, noise, n)
@@ -211,7 +211,7 @@ def memory_layout_does_not_matter(schedule: NoiseSchedule) -> None:
 
 
 def the_device_follows_the_latents(schedule: NoiseSchedule) -> None:
-    """And the variance is ``(B, ..., 1)``."""
+    """Results are on the device of the latents, and the variance is ``(B, ..., 1)``."""
     x0 = torch.empty(2, 3, 4, device="meta")
     n = torch.ones(2, 3, dtype=torch.int64, device="meta")
     mean, variance = schedule.posterior(x0, x0, n)
@@ -221,7 +221,7 @@ def the_device_follows_the_latents(schedule: NoiseSchedule) -> None:
 
 
 def it_is_immutable(schedule: NoiseSchedule) -> None:
-    """A model and its checkpoint rely on it."""
+    """A schedule cannot be changed, because a model and its checkpoint depend on it."""
     before = schedule.alpha_bar.clone()
     expect_refusal("another alpha_bar", lambda: setattr(schedule, "alpha_bar", before / 2), AttributeError)
     x0, noise = _two(1, 2)
@@ -253,7 +253,7 @@ CLAUSES = (
 
 
 def every_step(schedule: NoiseSchedule) -> Tensor:
-    """1..N."""
+    """Steps 1..N."""
     return torch.arange(1, schedule.num_timesteps + 1)
 
 
@@ -288,7 +288,7 @@ def _reverse_variance(schedule: NoiseSchedule, n: Tensor, m: Tensor) -> Tensor:
 
 
 def _strides(num_timesteps: int) -> tuple[Tensor, Tensor]:
-    """Some pairs n > m >= 0: from N to each of a few, and one step down."""
+    """Some pairs n > m >= 0: from N to a few steps, and one step down."""
     few = {0, 1, 2, num_timesteps // 3, num_timesteps // 2, num_timesteps - 1} & {*range(num_timesteps)}
     pairs = {(num_timesteps, m) for m in few} | {(m, m - 1) for m in few if m > 0}
     n, m = zip(*sorted(pairs), strict=True)

@@ -1,4 +1,4 @@
-"""The contract of a source: a centre for each query, from the items that the query sees."""
+"""The contract of a source: a centre for each query, which depends on the items that the query sees."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from diffusers_rec.testing.inputs import DTYPES, gaussian
 
 
 def one_centre_a_query(source: Source) -> None:
-    """``(B, Q, 1, D)`` in the precision of the latents, or None."""
+    """A centre is ``(B, Q, 1, D)`` in the dtype of the latents, or None."""
     history, queries = example()
     for dtype in DTYPES:
         centre = source.centre(history.with_latents(history.latent().to(dtype)), queries)
@@ -27,20 +27,20 @@ def one_centre_a_query(source: Source) -> None:
 
 
 def a_query_sees_its_visible_items_alone(source: Source) -> None:
-    """Items behind them change nothing, and a query that sees none has the centre zero."""
+    """Later items have no effect, and a query without visible items has the centre zero."""
     history, queries = example()
     centre = _centre(source, history, queries)
     for query in range(queries.visible.shape[1]):
         hidden = torch.arange(history.items.shape[1]) >= queries.visible[:, query : query + 1]
         changed = torch.where(hidden[..., None], 7.0, history.latent())
         again = _centre(source, history.with_latents(changed), queries)
-        expect_equal(f"the centre of query {query} with other items behind it", again[:, query], centre[:, query])
+        expect_equal(f"the centre of query {query} with other later items", again[:, query], centre[:, query])
     blind = _centre(source, history, queries.blind())
     expect_equal("the centre of queries that see nothing", blind, torch.zeros_like(blind))
 
 
 def a_row_has_its_centre_alone(source: Source) -> None:
-    """Whatever the batch and the other queries are."""
+    """A centre does not depend on the batch or on other queries."""
     history, queries = example()
     centre = _centre(source, history, queries)
     for row in range(len(history)):
@@ -56,7 +56,7 @@ CLAUSES = (one_centre_a_query, a_query_sees_its_visible_items_alone, a_row_has_i
 
 
 def example() -> tuple[History, Queries]:
-    """Two histories of five items and three, and four queries about each that see 0, 1, ... of them."""
+    """Two histories of five and three items, and four queries each that see 0, 1, ... of them."""
     lengths = torch.tensor([5, 3])
     visible = torch.tensor([[0, 1, 4, 5], [0, 1, 2, 3]])
     queries = Queries(visible, visible[..., None], torch.ones_like(visible), torch.zeros_like(visible))

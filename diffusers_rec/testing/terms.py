@@ -1,4 +1,4 @@
-"""The contract of a loss term: an unweighted loss of each latent, or of the batch, from the passes that it declares."""
+"""The contract of a loss term: an unweighted loss per latent, or of the batch, from the declared passes."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from diffusers_rec.testing.training_steps import (
 
 
 def passes_are_known(term: LossTerm, step: TrainingStep) -> None:
-    """Each is declared once, and ``"sampled"`` first."""
+    """Passes are known and different, and the first is ``"sampled"``."""
     expect_known_passes(term.passes)
 
 
 def term_is_a_number_a_latent_or_one_a_batch(term: LossTerm, step: TrainingStep) -> None:
-    """Finite, ``(M,)`` or a scalar."""
+    """A term is finite, ``(M,)`` or a scalar."""
     value, latents = term(step), len(step.items)
     expect(value.shape in ((), (latents,)), f"a scalar or ({latents},)", tuple(value.shape))
     expect(value.isfinite().all(), "finite numbers", value)
 
 
 def term_is_not_weighted(term: LossTerm, step: TrainingStep) -> None:
-    """The objective multiplies by the term's weight and by those of the step."""
+    """A term does not apply its weight or the weights of the step; the objective does."""
     value = term(step)
     expect_equal("the term with other weights of the step", term(replace(step, weights=3 * step.weights)), value)
     if "weight" in term.settings():
@@ -42,7 +42,7 @@ def term_is_not_weighted(term: LossTerm, step: TrainingStep) -> None:
 
 
 def latents_are_independent(term: LossTerm, step: TrainingStep) -> None:
-    """A term ``(M,)`` has the same number for a latent in any batch."""
+    """A term ``(M,)`` has the same value for a latent in any batch."""
     whole = term(step)
     if whole.ndim:
         for i in range(len(whole)):
@@ -51,20 +51,20 @@ def latents_are_independent(term: LossTerm, step: TrainingStep) -> None:
 
 
 def order_does_not_matter(term: LossTerm, step: TrainingStep) -> None:
-    """Of the latents; nor does the memory layout."""
+    """Neither the order of the latents nor the memory layout has an effect."""
     backwards = select(step, torch.arange(len(step.items)).flip(0))
     for what, other in (("of the latents backwards", backwards), ("of strided tensors", non_contiguous(step))):
         expect_close(f"the term {what}", term(other).mean(), term(step).mean(), rtol=1e-5, atol=1e-6)
 
 
 def gradients_reach_the_declared_passes(term: LossTerm, step: TrainingStep) -> None:
-    """A pass that the term does not depend on costs a prediction for nothing."""
+    """The term depends on every declared pass, because each pass costs a prediction."""
     if len(step.items) > 1:  # a contrast needs two
         expect_used_passes(gradients_of_outputs(step, lambda leaves: term(leaves).sum()))
 
 
 def half_precision_is_computed_in_full(term: LossTerm, step: TrainingStep) -> None:
-    """Outputs in bfloat16 lose nothing more in a term of each latent, autocast or not."""
+    """With bfloat16 outputs, a term per latent has no further error, also under autocast."""
     half, full = half_outputs(step)
     expected = term(full)
     if expected.ndim:
@@ -74,7 +74,7 @@ def half_precision_is_computed_in_full(term: LossTerm, step: TrainingStep) -> No
 
 
 def without_noise_is_a_term_of_one_pass(term: LossTerm, step: TrainingStep) -> None:
-    """:meth:`~diffusers_rec.LossTerm.without_noise` gives None, or the config of a term of the pass ``"sampled"``."""
+    """:meth:`~diffusers_rec.LossTerm.without_noise` returns None, or the config of a term of ``"sampled"``."""
     config = term.without_noise() if term.registered_name else None
     if config is not None:
         passes = LossTerm.build(config).passes

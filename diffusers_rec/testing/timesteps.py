@@ -1,4 +1,4 @@
-"""The contract of a timestep sampler: draws from 1..N by its probabilities, and weights that keep the expectation."""
+"""The contract of a timestep sampler: draws from 1..N, and weights that keep the expectation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DRAWS = 20_000
 
 
 def probabilities_sum_to_one(sampler: TimestepSampler) -> None:
-    """One positive number in float64 for each of n = 1..N."""
+    """Probabilities are positive float64 values for n = 1..N with sum one."""
     p = sampler.probabilities()
     expect(p.shape == (sampler.num_timesteps,), f"probabilities ({sampler.num_timesteps},)", tuple(p.shape))
     expect(p.dtype == torch.float64, "probabilities in float64", p.dtype)
@@ -36,14 +36,14 @@ def probabilities_sum_to_one(sampler: TimestepSampler) -> None:
 
 
 def steps_are_drawn_from_1_to_n(sampler: TimestepSampler) -> None:
-    """Not from 0 to N - 1: step 0 is the clean latent, and serving starts at step N."""
+    """Steps are in 1..N, not in 0..N-1: step 0 is clean, and serving starts at step N."""
     steps, _ = sampler.sample((200, 20), seeded(0))
     low, high, last = int(steps.min()), int(steps.max()), sampler.num_timesteps
     expect(low >= 1 and high <= last, f"steps in 1..{last}", f"steps in {low}..{high}")
 
 
 def frequencies_match_the_probabilities(sampler: TimestepSampler) -> None:
-    """Each count within five of its standard deviations."""
+    """Each count is within five standard deviations of its expectation."""
     steps, _ = sampler.sample((DRAWS // 100, 100), seeded(2))
     p = sampler.probabilities()
     counts = torch.bincount(steps.flatten(), minlength=sampler.num_timesteps + 1)[1:]
@@ -53,7 +53,7 @@ def frequencies_match_the_probabilities(sampler: TimestepSampler) -> None:
 
 
 def weights_are_inverse_probabilities(sampler: TimestepSampler) -> None:
-    """w_n = 1 / (N p_n) where the mean over n is estimated, 1 / p_n for the sum: losses average without bias."""
+    """w_n is 1 / (N p_n) for the mean over n, and 1 / p_n for the sum, so losses are unbiased."""
     steps, weights = sampler.sample((500,), seeded(0))
     scale = {"mean": sampler.num_timesteps, "sum": 1}[sampler.estimate]
     product = scale * sampler.probabilities()[steps - 1] * weights
@@ -61,7 +61,7 @@ def weights_are_inverse_probabilities(sampler: TimestepSampler) -> None:
 
 
 def the_same_generator_gives_the_same_bits(sampler: TimestepSampler) -> None:
-    """Timesteps in int64 and weights in float32, and another generator gives others."""
+    """int64 timesteps and float32 weights depend only on the generator."""
     for shape in ((3,), (2, 4), (2, 3, 1)):
         draws = [sampler.sample(shape, seeded(7)) for _ in range(2)]
         for what, one, other, dtype in zip(("steps", "weights"), *draws, (torch.int64, torch.float32), strict=True):
@@ -74,13 +74,13 @@ def the_same_generator_gives_the_same_bits(sampler: TimestepSampler) -> None:
 
 
 def results_are_on_the_given_device(sampler: TimestepSampler) -> None:
-    """Timesteps and weights."""
+    """Timesteps and weights are on the given device."""
     for result in sampler.sample((2, 3), seeded(0), torch.device("meta")):
         expect(result.device.type == "meta", "a result on the given device", result.device)
 
 
 def start_share_goes_to_the_last_step(sampler: TimestepSampler) -> None:
-    """p_N = s + (1 - s) p_N without it, and the others shrink."""
+    """A start share s changes p_N to s + (1 - s) p_N, and scales the others by 1 - s."""
     if "start_share" in sampler.settings():
         plain, shared = (copy_of(sampler, start_share=share).probabilities() for share in (0.0, 0.3))
         expected = 0.7 * plain
@@ -89,7 +89,7 @@ def start_share_goes_to_the_last_step(sampler: TimestepSampler) -> None:
 
 
 def update_keeps_no_graph(sampler: TimestepSampler) -> None:
-    """After losses of any shape and precision the state holds finite tensors without gradient."""
+    """After losses of any shape and dtype, the state has finite tensors without gradient."""
     trained = copy.deepcopy(sampler)
     train(trained, dtype=torch.bfloat16, graph=True)
     trained.update(torch.zeros(0, 1, dtype=torch.int64), torch.zeros(0, 1))
@@ -101,7 +101,7 @@ def update_keeps_no_graph(sampler: TimestepSampler) -> None:
 
 
 def learned_state_round_trips(sampler: TimestepSampler) -> None:
-    """A new sampler that loads the state draws the same, and later updates do not change a state given before."""
+    """A sampler that loads the state draws the same, and updates do not change an earlier state."""
     ours, fresh = copy.deepcopy(sampler), copy_of(sampler)
     state = ours.state_dict()
     train(ours)
@@ -127,7 +127,7 @@ CLAUSES = (
 def train(
     sampler: TimestepSampler, times: int = 12, *, dtype: torch.dtype = torch.float32, graph: bool = False
 ) -> TimestepSampler:
-    """The sampler after some updates at each step, with a loss that rises with n."""
+    """Update a sampler at each step, with a loss that increases with n."""
     steps = torch.arange(1, sampler.num_timesteps + 1).repeat(times, 1)
     losses = (0.2 + steps / sampler.num_timesteps).to(dtype).requires_grad_(graph)
     sampler.update(steps, losses * 1)

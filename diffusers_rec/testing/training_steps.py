@@ -1,4 +1,4 @@
-"""What the suites of objectives and loss terms compute a loss from."""
+"""Inputs of the suites of objectives and loss terms."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from diffusers_rec.testing.inputs import gaussian, seeded, strided
 def random_step(
     passes: Collection[str], latents: int, seed: int = 0, *, kind: str = "x0", dtype: torch.dtype = torch.float32
 ) -> TrainingStep:
-    """A step with the given passes, whose predictions miss their targets.
+    """Build a step with the given passes, whose predictions differ from their targets.
 
     Args:
         passes: Names of the passes.
         latents: Number of latents M.
         seed: Seed of all random numbers.
-        kind: What the denoiser predicts.
-        dtype: Precision of the latents.
+        kind: Kind of the prediction.
+        dtype: Dtype of the latents.
     """
     items, dim, steps = SIZES["num_items"], SIZES["dim"], SIZES["num_timesteps"]
     schedule, generator = SqrtSchedule(steps), seeded(seed)
@@ -53,12 +53,12 @@ def random_step(
 
 
 def change_passes(step: TrainingStep, change: Callable[[Pass], Pass]) -> TrainingStep:
-    """The step with each of its passes changed."""
+    """Apply a function to each pass of a step."""
     return replace(step, passes={name: change(each) for name, each in step.passes.items()})
 
 
 def change_tensors(step: TrainingStep, change: Callable[[Tensor], Tensor]) -> TrainingStep:
-    """The step with each of its tensors changed."""
+    """Apply a function to each tensor of a step."""
 
     def changed(one: Pass) -> Pass:
         values: dict[str, Any] = {each.name: getattr(one, each.name) for each in fields(one)}
@@ -68,23 +68,23 @@ def change_tensors(step: TrainingStep, change: Callable[[Tensor], Tensor]) -> Tr
 
 
 def select(step: TrainingStep, rows: slice | Tensor) -> TrainingStep:
-    """Some of the M latents."""
+    """Select some of the M latents."""
     return change_tensors(step, lambda part: part[rows])
 
 
 def non_contiguous(step: TrainingStep) -> TrainingStep:
-    """The step with tensors that are not contiguous."""
+    """Copy of a step with tensors that are not contiguous."""
     return change_tensors(step, strided)
 
 
 def half_outputs(step: TrainingStep) -> tuple[TrainingStep, TrainingStep]:
-    """The step with outputs in bfloat16, and with the same numbers in the precision of the latents."""
+    """Step with bfloat16 outputs, and step with the same values in the dtype of the latents."""
     half = change_passes(step, lambda one: replace(one, output=one.output.bfloat16()))
     return half, change_passes(half, lambda one: replace(one, output=one.output.to(one.x0.dtype)))
 
 
 def gradients_of_outputs(step: TrainingStep, loss: Callable[[TrainingStep], Tensor]) -> dict[str, Tensor | None]:
-    """The gradient of a scalar loss in the output of each pass."""
+    """Gradient of a scalar loss with respect to the output of each pass."""
     leaves = change_passes(step, lambda one: replace(one, output=one.output.clone().requires_grad_()))
     scalar = loss(leaves)
     expect(scalar.requires_grad, "a loss with a gradient", "one without")
@@ -93,14 +93,14 @@ def gradients_of_outputs(step: TrainingStep, loss: Callable[[TrainingStep], Tens
 
 
 def expect_known_passes(passes: tuple[str, ...]) -> None:
-    """Require known passes without repetitions, the first of which is ``"sampled"``."""
+    """Require known and different passes, of which the first is ``"sampled"``."""
     known = tuple(passes) == tuple(dict.fromkeys(name for name in passes if name in PASSES))
     expect(known, f"passes among {', '.join(PASSES)}, each once", passes)
     expect(tuple(passes)[:1] == ("sampled",), "'sampled' as the first pass", passes)
 
 
 def expect_used_passes(gradients: dict[str, Tensor | None]) -> None:
-    """Require that a gradient reaches each pass; ``sampled``, which is always there, may be left to the others."""
+    """Require that each pass has a gradient; ``sampled``, which is always declared, may have none."""
     idle = {name for name, gradient in gradients.items() if gradient is None or not gradient.any()}
     needless = idle if len(gradients) == 1 else idle - {"sampled"}
     expect(not needless, "a gradient in the output of each declared pass", f"none in {', '.join(sorted(needless))}")

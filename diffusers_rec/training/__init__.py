@@ -1,4 +1,4 @@
-"""Training: Algorithm 1 in a loop that resumes after it was killed."""
+"""Training: Algorithm 1, in a loop that can resume."""
 
 from diffusers_rec.training.callbacks import Callback, TrainingRun
 from diffusers_rec.training.config import RECIPES, TrainingConfig

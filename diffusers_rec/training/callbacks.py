@@ -1,4 +1,4 @@
-"""Callbacks: code of the user that :func:`~diffusers_rec.training.train` runs between its steps.
+"""Callbacks: your own code that :func:`~diffusers_rec.training.train` calls between steps.
 
 A callback is any object with one or more of the four methods of :class:`Callback`:
 
@@ -27,22 +27,22 @@ from diffusers_rec.recommenders.base import Recommender
 from diffusers_rec.training.config import TrainingConfig
 
 Record = dict[str, float]
-"""Name to value: the terms of a loss, or a line of the training history."""
+"""Values by name: the terms of a loss, or a line of the training history."""
 
 
 @dataclass
 class TrainingRun:
-    """A training run as its callbacks see it.
+    """State of a training run, the argument of callbacks.
 
     Args:
-        model: The model that is trained. Its weights may be changed in place.
-        average: The moving average of its weights, which is what validation scores; None without ``average_decay``.
-        optimizer: The optimizer, its learning rates those of the last step.
-        config: The settings.
-        is_main: Whether this process is the one that writes and prints.
-        epoch: Number of epochs that have ended, those before a restart included.
-        batch: Number of batches of the current epoch that have ended in this process.
-        history: One record for each epoch that has ended. Not to be changed.
+        model: Model that is trained. Its weights may be changed in place.
+        average: Moving average of the weights, which validation scores; None without ``average_decay``.
+        optimizer: Optimizer, with the learning rates of the last step.
+        config: Settings of the training.
+        is_main: Whether this process writes and prints.
+        epoch: Number of completed epochs, including those before a restart.
+        batch: Number of completed batches of the current epoch in this process.
+        history: One record for each completed epoch; must not be changed.
         stopped: Whether :meth:`stop` was called.
     """
 
@@ -57,10 +57,10 @@ class TrainingRun:
     stopped: bool = False
 
     def stop(self) -> None:
-        """End the run after the current epoch, which is validated and saved; before the first epoch, after that one.
+        """End the run after the current epoch, which is validated and saved; at least one epoch is trained.
 
-        With several processes it is enough that one of them calls it. A run in a directory continues when it is started
-        again, until a callback stops it again.
+        With several processes, one call is enough. A run in a directory continues when it is started again, until a
+        callback stops it again.
         """
         self.stopped = True
 
@@ -68,38 +68,38 @@ class TrainingRun:
 class Callback:
     """A base class whose methods do nothing.
 
-    Every process of a run calls them; ``run.is_main`` is true in one. An exception ends the run, which resumes from the
-    last epoch that was saved. Callbacks are no part of what identifies a run in a directory.
+    Every process of a run calls them; ``run.is_main`` is true in one process. An exception ends the run. It can resume
+    from the last saved epoch. Callbacks do not affect the identity of a run in a directory.
     """
 
     def on_start(self, run: TrainingRun) -> None:
-        """Called once, when the saved state of the run, if any, has been restored.
+        """Called once at the start, after the saved state of the run, if any, has been restored.
 
         Args:
-            run: The run.
+            run: State of the run.
         """
 
     def on_batch(self, run: TrainingRun, losses: Record) -> None:
         """Called after each step of the optimizer.
 
         Args:
-            run: The run.
+            run: State of the run.
             losses: Mean of each term of the loss over the batch of this process.
         """
 
     def on_epoch(self, run: TrainingRun, record: Record) -> None:
-        """Called after each epoch, when it has been validated and saved.
+        """Called after each epoch, after it has been validated and saved.
 
         Args:
-            run: The run.
-            record: The new record of the history.
+            run: State of the run.
+            record: New record of the history.
         """
 
     def on_end(self, run: TrainingRun) -> None:
-        """Called once, when the model has the weights of its best epoch.
+        """Called once at the end, when the model has the weights of its best epoch.
 
         Args:
-            run: The run.
+            run: State of the run.
         """
 
 
@@ -107,7 +107,7 @@ HOOKS = [name for name in vars(Callback) if name.startswith("on_")]
 
 
 class EpochFunction(Callback):
-    """Calls a function with each epoch's record, in the main process.
+    """Calls a function with the record of each epoch, in the main process.
 
     Args:
         function: Function of the record.
@@ -122,7 +122,7 @@ class EpochFunction(Callback):
 
 
 class CallbackList(Callback):
-    """Several callbacks as one, called in their order.
+    """Combines several callbacks, which are called in order.
 
     Args:
         callbacks: Objects with one or more of the methods of :class:`Callback`.

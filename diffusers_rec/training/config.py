@@ -1,4 +1,4 @@
-"""The settings of a training run, and those that go with each preset."""
+"""Settings of a training run, and the settings for each preset."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ from diffusers_rec.data.batching import Examples
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How a model is trained. The defaults are the paper's (Sec. 5.1.4), every prefix being an example.
+    """Settings of a training run. The defaults are the paper's (Sec. 5.1.4), with every prefix as an example.
 
     Args:
         epochs: Largest number of passes over the training targets.
-        examples: ``"every-prefix"``, ``"last-target"`` or ``"all-positions"``, see
+        examples: Split of sequences into examples: ``"every-prefix"``, ``"last-target"`` or ``"all-positions"``; see
             :class:`~diffusers_rec.data.TrainingBatches`.
         batch_targets: Largest number of targets in a batch of one process.
-        learning_rate: Peak learning rate of AdamW. Not used with an ``optimizer`` of your own, as ``weight_decay``.
-        decay: ``"constant"``, or ``"cosine"`` down to zero at the last epoch.
-        warmup_epochs: Number of epochs in which the rate rises linearly from zero; may be a fraction.
-        weight_decay: Weight decay of AdamW, decoupled from the gradient.
-        clip_norm: Largest norm of the gradient, which is scaled down to it; unlimited if 0.
+        learning_rate: Peak learning rate of AdamW; not used with your own ``optimizer``.
+        decay: Decay of the learning rate: ``"constant"``, or ``"cosine"`` to zero at the last epoch.
+        warmup_epochs: Number of epochs, or a fraction, in which the learning rate increases linearly from zero.
+        weight_decay: Decoupled weight decay of AdamW; not used with your own ``optimizer``.
+        clip_norm: Maximum norm of the gradient; no limit if 0.
         average_decay: Decay per step of an exponential moving average of the weights, which is then validated and kept;
-            0 keeps the weights themselves. The average starts fast: its decay at step t is at most (1 + t) / (10 + t).
-        select_by: Validation metric that chooses the epoch, ``"hr@K"`` or ``"ndcg@K"`` with any K >= 1.
-        exclude_seen: Whether to leave the items of the history out of the validation's ranking, as ``recommend`` does
-            by default; False where users return to items, whose targets are misses otherwise.
-        patience: Number of validations without a better score after which training stops; unlimited if 0.
+            no average if 0. The decay at step t is at most (1 + t) / (10 + t).
+        select_by: Validation metric that selects the epoch, ``"hr@K"`` or ``"ndcg@K"`` with any K >= 1.
+        exclude_seen: Whether to exclude items of the history from the ranking in validation, as ``recommend`` does by
+            default. Use False if users return to items; repeated targets are misses otherwise.
+        patience: Number of validations without improvement after which training stops; no limit if 0.
         validate_every: Number of epochs between validations.
-        validation_seeds: Number of noise draws averaged in a validation.
+        validation_seeds: Number of noise draws that a validation averages.
         calibrate: Whether to calibrate the trained model's probabilities on validation, where there is any, see
             :meth:`DiffRec.calibrate <diffusers_rec.DiffRec.calibrate>`. The ranking stays as it is.
-        precision: ``"fp32"``, or ``"bf16"`` for the backbone's matrix products; losses and softmax stay fp32.
-        seed: Seed of the order of examples, the timesteps, the noise and dropout.
+        precision: Precision of the matrix products of the backbone, ``"fp32"`` or ``"bf16"``; losses and softmax are
+            always fp32.
+        seed: Seed of the order of the examples, the timesteps, the noise and the dropout.
     """
 
     epochs: int = 50
@@ -79,10 +80,10 @@ class TrainingConfig:
 
     @explained
     def rate(self, epochs_done: float, *, initial: float | None = None) -> float:
-        """The learning rate after so many epochs, which may be a fraction.
+        """Learning rate after a number of epochs.
 
         Args:
-            epochs_done: Number of epochs so far.
+            epochs_done: Number of epochs so far, which may have a fraction.
             initial: Rate that the schedule multiplies; :attr:`learning_rate` if None.
         """
         peak = self.learning_rate if initial is None else initial
@@ -92,16 +93,16 @@ class TrainingConfig:
 
     @property
     def cutoffs(self) -> list[int]:
-        """The K of the metrics that a validation records, including that of ``select_by``."""
+        """Cut-offs K of the metrics that a validation records, including that of ``select_by``."""
         return sorted({5, 10, 20, int(self.select_by.partition("@")[2])})
 
     def config(self) -> dict[str, Any]:
-        """The settings, ready for JSON."""
+        """Settings as JSON values."""
         return asdict(self)
 
     @classmethod
     def names(cls) -> list[str]:
-        """The settings' names."""
+        """Names of the settings."""
         return [field.name for field in fields(cls)]
 
 
@@ -111,4 +112,4 @@ RECIPES = {
         epochs=30, examples="all-positions", batch_targets=400, decay="cosine", average_decay=0.999, precision="bf16"
     ),
 }
-"""The training settings that go with each of :data:`diffusers_rec.presets.PRESETS`."""
+"""Training settings for each of :data:`diffusers_rec.presets.PRESETS`."""

@@ -1,4 +1,4 @@
-"""What training changes, and the step that changes it."""
+"""State that training changes, and the training step."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Learner:
     """A model, its optimizer and the moving average of its weights.
 
     Args:
-        model: The model, prepared and on its device.
-        optimizer: Optimizer of its parameters, at the initial learning rates.
-        config: The settings.
-        processes: The processes that train together.
+        model: Model, prepared and on its device.
+        optimizer: Optimizer of the parameters, with the initial learning rates.
+        config: Settings of the training.
+        processes: Processes that train together.
 
     Attributes:
-        average: The moving average of the model; None without ``average_decay``.
+        average: Moving average of the model; None without ``average_decay``.
     """
 
     def __init__(self, model: Recommender, optimizer: Optimizer, config: TrainingConfig, processes: Processes) -> None:
@@ -38,11 +38,11 @@ class Learner:
 
     @property
     def evaluated(self) -> Recommender:
-        """The model that is validated and saved."""
+        """Model that is validated and saved."""
         return self.model if self.average is None else self.average
 
     def rates(self, epochs_done: float) -> list[float]:
-        """The learning rate of each group after so many epochs."""
+        """Learning rate of each parameter group after a number of epochs."""
         return [self.config.rate(epochs_done, initial=initial) for initial in self._initial_rates]
 
     def start_epoch(self) -> None:
@@ -51,23 +51,23 @@ class Learner:
         self._wrapped.train()
 
     def step(self, batch: Batch, generator: Generator, *, number: int, epochs_done: float) -> dict[str, float]:
-        """One step of the optimizer and what follows from it.
+        """Run one step of the optimizer, and update the timestep sampler and the average.
 
         Args:
-            batch: The batch of this process.
-            generator: Source of everything random in the step.
+            batch: Batch of this process.
+            generator: Generator of all random numbers of the step.
             number: Number of the step in the run, from 0.
-            epochs_done: Epochs so far, with a fraction.
+            epochs_done: Number of epochs so far, with a fraction.
 
         Returns:
-            The terms of the loss, each the mean over the batch.
+            Mean of each term of the loss over the batch.
 
         Raises:
             ValueError: The loss is not finite.
             TypeError: The model returns no loss.
         """
         if self._wrapped is None:
-            raise RuntimeError("Learner.step: expected start_epoch() first. Call it once an epoch.")
+            raise RuntimeError("Learner.step: expected start_epoch() first. Call it once per epoch.")
         for group, rate in zip(self.optimizer.param_groups, self.rates(epochs_done), strict=True):
             group["lr"] = rate
         device = self.processes.device
@@ -86,7 +86,7 @@ class Learner:
         return {name: float(value) for name, value in loss.named.items()}
 
     def check_finite(self, epoch: int) -> None:
-        """Look at the weights after the last step of an epoch, which no later loss would show.
+        """Check the weights after the last step of an epoch, because no later loss would reveal an error.
 
         Raises:
             ValueError: Weights are not finite.
@@ -103,5 +103,5 @@ class Learner:
 
 
 def diverged(sign: str, epoch: int) -> ValueError:
-    """The error of a run that has diverged."""
+    """Error of a run that has diverged."""
     return ValueError(f"Training diverged: {sign} in epoch {epoch}. Lower the learning rate, or set clip_norm.")

@@ -1,8 +1,8 @@
-"""The training loop (Algorithm 1): CPU, GPU, bf16, several processes.
+"""The training loop (Algorithm 1) for CPU, GPU, bf16 and several processes.
 
-Everything random in step i of epoch e is drawn from a generator seeded by (seed, e, i, process), and the order of the
-examples by (seed, e). The rest of a run therefore depends on its saved state alone: a run that was killed and started
-again ends bit for bit where an uninterrupted one ends, on the same device with the same number of threads.
+All random numbers of step i of epoch e come from a generator with the seed (seed, e, i, process). The order of the
+examples has the seed (seed, e). The rest of a run therefore depends only on its saved state. A run that was killed and
+resumed ends bit for bit like an uninterrupted run, on the same device with the same number of threads.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from diffusers_rec.training.validation import Metric, Validation, metric_name
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """How a run ended.
+    """Result of a run.
 
     Attributes:
-        best_epoch: Epoch whose weights the model now has, counted from 1: the best on validation, or the last.
-        best_score: Its score on validation, by ``config.select_by`` or ``metric``; NaN without validation.
-        history: One record for each epoch: mean loss terms, learning rate of the first parameter group, targets a
-            second, validation metrics. These are ``config.select_by`` and those at 5, 10 and 20, with seen items as
-            ``config.exclude_seen`` defines; or ``validation_`` and the name of ``metric``.
+        best_epoch: Epoch whose weights the model now has, counted from 1: the best on validation, or the last one.
+        best_score: Validation score of this epoch, by ``config.select_by`` or ``metric``; NaN without validation.
+        history: One record for each epoch: mean loss terms, learning rate of the first parameter group, targets per
+            second and validation metrics. The metrics are ``config.select_by`` and HR and NDCG at 5, 10 and 20, with
+            seen items as in ``config.exclude_seen``; or ``validation_`` followed by the name of ``metric``.
     """
 
     best_epoch: int
@@ -66,36 +66,37 @@ def train(
     callbacks: Iterable[object] = (),
     on_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> TrainingResult:
-    """Train a model and leave it with the weights of its best epoch on validation, or of its last one without.
+    """Train a model in place; it ends with the weights of its best epoch on validation, or of its last epoch.
 
     Args:
-        model: The model, trained in place: a :class:`~diffusers_rec.DiffRec`, or another recommender that defines
+        model: Model to train: a :class:`~diffusers_rec.DiffRec`, or another recommender that defines
             ``forward(batch, generator) -> Loss``.
-        sequences: The training sequences; items are matched with the model's by id.
-        validation: Histories and next items to choose the epoch by, matched likewise. None trains for all
-            ``config.epochs`` and keeps the last, for a model of all that is known.
-        config: Settings; the paper's if None.
-        directory: Folder for the best model (as ``save_pretrained`` writes it), the log and the state. A run that was
-            killed resumes when it is started again with the same arguments, from its own saved weights whatever the
-            model's. Nothing is written if None. The model must derive from ``Pretrained``, as DiffRec does.
-        device: ``"cpu"``, or None for what accelerate finds.
-        progress: Whether to show bars.
+        sequences: Training sequences; items are matched with those of the model by id.
+        validation: Histories and next items that select the epoch; items are matched by id. If None, training runs for
+            all ``config.epochs`` and keeps the last epoch, for a final model on all data.
+        config: Settings of the training; the paper's if None.
+        directory: Folder for the best model (as written by ``save_pretrained``), the log and the state. A killed run
+            resumes when it is started again with the same arguments; it uses the saved weights, not those of ``model``.
+            Nothing is written if None. The model must derive from ``Pretrained``, as DiffRec does.
+        device: Device of the training, ``"cpu"``; the device that accelerate selects if None.
+        progress: Whether to show progress bars.
         optimizer: Function from the model's parameters to a torch optimizer, such as ``torch.optim.Adagrad``; AdamW
             with ``config.learning_rate`` and ``config.weight_decay`` if None. The learning-rate schedule of ``config``
-            multiplies each group's own initial rate.
-        metric: Function from a model and ``validation`` to a number, larger is better, that chooses the epoch; the
+            multiplies the initial rate of each parameter group.
+        metric: Function from a model and ``validation`` to a number that selects the epoch, larger is better; the
             ranking metric ``config.select_by`` if None. The model is in evaluation mode, without gradients.
-        callbacks: Objects called at the start, after each batch, after each epoch and at the end, see
+        callbacks: Objects that are called at the start, after each batch, after each epoch and at the end; see
             :class:`~diffusers_rec.training.Callback`.
-        on_epoch: Function called with each epoch's record, in the main process: a callback in short.
+        on_epoch: Function that is called with the record of each epoch, in the main process; a short form of a
+            callback.
 
     Raises:
-        ImportError: accelerate is missing (extra ``train``).
-        ValueError: The data has items that the model does not know, parts of the model do not fit, no parameter
-            requires a gradient, the model has no loss or cannot be saved, ``patience`` or ``metric`` without
-            validation, an optimizer that does not fit, or the directory holds another run, all before anything is
-            written; or training diverged.
-        TypeError: An argument of another class.
+        ImportError: The library accelerate is missing (extra ``train``).
+        ValueError: The data have items that the model does not know, parts of the model do not fit, no parameter
+            requires a gradient, the model has no loss or cannot be saved, ``patience`` or ``metric`` is given without
+            validation, the optimizer does not fit, or the directory contains another run. These are found before
+            anything is written. Also if training diverges.
+        TypeError: An argument has a wrong class.
         OSError: The directory cannot be written; raised before training.
     """
     config = config or TrainingConfig()
@@ -134,7 +135,7 @@ def train(
 
 
 class _Loop:
-    """Epoch after epoch: train, validate, save, call back."""
+    """Trains, validates, saves and calls back, epoch by epoch."""
 
     def __init__(
         self,
@@ -154,7 +155,7 @@ class _Loop:
         )  # fmt: skip
 
     def run(self, progress: bool) -> None:
-        """Train to the end and give the model its best weights."""
+        """Train to the end and restore the best weights."""
         self.callbacks.on_start(self.view)
         stopped = False
         while not (stopped or self._finished):
@@ -190,7 +191,7 @@ class _Loop:
         return record
 
     def _train(self, epoch: int, show: bool) -> Record:
-        """One epoch of steps: the mean loss terms."""
+        """Train for one epoch and return the mean loss terms."""
         self.learner.start_epoch()
         rounds = self.processes.rounds(self.batches, epoch)
         shared = self.processes.share(self.batches, epoch)
@@ -218,12 +219,12 @@ class _Loop:
 
 
 def step_generator(seed: int, epoch: int, step: int, process: int = 0) -> Generator:
-    """The source of everything random in a step."""
+    """Generator of all random numbers of a step."""
     return Generator().manual_seed(stream_seed(seed, epoch, step, process))
 
 
 def training_batches(model: Recommender, sequences: Sequences, config: TrainingConfig) -> TrainingBatches:
-    """The batches that ``train`` cuts from sequences whose items are the model's."""
+    """Batches that ``train`` builds from sequences with the vocabulary of the model."""
     return TrainingBatches(
         sequences,
         examples=config.examples,
@@ -234,19 +235,19 @@ def training_batches(model: Recommender, sequences: Sequences, config: TrainingC
 
 
 def _check_model(model: Recommender, *, saved: bool) -> None:
-    """Refuse what cannot be trained, or not saved."""
+    """Reject models that cannot be trained or saved."""
     if type(model).forward is Recommender.forward and "forward" not in vars(model):
         raise ValueError(
             f"{type(model).__name__} cannot be trained: it has no loss. Define forward(batch, generator) -> Loss."
         )
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("No parameter of the model requires a gradient. Call model.requires_grad_() to train it.")
-    model.check_fit()  # a part may have been swapped since the model was composed
+    model.check_fit()  # a part may have been replaced since the model was built
     if saved:
         if not isinstance(model, Pretrained):
             raise ValueError(
                 f"directory= saves the model, but {type(model).__name__} cannot be saved. Derive it from Pretrained "
                 "(diffusers_rec.recommenders.pretrained) and define config() and from_config(), or use directory=None."
             )
-        model.vocabulary.to_json()  # refuses ids that cannot be saved, now rather than after an epoch
-        model.config()  # refuses parts without a registered name
+        model.vocabulary.to_json()  # raises now, not after an epoch, if ids cannot be saved
+        model.config()  # raises if a part has no registered name

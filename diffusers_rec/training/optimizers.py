@@ -1,4 +1,4 @@
-"""Optimizers: how one is made, what identifies it, and its state in tensors and numbers."""
+"""Construction, identity and state of optimizers."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ _NUMBERS = bool, int, float
 
 
 class OptimizerFactory(Protocol):
-    """A function from the model's parameters to an optimizer, such as :class:`torch.optim.Adagrad` itself."""
+    """Function from the parameters of a model to an optimizer, such as the class :class:`torch.optim.Adagrad`."""
 
     def __call__(self, parameters: Iterator[nn.Parameter], /) -> Optimizer: ...
 
 
 def build_optimizer(factory: OptimizerFactory | None, model: nn.Module, config: TrainingConfig) -> Optimizer:
-    """The optimizer of a model's parameters.
+    """Build the optimizer of a model's parameters.
 
     Args:
-        factory: Makes the optimizer; AdamW with the learning rate and weight decay of ``config`` if None.
-        model: The model, on the device where it is trained.
-        config: The settings.
+        factory: Function that builds the optimizer; AdamW with the learning rate and weight decay of ``config`` if
+            None.
+        model: Model on its training device.
+        config: Settings of the training.
 
     Raises:
-        TypeError: The factory is not a function, or returns something else than an optimizer.
+        TypeError: The factory is not a function, or does not return an optimizer.
         ValueError: The optimizer has parameters that are not the model's, a group without learning rate, or a step that
             needs a closure.
     """
@@ -62,7 +63,7 @@ def build_optimizer(factory: OptimizerFactory | None, model: nn.Module, config: 
 
 
 def optimizer_settings(optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
-    """What identifies an optimizer before its first step, ready for JSON: its class, and each group's settings."""
+    """Identity of an optimizer before its first step, as JSON values: its class and the settings of each group."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     groups = [
         {
@@ -75,14 +76,14 @@ def optimizer_settings(optimizer: Optimizer, model: nn.Module) -> dict[str, Any]
 
 
 def pack_optimizer(optimizer: Optimizer) -> tuple[dict[str, Tensor], str]:
-    """An optimizer's state.
+    """Convert the state of an optimizer to tensors and JSON.
 
     Returns:
-        Tensors, named by the parameter's number and their own name, ``"0.exp_avg"``; and JSON with each one's form, the
-        numbers of the state, and those of the groups.
+        Tensors, named by the number of the parameter and their own name, such as ``"0.exp_avg"``; and JSON with the
+        form of each tensor, the numbers of the state and the numbers of the groups.
 
     Raises:
-        ValueError: The state holds something else than tensors, numbers and None, or is not kept by parameter.
+        ValueError: The state contains other values than tensors, numbers and None, or is not kept by parameter.
     """
     tensors: dict[str, Tensor] = {}
     state: dict[str, dict[str, Any]] = {}
@@ -102,12 +103,12 @@ def pack_optimizer(optimizer: Optimizer) -> tuple[dict[str, Tensor], str]:
 
 
 def unpack_optimizer(tensors: Mapping[str, Tensor], text: str, optimizer: Optimizer) -> dict[str, Any]:
-    """What :func:`pack_optimizer` gave, as :func:`restore_optimizer` takes it.
+    """Convert a result of :func:`pack_optimizer` to the argument of :func:`restore_optimizer`.
 
     Args:
-        tensors: By the parameter's number and their own name.
-        text: The JSON.
-        optimizer: An optimizer made as the saved one was; it is not changed.
+        tensors: Tensors by the number of the parameter and their own name.
+        text: JSON of the state.
+        optimizer: Optimizer that was built like the saved one; it is not changed.
 
     Raises:
         ValueError: The state does not fit the optimizer.
@@ -134,25 +135,25 @@ def unpack_optimizer(tensors: Mapping[str, Tensor], text: str, optimizer: Optimi
 
 
 def restore_optimizer(optimizer: Optimizer, unpacked: dict[str, Any]) -> None:
-    """Give an optimizer the state that :func:`unpack_optimizer` returned, in the precision that was saved."""
+    """Restore the state that :func:`unpack_optimizer` returned, in the saved dtypes."""
     optimizer.load_state_dict(unpacked)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for number, entries in unpacked["state"].items():
         loaded = optimizer.state[parameters[number]]
         for name, value in entries.items():
-            if isinstance(value, Tensor) and loaded[name].dtype != value.dtype:  # torch gives them the parameter's
+            if isinstance(value, Tensor) and loaded[name].dtype != value.dtype:  # PyTorch casts it
                 loaded[name] = value.to(loaded[name].device, copy=True)
 
 
 def _group_numbers(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """Of each group: some optimizers adapt them, others never change them."""
+    """Numbers of each group, which some optimizers adapt."""
     return [
         {key: value for key, value in group.items() if isinstance(value, _NUMBERS)} for group in optimizer.param_groups
     ]
 
 
 def _with_numbers(optimizer: Optimizer, saved: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The groups of ``optimizer``'s state dict with saved numbers."""
+    """Groups of the state dict of ``optimizer``, with saved numbers."""
     forms = [[{key: type(value) for key, value in group.items()} for group in groups]
              for groups in (saved, _group_numbers(optimizer))]  # fmt: skip
     if forms[0] != forms[1]:
@@ -166,7 +167,7 @@ def _form(tensor: Tensor) -> list[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A setting as JSON holds it; of an object, the name of its class."""
+    """A setting as a JSON value; the name of its class for an object."""
     if value is None or isinstance(value, (*_NUMBERS, str)):
         return value
     if isinstance(value, Tensor):

@@ -1,7 +1,7 @@
-"""The processes that train together, in most cases one: their device, their order, and what they exchange.
+"""The processes that train together, usually one: their device, their order and their communication.
 
-accelerate places them. No ``Accelerator`` is made: it would take mixed precision, gradient accumulation and more from
-environment variables and from an earlier ``Accelerator`` in the process, against the settings of the training.
+accelerate selects the device. No ``Accelerator`` is created, because it would read mixed precision, gradient
+accumulation and other settings from environment variables and from an earlier ``Accelerator`` in the process.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from diffusers_rec.data.batching import Batch, TrainingBatches
 
 
 class Processes:
-    """This process among those that were launched.
+    """The current process within the group of launched processes.
 
     Args:
-        device: ``"cpu"``, or None for what accelerate finds.
+        device: Device of the process, ``"cpu"``; the device that accelerate selects if None.
 
     Attributes:
         device: Device of this process.
@@ -30,14 +30,15 @@ class Processes:
         rank: Number of this process, from 0.
 
     Raises:
-        ImportError: accelerate is missing (extra ``train``).
-        ValueError: accelerate joined fewer processes than were launched, or has placed them on another device before.
+        ImportError: The library accelerate is missing (extra ``train``).
+        ValueError: Accelerate connected fewer processes than were launched, or has already placed them on another
+            device.
     """
 
     def __init__(self, device: str | None = None) -> None:
         accelerate = require_extra("accelerate", "train")
         self._utils = accelerate.utils
-        # accelerate joins the processes of a CPU machine only with cpu=True.
+        # accelerate connects processes without GPU only if cpu=True.
         on_cpu = device == "cpu" or not torch.cuda.is_available()
         self._state = accelerate.PartialState(cpu=on_cpu or self._utils.parse_flag_from_env("ACCELERATE_USE_CPU"))
         self.device: torch.device = self._state.device
@@ -49,32 +50,32 @@ class Processes:
                 f"{launched} processes were launched, but accelerate joined {self.count}. "
                 "Give device='cpu' on a machine with fewer GPUs than processes."
             )
-        if device == "cpu" != self.device.type:  # an earlier use of accelerate has placed this process
+        if device == "cpu" != self.device.type:  # an earlier use of accelerate has selected the device
             if self.count > 1:
                 raise ValueError(f"device='cpu', but accelerate has already joined the processes on {self.device}.")
             self.device = torch.device("cpu")
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that writes and reports."""
+        """Whether this process writes and prints."""
         return self.rank == 0
 
     def together(self, model: nn.Module) -> nn.Module:
-        """The model, its gradients averaged over the processes."""
+        """Wrap the model so that gradients are averaged over the processes."""
         if self.count == 1:
             return model
         device = None if self.device.type == "cpu" else [self.device.index]
         wrapped = nn.parallel.DistributedDataParallel(model, device_ids=device)
-        # Buffers are equal in all processes; to send those of a memory at every step would cost more than the step.
-        wrapped.broadcast_buffers = False  # no argument: its name differs between versions of torch
+        # Buffers are equal in all processes; broadcasting those of a memory would take longer than a step.
+        wrapped.broadcast_buffers = False  # not an argument: its name depends on the version of PyTorch
         return wrapped
 
     def rounds(self, batches: TrainingBatches, epoch: int) -> int:
-        """Batches that each process takes in an epoch."""
+        """Number of batches per process in an epoch."""
         return math.ceil(batches.num_batches(epoch) / self.count)
 
     def share(self, batches: TrainingBatches, epoch: int) -> Iterator[Batch]:
-        """Every ``count``-th batch; the last round is filled up with the first batch, so that no process waits."""
+        """Every ``count``-th batch; the first batch fills up the last round, so that no process waits."""
         if self.count == 1:
             yield from batches.epoch(epoch)
             return
@@ -86,7 +87,7 @@ class Processes:
             yield next(iter(batches.epoch(epoch)))
 
     def joined(self, part: Tensor) -> Tensor:
-        """The parts of all processes end to end, ``(M, ...)`` each, whose M may differ."""
+        """Concatenate the tensors ``(M, ...)`` of all processes; M may differ."""
         if self.count == 1:
             return part
         lengths = self._utils.gather(torch.tensor([len(part)], device=part.device)).tolist()
@@ -98,9 +99,9 @@ class Processes:
         return flag if self.count == 1 else bool(self.summed(torch.tensor(float(flag), device=self.device)))
 
     def summed(self, part: Tensor) -> Tensor:
-        """The sum over the processes."""
+        """Sum over all processes."""
         return self._utils.reduce(part, reduction="sum")
 
     def wait(self) -> None:
-        """Return once every process has called it."""
+        """Wait until every process has called this method."""
         self._state.wait_for_everyone()

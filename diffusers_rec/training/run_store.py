@@ -1,4 +1,4 @@
-"""What a run keeps, in memory or in a folder of its own: how far it is, its log, its best model."""
+"""Storage of a run, in memory or in a folder: its progress, its log and its best model."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from diffusers_rec.training.state import STATE_FILE, Progress, put_state, read_s
 
 LOG_FILE = "log.jsonl"
 WAIT = 2.0
-"""Seconds that a run waits for the lock of its folder, which another run holds until it ends."""
+"""Seconds that a run waits for the lock of its folder."""
 _FILES = re.compile(rf"{re.escape(LOG_FILE)}|{re.escape(STATE_FILE)}|{FILES.pattern}")
 
 
 class RunStore(ABC):
-    """Keeps what a run needs to end with its best model."""
+    """Storage of the progress and the best model of a run."""
 
     @abstractmethod
     def restore(self, learner: Learner) -> Progress:
-        """How far the run is; the learner takes the saved state, if there is any."""
+        """Restore the saved state, if any, and return the progress of the run."""
 
     @abstractmethod
     def save(self, learner: Learner, progress: Progress) -> None:
@@ -41,7 +41,7 @@ class RunStore(ABC):
 
     @abstractmethod
     def best_weights(self) -> Mapping[str, Tensor]:
-        """The weights of the best epoch."""
+        """Weights of the best epoch."""
 
     @abstractmethod
     def save_calibrated(self, model: Recommender) -> None:
@@ -49,7 +49,7 @@ class RunStore(ABC):
 
 
 class MemoryStore(RunStore):
-    """Store of a run that cannot be resumed."""
+    """Storage of a run that cannot be resumed."""
 
     def restore(self, learner: Learner) -> Progress:
         self._best = copy.deepcopy(learner.model.state_dict())
@@ -67,18 +67,18 @@ class MemoryStore(RunStore):
 
 
 class FolderStore(RunStore):
-    """Store of a run that resumes when it is started again.
+    """Storage of a run that resumes when it is started again.
 
-    The state is written before the best model. It holds the last weights, so a best model whose writing was interrupted
-    by a kill is written when the run resumes.
+    The state is written before the best model and contains the last weights. If a run was killed between the two, the
+    best model is written when the run resumes.
 
     Args:
         folder: Folder of the run, locked by the process that writes.
         run: Fingerprint of the run.
-        writes: Whether this process writes; one of several does.
+        writes: Whether this process writes; only one process does.
 
     Raises:
-        ValueError: The folder holds foreign files, another run, or a damaged state.
+        ValueError: The folder contains foreign files, another run or a damaged state.
     """
 
     def __init__(self, folder: Path, run: str, *, writes: bool) -> None:
@@ -93,7 +93,7 @@ class FolderStore(RunStore):
         if self.writes:
             remove_temporaries(self.folder, _FILES)
         if self._found is None:
-            self._write_state(learner, Progress())  # fails before training where the folder cannot be written
+            self._write_state(learner, Progress())  # raises before training if the folder cannot be written
             return Progress()
         put_state(self.folder / STATE_FILE, self._found, learner)
         progress, self._found = self._found.progress, None
@@ -127,21 +127,21 @@ class FolderStore(RunStore):
             cast(Pretrained, learner.evaluated).save_pretrained(self.folder)
 
     def _recover_best(self, learner: Learner, progress: Progress) -> None:
-        """Write the best model if only the state has it; raise now, not at the end, if it is lost."""
+        """Write the best model if only the state contains it; raise now, not at the end, if it is lost."""
         try:
             present = read_checkpoint(self.folder).digest
         except (FileNotFoundError, ValueError) as error:
             if not progress.last_is_best:
                 raise ValueError(
                     f"{self.folder} has lost its best model, that of epoch {progress.best_epoch} ({error}). Delete the "
-                    "folder to train anew."
+                    "folder to train again."
                 ) from error
             present = progress.replaced
         if progress.last_is_best and present == progress.replaced:
             self._write_best(learner)
 
     def _refuse_foreign_log(self) -> None:
-        """A log is this run's if it begins as the state implies; a kill may have come between the two writings."""
+        """Reject a log that does not start with the history; it may be longer if the run was killed while saving."""
         path, progress = self.folder / LOG_FILE, self._found.progress if self._found else Progress()
         if not path.exists():
             return
@@ -153,10 +153,10 @@ class FolderStore(RunStore):
 
 @contextmanager
 def run_folder(directory: str | PathLike[str] | None, *, writes: bool) -> Iterator[Path | None]:
-    """The folder of a run, created if missing and locked by the process that writes until the run ends.
+    """Folder of a run, created if missing and locked by the process that writes.
 
     Raises:
-        NotADirectoryError: There is a file in its place.
+        NotADirectoryError: The path is a file.
         ValueError: Another run or another process writes to it, or the path is empty.
     """
     if directory is None:
@@ -164,7 +164,7 @@ def run_folder(directory: str | PathLike[str] | None, *, writes: bool) -> Iterat
         return
     folder = check_path("directory", directory)
     if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file; a run needs a folder of its own.")
+        raise NotADirectoryError(f"{folder} is a file; a run needs a folder.")
     folder.mkdir(parents=True, exist_ok=True)
     with folder_lock(folder, wait=WAIT) if writes else nullcontext():
         yield folder

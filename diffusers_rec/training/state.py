@@ -1,4 +1,4 @@
-"""The state of a run in one safetensors file, replaced as a whole: a killed run finds the old state or the new."""
+"""The state of a run in one safetensors file, which is replaced atomically."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from diffusers_rec.training.optimizers import pack_optimizer, restore_optimizer,
 
 STATE_FILE = "training-state.safetensors"
 VERSION = "2"
-"""Version of the state's format; 1 had no numbers of the optimizer."""
+"""Version of the format; version 1 had no numbers of the optimizer."""
 
 
 @dataclass
 class Progress:
-    """How far a run is.
+    """Progress of a run.
 
     Attributes:
-        epoch: Number of epochs done.
-        best_epoch: Epoch of the best validation, 0 before the first; without validation the last epoch.
-        best_score: Score of that validation; -1 before the first.
-        stale: Number of validations since the best.
-        replaced: Digest of the best weights before the present ones; empty if there were none.
+        epoch: Number of completed epochs.
+        best_epoch: Epoch of the best validation, 0 before the first; the last epoch without validation.
+        best_score: Score of the best validation; -1 before the first.
+        stale: Number of validations since the best one.
+        replaced: Digest of the previous best weights; empty if there were none.
         history: One record for each epoch.
     """
 
@@ -48,11 +48,11 @@ class Progress:
 
     @property
     def last_is_best(self) -> bool:
-        """Whether the epoch that ended last is the best so far."""
+        """Whether the last epoch is the best so far."""
         return self.best_epoch == self.epoch > 0
 
     def enter(self, score: float) -> None:
-        """Enter the score of a validation after the current epoch."""
+        """Record the score of a validation after the current epoch."""
         if score > self.best_score or not self.best_epoch:
             self.best_score, self.best_epoch, self.stale = score, self.epoch, 0
         else:
@@ -60,11 +60,11 @@ class Progress:
 
     @classmethod
     def from_json(cls, text: str) -> Progress:
-        """Read ``asdict`` in JSON.
+        """Read the JSON of ``asdict``.
 
         Raises:
-            ValueError: Numbers that do not fit one another.
-            TypeError: Anything else than progress.
+            ValueError: The numbers are inconsistent.
+            TypeError: The JSON is not progress.
         """
         values = json.loads(text)
         if set(values) != {each.name for each in fields(cls)}:
@@ -85,12 +85,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class State:
-    """What a file holds.
+    """Content of a file.
 
     Attributes:
-        run: Fingerprint of what is trained on what, see :func:`fingerprint`.
-        progress: How far the run is.
-        optimizer: Numbers of the optimizer and the form of its tensors, in JSON.
+        run: Fingerprint of the run, see :func:`fingerprint`.
+        progress: Progress of the run.
+        optimizer: JSON with the numbers of the optimizer and the form of its tensors.
         tensors: All tensors, by name.
     """
 
@@ -105,9 +105,9 @@ def save_state(path: Path, run: str, progress: Progress, learner: Learner) -> No
 
     Args:
         path: Path of the file.
-        run: Fingerprint of what is trained on what, see :func:`fingerprint`.
-        progress: How far the run is.
-        learner: What training changes.
+        run: Fingerprint of the run, see :func:`fingerprint`.
+        progress: Progress of the run.
+        learner: Learner whose state is saved.
 
     Raises:
         ValueError: The optimizer's state cannot be saved.
@@ -126,10 +126,10 @@ def save_state(path: Path, run: str, progress: Progress, learner: Learner) -> No
 
 
 def read_state(path: Path, run: str) -> State:
-    """Read what :func:`save_state` wrote.
+    """Read a file that :func:`save_state` wrote.
 
     Raises:
-        ValueError: The file is damaged, or of another run, or of another version.
+        ValueError: The file is damaged, or belongs to another run or version.
     """
     with _damaged(path):
         metadata, tensors = read_verified(path)
@@ -140,8 +140,8 @@ def read_state(path: Path, run: str) -> State:
     if state.run != run:
         raise ValueError(
             f"{path.parent} holds a run with other settings, other data or another number of processes. "
-            "Choose another folder, or delete this one to train anew. (More epochs are another setting, too: the "
-            "learning rate's decay follows them.)"
+            "Choose another folder, or delete this one to train again. (The number of epochs is also a setting, "
+            "because the learning rate depends on it.)"
         )
     return state
 
@@ -150,12 +150,12 @@ def put_state(path: Path, state: State, learner: Learner) -> None:
     """Restore a state.
 
     Args:
-        path: Path that it was read from, for errors.
+        path: Path of the file, for errors.
         state: State from :func:`read_state`.
-        learner: Takes its weights, what is learned beside them, the averaged weights and the optimizer's state.
+        learner: Learner whose weights, learned state, averaged weights and optimizer are restored.
 
     Raises:
-        ValueError: The tensors do not fit; nothing has changed then.
+        ValueError: The tensors do not fit; nothing is changed.
     """
     with _damaged(path):
         for owner, prefix in ((learner.model, "model."), (learner.average, "average.")):
@@ -170,12 +170,12 @@ def put_state(path: Path, state: State, learner: Learner) -> None:
 
 
 def fingerprint(settings: Any, data: Sequences, validation: Holdout | None, processes: int) -> str:
-    """A digest of what identifies a run: runs of equal digest give the same results, bit for bit.
+    """Digest that identifies a run; runs with equal digests have the same results, bit for bit.
 
     Args:
         settings: Configs of the model, the training, the optimizer and the metric, as JSON values.
-        data: The training sequences.
-        validation: The holdout.
+        data: Training sequences.
+        validation: Histories and targets of the validation.
         processes: Number of processes.
     """
     digest = hashlib.sha256(json.dumps([settings, processes], sort_keys=True).encode())
@@ -193,7 +193,7 @@ def fingerprint(settings: Any, data: Sequences, validation: Holdout | None, proc
 
 
 def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """A digest of each tensor, by name."""
+    """Digest of each tensor, by name."""
     found = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     return {
         name: hashlib.sha256(f"{tuple(tensor.shape)}".encode() + tensor.numpy().tobytes()).hexdigest()
@@ -202,7 +202,7 @@ def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def _damaged(path: Path) -> AbstractContextManager[None]:
-    return naming(path, "cannot be used", advice=f"Delete the folder {path.parent} to train anew, or choose another.")
+    return naming(path, "cannot be used", advice=f"Delete the folder {path.parent} to train again, or choose another.")
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Validation: the score that chooses the epoch, and warnings about scores that cannot choose one."""
+"""Validation: the score that selects the epoch, and warnings about scores that cannot select one."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from diffusers_rec.training.processes import Processes
 Metric = Callable[[Recommender, Holdout], float]
 
 MANY = 0.2
-"""Above this share of targets in their own histories, leaving seen items out is probably not what is wanted."""
+"""Share of targets in their own histories above which excluding seen items is probably a mistake."""
 
 
 def metric_name(metric: Metric | None) -> str:
-    """The name of a metric in the history, without ``validation_``; empty if None."""
+    """Name of a metric in the history, without ``validation_``; empty if None."""
     name = getattr(metric, "__name__", "metric")
     return "" if metric is None else name if name.isidentifier() else "metric"
 
@@ -31,9 +31,9 @@ class Validation:
 
     Args:
         holdout: Histories and targets.
-        config: The settings: without a ``metric``, they choose it.
-        metric: Function of a model and the holdout, larger is better.
-        processes: The processes of the run, which get the same score.
+        config: Settings of the training, which define the metric if ``metric`` is None.
+        metric: Function of a model and the holdout; larger is better.
+        processes: Processes of the run, which all get the same score.
     """
 
     def __init__(self, holdout: Holdout, config: TrainingConfig, metric: Metric | None, processes: Processes) -> None:
@@ -43,11 +43,11 @@ class Validation:
         """Score a model.
 
         Args:
-            model: The model; it stays in the mode that it is in.
-            progress: Whether to show a bar.
+            model: Model to score; its mode does not change.
+            progress: Whether to show a progress bar.
 
         Returns:
-            The score, and what the history records.
+            Score, and the values that the history records.
         """
         if self.metric is not None:
             score = self._score(self.metric, model)
@@ -67,21 +67,21 @@ class Validation:
         return float(self.processes.summed(of_main.to(self.processes.device)))
 
     def warn_of_repeats(self) -> None:
-        """Warn where many targets count as misses because they are in their own histories."""
+        """Warn if many targets count as misses because they are in their own histories."""
         histories, users = self.holdout.histories, len(self.holdout)
         owner = np.repeat(np.arange(users), histories.lengths)
         repeated = len(np.unique(owner[histories.items == self.holdout.targets[owner]]))
         if self.metric is None and self.config.exclude_seen and repeated > MANY * users:
             warn_caller(
                 f"{repeated} of {users} validation targets are in their own histories, and count as misses "
-                "because exclude_seen=True leaves seen items out. Where users return to items, use "
-                "TrainingConfig(exclude_seen=False), in the shell --include-seen."
+                "because exclude_seen=True excludes seen items. If users return to items, use "
+                "TrainingConfig(exclude_seen=False), on the command line --include-seen."
             )
 
     def warn_of_zeros(self, best_score: float) -> None:
-        """Warn where no validation was better than another because all were 0."""
+        """Warn if all validation scores were 0."""
         if self.metric is None and best_score == 0:
-            seen = ", or exclude_seen=False (--include-seen) where users return to items"
+            seen = ", or exclude_seen=False (--include-seen) if users return to items"
             warn_caller(
                 f"{self.config.select_by} was 0 in every validation, so the first validated epoch was kept. Use a "
                 "metric with a larger cut-off, such as select_by='hr@100' "

@@ -76,7 +76,7 @@ def test_models_are_averaged_with_others(logs, models, tmp_path):
     assert "memory_alone" not in found  # an ensemble has no memory of its own
     assert "ensemble of 2 models" in good("evaluate", models / "csv", logs / "log.csv", "--with", tmp_path)
     shown = good("recommend", models / "csv", "--with", tmp_path, "--history", "item-001")
-    assert "spread over models and draws" in " ".join(shown.split())
+    assert "std over models and draws" in " ".join(shown.split())
     for other, message in ((models / "csv", "twice"), (models / "txt", f"{models / 'csv'} is member 0")):
         code, _, error = diffrec("recommend", models / "csv", "--with", other, "--history", "item-001")
         assert code == 2

@@ -21,7 +21,7 @@ def test_recommend_returns_what_the_library_returns(kind, history, ids, models):
     expected = DiffRec.from_pretrained(models / kind).recommend([ids], 4)[0]
     assert answer["history"] == ids
     assert [tuple(row.values()) for row in answer["recommendations"]] == expected
-    assert list(answer["recommendations"][0]) == ["item", "score", "spread"]
+    assert list(answer["recommendations"][0]) == ["item", "score", "std"]
 
 
 def test_steps_alone_are_of_the_models_own_sampler(logs, tmp_path):
@@ -55,7 +55,7 @@ def test_recommend_among_candidates_and_seen_items(models):
     note = diffrec(*history, "-k", 3, *some)[2]
     assert note == (
         "after item-001,item-002: 2 of 3 items, because the others are in the history or excluded. "
-        "--include-seen keeps those of the history.\n"
+        "--include-seen allows items of the history.\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""Noise schedules: how much of the clean latent survives at each timestep, one schedule a file."""
+"""Noise schedules, one per file: the amounts of signal and of noise at each timestep."""
 
 from diffusers_rec.processes.schedules.base import NoiseSchedule
 from diffusers_rec.processes.schedules.cosine import CosineSchedule

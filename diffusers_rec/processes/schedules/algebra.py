@@ -1,10 +1,10 @@
-r"""Gaussian algebra between two noise levels, on numbers or tensors alike.
+r"""Gaussian algebra between two noise levels, for numbers and tensors.
 
-With signal :math:`a` and sigma :math:`s`, latents at two steps m < n are joined by
+With signal :math:`a` and sigma :math:`s`, the transition between two steps m < n is
 
 .. math:: q(x_n \mid x_m) = \mathcal N(r x_m, \beta I), \qquad r = a_n / a_m, \qquad \beta = s_n^2 - r^2 s_m^2,
 
-whence Bayes' rule gives
+and Bayes' rule gives
 
 .. math:: q(x_m \mid x_n, x_0) = \mathcal N\Big(\frac{a_m \beta}{s_n^2} x_0 + \frac{r s_m^2}{s_n^2} x_n,\;
           \frac{s_m^2}{s_n^2} \beta I\Big).
@@ -28,9 +28,9 @@ class Level(NamedTuple):
 
     Attributes:
         signal: Factor of the clean latent.
-        sigma: Factor of the standard Gaussian.
-        square: ``signal`` squared.
-        variance: ``sigma`` squared.
+        sigma: Factor of the standard Gaussian noise.
+        square: Square of ``signal``.
+        variance: Square of ``sigma``.
         alpha_bar: Share of the signal, ``square / (square + variance)``.
         preserving: Whether ``square + variance`` is 1 at every step of the schedule.
     """
@@ -44,7 +44,7 @@ class Level(NamedTuple):
 
     @classmethod
     def of(cls, tables: Iterable[Any], preserving: bool) -> Level:
-        """A level of what :data:`LEVEL` names, in order."""
+        """Build a level from the values that :data:`LEVEL` names, in this order."""
         return cls._make([*tables, preserving])
 
 
@@ -52,7 +52,7 @@ LEVEL = Level._fields[:-1]
 
 
 def transition(now: Level, then: Level) -> tuple[Any, Any]:
-    """The square of r, and beta, of the step from ``then`` (m) to ``now`` (n)."""
+    """Square of r, and beta, of the transition from ``then`` (m) to ``now`` (n)."""
     ratio = now.square / then.square
     return ratio, 1 - ratio if now.preserving else now.variance - ratio * then.variance
 
@@ -65,7 +65,7 @@ def posterior(now: Level, then: Level) -> tuple[Any, Any, Any]:
 
 
 def reverse_variance(now: Level, then: Level) -> Any:
-    """The variance of x_m given x_n alone, for clean latents of unit variance; beta where variance is preserved."""
+    """Variance of x_m given only x_n, for clean latents of unit variance; beta if variance is preserved."""
     _, beta = transition(now, then)
     if now.preserving:
         return beta
@@ -73,7 +73,7 @@ def reverse_variance(now: Level, then: Level) -> Any:
 
 
 def implicit(now: Level, then: Level, eta: float) -> tuple[Any, Any]:
-    r"""Factors of x0 and of xn in the mean of a DDIM step, whose noise has eta² times the posterior's variance.
+    r"""Factors of x0 and of xn in the mean of a DDIM step with eta² times the variance of the posterior.
 
     .. math:: a_m x_0 + \sqrt{s_m^2 - \eta^2 \tfrac{s_m^2}{s_n^2}\beta}\; \frac{x_n - a_n x_0}{s_n}
     """
@@ -83,10 +83,10 @@ def implicit(now: Level, then: Level, eta: float) -> tuple[Any, Any]:
 
 
 def resting(now: Level, then: Level, *factors: Tensor) -> tuple[Tensor, ...]:
-    """Factors of x0, of xn and of noise, at the places where m = n replaced by 0, 1 and 0.
+    """Replace the factors of x0, of xn and of noise by 0, 1 and 0 where m = n.
 
     Raises:
-        ValueError: m above n somewhere (looked for on the CPU alone).
+        ValueError: A step m is above its n (checked only on the CPU).
     """
     if readable(then.alpha_bar) and bool((then.alpha_bar < now.alpha_bar).any()):
         raise ValueError("previous must not lie above timesteps: a reverse step goes to less noise.")
@@ -95,7 +95,7 @@ def resting(now: Level, then: Level, *factors: Tensor) -> tuple[Tensor, ...]:
 
 
 def derived(level: Level, velocity: Tensor) -> dict[str, Tensor]:
-    """Every table of a schedule, from the tables of its levels and of its velocity's p."""
+    """All tables of a schedule, from the tables of its levels and of the factor p of its velocity."""
     then = Level.of((torch.cat([table[:1], table[:-1]]) for table in level[:-1]), level.preserving)
     ratio, beta = transition(level, then)
     clean, noised, left = posterior(level, then)

@@ -1,19 +1,20 @@
 r"""Noise schedules.
 
-A schedule fixes how much of the clean latent :math:`x_0` survives at timestep :math:`n \in \{0, \dots, N\}`:
+A schedule defines the amounts of signal and of noise at timestep :math:`n \in \{0, \dots, N\}`:
 
 .. math:: x_n = a_n x_0 + s_n \epsilon, \qquad \epsilon \sim \mathcal N(0, I), \qquad a_0 = 1, \quad s_0 = 0.
 
-Every schedule is two tables, signal :math:`a` and sigma :math:`s`, whose ratio falls strictly. Most **preserve
-variance**: :math:`a_n^2 = \bar\alpha_n` and :math:`s_n^2 = 1 - \bar\alpha_n` (Eq. 2), and one strictly decreasing table
-:math:`\bar\alpha` is all of them. Of the others :math:`\bar\alpha_n = a_n^2 / (a_n^2 + s_n^2)`. From the levels follow
+A schedule consists of two tables, signal :math:`a` and sigma :math:`s`, whose ratio decreases strictly. Most schedules
+**preserve variance**: :math:`a_n^2 = \bar\alpha_n` and :math:`s_n^2 = 1 - \bar\alpha_n` (Eq. 2), so a strictly
+decreasing table :math:`\bar\alpha` defines them. For the others, :math:`\bar\alpha_n = a_n^2 / (a_n^2 + s_n^2)`. The
+levels determine
 
 .. math:: \alpha_n = a_n^2 / a_{n-1}^2, \qquad \beta_n = s_n^2 - \alpha_n s_{n-1}^2, \qquad
           \tilde\beta_n = \frac{s_{n-1}^2}{s_n^2}\, \beta_n.
 
-How hard a step is depends on the signal-to-noise ratio :math:`a_n^2 / s_n^2`, the width of the latent and the number of
-items. ``log_snr_shift`` adds a constant to the logarithm of the ratio at every step: negative values make every step
-noisier. It keeps :math:`a_n^2 + s_n^2` where variance is preserved, else :math:`a_n + s_n`.
+The difficulty of a step depends on the signal-to-noise ratio :math:`a_n^2 / s_n^2`, the latent width and the number of
+items. ``log_snr_shift`` adds a constant to the logarithm of this ratio at every step; negative values mean more noise.
+The shift keeps :math:`a_n^2 + s_n^2` if variance is preserved, and :math:`a_n + s_n` otherwise.
 """
 
 from __future__ import annotations
@@ -34,27 +35,27 @@ from diffusers_rec.processes.schedules.lookup import MAX_TIMESTEPS, Tables, read
 
 
 class NoiseSchedule(Component, ABC, kind="schedule"):
-    """Frozen tables of noise levels and the Gaussian algebra that follows from them.
+    """Immutable tables of noise levels, and Gaussian algebra on them.
 
-    A subclass writes ``_alpha_bar``, or ``_levels`` where variance is not preserved; a subclass with parameters of its
-    own keeps them in attributes, then calls this constructor. The tables are float64 on the CPU and are cast to the
-    latents' dtype and device where they are used.
+    A subclass implements ``_alpha_bar``, or ``_levels`` if variance is not preserved. A subclass with parameters keeps
+    them in attributes and then calls this constructor. The tables are float64 on the CPU, and are cast to the dtype and
+    device of the latents when they are used.
 
     Args:
-        num_timesteps: N.
-        log_snr_shift: Added to the log signal-to-noise ratio of every step, in nats.
+        num_timesteps: Number of steps N.
+        log_snr_shift: Shift of the log signal-to-noise ratio of every step, in nats.
 
     Attributes:
-        signal: ``(N+1,)``; ``signal[0] == 1``. This table and the next ones are copies.
-        sigma: ``(N+1,)``; ``sigma[0] == 0``.
-        alpha_bar: ``(N+1,)``; ``alpha_bar[0] == 1`` exactly.
-        alpha: ``(N+1,)``; ``alpha[0] == 1``.
-        beta: ``(N+1,)``; ``beta[0] == 0``.
-        posterior_variance: ``(N+1,)``; zero at n = 0 and n = 1.
+        signal: Table of a, ``(N+1,)``, with ``signal[0] == 1``. All tables are copies.
+        sigma: Table of s, ``(N+1,)``, with ``sigma[0] == 0``.
+        alpha_bar: Table of alpha_bar, ``(N+1,)``, with ``alpha_bar[0] == 1`` exactly.
+        alpha: Table of alpha, ``(N+1,)``, with ``alpha[0] == 1``.
+        beta: Table of beta, ``(N+1,)``, with ``beta[0] == 0``.
+        posterior_variance: Table of the variance of Eq. 3, ``(N+1,)``; zero at n = 0 and n = 1.
         variance_preserving: Whether ``signal ** 2 + sigma ** 2`` is 1.
 
     Raises:
-        ValueError: N below 1, or levels that are not finite, or a signal-to-noise ratio that does not fall strictly.
+        ValueError: N is below 1, a level is not finite, or the signal-to-noise ratio does not decrease strictly.
     """
 
     entrances = (
@@ -73,10 +74,11 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
     @staticmethod
     @explained
     def from_alpha_bar(values: Sequence[float] | Tensor) -> NoiseSchedule:
-        """The variance-preserving schedule of a table.
+        """Build a variance-preserving schedule from a table.
 
         Args:
-            values: alpha_bar for n = 1..N, strictly decreasing in [0, 1); a 1 before it, for n = 0, may stand there.
+            values: Values of alpha_bar for n = 1..N, strictly decreasing in [0, 1), optionally with a leading 1 for
+                n = 0.
         """
         numbers = torch.as_tensor(values, dtype=torch.float64, device="cpu").tolist()
         return NoiseSchedule.build("table", values=numbers[1:] if numbers[:1] == [1.0] else numbers)
@@ -84,28 +86,28 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
     @staticmethod
     @explained
     def from_betas(values: Sequence[float] | Tensor) -> NoiseSchedule:
-        """The variance-preserving schedule of a table of betas.
+        """Build a variance-preserving schedule from a table of betas.
 
         Args:
-            values: beta for n = 1..N, in (0, 1).
+            values: Values of beta for n = 1..N, in (0, 1).
         """
         return NoiseSchedule.from_alpha_bar((1 - torch.as_tensor(values, dtype=torch.float64)).cumprod(0))
 
     def _alpha_bar(self, fraction: Tensor) -> Tensor:
-        """The table without its first entry: alpha_bar at ``fraction`` = n / N for n = 1..N, float64 ``(N,)``."""
+        """Return alpha_bar at ``fraction`` = n / N for n = 1..N, float64 ``(N,)``."""
         raise TypeError(f"{type(self).__name__} must define _alpha_bar(fraction), or _levels(fraction).")
 
     def _levels(self, fraction: Tensor) -> tuple[Tensor, Tensor]:
-        """Signal and sigma at ``fraction`` = n / N for n = 1..N, each float64 ``(N,)``."""
+        """Return signal and sigma at ``fraction`` = n / N for n = 1..N, each float64 ``(N,)``."""
         square = self._alpha_bar(fraction)
         return square.sqrt(), (1 - square).sqrt()
 
     def _velocity_signal(self, signal: Tensor, sigma: Tensor) -> Tensor:
-        r"""The factor p of the velocity :math:`v = p\,\epsilon - q\,x_0`, whose q is :math:`(1 - p a) / s`."""
+        r"""Factor p of the velocity :math:`v = p\,\epsilon - q\,x_0`, with :math:`q = (1 - p a) / s`."""
         return signal / (signal.square() + sigma.square())
 
     def _build(self) -> dict[str, Tensor]:
-        """Every table that the algebra needs, from the levels."""
+        """All tables that the algebra needs, from the levels."""
         fraction = torch.arange(1, self.num_timesteps + 1, dtype=torch.float64) / self.num_timesteps
         one = torch.ones(1, dtype=torch.float64)
         if self.variance_preserving:
@@ -182,10 +184,10 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
         return self._tables["posterior_variance"].clone()
 
     def level(self, timesteps: int | Tensor, like: Tensor | None = None) -> Level:
-        """Signal, sigma and their squares at one step, as numbers; with ``like``, as float64 tensors beside latents.
+        """Signal, sigma and their squares at step n, as numbers, or as float64 tensors that broadcast over ``like``.
 
         Args:
-            timesteps: n in 0..N; with ``like``, as in :meth:`add_noise`.
+            timesteps: Step n in 0..N, or steps as in :meth:`add_noise` if ``like`` is given.
             like: Latents, ``(B, ..., D)``.
         """
         if like is not None:
@@ -198,16 +200,16 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
 
         Args:
             x0: Clean latents, ``(B, ..., D)``.
-            noise: Standard Gaussian, like ``x0``.
-            timesteps: n in 0..N, integers whose axes are the leading axes of ``x0``: ``(B,)``, ``(B, Q)``, ...
+            noise: Standard Gaussian noise, like ``x0``.
+            timesteps: Steps n in 0..N, integers whose axes are the leading axes of ``x0``: ``(B,)``, ``(B, Q)``, ...
 
         Returns:
-            The noised latents, like ``x0``.
+            Noised latents, like ``x0``.
 
         Raises:
-            ValueError: a timestep outside 0..N (looked for on the CPU alone, where the look costs nothing), or axes
-                that do not lead those of ``x0``.
-            TypeError: latents that are not floating point, or timesteps that are not integers.
+            ValueError: A timestep is outside 0..N (checked only on the CPU), or the axes of ``timesteps`` are not the
+                leading axes of ``x0``.
+            TypeError: The latents are not floating-point, or the timesteps are not integers.
         """
         _expect_alike(x0, noise)
         signal, sigma = self._tables.at(x0, timesteps, "signal", "sigma")
@@ -216,7 +218,7 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
     def posterior(
         self, x0: Tensor, xn: Tensor, timesteps: Tensor, previous: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        r"""Mean and variance of :math:`q(x_m \mid x_n, x_0)`, m <= n; m = n - 1 is Eq. 3.
+        r"""Mean and variance of :math:`q(x_m \mid x_n, x_0)` for m <= n; m = n - 1 is Eq. 3.
 
         .. math:: \mu = \frac{a_m \beta}{s_n^2} x_0 + \frac{a_n s_m^2}{a_m s_n^2} x_n, \qquad
                   \sigma^2 = \frac{s_m^2}{s_n^2} \beta, \qquad \beta = s_n^2 - \frac{a_n^2}{a_m^2} s_m^2
@@ -224,14 +226,14 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
         Args:
             x0: Clean latents, ``(B, ..., D)``.
             xn: Noised latents, like ``x0``.
-            timesteps: n, as in :meth:`add_noise`; from 1 where ``previous`` is None.
-            previous: m in 0..n, like ``timesteps``; n - 1 when None. Where m = n the latent stays ``xn``.
+            timesteps: Steps n, as in :meth:`add_noise`; at least 1 if ``previous`` is None.
+            previous: Steps m in 0..n, like ``timesteps``; n - 1 if None. Where m = n, the mean is ``xn``.
 
         Returns:
-            The mean, like ``x0``, and the variance, ``(B, ..., 1)``; zero at m = 0.
+            Mean, like ``x0``, and variance, ``(B, ..., 1)``; the variance is zero at m = 0.
 
         Raises:
-            ValueError: as in :meth:`add_noise`, or m above n.
+            ValueError: As in :meth:`add_noise`, or m is above n.
         """
         _expect_alike(x0, xn)
         if previous is None:
@@ -244,17 +246,17 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
         return clean * x0 + noised * xn, variance
 
     def levels(self, like: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Signal and sigma at n, ``(B, ..., 1)``, like ``like``."""
+        r"""Signal and sigma at step n, ``(B, ..., 1)``, with the dtype and device of ``like``."""
         signal, sigma = self._tables.at(like, timesteps, "signal", "sigma")
         return signal, sigma
 
     def reverse_variance(self, like: Tensor, timesteps: Tensor, previous: Tensor | None = None) -> Tensor:
-        r"""The variance of :math:`x_m` given :math:`x_n` alone, for x0 of unit variance, ``(B, ..., 1)``; m = n - 1
-        when ``previous`` is None.
+        r"""Variance of :math:`x_m` given only :math:`x_n`, for x0 of unit variance, ``(B, ..., 1)``.
 
         .. math:: \beta \, \frac{a_m^2 + s_m^2}{a_n^2 + s_n^2}
 
-        Where variance is preserved it is :math:`\beta_n`, the paper's untrained :math:`\Sigma_\theta`.
+        m is n - 1 if ``previous`` is None. If variance is preserved, this is :math:`\beta_n`, the paper's untrained
+        :math:`\Sigma_\theta`.
         """
         if previous is None:
             (variance,) = self._tables.at(like, timesteps, "reverse_variance")
@@ -273,7 +275,7 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
         r""":math:`x_0 = (x_n - s_n \epsilon) / a_n`.
 
         Raises:
-            ValueError: as in :meth:`add_noise`, or n = N of a schedule that leaves no signal there.
+            ValueError: As in :meth:`add_noise`, or no signal is left at n.
         """
         _expect_alike(noise, xn)
         signal, sigma = self._tables.at(xn, timesteps, "signal", "sigma")
@@ -285,9 +287,9 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
         return (xn - sigma * noise) / signal
 
     def velocity_from_x0(self, x0: Tensor, xn: Tensor, timesteps: Tensor) -> Tensor:
-        r""":math:`v = p_n \epsilon - q_n x_0` with :math:`p a + q s = 1`, n >= 1.
+        r""":math:`v = p_n \epsilon - q_n x_0` with :math:`p a + q s = 1`, for n >= 1.
 
-        Where variance is preserved, p = a and q = s (Salimans & Ho 2022); of a rectified flow p = q = 1.
+        If variance is preserved, p = a and q = s (Salimans & Ho 2022). In a rectified flow, p = q = 1.
         """
         _expect_alike(x0, xn)
         velocity, sigma = self._tables.at(x0, timesteps, "velocity", "sigma", first=1)

@@ -14,15 +14,15 @@ from diffusers_rec.processes.schedules.base import NoiseSchedule
 class CosineSchedule(NoiseSchedule, name="cosine"):
     r"""Smooth at both ends: :math:`\bar\alpha_n = g(n) / g(0)`, :math:`g(n) = \cos^2\frac{n/N + s}{1 + s}\frac\pi2`.
 
-    As in the source, betas are held at ``max_beta``: the formula reaches beta = 1 at the last step.
+    As in the source, betas are clipped to ``max_beta``, because the formula reaches beta = 1 at the last step.
 
     Nichol & Dhariwal 2021, *Improved DDPM*, Eq. 17; Du et al. 2023, Sec. 5.3.1.
 
     Args:
-        num_timesteps: N.
-        offset: s, which keeps the first betas from vanishing.
-        max_beta: in (0, 1).
-        log_snr_shift: see :class:`NoiseSchedule`.
+        num_timesteps: Number of steps N.
+        offset: Offset s, which keeps the first betas away from zero.
+        max_beta: Largest beta, in (0, 1).
+        log_snr_shift: See :class:`NoiseSchedule`.
     """
 
     def __init__(

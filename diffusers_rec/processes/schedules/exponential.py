@@ -11,12 +11,12 @@ from diffusers_rec.processes.schedules.base import NoiseSchedule
 class ExponentialSchedule(NoiseSchedule, name="exponential"):
     r""":math:`\bar\alpha_n = \exp(-\beta_{min} u - \tfrac12 (\beta_{max} - \beta_{min}) u^2)` with u = n / N.
 
-    The exact solution of the stochastic differential equation that the linear schedule approximates. Song et al. 2021,
+    Exact solution of the stochastic differential equation that the linear schedule approximates. Song et al. 2021,
     *Score-Based Generative Modeling through SDEs*, Eq. 33. Yang et al. 2023, *DreamRec*, call it ``exp`` and set
     ``beta_max`` to 10.
 
     Args:
-        num_timesteps: N.
+        num_timesteps: Number of steps N.
         beta_min: Rate of the noise at u = 0, not negative.
         beta_max: Rate of the noise at u = 1, at least ``beta_min`` and positive.
         log_snr_shift: See :class:`NoiseSchedule`.

@@ -1,4 +1,4 @@
-"""The geometric ladder of noise levels of score matching."""
+"""The geometric noise levels of score matching."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class GeometricSchedule(NoiseSchedule, name="geometric"):
     :math:`\sigma_n = \sigma_{min}^{1 - n/N}\, \sigma_{max}^{n/N}`.
 
     The variance-preserving form of :math:`x_0 + \sigma_n \epsilon` (Song & Ermon 2019, *NCSN*; the VE SDE of Song et
-    al. 2021): the log signal-to-noise ratio falls evenly with n.
+    al. 2021). The log signal-to-noise ratio decreases linearly with n.
 
     Args:
-        num_timesteps: N.
-        sigma_min: Noise-to-signal ratio towards n = 0, positive.
+        num_timesteps: Number of steps N.
+        sigma_min: Noise-to-signal ratio in the limit n = 0, positive.
         sigma_max: Noise-to-signal ratio at n = N, above ``sigma_min``.
         log_snr_shift: See :class:`NoiseSchedule`.
     """

@@ -1,4 +1,4 @@
-"""Schedules whose betas rise evenly: DDPM's, and Diffusion-LM's truncated one."""
+"""Schedules with linearly increasing betas: DDPM, and the truncated schedule of Diffusion-LM."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from diffusers_rec.processes.schedules.base import NoiseSchedule
 
 
 class LinearSchedule(NoiseSchedule, name="linear"):
-    r""":math:`\beta_n` rises evenly from ``beta_start`` to ``beta_end``.
+    r""":math:`\beta_n` increases linearly from ``beta_start`` to ``beta_end``.
 
-    The end points are made for N = 1000. For another N ``rescale`` multiplies them by 1000 / N, which keeps
-    :math:`\bar\alpha_N` about where it was. (With N = 1 the one step has the first beta, and is mild.)
+    The defaults are chosen for N = 1000. For another N, ``rescale`` multiplies them by 1000 / N, which approximately
+    keeps :math:`\bar\alpha_N`. With N = 1, the only step has the first beta, so it adds little noise.
 
     Ho et al. 2020, *DDPM*; Du et al. 2023, Sec. 5.3.1.
 
     Args:
-        num_timesteps: N.
+        num_timesteps: Number of steps N.
         beta_start: First beta, in (0, 1).
         beta_end: Last beta, in (0, 1).
         rescale: Whether both are multiplied by 1000 / N.
@@ -64,18 +64,18 @@ class LinearSchedule(NoiseSchedule, name="linear"):
 
 
 class TruncatedLinearSchedule(LinearSchedule, name="truncated-linear"):
-    r"""The linear schedule with ``offset`` added to every beta, so that the first steps already carry noise.
+    r"""The linear schedule with ``offset`` added to every beta, so that the first steps already add noise.
 
     .. math:: \beta_1 = \tfrac{1000}{N} 10^{-4} + 0.01, \quad \dots, \quad \beta_N = \tfrac{1000}{N} 0.02 + 0.01.
 
     Li et al. 2022, *Diffusion-LM* (``trunc_lin`` of its code); Li et al. 2023, *DiffuRec*, with N = 32.
 
     Args:
-        num_timesteps: N, at least 21 with the other defaults.
+        num_timesteps: Number of steps N, at least 21 with the other defaults.
         beta_start: First beta before rescaling and offset.
         beta_end: Last beta before rescaling and offset.
-        offset: Added to every beta, in [0, 1).
-        rescale: Whether both ends are multiplied by 1000 / N, before the offset.
+        offset: Constant that is added to every beta, in [0, 1).
+        rescale: Whether both betas are multiplied by 1000 / N, before the offset is added.
         log_snr_shift: See :class:`NoiseSchedule`.
     """
 

@@ -1,4 +1,4 @@
-"""Tables over timesteps, looked up in the precision and on the device of the latents beside them."""
+"""Tables over timesteps, in the dtype and on the device of the latents."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 MAX_TIMESTEPS = 1_000_000
-"""N at most: a schedule holds some ten tables of N numbers."""
+"""Maximum N; a schedule has about ten tables of N numbers."""
 
 
 class Tables:
     """Named float64 tables ``(N+1,)`` on the CPU, indexed by timesteps.
 
     Args:
-        exact: Name to table; they must not be written to.
+        exact: Tables by name; they must not be changed.
     """
 
     def __init__(self, exact: Mapping[str, Tensor]) -> None:
@@ -28,28 +28,28 @@ class Tables:
         return self.exact[name]
 
     def numbers(self, timestep: int, names: Sequence[str]) -> list[float]:
-        """The named tables at one step, as Python floats.
+        """Values of the named tables at one step, as Python floats.
 
         Raises:
-            ValueError: a step outside 0..N.
+            ValueError: The step is outside 0..N.
         """
         if not 0 <= timestep <= self.num_timesteps:
             raise ValueError(f"timesteps must lie in 0..{self.num_timesteps}, got {timestep}.")
         return [float(self._views[name][timestep]) for name in names]
 
     def at(self, like: Tensor, timesteps: Tensor, *names: str, first: int = 0) -> list[Tensor]:
-        """The named tables at ``timesteps`` from ``first`` on, with axes that multiply ``like``.
+        """Values of the named tables at ``timesteps``, with axes that broadcast over ``like``.
 
         Args:
             like: Latents, ``(B, ..., D)``.
             timesteps: Integers whose axes are the leading axes of ``like``.
-            names: Of the tables.
-            first: The smallest step allowed.
+            names: Names of the tables.
+            first: Smallest allowed step.
 
         Raises:
-            ValueError: a step outside ``first``..N (looked for on the CPU alone, where the look costs nothing), or
-                axes that do not lead.
-            TypeError: latents that are not floating point, or timesteps that are not integers.
+            ValueError: A step is outside ``first``..N (checked only on the CPU), or the axes of ``timesteps`` are not
+                the leading axes of ``like``.
+            TypeError: The latents are not floating-point, or the timesteps are not integers.
         """
         timesteps = torch.as_tensor(timesteps)
         shape, dtype = timesteps.shape, timesteps.dtype
@@ -66,7 +66,7 @@ class Tables:
         axes = (*timesteps.shape, *(1,) * (like.ndim - len(shape)))
         index = timesteps.to(like.device, torch.int64).reshape(-1)
         tables = self._cast_to(like.device, like.dtype)
-        try:  # the look-up finds steps that are out of range; on a GPU a look at them beforehand would wait for it
+        try:  # indexing fails for steps out of range; a check beforehand would wait for the GPU
             if first and readable(index) and _least(index) < first:
                 raise IndexError
             return [tables[name].index_select(0, index).view(axes) for name in names]
@@ -75,7 +75,7 @@ class Tables:
             raise ValueError(f"timesteps must lie in {first}..{self.num_timesteps}, got {bounds}.") from error
 
     def _cast_to(self, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-        """The tables, cast once; what a tracer or inference mode makes of them is not kept for others."""
+        """Cast the tables and cache the result, unless a tracer or inference mode created it."""
         tables = self._cast.get((device, dtype))
         if tables is None:
             tables = {name: table.to(device, dtype) for name, table in self.exact.items()}
@@ -85,7 +85,7 @@ class Tables:
 
 
 def unexpanded(timesteps: Tensor) -> Tensor:
-    """The same steps with every expanded axis at size 1, so that what depends on the step alone is computed once."""
+    """Reduce every expanded axis to size 1, so that functions of the step are computed once."""
     for axis, stride in enumerate(timesteps.stride()):
         if stride == 0:
             timesteps = timesteps.narrow(axis, 0, min(1, timesteps.shape[axis]))
@@ -93,17 +93,17 @@ def unexpanded(timesteps: Tensor) -> Tensor:
 
 
 def readable(tensor: Tensor) -> bool:
-    """Whether its numbers can be looked at without waiting: on the CPU, and not while a tracer follows."""
+    """Whether the values can be read without waiting: the tensor is on the CPU and is not traced."""
     return not torch.compiler.is_compiling() and type(tensor) is Tensor and tensor.device.type == "cpu"
 
 
 def _ordinary(tensor: Tensor) -> bool:
-    """Whether it holds numbers that anybody may use later."""
+    """Whether the tensor can be used after the current mode or trace ends."""
     return not torch.compiler.is_compiling() and type(tensor) is Tensor and not tensor.is_inference()
 
 
 def _least(index: Tensor) -> int:
-    """The smallest number, one alone three times faster; one that is never too small where none can be read."""
+    """Smallest value; a value that is never too small if the tensor cannot be read."""
     try:
         return int(index if index.numel() == 1 else index.min()) if index.numel() else MAX_TIMESTEPS
     except RuntimeError:  # under torch.func.vmap

@@ -11,8 +11,8 @@ from diffusers_rec.processes.schedules.base import NoiseSchedule
 class RectifiedSchedule(NoiseSchedule, name="rectified"):
     r"""The straight line from data to noise: :math:`x_n = (1 - t)\, x_0 + t\, \epsilon` with t = n / N.
 
-    Nothing of the signal is left at n = N, where a prediction of the noise tells nothing of x0. The velocity is that of
-    the flow, :math:`v = \epsilon - x_0 = \mathrm dx / \mathrm dt`. With a ``log_snr_shift`` the line stays and t moves.
+    No signal is left at n = N, where a noise prediction does not determine x0. The velocity is that of the flow,
+    :math:`v = \epsilon - x_0 = \mathrm dx / \mathrm dt`. ``log_snr_shift`` changes t, but the path stays straight.
 
     Liu et al. 2023, *Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow*.
     """

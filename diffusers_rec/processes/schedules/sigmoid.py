@@ -10,20 +10,20 @@ from diffusers_rec.processes.schedules.base import NoiseSchedule
 
 
 class SigmoidSchedule(NoiseSchedule, name="sigmoid"):
-    r"""A piece of the logistic function, scaled to fall from 1 to 0:
+    r"""A segment of the logistic function, scaled to decrease from 1 to 0:
 
     .. math:: \bar\alpha_n = \frac{\varsigma(e / \tau) - \varsigma((s + (e - s)\, n / N) / \tau)}
                                   {\varsigma(e / \tau) - \varsigma(s / \tau)},
               \qquad \varsigma(z) = \frac1{1 + e^{-z}},
 
-    but not below ``clip_min``. Jabri et al. 2022, *Scalable Adaptive Computation for Iterative Generation*.
+    but at least ``clip_min``. Jabri et al. 2022, *Scalable Adaptive Computation for Iterative Generation*.
 
     Args:
-        num_timesteps: N.
-        start: s, below ``end``.
-        end: e.
+        num_timesteps: Number of steps N.
+        start: Start s of the segment, below ``end``.
+        end: End e of the segment.
         tau: Temperature, positive.
-        clip_min: Smallest alpha_bar, in [0, 1); with 0 nothing of the signal is left at n = N.
+        clip_min: Smallest alpha_bar, in [0, 1); with 0, no signal is left at n = N.
         log_snr_shift: See :class:`NoiseSchedule`.
     """
 

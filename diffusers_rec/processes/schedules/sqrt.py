@@ -8,7 +8,7 @@ from diffusers_rec.processes.schedules.base import NoiseSchedule
 
 
 class SqrtSchedule(NoiseSchedule, name="sqrt"):
-    r"""Rises fast at first, then slows: :math:`\bar\alpha_n = 1 - \sqrt{n / N} + 10^{-4}` for n >= 1.
+    r"""Adds noise fast at first, then more slowly: :math:`\bar\alpha_n = 1 - \sqrt{n / N} + 10^{-4}` for n >= 1.
 
     Li et al. 2022, *Diffusion-LM*; the default of Du et al. 2023, Sec. 5.3.1.
     """

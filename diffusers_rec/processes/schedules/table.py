@@ -1,4 +1,4 @@
-"""A schedule given by its numbers."""
+"""A schedule given by its values."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from diffusers_rec.processes.schedules.lookup import MAX_TIMESTEPS
 
 
 class TableSchedule(NoiseSchedule, name="table"):
-    r"""Any table of :math:`\bar\alpha_n`, kept in the config number by number.
+    r"""Any table of :math:`\bar\alpha_n`; the config contains all values.
 
     Built by :meth:`NoiseSchedule.from_alpha_bar` and :meth:`NoiseSchedule.from_betas`.
 
     Args:
-        values: alpha_bar for n = 1..N, strictly decreasing in [0, 1).
+        values: Values of alpha_bar for n = 1..N, strictly decreasing in [0, 1).
         log_snr_shift: See :class:`NoiseSchedule`.
     """
 
