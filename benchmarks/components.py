@@ -21,9 +21,7 @@ ROWS, DIM = 256, 64
 NUM_TIMESTEPS = 1000
 INNER = 500
 
-draw = partial(
-    plots.dots, names=["operation", "library"], panels={"median_seconds": "seconds per call, log scale"}, log=True
-)
+draw = partial(plots.dots, names=["operation", "library"], panels={"median_seconds": "time per call"})
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -35,7 +35,7 @@ def canvas(width: float, height: float) -> Any:
 
 
 def lines(path: Path, rows: Rows, *, x: str, panels: dict[str, str], by: str) -> None:
-    """Draw columns against another, both axes logarithmic, one line for each value of ``by``.
+    """Draw columns over another one, in panels below each other with logarithmic axes: a line per value of ``by``.
 
     Measured points have a dot; extrapolated ones lie on the line alone.
 
@@ -46,15 +46,16 @@ def lines(path: Path, rows: Rows, *, x: str, panels: dict[str, str], by: str) ->
         panels: Label of each panel by its column.
         by: Column whose values have a line each.
     """
-    figure = canvas(0.6 + 3.6 * len(panels), 3.6)
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    figure = canvas(6, 0.8 + 2.4 * len(panels))
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axis, (column, label) in zip(axes, panels.items(), strict=True):
         for place, name in enumerate(dict.fromkeys(row[by] for row in rows)):
             found = sorted((row for row in rows if row[by] == name and row[column]), key=lambda row: float(row[x]))
             measured = [index for index, row in enumerate(found) if not row.get("extrapolated")]
             points = [[float(row[each]) for row in found] for each in (x, column)]
             axis.plot(*points, "o-", color=f"C{place}", markevery=measured, label=words(name))
-        axis.set(xscale="log", yscale="log", xlabel=x.replace("_", " "), ylabel=label)
+        axis.set(xscale="log", yscale="log", ylabel=label)
+    axes[-1].set_xlabel(x.replace("_", " "))
     legend(figure, axes)
     figure.savefig(path)
 
@@ -69,6 +70,8 @@ def dots(path: Path, rows: Rows, *, names: list[str], panels: dict[str, str], lo
         panels: Label of each panel by its column.
         log: Whether the axes are logarithmic.
     """
+    from matplotlib.ticker import EngFormatter  # noqa: PLC0415
+
     figure = canvas(2.6 + 2.6 * len(panels), 0.7 + 0.22 * len(rows))
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     labels = [", ".join(words(row[name]) for name in names if row[name]) for row in rows]
@@ -78,8 +81,14 @@ def dots(path: Path, rows: Rows, *, names: list[str], panels: dict[str, str], lo
             values = [float(rows[place][column]) for place in places]
             spread = zip(*(_spread(rows[place], column) for place in places), strict=True)
             axis.errorbar(values, places, xerr=[*spread], fmt="o", color=f"C{color}")
-        axis.set(xlabel=label, **({"xscale": "log"} if log else {}))
+        axis.set_xlabel(label)
+        if log:
+            axis.set_xscale("log")
+        elif column.endswith("seconds"):
+            axis.xaxis.set_major_formatter(EngFormatter("s"))
+            axis.locator_params(axis="x", nbins=6)
     axes[0].set_yticks(range(len(rows)), labels)
+    axes[0].set_ylabel(", ".join(names).replace("_", " "))
     axes[0].invert_yaxis()
     figure.savefig(path)
 
@@ -133,14 +142,15 @@ def recipes(path: Path, rows: Rows, *, metric: str, label: str) -> None:
         label: Label of the metric.
     """
     datasets, names = (list(dict.fromkeys(row[column] for row in rows)) for column in ("dataset", "recipe"))
-    figure = canvas(3.6 + 1.7 * len(datasets), 0.9 + 0.22 * len(names))
+    figure = canvas(3.6 + 1.5 * len(datasets), 0.9 + 0.22 * len(names))
     axes = figure.subplots(1, len(datasets), sharey=True, squeeze=False)[0]
     for axis, dataset in zip(axes, datasets, strict=True):
         values = [
             [float(row[metric]) for row in rows if (row["dataset"], row["recipe"]) == (dataset, name)] for name in names
         ]
         row_dots(axis, values)
-        axis.set(title=words(dataset), xlabel=label, xlim=(0, None))
+        axis.set(title=words(dataset), xlabel=label)
+        start_at_zero(axis)
     axes[0].set_yticks(range(len(names)), [words(name) for name in names])
     axes[0].invert_yaxis()
     figure.savefig(path)
@@ -161,6 +171,11 @@ def row_dots(axis: Any, values: Sequence[Sequence[float]], *, first: int = 0, **
     axis.errorbar(means, places, xerr=bars if any(bars) else None, **{"fmt": "o", "color": "C0", **style})
 
 
+def start_at_zero(axis: Any) -> None:
+    """Let the horizontal axis start at zero, so that a difference looks as large as it is."""
+    axis.set_xlim(0, 1.06 * axis.dataLim.x1 or 1)
+
+
 def score_figure(path: Path, rows: Rows, *, label: str, by: str | None = None, numbers: bool = False) -> None:
     """Draw :func:`score_dots`, or :func:`score_lines` for settings that are numbers, as a picture.
 
@@ -176,7 +191,7 @@ def score_figure(path: Path, rows: Rows, *, label: str, by: str | None = None, n
         figure = canvas(3.6 * max(2, len(METRICS) * columns), 3.4)
         score_lines(figure, rows, label=label, by=by)
     else:
-        figure = canvas(1.2 + 2.6 * max(2, columns), score_height(rows))
+        figure = canvas(1.2 + 2.2 * max(2, columns), score_height(rows))
         score_dots(figure, rows, label=label)
     figure.savefig(path)
 
@@ -200,12 +215,13 @@ def score_dots(figure: Any, rows: Rows, *, label: str) -> None:
     axes = figure.subplots(len(METRICS), len({row["dataset"] for row in rows}), sharey=True, squeeze=False)
     for axis, metric, dataset in _score_panels(axes, rows):
         ours, printed = _ours_and_printed(rows, dataset)
-        settings = list(dict.fromkeys(row["setting"] for row in rows))
+        settings = list(dict.fromkeys(row["setting"] for row in rows if not row["source"]))
         row_dots(axis, [[float(row[metric]) for row in ours if row["setting"] == each] for each in settings])
         for row in printed:
             axis.axvline(float(row[metric]), label=f"{row['model']} as printed", **PRINTED)
         axis.set_yticks(range(len(settings)), settings)
-        axis.set(title=words(dataset), xlabel=METRICS[metric], ylim=(len(settings) - 0.5, -0.5), xlim=(0, None))
+        axis.set(title=words(dataset), xlabel=METRICS[metric], ylim=(len(settings) - 0.5, -0.5))
+        start_at_zero(axis)
     for axis in axes[:, 0]:
         axis.set_ylabel(label)
     legend(figure, axes.flat)

@@ -33,7 +33,7 @@ def variants(preset: str, dataset: str) -> dict[str, Trial]:
 def draw(path: Path, rows: list[dict[str, str]]) -> None:
     """Curves at the top, scores at the bottom."""
     height = plots.score_height(rows)
-    figure = plots.canvas(9, 3 + height)
+    figure = plots.canvas(7.8, 3 + height)
     above, below = figure.subfigures(2, 1, height_ratios=[3, height])
     trained = {row["setting"]: json.loads(row["settings"])["model"]["schedule"] for row in rows if row["settings"]}
     curves(above, trained)

@@ -92,18 +92,18 @@ def favourite_genres(genres: Sequence[str], count: int = 3) -> set[str]:
 
 def draw(path: Path, rows: list[dict[str, str]]) -> None:
     """One column per list; a red frame marks the movie that was watched next."""
-    figure = plots.canvas(11.5, 7.6)
+    figure = plots.canvas(9.4, 8.2)
     axis = figure.subplots()
     axis.set_axis_off()
     watched = [row for row in rows if row["list"] == WATCHED][-SHOWN:] + [row for row in rows if row["list"] == NEXT]
-    column(axis, 0, 0, f"user {watched[0]['user']}: last {len(watched) - 1}, then next", watched)
+    column(axis, 0, 0, f"user {watched[0]['user']}\nlast {len(watched) - 1}, then next", watched)
     servings = list(dict.fromkeys(row["serving"] for row in rows if row["serving"]))
     lists = list(dict.fromkeys(row["list"] for row in rows if row["serving"]))
     longest = max(int(row["place"]) for row in rows if row["serving"])
     for block, serving in enumerate(servings):
         for place, name in enumerate(lists):
             cells = [row for row in rows if (row["serving"], row["list"]) == (serving, name)]
-            column(axis, place + 1.15, block * (longest + 1), f"{serving}, {name}", cells)
+            column(axis, place + 1.15, block * (longest + 1), f"{serving}\n{name}", cells)
     axis.set(xlim=(-0.05, len(lists) + 1.2), ylim=(max(len(watched), len(servings) * (longest + 1) - 1), -0.5))
     figure.savefig(path)
 
@@ -117,8 +117,8 @@ def column(axis: Any, left: float, top: float, title: str, rows: list[dict[str, 
         hit = row["hit"] == "True"
         colour, width = ("C4", 2.5) if hit else ("C7", 0.5)
         axis.add_patch(Rectangle((left, top + place), 0.94, 0.86, fc="none", ec=colour, lw=width))
-        title_lines = textwrap.wrap(row["title"], 29, max_lines=2, placeholder=" …")
-        genre_lines = textwrap.wrap(row["genres"].replace("|", ", "), 34, max_lines=2, placeholder=" …")
+        title_lines = textwrap.wrap(row["title"], 24, max_lines=2, placeholder=" …")
+        genre_lines = textwrap.wrap(row["genres"].replace("|", ", "), 28, max_lines=2, placeholder=" …")
         text = {"ha": "left", "va": "top"}
         axis.text(left + 0.03, top + place + 0.1, "\n".join(title_lines), fontsize=8, **text)
         below = top + place + 0.13 + 0.19 * len(title_lines)

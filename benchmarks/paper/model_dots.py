@@ -10,13 +10,16 @@ from benchmarks import plots
 from benchmarks.words import words
 
 METRIC = "ndcg@10"
-STYLES: dict[str, dict[str, Any]] = {  # of the dots, by kind of row
+STYLES: dict[str, dict[str, Any]] = {
     "published by Du et al. 2023": {"color": "C7", "fmt": "o", "mfc": "none"},
-    "published elsewhere": {"color": "C7", "fmt": "D", "ms": 4},
+    "published elsewhere": {"color": "C7", "fmt": "D"},
     "diffusion": {"color": "C0", "fmt": "o"},
     "noise-free control": {"color": "C1", "fmt": "s"},
     "counts, not trained": {"color": "C2", "fmt": "^"},
 }
+"""Colour and shape of the dots by kind of row."""
+
+SIZE = 3.6  # small, so that the bars show beside the dots
 
 
 def draw(path: Path, rows: plots.Rows) -> None:
@@ -46,12 +49,12 @@ def draw_models(path: Path, rows: plots.Rows) -> None:
     axis.set_yticks(range(len(lines)), map(words, lines))
     for place, (model, text) in enumerate(zip(lines, axis.get_yticklabels(), strict=True)):
         if model in scores:
-            plots.row_dots(axis, [scores[model]], first=place, label=kinds[model], **STYLES[kinds[model]])
+            plots.row_dots(axis, [scores[model]], first=place, label=kinds[model], ms=SIZE, **STYLES[kinds[model]])
             text.set_weight("bold" if model == ranking[0] else "normal")
         else:
             text.set_style("italic")
-    axis.set(title=words(rows[0]["dataset"]), xlabel=plots.METRICS[METRIC])
-    axis.set(xlim=(0, None), ylim=(len(lines) - 0.5, -0.5))
+    axis.set(title=words(rows[0]["dataset"]), xlabel=plots.METRICS[METRIC], ylim=(len(lines) - 0.5, -0.5))
+    plots.start_at_zero(axis)
     plots.legend(figure, [axis], columns=3)
     figure.savefig(path)
 
