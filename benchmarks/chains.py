@@ -39,6 +39,12 @@ from diffusers_rec.evaluation.audit import landing, nearest
 CHUNK = 32  # users at a time: their candidates' latents stay in the cache
 EXACT_SETS = 50
 
+draw = partial(
+    plots.dots,
+    names=["schedule", "variance", "steps"],
+    panels={"probability": "mean predicted probability", "distinct": "distinct items"},
+)
+
 
 @dataclass(frozen=True)
 class Users:
@@ -63,10 +69,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 def measure(results: Results, model: DiffRec, test: Holdout, options: argparse.Namespace) -> None:
     """All chains, and the exact draws beside them."""
     users = list(users_in_chunks(model, test))
-    draw = partial(exact_draws, draws=options.draws)
+    sample = partial(exact_draws, draws=options.draws)
     references = {
-        "exact": add_exact(results, "exact", users, partial(draw, candidates=options.candidates), options),
-        "all_items": add_exact(results, "exact, all items", users, draw, options),
+        "exact": add_exact(results, "exact", users, partial(sample, candidates=options.candidates), options),
+        "all_items": add_exact(results, "exact, all items", users, sample, options),
     }
     steps = (10, 50, 200) if options.quick else (10, 50, 200, 1000)
     schedules = {"cosine": CosineSchedule(model.schedule.num_timesteps), "model's own": model.schedule}
@@ -87,13 +93,7 @@ def measure(results: Results, model: DiffRec, test: Holdout, options: argparse.N
                 results.add(row(name, variance, num_steps, options) | found)
                 if (name, num_steps) == ("cosine", 200):
                     add_ratios(results, variance, found, references)
-    results.write(
-        partial(
-            plots.bars,
-            names=["schedule", "variance", "steps"],
-            panels={"probability": "mean predicted probability", "distinct": "distinct items"},
-        )
-    )
+    results.write(draw)
 
 
 def add_ratios(results: Results, variance: str, found: dict[str, float], references: dict[str, dict]) -> None:

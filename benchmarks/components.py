@@ -21,6 +21,8 @@ ROWS, DIM = 256, 64
 NUM_TIMESTEPS = 1000
 INNER = 500
 
+draw = partial(plots.dots, names=["operation", "library"], panels={"median_seconds": "time per call"})
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
@@ -40,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             aimed = operation in ("add_noise", "posterior")
             times = timings["diffusers"].over(timings["diffusers_rec"])
             results.ratio(f"{operation}_vs_diffusers", times, ">= 2" if aimed else "")
-    results.write(partial(plots.bars, names=["operation", "library"], panels={"median_seconds": "seconds a call"}))
+    results.write(draw)
 
 
 def against_diffusers(

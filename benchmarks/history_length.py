@@ -23,6 +23,17 @@ LENGTHS = (10, 25, 50, 100, 200, 400)
 BATCH = 64
 ALL_POSITIONS_TARGETS = 1024  # about so many a training step, whatever the length
 
+draw = partial(
+    plots.lines,
+    x="length",
+    panels={
+        "median_seconds": "seconds to encode a batch",
+        "serving_median_seconds": "seconds to serve a batch, one step",
+        "targets_per_second": "training targets per second",
+    },
+    by="denoiser",
+)
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
@@ -33,12 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             measure(results, backbone, length, options)
     for backbone in BACKBONES:
         add_ratio(results, backbone)
-    panels = {
-        "median_seconds": "seconds to encode a batch",
-        "serving_median_seconds": "seconds to serve a batch, one step",
-        "targets_per_second": "training targets a second",
-    }
-    results.write(partial(plots.lines, x="length", panels=panels, by="denoiser"))
+    results.write(draw)
 
 
 def measure(results: Results, backbone: str, length: int, options: argparse.Namespace) -> None:

@@ -20,6 +20,8 @@ from diffusers_rec import Negatives, TableEmbedding, TiedHead
 CATALOGUES = (10_000, 100_000, 1_000_000)
 TARGETS, DIM = 400, 64
 
+draw = partial(plots.lines, x="items", panels={"median_seconds": "seconds"}, by="negatives")
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
@@ -31,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name, timing in timings.items():
             results.add({"negatives": name, "items": num_items, "targets": TARGETS, "dim": DIM}, timing)
         results.ratio(f"all_vs_popularity_{num_items}_items", timings["all"].over(timings["popularity"]))
-    results.write(partial(plots.lines, x="items", panels={"median_seconds": "seconds"}, by="negatives"))
+    results.write(draw)
 
 
 def losses(num_items: int, seed: int) -> dict[str, Callable[[], None]]:

@@ -33,6 +33,8 @@ RANKING = 0  # stands among the numbers of steps for the ranking that follows th
 LENGTH = 50
 TARGETS = {"causal-transformer": "<= 40", "conditional-mlp": "<= 15"}
 
+draw = partial(plots.lines, x="steps", panels={"median_seconds": "seconds per batch"}, by="denoiser")
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
@@ -62,7 +64,7 @@ def latency(options: argparse.Namespace) -> None:
         if RANKING in timings:
             one, many = (timings[steps].plus(timings[RANKING]) for steps in (1, 1000))
             results.ratio(f"{words}_with_ranking", many.over(one))
-    results.write(partial(plots.lines, x="steps", panels={"median_seconds": "seconds a batch"}, by="denoiser"))
+    results.write(draw)
 
 
 def our_functions(backbone: str, rows: int, measured: Sequence[int]) -> dict[int, Callable[[], object]]:
@@ -103,7 +105,7 @@ def accuracy(options: argparse.Namespace) -> None:
     if best:
         metrics = {name: best[name] for name in ("hr@10", "ndcg@10")}
         results.add({"ranking": "best possible", "steps": "", "users": len(test), **metrics})
-    results.write(partial(plots.bars, names=["ranking", "steps"], panels={"hr@10": "HR@10", "ndcg@10": "NDCG@10"}))
+    results.write()
 
 
 if __name__ == "__main__":

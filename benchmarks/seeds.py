@@ -25,6 +25,16 @@ LENGTH = 50
 K = 10
 TARGETS = {"causal-transformer": "<= 2", "conditional-mlp": "<= 2"}
 
+draw = partial(
+    plots.lines,
+    x="seeds",
+    panels={
+        "median_seconds": "seconds per batch, latents",
+        "ranking_median_seconds": "seconds per batch, with ranking",
+    },
+    by="denoiser",
+)
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
@@ -33,8 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with torch.no_grad():
         for backbone in BACKBONES:
             measure(results, backbone, options)
-    panels = {"median_seconds": "seconds a batch, latents", "ranking_median_seconds": "seconds a batch, with ranking"}
-    results.write(partial(plots.lines, x="seeds", panels=panels, by="denoiser"))
+    results.write(draw)
 
 
 def measure(results: Results, backbone: str, options: argparse.Namespace) -> None:

@@ -28,6 +28,10 @@ from diffusers_rec.recommenders.ranking import TopK, top_k
 CATALOGUES = (1_000, 10_000, 100_000, 1_000_000)
 DIM, DRAWS, K = 64, 10, 10
 
+draw = partial(
+    plots.lines, x="items", panels={"median_seconds": "seconds", "extra_mb": "extra memory, MB"}, by="ranking"
+)
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
@@ -55,8 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 results.add(measured | {"extra_mb": extra.get((name, size), "")}, timing)
     results.ratio("million_items_vs_bare", timings["top_k"].over(timings["bare"]), "<= 4")
     results.ratio("million_items_extra_mb", extra["top_k", max(CATALOGUES)], "< 300")
-    panels = {"median_seconds": "seconds", "extra_mb": "extra memory, MB"}
-    results.write(partial(plots.lines, x="items", panels=panels, by="ranking"))
+    results.write(draw)
 
 
 def bare(head: LinearHead, latents: Tensor) -> tuple[Tensor, Tensor]:

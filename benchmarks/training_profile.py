@@ -30,6 +30,8 @@ KINDS = {
     "optimiser": ("_fused_adamw_",),
 }
 
+draw = partial(plots.shares, names=["dataset", "model"], part="work", value="share")
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
@@ -45,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 results.add({"dataset": name, "model": label, "work": kind, "share": share})
             words = f"{dataset.replace('-', '')}_{label.replace('-', '_')}_matrix_products_share"
             results.ratio(words, shares["matrix products"])
-    results.write(partial(plots.bars, names=["dataset", "model", "work"], panels={"share": "share of a step's time"}))
+    results.write(draw)
 
 
 def steps_of(split: Split, count: int, seed: int) -> dict[str, Steps]:

@@ -29,6 +29,13 @@ from diffusers_rec.training.processes import Processes
 PAPER_BATCH = 256
 LOOKED_AT = 512  # batches of the epoch that the sample is drawn from; their order is random
 
+draw = partial(
+    plots.dots,
+    names=["dataset", "model", "precision", "examples", "batch_targets"],
+    panels={"targets_per_second": "targets per second, log scale"},
+    log=True,
+)
+
 
 class Steps:
     """The library's training steps on a sample of an epoch's batches, one after another at each call."""
@@ -55,13 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     against_the_baseline(results, options)
     examples_against_examples(results, options)
     recipes(results, options)
-    results.write(
-        partial(
-            plots.bars,
-            names=["dataset", "model", "precision", "examples", "batch_targets"],
-            panels={"targets_per_second": "targets a second"},
-        )
-    )
+    results.write(draw)
 
 
 def against_the_baseline(results: Results, options: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import shutil
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import plots
+from benchmarks import draw, plots
 from benchmarks.chains import exact_draws
 from benchmarks.harness import (
     Results,
@@ -27,6 +28,7 @@ from benchmarks.harness import (
     parse,
 )
 from benchmarks.naive import NaiveDSR, NaiveTraining, every_prefix, pad_in_front
+from benchmarks.words import words
 from diffusers_rec import (
     Batch,
     DDPMSampler,
@@ -47,7 +49,7 @@ def programs(folder: str) -> list[str]:
     return sorted(path.stem for path in found if 'if __name__ == "__main__"' in path.read_text())
 
 
-PROGRAMS = programs("benchmarks")
+PROGRAMS = [name for name in programs("benchmarks") if name != "draw"]
 PAPER_PROGRAMS = programs("benchmarks/paper")
 NUM_ITEMS, DIM, LENGTH, NUM_TIMESTEPS = 30, 16, 8, 12
 
@@ -224,22 +226,57 @@ def test_every_program_runs_quickly_and_ends_with_its_ratios(name, tmp_path):
     assert (tmp_path / f"{name}-quick.png").is_file()
 
 
-def test_scores_draw_means_whiskers_and_the_papers_star():
-    row = {"dataset": "toys", "history": "masked", "source": ""}
-    ours = [
-        row | {"setting": setting, "ndcg@10": ndcg, "hr@10": "0.5"}
-        for setting, ndcg in [("a", "0.1"), ("a", "0.3"), ("b", "0.4")]
-    ]
-    unmasked = row | {"setting": "a", "history": "unmasked", "ndcg@10": "9", "hr@10": "9"}
-    star = row | {"setting": "b", "history": "not said", "source": "a paper", "model": "DiffRec", "hr@10": "0.6"}
+SCORES = [
+    {"dataset": "toys", "history": "masked", "source": "", "setting": setting, "ndcg@10": ndcg, "hr@10": "0.5"}
+    for setting, ndcg in [("10", "0.1"), ("10", "0.3"), ("20", "0.4")]
+]
+UNMASKED = SCORES[0] | {"history": "unmasked", "ndcg@10": "9", "hr@10": "9"}
+PRINTED = SCORES[2] | {"source": "a paper", "history": "not said", "model": "DiffRec", "ndcg@10": "0.7", "hr@10": "0.6"}
+
+
+def test_score_dots_show_means_standard_deviations_and_the_printed_line():
     figure = plots.canvas(5, 5)
-    plots.scores(figure, [*ours, unmasked, star | {"ndcg@10": "0.7"}], xlabel="setting")
-    ndcg, hit_rate = figure.axes
-    assert [bar.get_height() for bar in ndcg.patches] == pytest.approx([0.2, 0.4])
-    (whiskers,) = (each for each in ndcg.collections if len(each.get_segments()) == 2)
-    (low, high), _ = (segment[:, 1] for segment in whiskers.get_segments())
-    assert (low, high) == pytest.approx((0.1, 0.3))
-    for axis, height in ((ndcg, 0.7), (hit_rate, 0.6)):
-        ((place, shown),) = (line.get_xydata()[0] for line in axis.lines if line.get_marker() == "*")
-        assert shown == pytest.approx(height)
-        assert 1.35 < place < 1.5, "the star hides the bar's number, or stands by another bar"
+    plots.score_dots(figure, [*SCORES, UNMASKED, PRINTED], label="setting")
+    ndcg, _ = figure.axes
+    dots, *_, printed = ndcg.lines
+    assert dots.get_xdata() == pytest.approx([0.2, 0.4])
+    (bars,) = ndcg.collections
+    (low, high), (same, again) = (segment[:, 0] for segment in bars.get_segments())
+    assert (high - low) / 2 == pytest.approx(0.02**0.5)
+    assert same == again
+    assert [axis.lines[-1].get_xdata()[0] for axis in figure.axes] == [0.7, 0.6]
+    assert printed.get_label() == "DiffRec as printed"
+
+
+def test_score_lines_follow_the_numbers_and_mark_the_printed_score():
+    figure = plots.canvas(5, 5)
+    plots.score_lines(figure, [SCORES[2], *SCORES[:2], UNMASKED, PRINTED], label="steps")
+    ndcg, _ = figure.axes
+    assert ndcg.lines[0].get_ydata() == pytest.approx([0.2, 0.4])
+    ((place, height),) = (line.get_xydata()[0] for line in ndcg.lines if line.get_marker() == "*")
+    assert (place, height) == (1, 0.7)
+
+
+def test_dots_have_bars_of_the_percentiles(tmp_path):
+    seconds = {"median_seconds": "2", "p10_seconds": "1", "p90_seconds": "4", "targets": "8", "targets_per_second": "4"}
+    assert plots._spread(seconds, "median_seconds") == (1, 2)
+    assert plots._spread(seconds, "targets_per_second") == (2, 4)
+    assert plots._spread({"distinct": "3", "distinct_noise": "0.5"}, "distinct") == (0.5, 0.5)
+    assert plots._spread({"distinct": "3"}, "distinct") == (0, 0)
+    plots.dots(
+        tmp_path / "dots.png", [seconds | {"name": "a"}], names=["name"], panels={"median_seconds": "s"}, log=True
+    )
+    assert (tmp_path / "dots.png").is_file()
+
+
+def test_a_name_is_shown_in_words():
+    assert words("paper-from-last-item, 3 trainings together") == "paper, SNR fixed, last-item residual, ensemble of 3"
+    assert words("SASRec, 256 sampled negatives") == "SASRec, 256 sampled negatives"
+
+
+def test_every_picture_is_drawn_again_from_its_csv(tmp_path):
+    for table in (ROOT / "benchmarks" / "results").glob("*.csv"):
+        shutil.copy(table, tmp_path)
+    draw.main([*map(str, tmp_path.glob("*.csv"))])
+    committed = {path.name for path in (ROOT / "benchmarks" / "results").glob("*.png") if "-quick" not in path.name}
+    assert {path.name for path in tmp_path.glob("*.png")} == committed

@@ -226,6 +226,46 @@ def test_a_pivot_averages_what_shares_a_cell(results, tmp_path):
     assert results.expand(text, "page").splitlines() == [
         "| seeds | a | b |", "|---:|---:|---:|", "| 1 | 0.2000 ± 0.1414 | 0.5000 |", "| 2 |  | 0.2500 |",
     ]  # fmt: skip
+    bold = results.expand(text.replace(") }}", ", bold=True) }}"), "page").splitlines()
+    assert bold[2:] == ["| 1 | **0.2000 ± 0.1414** | **0.5000** |", "| 2 |  | 0.2500 |"]
+
+
+def test_a_call_in_a_block_gives_lines_of_that_block(results, tmp_path):
+    (tmp_path / "top_k.csv").write_text("items\nbest-control\n")
+    text = '??? note "Numbers"\n    {{ table("top_k.csv", columns={"items": "items"}) }}\n'
+    assert results.expand(text, "page").splitlines()[1:] == [
+        "    | items |", "    |:---|", "    | best, noise-free control |",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def two_models(results, tmp_path):
+    """A function that expands a call which compares two models on two data sets."""
+    rows = ["toys,a,masked,0.3", "toys,a,masked,0.5", "toys,a,unmasked,9", "toys,b,not said,0.2", "ml-1m,a,masked,0.11"]
+    rows += ["ml-1m,b,not said,0.1", "beauty,b,not said,1"]
+    (tmp_path / "table2.csv").write_text("\n".join(["dataset,model,history,ndcg@10", *rows, ""]))
+
+    def compare(function, of="a", over="b", more=""):
+        selections = f'of={{"model": "{of}"}}, over={{"model": "{over}"}}{more}'
+        return results.expand(f'{{{{ {function}("table2.csv", {selections}) }}}}', "page")
+
+    return compare
+
+
+def test_changes_are_of_the_data_sets_that_both_have(results, two_models):
+    assert two_models("change") == "+100 % / +10 %"
+    assert two_models("change", of="b", over="a") == "−50 % / −9.1 %"
+    assert two_models("change", more=", relative=False") == "+0.2000 / +0.0100"
+    scores = '{{ scores("table2.csv", where={"model": "a"}) }}, {{ scores("table2.csv", where={"model": "b"}) }}'
+    assert results.expand(scores, "page") == "0.4000 / 0.1100, 0.2000 / 0.1000 / 1.0000"
+
+
+def test_a_direction_that_no_longer_holds_stops_the_build(two_models):
+    assert two_models("above") == "100 % / 10 %"
+    assert two_models("below", of="b", over="a") == "50 % / 9.1 %"
+    for function, of, over in (("below", "a", "b"), ("above", "b", "a")):
+        with pytest.raises(Exception, match="expected changes that start with"):
+            two_models(function, of=of, over=over)
 
 
 def test_ratios_say_whether_they_meet_what_was_asked(results, tmp_path):

@@ -32,13 +32,13 @@ def variants(preset: str, dataset: str) -> dict[str, Trial]:
 
 def draw(path: Path, rows: list[dict[str, str]]) -> None:
     """Curves at the top, scores at the bottom."""
-    columns = len({row["dataset"] for row in rows})
-    figure = plots.canvas(max(10.0, 4.5 * columns), 11)
-    above, below = figure.subfigures(2, 1, height_ratios=[2, 3])
+    height = plots.score_height(rows)
+    figure = plots.canvas(7.8, 3 + height)
+    above, below = figure.subfigures(2, 1, height_ratios=[3, height])
     trained = {row["setting"]: json.loads(row["settings"])["model"]["schedule"] for row in rows if row["settings"]}
     curves(above, trained)
-    plots.scores(below, rows, xlabel="noise schedule")
-    figure.savefig(path, dpi=110)
+    plots.score_dots(below, rows, label="noise schedule")
+    figure.savefig(path)
 
 
 def curves(figure: Any, trained: dict[str, dict[str, Any]]) -> None:
@@ -55,8 +55,7 @@ def curves(figure: Any, trained: dict[str, dict[str, Any]]) -> None:
     words = f"in the trainings: log-SNR shifted by {', '.join(shift)}"
     shifted.set(xlabel="timestep n", ylabel=r"$\sqrt{\bar\alpha_n}$, $\sqrt{1-\bar\alpha_n}$", title=words)
     for axis in (printed, shifted):
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize="small")
+        axis.legend()
 
 
 def main(argv: Sequence[str] | None = None) -> None:

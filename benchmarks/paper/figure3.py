@@ -14,6 +14,8 @@ from benchmarks.paper.variants import compare_variants
 STEPS = (10, 50, 100, 500, 1000, 1500, 2000)
 DEFAULT = 1000
 
+draw = partial(plots.score_figure, label="diffusion steps N", numbers=True)
+
 
 def variants(preset: str, dataset: str) -> dict[str, Trial]:
     default = base(preset, dataset)
@@ -27,7 +29,6 @@ def with_steps(trial: Trial, steps: int) -> Trial:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    draw = partial(plots.score_figure, xlabel="diffusion steps N", lines=True)
     compare_variants("figure3", __doc__, variants, str(DEFAULT), draw, argv)
 
 

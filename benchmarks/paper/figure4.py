@@ -23,6 +23,8 @@ REMOVED: dict[str, dict[str, bool]] = {  # label: settings that remove embedding
     DEFAULT: {},
 }
 
+draw = partial(plots.score_figure, label="embeddings")
+
 
 def variants(preset: str, dataset: str) -> dict[str, Trial]:
     default = short_windows(preset, dataset)
@@ -37,7 +39,6 @@ def variants(preset: str, dataset: str) -> dict[str, Trial]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    draw = partial(plots.score_figure, xlabel="embeddings")
     compare_variants("figure4", __doc__, variants, DEFAULT, draw, argv)
 
 

@@ -17,6 +17,8 @@ from benchmarks.paper.variants import compare_variants
 
 DEFAULT = "target"
 
+draw = partial(plots.score_figure, label="noised items")
+
 
 def variants(preset: str, dataset: str) -> dict[str, Trial]:
     default = short_windows(preset, dataset)
@@ -25,7 +27,6 @@ def variants(preset: str, dataset: str) -> dict[str, Trial]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    draw = partial(plots.score_figure, xlabel="noised items")
     compare_variants("figure5", __doc__, variants, DEFAULT, draw, argv)
 
 

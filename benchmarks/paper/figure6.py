@@ -19,7 +19,7 @@ from benchmarks import plots
 from benchmarks.harness import Results, Row, argument_parser, at_least, command, read_csv
 from benchmarks.paper.options import add_run_options, parse_trials, results_of, sequences_of
 from benchmarks.paper.serving import add_model_options, servings, trained_model
-from benchmarks.paper.variants import add_figure_options, ratio_name, redraw
+from benchmarks.paper.variants import add_figure_options, ratio_name
 from diffusers_rec import Split
 
 DATASET = "ml-1m"
@@ -41,11 +41,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--k", type=at_least(1), default=5, help="number of movies in a list")
     options = parse_trials(parser, argv)
     results = results_of("figure6", options, "best")
-    if options.plot:
-        return redraw(results, draw)
     movies: Movies = {int(row["item"]): row for row in read_csv(options.data_dir / f"{DATASET}_items.csv")}
     measure(results, sequences_of(DATASET, options).leave_one_out(), movies, options)
-    return results.write(draw)
+    results.write(draw)
 
 
 def measure(results: Results, split: Split, movies: Movies, options: argparse.Namespace) -> None:
@@ -94,20 +92,20 @@ def favourite_genres(genres: Sequence[str], count: int = 3) -> set[str]:
 
 def draw(path: Path, rows: list[dict[str, str]]) -> None:
     """One column per list; a red frame marks the movie that was watched next."""
-    figure = plots.canvas(15, 10)
+    figure = plots.canvas(9.4, 8.2)
     axis = figure.subplots()
     axis.set_axis_off()
     watched = [row for row in rows if row["list"] == WATCHED][-SHOWN:] + [row for row in rows if row["list"] == NEXT]
-    column(axis, 0, 0, f"user {watched[0]['user']}: last {len(watched) - 1}, then next", watched)
+    column(axis, 0, 0, f"user {watched[0]['user']}\nlast {len(watched) - 1}, then next", watched)
     servings = list(dict.fromkeys(row["serving"] for row in rows if row["serving"]))
     lists = list(dict.fromkeys(row["list"] for row in rows if row["serving"]))
     longest = max(int(row["place"]) for row in rows if row["serving"])
     for block, serving in enumerate(servings):
         for place, name in enumerate(lists):
             cells = [row for row in rows if (row["serving"], row["list"]) == (serving, name)]
-            column(axis, place + 1.15, block * (longest + 1), f"{serving}, {name}", cells)
+            column(axis, place + 1.15, block * (longest + 1), f"{serving}\n{name}", cells)
     axis.set(xlim=(-0.05, len(lists) + 1.2), ylim=(max(len(watched), len(servings) * (longest + 1) - 1), -0.5))
-    figure.savefig(path, dpi=110)
+    figure.savefig(path)
 
 
 def column(axis: Any, left: float, top: float, title: str, rows: list[dict[str, str]]) -> None:
@@ -117,16 +115,14 @@ def column(axis: Any, left: float, top: float, title: str, rows: list[dict[str, 
     axis.text(left + 0.47, top - 0.12, title, ha="center", va="bottom", fontsize=9, weight="bold")
     for place, row in enumerate(rows):
         hit = row["hit"] == "True"
-        colour, width = ("red", 2.5) if hit else ("lightgrey", 1)
-        axis.add_patch(
-            Rectangle((left, top + place), 0.94, 0.86, fc="white", ec=colour, lw=width, zorder=3 if hit else 2)
-        )
-        title_lines = textwrap.wrap(row["title"], 29, max_lines=2, placeholder=" …")
-        genre_lines = textwrap.wrap(row["genres"].replace("|", ", "), 34, max_lines=2, placeholder=" …")
-        text = {"ha": "left", "va": "top", "zorder": 4}
+        colour, width = ("C4", 2.5) if hit else ("C7", 0.5)
+        axis.add_patch(Rectangle((left, top + place), 0.94, 0.86, fc="none", ec=colour, lw=width))
+        title_lines = textwrap.wrap(row["title"], 24, max_lines=2, placeholder=" …")
+        genre_lines = textwrap.wrap(row["genres"].replace("|", ", "), 28, max_lines=2, placeholder=" …")
+        text = {"ha": "left", "va": "top"}
         axis.text(left + 0.03, top + place + 0.1, "\n".join(title_lines), fontsize=8, **text)
         below = top + place + 0.13 + 0.19 * len(title_lines)
-        axis.text(left + 0.03, below, "\n".join(genre_lines), fontsize=7, color="dimgrey", **text)
+        axis.text(left + 0.03, below, "\n".join(genre_lines), fontsize=7, alpha=0.85, **text)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from benchmarks.paper.options import add_run_options, parse_trials, results_of, 
 from benchmarks.paper.rows import published, rows_of
 from benchmarks.paper.serving import add_model_options, servings, trained_model
 from benchmarks.paper.settings import DATASETS
-from benchmarks.paper.variants import add_figure_options, ratio_name, redraw
+from benchmarks.paper.variants import add_figure_options, ratio_name
 from diffusers_rec import DiffRec, Holdout, ItemHead, Sampler
 from diffusers_rec.data import pad
 from diffusers_rec.evaluation import Report, ranking_metrics
@@ -28,6 +28,8 @@ from diffusers_rec.recommenders.ranking import Scores, target_ranks
 
 DEFAULT = 10
 """Seeds in the paper, Sec. 4.5.2."""
+
+draw = partial(plots.score_figure, label="seeds averaged", numbers=True, by="model")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -40,9 +42,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--users", type=at_least(1), help="maximum number of test users; all by default")
     options = parse_trials(parser, argv)
     results = results_of("figure7", options, "best")
-    draw = partial(plots.score_figure, xlabel="seeds averaged", lines=True, by="model")
-    if options.plot:
-        return redraw(results, draw)
     for dataset in options.datasets:
         split = sequences_of(dataset, options).leave_one_out()
         model, record = trained_model(dataset, split, options)
@@ -58,7 +57,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             if first:
                 results.ratio(ratio_name(f"{dataset} {name} {options.most} seeds vs 1 ndcg10"), last / first)
             results.write(draw)  # after each way, so that finished ones are recorded
-    return None
 
 
 def reports(model: DiffRec, holdout: Holdout, most: int, sampler: Sampler, *, batch_size: int = 256) -> list[Report]:

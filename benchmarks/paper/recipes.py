@@ -112,6 +112,8 @@ def of_paper(dataset: str) -> dict[str, Trial]:
 
 RECIPES_OF = {"best": of_best, "paper": of_paper}
 
+draw = partial(plots.recipes, metric="validation_ndcg@10", label="validation NDCG@10")
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
@@ -128,7 +130,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"there are {', '.join(map(repr, known))}"
         )
     results = results_of("recipes", options, "best", place_of("recipe", known))
-    draw = partial(plots.bars, names=["dataset", "recipe"], panels={"validation_ndcg@10": "validation NDCG@10"})
     refuse_unequal_training(results, "recipe", RECIPES_OF[options.preset], options)
     for dataset in options.datasets:
         split = sequences_of(dataset, options).leave_one_out()

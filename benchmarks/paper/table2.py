@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Sequence
 
 from benchmarks.harness import Results, Row, argument_parser, command
+from benchmarks.paper.model_dots import draw
 from benchmarks.paper.options import add_trial_options, parse_trials, seeds_of, sequences_of
 from benchmarks.paper.rows import mean_score, published, rows_of
 from benchmarks.paper.running import ensemble_file, is_finished, run, run_ensemble
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for dataset in options.datasets:
         for row in measure(dataset, options):
             results.add(row)
-        results.write()  # after each data set, so that finished ones are recorded
+        results.write(draw)  # after each data set, so that finished ones are recorded
     for name in options.models:
         for dataset in options.datasets:
             if any(row["dataset"] == dataset and row["model"] == name for row in results.rows):
@@ -69,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                     f"{dataset.replace('-', '')}_{name.replace('-', '_')}_ndcg10",
                     mean_score(results.rows, dataset=dataset, model=name),
                 )
-    results.write()
+    results.write(draw)
 
 
 def measure(dataset: str, options: argparse.Namespace) -> list[Row]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmarks.harness import Results, Row, argument_parser, read_csv
+from benchmarks.harness import Row, argument_parser
 from benchmarks.paper.comparison import add_comparison_options, place_of, refuse_unequal_training
 from benchmarks.paper.options import add_trial_options, parse_trials, results_of, seeds_of, sequences_of
 from benchmarks.paper.rows import mean_score
@@ -30,23 +30,9 @@ Draw = Callable[[Path, list[dict[str, str]]], None]
 
 
 def add_figure_options(parser: argparse.ArgumentParser, default: str) -> None:
-    """``--preset`` and ``--plot``."""
+    """``--preset`` with its default."""
     presets = [*PRESETS, BEST_NETWORK]
     parser.add_argument("--preset", default=default, choices=presets, help="preset that the variants change")
-    parser.add_argument("--plot", action="store_true", help="only draw the CSV again")
-
-
-def redraw(results: Results, draw: Draw) -> None:
-    """Draw the results of an earlier run.
-
-    Raises:
-        SystemExit: there is no CSV.
-    """
-    table, picture = results.file(".csv"), results.file(".png")
-    if not table.is_file():
-        raise SystemExit(f"{table} is not there: run once without --plot, with the same --preset, --budget and --out.")
-    draw(picture, read_csv(table))
-    print(f"drawn: {picture}")
 
 
 def ratio_name(words: str) -> str:
@@ -75,8 +61,6 @@ def compare_variants(
     parser.add_argument("--variants", nargs="+", default=labels, choices=labels)
     options = parse_trials(parser, argv)
     results = results_of(name, options, BEST_NETWORK, place_of("setting", labels))
-    if options.plot:
-        return redraw(results, draw)
     refuse_unequal_training(results, "setting", partial(variants, options.preset), options)
     for dataset in options.datasets:
         split = sequences_of(dataset, options).leave_one_out()
@@ -91,7 +75,7 @@ def compare_variants(
                 results.write(draw)  # after each variant, so that finished ones are recorded
     for ratio, value in ratios(results.table(), default).items():
         results.ratio(ratio, value)
-    return results.write(draw)
+    results.write(draw)
 
 
 def ratios(rows: Sequence[Row], default: str) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks import draw
 from benchmarks.harness import read_csv
 from benchmarks.paper import figure2, figure3, figure4, figure5, recipes, running, settings, table2
 from diffusers_rec.evaluation import evaluate
@@ -61,7 +62,7 @@ def test_a_stopped_figure_resumes(name, options_of, tmp_path, monkeypatch):
     assert read_csv(table) == rows
     assert {path: path.stat().st_mtime_ns for path in logs} == logs
     drawn.unlink()
-    figure.main(["--plot", "--budget", "1", "--out", str(tmp_path), "--data-dir", "nowhere"])
+    draw.main([str(table)])
     assert drawn.is_file()
     assert full.read_text() == "a full result"
 
@@ -190,8 +191,3 @@ def test_a_run_records_its_machines(tmp_path, monkeypatch):
         monkeypatch.setattr(running, "machine_name", lambda name=name: name)
         running.record_machine(tmp_path)
     assert running.machines_of(tmp_path) == ["one", "another"]
-
-
-def test_a_figure_without_results_cannot_be_drawn(tmp_path):
-    with pytest.raises(SystemExit, match=r"figure3-paper\.csv is not there: run once without --plot"):
-        figure3.main(["--plot", "--preset", "paper", "--out", str(tmp_path)])
