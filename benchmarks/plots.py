@@ -72,7 +72,7 @@ def dots(path: Path, rows: Rows, *, names: list[str], panels: dict[str, str], lo
     """
     from matplotlib.ticker import EngFormatter  # noqa: PLC0415
 
-    figure = canvas(2.6 + 2.6 * len(panels), 0.7 + 0.22 * len(rows))
+    figure = canvas(3.6 + 2.1 * len(panels), 0.7 + 0.22 * len(rows))
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     labels = [", ".join(words(row[name]) for name in names if row[name]) for row in rows]
     for axis, (column, label) in zip(axes, panels.items(), strict=True):
@@ -142,7 +142,7 @@ def recipes(path: Path, rows: Rows, *, metric: str, label: str) -> None:
         label: Label of the metric.
     """
     datasets, names = (list(dict.fromkeys(row[column] for row in rows)) for column in ("dataset", "recipe"))
-    figure = canvas(3.6 + 1.5 * len(datasets), 0.9 + 0.22 * len(names))
+    figure = canvas(3.4 + 1.2 * len(datasets), 0.9 + 0.22 * len(names))
     axes = figure.subplots(1, len(datasets), sharey=True, squeeze=False)[0]
     for axis, dataset in zip(axes, datasets, strict=True):
         values = [

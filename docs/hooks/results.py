@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import csv
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -25,6 +25,8 @@ RESULTS = REPOSITORY / "benchmarks" / "results"
 
 with (REPOSITORY / "benchmarks" / "words.csv").open(newline="", encoding="utf-8") as words:
     WORDS = {row["name"]: row["words"] for row in csv.DictReader(words)}
+
+NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
 
 _CALL = re.compile(r"(^ +)?\{\{\s*(\w+)(\(.*?\))\s*\}\}", re.DOTALL | re.MULTILINE)
 _REPEATED = re.compile(r"(Not run yet: .+\n)(?:\n\1)+")
@@ -149,7 +151,7 @@ def scores(file: str, *, where: dict[str, Any], metric: str = "ndcg@10") -> str:
         metric: Column of the metric.
     """
     means = _means(file, where, metric)
-    return " / ".join(_shown(str(mean), metric) for mean in means.values()) or _not_measured(file)
+    return _together(_shown(str(mean), metric) for mean in means.values()) or _not_measured(file)
 
 
 def change(
@@ -170,7 +172,12 @@ def change(
         changes = [_per_cent(new[dataset] / old[dataset] - 1) for dataset in both]
     else:
         changes = [f"{new[dataset] - old[dataset]:+.4f}" for dataset in both]
-    return " / ".join(changes).replace("-", "−") or _not_measured(file)
+    return _together(changes).replace("-", "−") or _not_measured(file)
+
+
+def _together(numbers: Iterable[str]) -> str:
+    """Numbers of several data sets, in one line wherever they stand."""
+    return " / ".join(numbers).replace(" ", NO_BREAK_SPACE)
 
 
 def _per_cent(change: float) -> str:
@@ -192,7 +199,7 @@ def below(file: str, **selections: Any) -> str:
 
 
 def _without_sign(sign: str, changes: str) -> str:
-    if any(each[0] not in f"{sign}(" for each in changes.split(" / ")):
+    if any(each[0] not in f"{sign}(" for each in changes.split(f"{NO_BREAK_SPACE}/{NO_BREAK_SPACE}")):
         raise ValueError(f"expected changes that start with {sign}, got {changes}")
     return changes.replace(sign, "")
 
@@ -213,7 +220,15 @@ def ratios(file: str) -> str:
     rows = _rows(file, None)
     if not rows:
         return _not_run(file)
-    cells = [[row["name"].replace("_", " "), _shown(row["value"], ""), row["target"], _verdict(row)] for row in rows]
+    cells = [
+        [
+            WORDS.get(row["name"], row["name"].replace("_", " ")),
+            _shown(row["value"], ""),
+            row["target"],
+            _verdict(row),
+        ]
+        for row in rows
+    ]
     return _markdown(["ratio", "measured", "target", ""], cells)
 
 
