@@ -40,6 +40,7 @@ UNSHOWN = {
     "cli.progress",
     "cli.recommend",
     "cli.reports",
+    "cli.splits",
     "cli.terminal",
     "cli.train",
     "cli.values",

@@ -12,7 +12,7 @@ import torch
 import typer
 
 from diffusers_rec.cli.changes import change_model, change_training, parse_changes
-from diffusers_rec.cli.inputs import LogFile, output_folder, split_sequences
+from diffusers_rec.cli.inputs import LogFile, output_folder
 from diffusers_rec.cli.models import count_parameters
 from diffusers_rec.cli.options import (
     CoreOption,
@@ -30,6 +30,7 @@ from diffusers_rec.cli.options import (
 )
 from diffusers_rec.cli.progress import EpochLog, describe_outcome
 from diffusers_rec.cli.reports import compare, plain_reports, report_table
+from diffusers_rec.cli.splits import SplitChoice, SplitTimeOption, TestOption, ValidationOption
 from diffusers_rec.cli.terminal import print_json, stderr, stdout
 from diffusers_rec.cli.values import drop_none
 from diffusers_rec.core.errors import check_int
@@ -68,6 +69,10 @@ def train_command(
     no_validation: Annotated[
         bool, typer.Option("--no-validation", help="Train on all items of every user and keep the last epoch.")
     ] = False,
+    final: Annotated[
+        bool,
+        typer.Option("--final", help="Train on training and validation items together and keep the last epoch."),
+    ] = False,
     change: Annotated[
         list[str] | None,
         typer.Option(
@@ -99,6 +104,9 @@ def train_command(
     missing: MissingOption = None,
     k_core: CoreOption = None,
     short: ShortOption = "error",
+    split_time: SplitTimeOption = None,
+    validation: ValidationOption = None,
+    test: TestOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -113,15 +121,21 @@ def train_command(
         epochs=epochs, batch_targets=batch_targets, learning_rate=learning_rate, select_by=select_by
     )
     changes = parse_changes(change or [], [*size, *training_options, *(["include_seen"] if include_seen else [])])
+    choice = SplitChoice(short, split_time, validation, test)
+    selection = {"--select-by": select_by is not None, "--include-seen": include_seen}
+    if final:
+        _refuse_beside("--final", {"--no-validation": no_validation, **selection})
     if no_validation:
-        _refuse_without_validation({"--short": short != "error", "--select-by": select_by is not None,
-                                    "--include-seen": include_seen})  # fmt: skip
+        _refuse_beside("--no-validation", {"--short": short != "error", "--split-time": split_time is not None,
+                                           "--validation": validation is not None, **selection})  # fmt: skip
     if threads is not None:
         torch.set_num_threads(check_int("--threads", threads, minimum=1, maximum=MAX_THREADS))
     folder = output_folder(out_folder)
     log = LogFile(data, format, user, item, time, separator, quote, missing, k_core)
-    sequences = log.read().sequences()
-    split = None if no_validation else split_sequences(sequences, short)
+    whole = choice.sequences(log)
+    split = None if no_validation else choice.split(whole, log)
+    sequences = whole if split is None else split.final() if final else split.train
+    held_out = None if split is None or final else split.validation
     model = PRESETS[preset](sequences.vocabulary, seed=seed, **size)
     training = {**RECIPES[preset].config(), "exclude_seen": not include_seen, "seed": seed, **training_options}
     training, model = change_training(training, changes), change_model(model, changes)
@@ -129,13 +143,12 @@ def train_command(
         model = control(model)
     config = TrainingConfig(**training)
     if not quiet:
-        stderr.print(f"{sequences.statistics()}\n")
+        stderr.print(f"{whole.statistics()}\n")
         name = f"{preset}, noise-free control" if as_control else preset
         stderr.print(f"{name}: {count_parameters(model):,} parameters\n{_list_parts(model)}")
     epoch_log, progress = EpochLog(folder, config.select_by), not quiet and sys.stderr.isatty()
     result = train(
-        model, split.train if split else sequences, split.validation if split else None, config,
-        directory=folder, device="cpu" if cpu else None, progress=progress,
+        model, sequences, held_out, config, directory=folder, device="cpu" if cpu else None, progress=progress,
         on_epoch=None if quiet else epoch_log.epoch,
     )  # fmt: skip
     if not is_main:
@@ -143,8 +156,8 @@ def train_command(
     if not quiet:
         epoch_log.end()
     reports: dict[str, Report] = {}
-    if split and not isinstance(model.memory, NoMemory):
-        reports = compare(model, split.validation, seeds=config.validation_seeds, progress=progress)
+    if held_out is not None and not isinstance(model.memory, NoMemory):
+        reports = compare(model, held_out, seeds=config.validation_seeds, progress=progress)
     record = result.history[result.best_epoch - 1]
     metrics = {
         name.removeprefix("validation_"): value for name, value in record.items() if name.startswith("validation_")
@@ -155,7 +168,7 @@ def train_command(
                 "out": str(folder),
                 "best_epoch": result.best_epoch,
                 "epochs": len(result.history),
-                "select_by": config.select_by if split else None,
+                "select_by": None if held_out is None else config.select_by,
                 "exclude_seen": config.exclude_seen,
                 "validation": metrics,
             }
@@ -166,17 +179,17 @@ def train_command(
     if reports:
         stdout.print(report_table(reports, "validation"))
     if not quiet:
-        reading = [*log.arguments(), *([] if short == "error" else [f"--short={short}"])]
+        reading = [*log.arguments(), *choice.arguments()]
         following = ["evaluate", str(folder), *reading] if split else ["recommend", str(folder), "--history", "ITEM"]
         stderr.print(f"Saved to {folder}. Next: diffrec {shlex.join(following)}")
 
 
-def _refuse_without_validation(options: dict[str, bool]) -> None:
-    """Refuse options of the validation beside ``--no-validation``; each name comes with whether it is given."""
+def _refuse_beside(option: str, options: dict[str, bool]) -> None:
+    """Refuse options of the validation beside one that trains without; each name comes with whether it is given."""
     given = [name for name, is_given in options.items() if is_given]
     if given:
         raise ValueError(
-            f"--no-validation cannot be combined with {' and '.join(given)}, which only concern the validation. "
+            f"{option} cannot be combined with {' and '.join(given)}, which only concern the validation. "
             "Remove one or the other."
         )
 

@@ -1,4 +1,4 @@
-"""Sequences of items, one a user, and the leave-one-out split.
+"""Sequences of items, one a user, and their splits: leave-one-out, by time, and of files of one's own.
 
 All sequences lie end to end in one array; user u owns ``items[offsets[u]:offsets[u + 1]]``, oldest first. The times of
 the interactions lie in an array beside it, and a feature of the users is an array of one row a user.
@@ -6,7 +6,7 @@ the interactions lie in an array beside it, and a feature of the users is an arr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from diffusers_rec.core.entrances import guarded
 from diffusers_rec.core.errors import check_choice, check_int, shown
 from diffusers_rec.data.statistics import Statistics
-from diffusers_rec.data.times import TimeArray
+from diffusers_rec.data.times import TimeArray, TimePoint, time_point
 from diffusers_rec.data.vocabulary import IndexArray, Vocabulary
 
 Short = Literal["error", "drop", "train"]
@@ -140,6 +140,14 @@ class Sequences:
             self, items=_matched("sequences", self.items, self.vocabulary, vocabulary), vocabulary=vocabulary
         )
 
+    def without_repeats(self) -> Sequences:
+        """The same sequences with each item of a user once, where it came first."""
+        owner = self._owners()
+        _, first = np.unique(owner * len(self.vocabulary) + self.items, return_index=True)
+        kept = np.zeros(len(self.items), bool)
+        kept[first] = True
+        return self._where(kept)
+
     def leave_one_out(self, short: Short = "error") -> Split:
         """The last item of each user for the test, the one before it for validation, the rest for training.
 
@@ -158,11 +166,86 @@ class Sequences:
         histories = long._without_last(np.full(len(long), 2))
         train = self._without_last(np.where(is_short, 0, 2)) if short == "train" and is_short.any() else histories
         last = long.offsets[1:] - 1
+        older = long._without_last(np.full(len(long), 1))
         return Split(
             train=train,
-            validation=Holdout(histories, long.items[last - 1]),
-            test=Holdout(long._without_last(np.full(len(long), 1)), long.items[last]),
+            validation=long._held_out(histories, last - 1),
+            test=long._held_out(older, last),
+            before_test=older if train is histories else self._without_last(np.where(is_short, 0, 1)),
         )
+
+    def split_by_time(self, validation: TimePoint, test: TimePoint) -> Split:
+        """Two points in time, the same for all users: older items train, newer ones are held out.
+
+        Interactions before ``validation`` are for training, those from there to ``test`` for validation, the others for
+        the test. So no model learns from anything that is newer than a held-out item (Ji et al. 2023, *A Critical Study
+        on Data Leakage in Recommender System Offline Evaluation*), and a user has any number of held-out items. Users
+        without an item before a part are left out of it.
+
+        Args:
+            validation: Start of the validation: a time in the unit of the log, a date, or a share of the interactions
+                such as ``"80%"``.
+            test: Start of the test, in the same forms.
+
+        Raises:
+            ValueError: Sequences without times, points that are no times or do not ascend, or a part without users.
+        """
+        times = self._clock()
+        first = time_point("split_by_time: validation", validation, times)
+        second = time_point("split_by_time: test", test, times)
+        if not first < second:
+            raise ValueError(f"split_by_time: validation must start before the test, got {first} and {second}.")
+        before, after = times < first, times >= second
+        return Split.of(self._where(before), self._where(~before & ~after), self._where(after))
+
+    def _clock(self) -> TimeArray:
+        """The times, one clock for all users."""
+        if self.times is None:
+            raise ValueError("split_by_time: the sequences have no times. Keep them with sequences(times=True).")
+        if len(self) > 1 and (self.times == places_within(self.lengths)).all():
+            raise ValueError(
+                "split_by_time: the times are places in each user's sequence, 0, 1, 2, ..., as files of sequences give "
+                "them. Use a log with a time column, or leave_one_out()."
+            )
+        return self.times
+
+    def _owners(self) -> IndexArray:
+        """The row of each interaction's user, ``(n,)``."""
+        return np.repeat(np.arange(len(self)), self.lengths)
+
+    def _where(self, kept: npt.NDArray[np.bool_]) -> Sequences:
+        """Some of the interactions of the same users, ``(n,)``."""
+        lengths = np.bincount(self._owners()[kept], minlength=len(self))
+        return self._at(kept, lengths, self.users, self.features)
+
+    def _followed_by(self, later: Sequences) -> Sequences:
+        """Each user's items, then the same user's in ``later``."""
+        order = np.argsort(np.concatenate([self._owners(), later._owners()]), kind="stable")
+        times = None if self.times is None or later.times is None else np.concatenate([self.times, later.times])[order]
+        items = np.concatenate([self.items, later.items])[order]
+        return Sequences(
+            items, _offsets(self.lengths + later.lengths), self.users, self.vocabulary, times, self.features
+        )
+
+    def _without_empty(self) -> Sequences:
+        """The users who have items."""
+        return self.take(np.flatnonzero(self.lengths)) if (self.lengths == 0).any() else self
+
+    def _of_users(self, users: Vocabulary) -> Sequences:
+        """The sequences of ``users``, empty for those who have none here."""
+        if users == self.users:
+            return self
+        if self.features and len(users) > len(self):
+            raise ValueError("Split.of: features need the same users in every part. Add them to the split's parts.")
+        rows = users.encode(self.users.ids)
+        lengths = np.zeros(len(users), np.int64)
+        lengths[rows] = self.lengths
+        return replace(self.take(np.argsort(rows)), offsets=_offsets(lengths), users=users)
+
+    def _held_out(self, histories: Sequences, places: IndexArray) -> Holdout:
+        """Histories, and one item of each user, at ``places``, ``(U,)``."""
+        following = self._at(places, np.ones(len(self), np.int64), self.users, self.features)
+        return Holdout(histories, following.items, following)
 
     def _without_last(self, counts: IndexArray) -> Sequences:
         lengths = self.lengths - counts
@@ -188,28 +271,59 @@ class Sequences:
 @guarded
 @dataclass(frozen=True, eq=False)
 class Holdout:
-    """One target a user: the item that follows the history.
+    """What came after the history of each user: one target, the next item, or several.
 
     Args:
         histories: U sequences; ``histories.users`` says whose.
-        targets: the item that followed, int64 ``(U,)``.
+        targets: The item that followed, int64 ``(U,)``.
+        following: All that followed, the target first, of the same users; the targets alone if None.
 
     Raises:
-        ValueError: another number of targets than of histories, or an index outside the vocabulary.
-        TypeError: histories that are no sequences, or targets that are not int64.
+        ValueError: Another number of targets than of histories, an index outside the vocabulary, or ``following`` of
+            other users, of other items or with other first items.
+        TypeError: Histories that are no sequences, or targets that are not int64.
     """
 
     made_by: ClassVar[str] = "sequences.leave_one_out().test"
 
     histories: Sequences
     targets: IndexArray
+    following: Sequences = None  # type: ignore[assignment]  # never None after __post_init__
 
     def __post_init__(self) -> None:
-        check_indices("Holdout.targets", self.targets, len(self.histories.vocabulary))
-        if len(self.targets) != len(self.histories):
+        histories = self.histories
+        check_indices("Holdout.targets", self.targets, len(histories.vocabulary))
+        if len(self.targets) != len(histories):
+            raise ValueError(f"Holdout: expected one target a history, got {len(self.targets)} for {len(histories)}.")
+        if self.following is None:
+            one_each = Sequences(self.targets, np.arange(len(histories) + 1), histories.users, histories.vocabulary)
+            object.__setattr__(self, "following", one_each)
+        elif self.following.users != histories.users or self.following.vocabulary != histories.vocabulary:
+            raise ValueError("Holdout: following must have the users and items of histories. Use Holdout.of.")
+        elif not np.array_equal(_first_items(self.following), self.targets):
+            raise ValueError("Holdout: targets must be the first items of following. Use Holdout.of.")
+
+    @classmethod
+    def of(cls, histories: Sequences, following: Sequences) -> Holdout:
+        """From what came before and after a point, without the users who lack one of the two.
+
+        Args:
+            histories: U sequences, any of them empty.
+            following: What followed, of the same users and vocabulary, any of them empty.
+
+        Raises:
+            ValueError: Other users or items, or nobody with both.
+        """
+        if following.users != histories.users or following.vocabulary != histories.vocabulary:
+            raise ValueError("Holdout.of: following must have the users and items of histories, in the same order.")
+        rows = np.flatnonzero((histories.lengths > 0) & (following.lengths > 0))
+        if not rows.size:
             raise ValueError(
-                f"Holdout: expected one target a history, got {len(self.targets)} for {len(self.histories)}."
+                f"Holdout.of: none of {len(histories)} users has an item in the history and one after it. Choose "
+                "another split."
             )
+        kept = following.take(rows)
+        return cls(histories.take(rows), _first_items(kept), kept)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -223,9 +337,25 @@ class Holdout:
         own = self.histories.vocabulary
         if vocabulary == own:
             return self
-        matched = _matched("holdout", np.concatenate([self.histories.items, self.targets]), own, vocabulary)
-        items, targets = np.split(matched, [len(self.histories.items)])
-        return Holdout(replace(self.histories, items=items, vocabulary=vocabulary), targets)
+        matched = _matched("holdout", np.concatenate([self.histories.items, self.following.items]), own, vocabulary)
+        items = np.split(matched, [len(self.histories.items)])
+        histories, following = (
+            replace(part, items=each, vocabulary=vocabulary)
+            for part, each in zip((self.histories, self.following), items, strict=True)
+        )
+        return Holdout(histories, _first_items(following), following)
+
+    def take(self, users: npt.ArrayLike) -> Holdout:
+        """The histories and targets of some users, as :meth:`Sequences.take`.
+
+        Args:
+            users: Distinct user indices, ``(W,)`` with W >= 1.
+
+        Raises:
+            ValueError: No users, or one twice.
+        """
+        following = self.following.take(users)
+        return Holdout(self.histories.take(users), _first_items(following), following)
 
     def sample(self, users: int, seed: int) -> Holdout:
         """So many of the users, all where there are fewer, chosen by ``seed`` and in their order here."""
@@ -233,23 +363,70 @@ class Holdout:
         generator = np.random.default_rng(check_int("Holdout.sample: seed", seed, minimum=0))
         rows = generator.choice(len(self), number, replace=False)
         rows.sort()
-        return Holdout(self.histories.take(rows), self.targets[rows])
+        return self.take(rows)
 
 
 @guarded
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The leave-one-out split; all parts share the vocabulary of items.
+    """Sequences to train on, and what is held out from them; all parts share the vocabulary of items.
 
     Args:
-        train: sequences without their last two items.
-        validation: histories as in ``train``, target the last item but one.
-        test: histories up to the last item but one, target the last item.
+        train: The training sequences.
+        validation: Histories, as in ``train``, and what followed, to choose the epoch and the settings by.
+        test: Histories with the items of the validation, and what followed.
+        before_test: Everything that is older than the test, for :meth:`final`; None if it is not known.
     """
+
+    made_by: ClassVar[str] = "sequences.leave_one_out()"
 
     train: Sequences
     validation: Holdout
     test: Holdout
+    before_test: Sequences | None = None
+
+    @classmethod
+    def of(cls, train: Sequences, validation: Sequences, test: Sequences) -> Split:
+        """A split of one's own, such as three files.
+
+        Users and items are matched by id. The items of ``validation`` follow those of ``train``, and the items of
+        ``test`` follow both. Users without a history are left out of validation and test.
+
+        Args:
+            train: The training sequences.
+            validation: Items that followed, held out for validation.
+            test: Items that followed those, held out for the test.
+
+        Raises:
+            ValueError: A part in which nobody has items and a history, or features of some users only.
+        """
+        parts = train, validation, test
+        items, users = _merged(part.vocabulary for part in parts), _merged(part.users for part in parts)
+        before, between, after = (part.reindexed(items)._of_users(users) for part in parts)
+        if not len(before.items):
+            raise ValueError("Split.of: the training sequences have no items. Choose a later split.")
+        known = before._followed_by(between)
+        return cls(
+            before._without_empty(),
+            _part("validation", before, between),
+            _part("test", known, after),
+            known._without_empty(),
+        )
+
+    def final(self) -> Sequences:
+        """All items before the test: what ``train`` and ``validation`` hold together, for the last fit.
+
+        ``train(model, split.final(), config=...)`` trains without validation, for the number of epochs that a training
+        with validation has chosen.
+
+        Raises:
+            ValueError: A split that was built without them.
+        """
+        if self.before_test is None:
+            raise ValueError(
+                "Split.final: the split has no before_test. Build it with Split.of(train, validation, test)."
+            )
+        return self.before_test
 
 
 def places_within(lengths: IndexArray) -> IndexArray:
@@ -311,6 +488,32 @@ def _matched(name: str, items: IndexArray, own: Vocabulary, other: Vocabulary) -
         return other.encode(own.decode(occurring))[place]
     except ValueError as error:
         raise ValueError(f"The model does not know all items of the {name}. {error}") from error
+
+
+def _part(name: str, histories: Sequences, following: Sequences) -> Holdout:
+    """The validation or the test of a split."""
+    try:
+        return Holdout.of(histories, following)
+    except ValueError as error:
+        raise ValueError(f"Split.of: there is no {name}. {error}") from error
+
+
+def _merged(vocabularies: Iterable[Vocabulary]) -> Vocabulary:
+    """All ids, in the order of their first appearance; the first vocabulary itself if it has them all."""
+    first, *others = vocabularies
+    merged = dict.fromkeys([*first.ids, *(raw_id for other in others for raw_id in other.ids)])
+    return first if len(merged) == len(first) else Vocabulary(merged)
+
+
+def _first_items(sequences: Sequences) -> IndexArray:
+    """The first item of each user, ``(U,)``; every user needs one.
+
+    Raises:
+        ValueError: A user without items.
+    """
+    if not (sequences.lengths > 0).all():
+        raise ValueError("Holdout: every user needs an item that followed. Holdout.of leaves out those without.")
+    return sequences.items[sequences.offsets[:-1]]
 
 
 def _offsets(lengths: IndexArray) -> IndexArray:

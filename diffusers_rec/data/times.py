@@ -19,12 +19,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from diffusers_rec.core.errors import shown
 from diffusers_rec.data.vocabulary import is_missing, plain
 
 TimeArray = npt.NDArray[np.int64] | npt.NDArray[np.float64]
+TimePoint = int | float | str | date | np.datetime64
 
 _SECONDS, _NANOSECONDS = np.dtype("datetime64[s]"), np.dtype("datetime64[ns]")
 _OUTSIDE = "lies outside the years 1678..2261"
+_SHARE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
 _DATE = re.compile(r"\d{4}(-.+)?")  # NumPy also accepts the word "now", and wraps a year of 14 digits
 
 
@@ -60,6 +63,30 @@ def as_times(times: npt.ArrayLike) -> TimeArray:
         _refuse(values > np.iinfo(np.int64).max, values, "does not fit into int64")
         return values.astype(np.int64)
     raise _wrong_kind(values)
+
+
+def time_point(name: str, point: TimePoint, times: TimeArray) -> np.int64 | np.float64:
+    """A point in time as a number in the unit of ``times``.
+
+    Args:
+        name: Name of the point, for errors.
+        point: A time, in any form that :func:`as_times` reads; or a share such as ``"80%"``, which means the time that
+            this share of ``times`` does not reach, equal times aside.
+        times: The times, ``(n,)``.
+
+    Raises:
+        ValueError: Neither a time nor a share below 100 %.
+    """
+    share = _SHARE.fullmatch(point) if isinstance(point, str) else None
+    try:
+        if share is None:
+            return as_times(np.array([point]))[0]
+        return np.sort(times)[int(len(times) * float(share[1]) / 100)]
+    except (TypeError, ValueError, IndexError):
+        raise ValueError(
+            f"{name} must be a time of the log, a date, or a share of the interactions from '0%' to below '100%', got "
+            f"{shown(point)}. Times of the log lie in {times.min()}..{times.max()}."
+        ) from None
 
 
 def _from_objects(values: npt.NDArray[Any]) -> npt.NDArray[Any]:

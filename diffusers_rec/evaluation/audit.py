@@ -78,7 +78,7 @@ def audit(
 
     Args:
         model: A trained model.
-        holdout: Histories and the items that came next; items are matched with the model's by id.
+        holdout: Histories and the items that came next, of several the first; items are matched with the model's by id.
         users: how many of them to look at, at most, chosen by ``seed``.
         seeds: noise draws to average in the ranking, and chains a user.
         steps: lengths of the chains, each at most N; 10 and 50 when None, as far as N allows, or N below 10.

@@ -11,10 +11,10 @@ from torch import Tensor
 from diffusers_rec.core.entrances import explained
 from diffusers_rec.data.batching import pad
 from diffusers_rec.data.sequences import Holdout, Sequences
-from diffusers_rec.evaluation.full_ranking import Report, user_chunks
-from diffusers_rec.evaluation.metrics import ranking_metrics
+from diffusers_rec.evaluation.full_ranking import Report, rank_holdout, report_of
+from diffusers_rec.evaluation.metrics import metric_names
 from diffusers_rec.recommenders.memory import Memory
-from diffusers_rec.recommenders.ranking import Scores, target_ranks
+from diffusers_rec.recommenders.ranking import Scores
 
 USERS_AT_ONCE = 256
 
@@ -79,16 +79,8 @@ def evaluate_memory(memory: Memory, holdout: Holdout, *, ks: Iterable[int] = (5,
 
 def _evaluate(scores: Callable[[Sequences], Tensor], holdout: Holdout, ks: Iterable[int]) -> Report:
     """The report of whatever gives every item a score for histories, ``(B, V)``."""
-    ranks, unseen = [], []
-    for rows in user_chunks(holdout, USERS_AT_ONCE):
-        histories = holdout.histories.take(rows)
-        users, items = slice(0, len(histories)), slice(0, len(histories.vocabulary))
-        found = target_ranks(
-            [Scores(users, items, scores(histories))],
-            torch.from_numpy(holdout.targets[rows]),
-            excluded=pad(histories, fill=-1).items,
-        )
-        ranks.append(found[0])
-        unseen.append(found[1])
-    ks = list(ks)
-    return Report(ranking_metrics(torch.cat(unseen), ks), ranking_metrics(torch.cat(ranks), ks), len(holdout))
+
+    def score(histories: Sequences) -> list[Scores]:
+        return [Scores(slice(0, len(histories)), slice(0, len(histories.vocabulary)), scores(histories))]
+
+    return report_of(rank_holdout(holdout, score, batch_size=USERS_AT_ONCE), metric_names(ks))

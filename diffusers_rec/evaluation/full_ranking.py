@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import InitVar, dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from diffusers_rec.core.deprecation import warn_deprecated
 from diffusers_rec.core.entrances import explained, guarded
 from diffusers_rec.core.errors import check_bool, check_int
 from diffusers_rec.core.progress import progress_bar
 from diffusers_rec.data.batching import pad
-from diffusers_rec.data.sequences import Holdout
+from diffusers_rec.data.sequences import Holdout, Sequences
 from diffusers_rec.data.vocabulary import IndexArray
-from diffusers_rec.evaluation.metrics import ranking_metrics
+from diffusers_rec.evaluation.metrics import metric_names
+from diffusers_rec.evaluation.ranks import UserRanks
 from diffusers_rec.guidance import Guidance
 from diffusers_rec.recommenders.base import Recommender, SamplerChoice, Seeds, options_of
-from diffusers_rec.recommenders.ranking import target_ranks
+from diffusers_rec.recommenders.ranking import Scores, target_ranks, user_groups
 
 SCORES_AT_ONCE = 2**28
 """The most scores (users x items) that a batch may have, 1 GiB in float32; one user at the least."""
@@ -38,13 +41,36 @@ class Report:
     excluding_seen: dict[str, float]
     including_seen: dict[str, float]
     num_users: int
+    user_ranks: InitVar[UserRanks | None] = None
+    _ranks: ClassVar[UserRanks | None] = None  # no field, so that asdict and == are of numbers alone
 
-    def metrics(self, *, exclude_seen: bool = True) -> dict[str, float]:
+    def __post_init__(self, user_ranks: UserRanks | None) -> None:
+        object.__setattr__(self, "_ranks", user_ranks)
+
+    @property
+    def ranks(self) -> UserRanks:
+        """Rank of every held-out item, user by user: for other metrics, data frames and tests of significance.
+
+        Raises:
+            ValueError: a report that was built without.
+        """
+        if self._ranks is None:
+            raise ValueError("The report has no ranks. Those of evaluate() and the baselines have.")
+        return self._ranks
+
+    def metrics(self, names: Iterable[str] | None = None, *, exclude_seen: bool = True) -> dict[str, float]:
         """The metrics by name, such as ``"ndcg@10"``.
 
         Args:
+            names: Names such as ``["mrr", "recall@50"]``, see :func:`metric_by_user`; HR and NDCG at the cut-offs of
+                the evaluation if None.
             exclude_seen: Whether the items of the user's history are left out of the ranking.
+
+        Raises:
+            ValueError: another name, or names for a report without ranks.
         """
+        if names is not None:
+            return self.ranks.metrics(names, exclude_seen=exclude_seen)
         return self.excluding_seen if check_bool("exclude_seen", exclude_seen) else self.including_seen
 
     @property
@@ -73,11 +99,11 @@ def evaluate(
     batch_size: int = 256,
     progress: bool = False,
 ) -> Report:
-    """HR and NDCG of the held-out items among all items.
+    """HR and NDCG of the held-out items among all items; ``report.metrics(["mrr", "recall@10"])`` gives other metrics.
 
     Args:
         model: A trained model.
-        holdout: Histories and the items that came next; items are matched with the model's by id.
+        holdout: Histories and what came next, one item or several a user; items are matched with the model's by id.
         ks: Cut-offs.
         seeds: Noise draws to average; the model's own when None.
         sampler: Component, name, or config; the model's own when None.
@@ -91,26 +117,83 @@ def evaluate(
     """
     holdout = holdout.reindexed(model.vocabulary)
     options = options_of(seeds, sampler, guidance)
-    ranks, unseen = [], []
     if not check_bool("memory", memory):
         model = model.without_memory()
     check_bool("progress", progress)
     size = min(check_int("batch_size", batch_size, minimum=1), max(1, SCORES_AT_ONCE // len(model.vocabulary)))
-    batches = user_chunks(holdout, size)
-    for rows in progress_bar(batches, show=progress, total=len(batches), text="evaluate"):
+    names = metric_names(ks)
+    with model.serving() as served:
+
+        def score(histories: Sequences) -> Iterator[Scores]:
+            return served.score(pad(histories, served.history_length).to(served.device), **options)
+
+        ranks = rank_holdout(holdout, score, batch_size=size, device=model.device, progress=progress)
+    return report_of(ranks, names)
+
+
+def report_of(ranks: UserRanks, names: Iterable[str]) -> Report:
+    """The named metrics of ranks, see :func:`metric_by_user`."""
+    names = list(names)
+    return Report(ranks.metrics(names), ranks.metrics(names, exclude_seen=False), len(ranks), ranks)
+
+
+def rank_holdout(
+    holdout: Holdout,
+    score: Callable[[Sequences], Iterable[Scores]],
+    *,
+    batch_size: int,
+    device: torch.device | str = "cpu",
+    progress: bool = False,
+) -> UserRanks:
+    """Rank every held-out item, some users at once.
+
+    Args:
+        holdout: Histories and what followed.
+        score: Function of histories that gives the scores of all items.
+        batch_size: Users at once.
+        device: Device of the scores.
+        progress: Whether to show a bar.
+    """
+    targets = holdout.following.without_repeats()
+    chunks = [_most_targets_first(rows, targets) for rows in user_chunks(holdout, batch_size)]
+    ranks, unseen = [], []
+    for rows in progress_bar(chunks, show=progress, total=len(chunks), text="evaluate"):
         histories = holdout.histories.take(rows)
-        targets = torch.from_numpy(holdout.targets[rows]).to(model.device)
-        seen = pad(histories, fill=-1).items.to(model.device)
-        with model.serving() as served:
-            history = pad(histories, model.history_length).to(model.device)
-            found = target_ranks(served.score(history, **options), targets, excluded=seen)
+        columns = pad(targets.take(rows), fill=-1).items.to(device)
+        seen = pad(histories, fill=-1).items.to(device)
+        found = _target_ranks(score(histories), columns, seen)
         ranks.append(found[0].cpu())
         unseen.append(found[1].cpu())
-    ks = list(ks)
-    return Report(ranking_metrics(torch.cat(unseen), ks), ranking_metrics(torch.cat(ranks), ks), num_users=len(holdout))
+    return UserRanks(targets.take(np.concatenate(chunks)), torch.cat(unseen), torch.cat(ranks))
 
 
 def user_chunks(holdout: Holdout, batch_size: int) -> list[IndexArray]:
     """Users of like history length together, so that little padding is computed."""
     order = np.argsort(holdout.histories.lengths, kind="stable")
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def _most_targets_first(rows: IndexArray, targets: Sequences) -> IndexArray:
+    return rows[np.argsort(-targets.lengths[rows], kind="stable")]
+
+
+def _target_ranks(scores: Iterable[Scores], targets: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor]:
+    """Ranks of several targets a user, end to end: among all items, and among those not excluded.
+
+    Args:
+        scores: Scores of B users, those with the most targets first.
+        targets: Item indices, ``(B, M)``, padded with -1.
+        excluded: Items left out of the second ranking, ``(B, E)``, padded with -1.
+    """
+    ranks, unseen = torch.zeros_like(targets), torch.zeros_like(targets)
+    for group in user_groups(scores):
+        chunks = list(group)
+        first = chunks[0].users.start
+        for column in range(targets.shape[1]):
+            count = int((targets[chunks[0].users, column] >= 0).sum())
+            users = slice(first, first + count)
+            part = [Scores(slice(0, count), chunk.items, chunk.log_probabilities[:count]) for chunk in chunks]
+            if count:
+                found = target_ranks(part, targets[users, column], excluded=excluded[users])
+                ranks[users, column], unseen[users, column] = found
+    return ranks[targets >= 0], unseen[targets >= 0]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+import polars as pl
 import pytest
 
 from diffusers_rec import DDIMSampler, DDPMSampler, DiffRec, Ensemble, read_interactions
 from diffusers_rec.evaluation import evaluate, evaluate_memory, evaluate_popularity
 
-from .command import SMALL, as_json, diffrec, good
+from .command import SMALL, as_json, assert_one_clear_line, diffrec, good
 
 
 @pytest.mark.parametrize("kind", ["csv", "txt"])
@@ -81,3 +82,27 @@ def test_models_are_averaged_with_others(logs, models, tmp_path):
         code, _, error = diffrec("recommend", models / "csv", "--with", other, "--history", "item-001")
         assert code == 2
         assert message in error
+
+
+def test_metrics_are_chosen_and_ranks_written(logs, models, tmp_path):
+    command = ("evaluate", models / "csv", logs / "log.csv")
+    holdout = read_interactions(logs / "log.csv").sequences().leave_one_out().test
+    report = evaluate(DiffRec.from_pretrained(models / "csv"), holdout)
+    for suffix in ("csv", "parquet"):
+        file = tmp_path / f"ranks.{suffix}"
+        answer = as_json(*command, "--metric", "mrr", "--metric", "recall@3", "--ranks", file)
+        assert answer["model"]["excluding_seen"] == report.metrics(["mrr", "recall@3"])
+        assert set(answer["popularity"]["including_seen"]) == {"mrr", "recall@3"}
+        frame = (pl.read_csv if suffix == "csv" else pl.read_parquet)(file)
+        assert frame.equals(report.ranks.to_frame())
+    shown = good(*command, "--metric", "mrr")
+    assert "mrr" in shown
+    assert "ndcg" not in shown
+    for options, message in (
+        (("--metric", "map@5"), "A metric must be 'hr@K'"),
+        (("--ranks", tmp_path / "ranks.txt"), r"--ranks must end in \.csv or \.parquet"),
+        (("--ranks", tmp_path / "no" / "ranks.csv"), "there is no folder"),
+    ):
+        code, out, err = diffrec(*command, *options)
+        assert (code, out) == (2, "")
+        assert_one_clear_line(err, message)

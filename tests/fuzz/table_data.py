@@ -75,15 +75,34 @@ CALLS: dict[str, Call] = {
         lambda: world.holdout().reindexed, lambda: {"vocabulary": dr.Vocabulary([f"i{v}" for v in range(9, -1, -1)])},
         of(dr.Holdout),
     ),
+    "Sequences.without_repeats": Call(lambda: world.sequences().without_repeats, dict, of(dr.Sequences)),
+    "Sequences.split_by_time": Call(
+        lambda: world.log().sequences(times=True).split_by_time, lambda: {"validation": 8, "test": "60%"}, of(dr.Split)
+    ),
     "Sequences.leave_one_out": Call(lambda: world.sequences().leave_one_out, lambda: {"short": "error"}, of(dr.Split)),
-    "Holdout": Call(lambda: dr.Holdout, lambda: {"histories": world.sequences(), "targets": np.zeros(6, np.int64)}),
+    "Holdout": Call(
+        lambda: dr.Holdout,
+        lambda: {"histories": world.sequences(), "targets": world.holdout().targets,
+                 "following": world.holdout().following},
+        of(dr.Holdout),
+    ),
+    "Holdout.of": Call(
+        lambda: dr.Holdout.of, lambda: {"histories": world.sequences(), "following": world.sequences()}, of(dr.Holdout)
+    ),
+    "Holdout.take": Call(lambda: world.holdout().take, lambda: {"users": [1, 2]}, of(dr.Holdout)),
     "Holdout.sample": Call(lambda: world.holdout().sample, lambda: {"users": 3, "seed": 0}, of(dr.Holdout)),
     "Split": Call(
         lambda: dr.Split,
-        lambda: {"train": world.sequences(), "validation": world.holdout(), "test": world.holdout()},
+        lambda: {"train": world.sequences(), "validation": world.holdout(), "test": world.holdout(),
+                 "before_test": world.sequences()},
         lambda result, _: isinstance(result.train, dr.Sequences) and isinstance(result.test, dr.Holdout)
         and isinstance(result.validation, dr.Holdout),
     ),
+    "Split.of": Call(
+        lambda: dr.Split.of,
+        lambda: {"train": world.sequences(), "validation": world.sequences(), "test": world.sequences()}, of(dr.Split),
+    ),
+    "Split.final": Call(lambda: world.sequences().leave_one_out().final, dict, of(dr.Sequences)),
     "Statistics": Call(lambda: dr.Statistics, lambda: {"num_users": 2, "num_items": 3, "num_actions": 4}),
     "History": Call(
         lambda: dr.History,

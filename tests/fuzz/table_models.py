@@ -47,6 +47,26 @@ def reported(result: evaluation.Report, _: Any) -> bool:
     return probabilities([*result.excluding_seen.values(), *result.including_seen.values()], {})
 
 
+def ranked() -> dict[str, Any]:
+    return {"ranks": torch.tensor([1, 4, 2]), "users": torch.tensor([0, 0, 1])}
+
+
+def reports() -> tuple[evaluation.Report, evaluation.Report]:
+    first = evaluation.evaluate_popularity(world.sequences(), world.holdout())
+    return first, evaluation.evaluate_item_to_item(world.sequences(), world.holdout())
+
+
+LISTS = torch.tensor([[0, 1, 2], [3, 1, -1]])
+
+
+def listed() -> dict[str, Any]:
+    return {"items": LISTS.clone(), "num_items": NUM_ITEMS}
+
+
+def bags() -> dr.AttributeBags:
+    return dr.attribute_bags(world.vocabulary(), [["a", "b"], ["b"]] * (NUM_ITEMS // 2))
+
+
 def held_out() -> dict[str, Any]:
     return {"train": world.sequences(), "holdout": world.holdout(), "ks": [2, 5]}
 
@@ -172,13 +192,46 @@ CALLS: dict[str, Call] = {
         lambda: {"memory": world.memory(), "holdout": world.holdout(), "ks": [2, 5]}, reported,
     ),
     "Report.metrics": Call(
-        lambda: evaluation.evaluate(world.model(), world.holdout()).metrics, lambda: {"exclude_seen": False},
+        lambda: evaluation.evaluate(world.model(), world.holdout()).metrics,
+        lambda: {"names": ["mrr", "recall@2"], "exclude_seen": False},
         lambda result, _: probabilities([*result.values()], {}),
     ),
-    "hit_rate": Call(lambda: evaluation.hit_rate, lambda: {"ranks": torch.tensor([1, 4]), "k": 2}, probabilities),
-    "ndcg": Call(lambda: evaluation.ndcg, lambda: {"ranks": torch.tensor([1, 4]), "k": 2}, probabilities),
+    "UserRanks.by_user": Call(
+        lambda: reports()[0].ranks.by_user, lambda: {"metric": "recall@2", "exclude_seen": False}, probabilities
+    ),
+    "UserRanks.metrics": Call(
+        lambda: reports()[0].ranks.metrics, lambda: {"names": ["mrr", "precision@2"], "exclude_seen": False},
+        lambda result, _: probabilities([*result.values()], {}),
+    ),
+    "UserRanks.to_frame": Call(lambda: reports()[0].ranks.to_frame, lambda: {"backend": "polars"}),
+    "paired_bootstrap": Call(
+        lambda: evaluation.paired_bootstrap,
+        lambda: {"first": reports()[0], "second": reports()[1], "metric": "mrr", "exclude_seen": False, "samples": 20,
+                 "confidence": 0.9, "seed": 0},
+        lambda result, _: finite(result, {}) and probabilities(result.p_value, {}),
+    ),
+    "evaluate_lists": Call(
+        lambda: evaluation.evaluate_lists,
+        lambda: {"model": world.model(), "train": world.sequences(), "holdout": world.holdout(), "k": 3,
+                 "attributes": bags(), "exclude_seen": True, "seeds": 2, "sampler": "one-step", "batch_size": 4,
+                 "progress": False},
+    ),
+    "coverage": Call(lambda: evaluation.coverage, listed, probabilities),
+    "gini": Call(lambda: evaluation.gini, listed, probabilities),
+    "novelty": Call(lambda: evaluation.novelty, lambda: {"items": LISTS.clone(), "train": world.sequences()}),
+    "diversity": Call(
+        lambda: evaluation.diversity, lambda: {"items": LISTS.clone(), "attributes": bags()}, probabilities
+    ),
+    "hit_rate": Call(lambda: evaluation.hit_rate, lambda: {**ranked(), "k": 2}, probabilities),
+    "mrr": Call(lambda: evaluation.mrr, lambda: {**ranked(), "k": 2}, probabilities),
+    "ndcg": Call(lambda: evaluation.ndcg, lambda: {**ranked(), "k": 2}, probabilities),
+    "precision": Call(lambda: evaluation.precision, lambda: {**ranked(), "k": 2}, probabilities),
+    "recall": Call(lambda: evaluation.recall, lambda: {**ranked(), "k": 2}, probabilities),
+    "metric_by_user": Call(
+        lambda: evaluation.metric_by_user, lambda: {**ranked(), "name": "ndcg@2"}, probabilities
+    ),
     "ranking_metrics": Call(
-        lambda: evaluation.ranking_metrics, lambda: {"ranks": torch.tensor([1, 4]), "ks": [2, 5]},
+        lambda: evaluation.ranking_metrics, lambda: {**ranked(), "ks": [2, 5]},
         lambda result, _: probabilities([*result.values()], {}),
     ),
     "TrainingConfig": Call(lambda: training.TrainingConfig, training.TrainingConfig().config),
