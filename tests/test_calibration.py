@@ -138,10 +138,13 @@ def test_training_calibrates_and_changes_no_ranking():
     assert plain.calibration is None
     assert isinstance(calibrated.calibration, Calibration)
     assert evaluate(plain, SPLIT.test) == evaluate(calibrated, SPLIT.test)
+    before, after = (evaluate(model, SPLIT.test, probabilities=True) for model in (plain, calibrated))
+    assert replace(before, probabilities=None) == replace(after, probabilities=None)
+    assert after.probabilities.nll < before.probabilities.nll
     histories = [SPLIT.train.vocabulary.decode(SPLIT.test.histories[user]) for user in range(5)]
-    found, before = calibrated.recommend(histories, k=4), plain.recommend(histories, k=4)
-    assert found.items == before.items
-    assert not torch.allclose(found.scores, before.scores)
+    found, uncalibrated = calibrated.recommend(histories, k=4), plain.recommend(histories, k=4)
+    assert found.items == uncalibrated.items
+    assert not torch.allclose(found.scores, uncalibrated.scores)
     probabilities = calibrated.predict_proba(histories)
     torch.testing.assert_close(probabilities.sum(1), torch.ones(5))
     for row, items in enumerate(found.items):
@@ -217,33 +220,25 @@ class Truth(Recommender):
     def __init__(self, world, power=1.0):
         super().__init__()
         self.world, self.power, self.vocabulary = world, power, world.items
+        self.register_buffer("popularity", torch.zeros(len(world.items), dtype=torch.int64))
 
     def score(self, history, *, seeds=None, sampler=None):
         rows = [row[:length].numpy() for row, length in zip(history.items, history.lengths.tolist(), strict=True)]
         yield Scores.of_logits(torch.from_numpy(self.world.next_item_probabilities(rows)).log() * self.power)
 
 
-def report_of(model, holdout, popularity):
-    from diffusers_rec.data.batching import pad
-
-    metrics = ProbabilityMetrics(len(model.vocabulary), popularity)
-    seen = pad(holdout.histories, fill=-1).items
-    scores = model.score(pad(holdout.histories))
-    list(metrics.watch(scores, torch.from_numpy(holdout.targets), seen))
-    return metrics.report()
-
-
 def test_the_truth_is_calibrated_and_what_is_sharper_is_not():
     world = SyntheticWorld(num_items=50)
     log = world.sample(4000, seed=3).sequences()
     holdout = log.leave_one_out().test.reindexed(world.items)
-    popularity = torch.from_numpy(log.reindexed(world.items).items).bincount(minlength=50)
-    truth, sharp = report_of(Truth(world), holdout, popularity), report_of(Truth(world, 2.0), holdout, popularity)
+    models = [Truth(world).prepare(log), Truth(world, 2.0)]
+    truth, sharp = (evaluate(model, holdout, probabilities=True).probabilities for model in models)
     assert truth.ece < 0.01 < sharp.ece
     assert truth.first_stated == pytest.approx(truth.first_true, rel=0.1)
     assert sharp.first_stated > 1.3 * sharp.first_true
     assert truth.nll < sharp.nll
     assert truth.nll < truth.nll_popularity < truth.nll_uniform == math.log(50)
+    assert math.isnan(sharp.nll_popularity)  # not counted
     assert truth.brier < sharp.brier
     assert truth.first_is_likeliest == 1
 

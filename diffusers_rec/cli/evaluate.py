@@ -30,7 +30,7 @@ from diffusers_rec.cli.options import (
     UserOption,
     WithOption,
 )
-from diffusers_rec.cli.reports import compare, plain_reports, report_table
+from diffusers_rec.cli.reports import compare, describe_probabilities, plain_reports, report_table
 from diffusers_rec.cli.splits import SplitChoice, SplitTimeOption, TestOption, ValidationOption
 from diffusers_rec.cli.terminal import print_json, stdout
 from diffusers_rec.core.errors import check_path
@@ -89,13 +89,15 @@ def evaluate_command(
         progress=not quiet and sys.stderr.isatty(),
     )  # fmt: skip
     if metric:
-        reports = {name: report_of(report.ranks, metric) for name, report in reports.items()}
+        reports = {name: report_of(report.ranks, metric, report.probabilities) for name, report in reports.items()}
     if ranks_file is not None:
         _write_ranks(reports["model"].ranks, ranks_file)
     if as_json:
         print_json({"split": split} | plain_reports(reports))
     else:
         stdout.print(report_table(reports, split, models=1 + len(others or [])))
+        if probabilities := reports["model"].probabilities:
+            stdout.print(describe_probabilities(probabilities), highlight=False)
 
 
 def _check_ranks_file(path: Path) -> None:

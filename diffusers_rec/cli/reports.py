@@ -9,7 +9,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from diffusers_rec.data import Holdout
-from diffusers_rec.evaluation import Report, evaluate, evaluate_memory, evaluate_popularity
+from diffusers_rec.evaluation import ProbabilityReport, Report, evaluate, evaluate_memory, evaluate_popularity
 from diffusers_rec.recommenders.base import Recommender
 from diffusers_rec.recommenders.diffrec import DiffRec
 from diffusers_rec.recommenders.memory import NoMemory
@@ -18,7 +18,7 @@ from diffusers_rec.recommenders.memory import NoMemory
 def compare(model: Recommender, holdout: Holdout, **settings: Any) -> dict[str, Report]:
     """Evaluate a model, its network and its memory separately if it has a memory, and popularity."""
     holdout = holdout.reindexed(model.vocabulary)
-    reports = {"model": evaluate(model, holdout, **settings)}
+    reports = {"model": evaluate(model, holdout, probabilities=True, **settings)}
     if model.without_memory() is not model:
         reports["network alone"] = evaluate(model, holdout, memory=False, **settings)
     if isinstance(model, DiffRec) and not isinstance(model.memory, NoMemory):
@@ -30,6 +30,19 @@ def compare(model: Recommender, holdout: Holdout, **settings: Any) -> dict[str, 
 def plain_reports(reports: dict[str, Report]) -> dict[str, Any]:
     """Convert reports to JSON values."""
     return {name.replace(" ", "_"): asdict(report) for name, report in reports.items()}
+
+
+def describe_probabilities(report: ProbabilityReport) -> str:
+    """Compare the reported probabilities with what users took, in lines of at most 80 columns."""
+    return (
+        "Probabilities, compared with the items that users took\n"
+        f"  negative log-likelihood  {report.nll:.3f} nats "
+        f"(popularity {report.nll_popularity:.3f}, uniform {report.nll_uniform:.3f})\n"
+        f"  first item               stated {report.first_stated:.4f}, came true {report.first_true:.4f}, "
+        f"Brier score {report.brier:.4f}\n"
+        f"  ten listed items         calibration error {report.ece:.4f}\n"
+        f"  ranking                  the first item is also the likeliest for {report.first_is_likeliest:.0%} of users"
+    )
 
 
 def report_table(reports: dict[str, Report], split: str, models: int = 1) -> Table:

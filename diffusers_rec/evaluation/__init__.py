@@ -2,6 +2,7 @@
 
 from diffusers_rec.evaluation.audit import Audit, audit
 from diffusers_rec.evaluation.baselines import evaluate_item_to_item, evaluate_memory, evaluate_popularity
+from diffusers_rec.evaluation.calibration import ProbabilityReport, expected_calibration_error
 from diffusers_rec.evaluation.full_ranking import Report, evaluate
 from diffusers_rec.evaluation.lists import coverage, diversity, evaluate_lists, gini, novelty
 from diffusers_rec.evaluation.metrics import (
@@ -19,6 +20,7 @@ from diffusers_rec.evaluation.significance import PairedDifference, paired_boots
 __all__ = [
     "Audit",
     "PairedDifference",
+    "ProbabilityReport",
     "Report",
     "UserRanks",
     "audit",
@@ -29,6 +31,7 @@ __all__ = [
     "evaluate_lists",
     "evaluate_memory",
     "evaluate_popularity",
+    "expected_calibration_error",
     "gini",
     "hit_rate",
     "metric_by_user",

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffusers_rec.core.entrances import explained
+from diffusers_rec.core.errors import check_int
 from diffusers_rec.items.choice import Choice
 from diffusers_rec.recommenders.calibration import log_popularity
 from diffusers_rec.recommenders.ranking import Scores, columns_within, group_top_k, user_groups
@@ -111,6 +113,7 @@ class ProbabilityMetrics:
         )
 
 
+@explained
 def expected_calibration_error(stated: Tensor, true: Tensor, bins: int = BINS) -> float:
     """Mean distance between probability and frequency over bins of equally many predictions.
 
@@ -118,7 +121,16 @@ def expected_calibration_error(stated: Tensor, true: Tensor, bins: int = BINS) -
         stated: Probabilities, float64 ``(n,)``.
         true: 1 where the prediction came true, else 0, ``(n,)``.
         bins: Number of bins.
+
+    Raises:
+        ValueError: Two shapes, no prediction, or no bin.
     """
+    check_int("bins", bins, minimum=1)
+    if stated.shape != true.shape or stated.ndim != 1 or not len(stated):
+        raise ValueError(
+            "expected_calibration_error: expected probabilities (n,) and as many outcomes, got "
+            f"{tuple(stated.shape)} and {tuple(true.shape)}."
+        )
     order = stated.argsort(stable=True)
     gaps = (stated - true)[order].tensor_split(bins)
-    return float(torch.stack([gap.sum().abs() for gap in gaps]).sum() / max(1, len(stated)))
+    return float(torch.stack([gap.sum().abs() for gap in gaps]).sum() / len(stated))

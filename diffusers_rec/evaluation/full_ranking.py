@@ -17,6 +17,7 @@ from diffusers_rec.core.progress import progress_bar
 from diffusers_rec.data.batching import pad
 from diffusers_rec.data.sequences import Holdout, Sequences
 from diffusers_rec.data.vocabulary import IndexArray
+from diffusers_rec.evaluation.calibration import ProbabilityMetrics, ProbabilityReport
 from diffusers_rec.evaluation.metrics import metric_names
 from diffusers_rec.evaluation.ranks import UserRanks
 from diffusers_rec.guidance import Guidance
@@ -36,11 +37,13 @@ class Report:
         excluding_seen: With the items of the user's history left out of the ranking; a target among them is a miss.
         including_seen: With all items.
         num_users: U.
+        probabilities: Comparison of the reported probabilities with what users took; None unless it was asked for.
     """
 
     excluding_seen: dict[str, float]
     including_seen: dict[str, float]
     num_users: int
+    probabilities: ProbabilityReport | None = None
     user_ranks: InitVar[UserRanks | None] = None
     _ranks: ClassVar[UserRanks | None] = None  # no field, so that asdict and == are of numbers alone
 
@@ -96,6 +99,7 @@ def evaluate(
     sampler: SamplerChoice | None = None,
     guidance: Guidance = None,
     memory: bool = True,
+    probabilities: bool = False,
     batch_size: int = 256,
     progress: bool = False,
 ) -> Report:
@@ -109,6 +113,8 @@ def evaluate(
         sampler: Component, name, or config; the model's own when None.
         guidance: Scale of the model's guide, or a mapping of its settings; the guide's own when None.
         memory: Whether the model's memory is mixed in; False ranks by the network alone.
+        probabilities: Whether to compare the reported probabilities with what users took, as
+            ``report.probabilities``.
         batch_size: Users at once, fewer where the catalogue is large.
         progress: Whether to show a bar (needs the ``train`` extra).
 
@@ -122,19 +128,23 @@ def evaluate(
     check_bool("progress", progress)
     size = min(check_int("batch_size", batch_size, minimum=1), max(1, SCORES_AT_ONCE // len(model.vocabulary)))
     names = metric_names(ks)
+    watch = None
+    if check_bool("probabilities", probabilities):
+        watch = ProbabilityMetrics(len(model.vocabulary), getattr(model, "popularity", None))
     with model.serving() as served:
 
         def score(histories: Sequences) -> Iterator[Scores]:
             return served.score(pad(histories, served.history_length).to(served.device), **options)
 
-        ranks = rank_holdout(holdout, score, batch_size=size, device=model.device, progress=progress)
-    return report_of(ranks, names)
+        ranks = rank_holdout(holdout, score, batch_size=size, device=model.device, watch=watch, progress=progress)
+    return report_of(ranks, names, None if watch is None else watch.report())
 
 
-def report_of(ranks: UserRanks, names: Iterable[str]) -> Report:
+def report_of(ranks: UserRanks, names: Iterable[str], probabilities: ProbabilityReport | None = None) -> Report:
     """The named metrics of ranks, see :func:`metric_by_user`."""
     names = list(names)
-    return Report(ranks.metrics(names), ranks.metrics(names, exclude_seen=False), len(ranks), ranks)
+    metrics = ranks.metrics(names), ranks.metrics(names, exclude_seen=False)
+    return Report(*metrics, len(ranks), probabilities, user_ranks=ranks)
 
 
 def rank_holdout(
@@ -143,6 +153,7 @@ def rank_holdout(
     *,
     batch_size: int,
     device: torch.device | str = "cpu",
+    watch: ProbabilityMetrics | None = None,
     progress: bool = False,
 ) -> UserRanks:
     """Rank every held-out item, some users at once.
@@ -152,6 +163,7 @@ def rank_holdout(
         score: Function of histories that gives the scores of all items.
         batch_size: Users at once.
         device: Device of the scores.
+        watch: What looks at the scores on the way.
         progress: Whether to show a bar.
     """
     targets = holdout.following.without_repeats()
@@ -161,7 +173,10 @@ def rank_holdout(
         histories = holdout.histories.take(rows)
         columns = pad(targets.take(rows), fill=-1).items.to(device)
         seen = pad(histories, fill=-1).items.to(device)
-        found = _target_ranks(score(histories), columns, seen)
+        scores = score(histories)
+        if watch is not None:
+            scores = watch.watch(scores, columns[:, 0], seen)
+        found = _target_ranks(scores, columns, seen)
         ranks.append(found[0].cpu())
         unseen.append(found[1].cpu())
     return UserRanks(targets.take(np.concatenate(chunks)), torch.cat(unseen), torch.cat(ranks))

@@ -222,6 +222,11 @@ CALLS: dict[str, Call] = {
     "diversity": Call(
         lambda: evaluation.diversity, lambda: {"items": LISTS.clone(), "attributes": bags()}, probabilities
     ),
+    "expected_calibration_error": Call(
+        lambda: evaluation.expected_calibration_error,
+        lambda: {"stated": torch.tensor([0.1, 0.4, 0.9]), "true": torch.tensor([0.0, 1.0, 1.0]), "bins": 2},
+        lambda result, _: 0 <= result <= 1, arithmetic=True,
+    ),
     "hit_rate": Call(lambda: evaluation.hit_rate, lambda: {**ranked(), "k": 2}, probabilities),
     "mrr": Call(lambda: evaluation.mrr, lambda: {**ranked(), "k": 2}, probabilities),
     "ndcg": Call(lambda: evaluation.ndcg, lambda: {**ranked(), "k": 2}, probabilities),
