@@ -5,7 +5,7 @@ from diffusers_rec.presets.control import control
 from diffusers_rec.presets.du2023 import du2023
 
 paper = du2023
-"""Alias of :func:`du2023`, the paper that this library started from."""
+"""Alias of ``du2023``, the paper that this library started from."""
 
 PRESETS = {"best": best, "paper": paper}
 """Presets by their names on the command line and in the training recipes."""
