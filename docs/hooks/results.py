@@ -241,10 +241,10 @@ def value(file: str, name: str) -> str:
 
 
 def picture(file: str, text: str) -> str:
-    """A program's picture, with its description."""
+    """A program's picture with its description, linked to its full size, which a narrow screen needs."""
     if not (RESULTS / file).is_file():
         return _not_run(file)
-    return f"![{text}](pictures/{file}){{ loading=lazy }}"
+    return f"[![{text}](pictures/{file}){{ loading=lazy }}](pictures/{file})"
 
 
 def surroundings(file: str) -> str:
