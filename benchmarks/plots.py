@@ -149,8 +149,9 @@ def recipes(path: Path, rows: Rows, *, metric: str, label: str) -> None:
             [float(row[metric]) for row in rows if (row["dataset"], row["recipe"]) == (dataset, name)] for name in names
         ]
         row_dots(axis, values)
-        axis.set(title=words(dataset), xlabel=label)
+        axis.set_title(words(dataset))
         start_at_zero(axis)
+    figure.supxlabel(label, x=1, ha="right", fontsize="medium")
     axes[0].set_yticks(range(len(names)), [words(name) for name in names])
     axes[0].invert_yaxis()
     figure.savefig(path)

@@ -225,10 +225,10 @@ def test_a_pivot_averages_what_shares_a_cell(results, tmp_path):
     (tmp_path / "seeds.csv").write_text("seeds,model,ndcg@10\n1,a,0.1\n1,a,0.3\n1,b,0.5\n2,b,0.25\n")
     text = '{{ pivot("seeds.csv", rows="seeds", across="model", value="ndcg@10") }}'
     assert results.expand(text, "page").splitlines() == [
-        "| seeds | a | b |", "|---:|---:|---:|", "| 1 | 0.2000 ± 0.1414 | 0.5000 |", "| 2 |  | 0.2500 |",
+        "| seeds | a | b |", "|---:|---:|---:|", "| 1 | 0.2000\xa0±\xa00.1414 | 0.5000 |", "| 2 |  | 0.2500 |",
     ]  # fmt: skip
     bold = results.expand(text.replace(") }}", ", bold=True) }}"), "page").splitlines()
-    assert bold[2:] == ["| 1 | **0.2000 ± 0.1414** | **0.5000** |", "| 2 |  | 0.2500 |"]
+    assert bold[2:] == ["| 1 | **0.2000\xa0±\xa00.1414** | **0.5000** |", "| 2 |  | 0.2500 |"]
 
 
 def test_a_call_in_a_block_gives_lines_of_that_block(results, tmp_path):

@@ -139,7 +139,7 @@ def pivot(
 
 def _mean_and_spread(cell: list[float], column: str, unit: str) -> str:
     found = [fmean(cell), *([stdev(cell)] if len(cell) > 1 else [])]
-    return " ± ".join(_shown(str(number), column, f", {unit}") for number in found)
+    return f"{NO_BREAK_SPACE}±{NO_BREAK_SPACE}".join(_shown(str(number), column, f", {unit}") for number in found)
 
 
 def scores(file: str, *, where: dict[str, Any], metric: str = "ndcg@10") -> str:
@@ -241,10 +241,10 @@ def value(file: str, name: str) -> str:
 
 
 def picture(file: str, text: str) -> str:
-    """A program's picture, with its description."""
+    """A program's picture with its description, linked to its full size, which a narrow screen needs."""
     if not (RESULTS / file).is_file():
         return _not_run(file)
-    return f"![{text}](pictures/{file}){{ loading=lazy }}"
+    return f"[![{text}](pictures/{file}){{ loading=lazy }}](pictures/{file})"
 
 
 def surroundings(file: str) -> str:
@@ -350,7 +350,7 @@ _MEETS: dict[str, Callable[[float, float], bool]] = {
 
 
 def _markdown(header: list[str], rows: list[list[str]]) -> str:
-    numeric = [all(re.fullmatch(r"[-\d.,e+ ±*]*", row[column]) for row in rows) for column in range(len(header))]
+    numeric = [all(re.fullmatch(r"[-\d.,e+\s±*]*", row[column]) for row in rows) for column in range(len(header))]
     rule = "|".join("---:" if right else ":---" for right in numeric)
     lines = [" | ".join(cells) for cells in [header, *rows]]
     return "\n".join([f"| {lines[0]} |", f"|{rule}|", *(f"| {line} |" for line in lines[1:])])
