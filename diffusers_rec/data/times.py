@@ -70,8 +70,8 @@ def time_point(name: str, point: TimePoint, times: TimeArray) -> np.int64 | np.f
 
     Args:
         name: Name of the point, for errors.
-        point: A time, in any form that :func:`as_times` reads; or a share such as ``"80%"``, which means the time that
-            this share of ``times`` does not reach, equal times aside.
+        point: A time, in any form that :func:`as_times` reads; or a share such as ``"80%"``, which means that 80 % of
+            the times come before the point, fewer where several are equal to it.
         times: The times, ``(n,)``.
 
     Raises:

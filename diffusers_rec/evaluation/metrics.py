@@ -27,6 +27,9 @@ from diffusers_rec.core.entrances import explained
 from diffusers_rec.core.errors import check_int, shown
 from diffusers_rec.recommenders.ranking import UNRANKED
 
+_NO_CUTOFF = UNRANKED - 1
+"""No rank is larger, except that of an item which is left out of the ranking."""
+
 
 @explained
 def hit_rate(ranks: Tensor, k: int, users: Tensor | None = None) -> float:
@@ -65,7 +68,7 @@ def ndcg(ranks: Tensor, k: int, users: Tensor | None = None) -> float:
 @explained
 def mrr(ranks: Tensor, k: int | None = None, users: Tensor | None = None) -> float:
     """MRR@k: the reciprocal of a user's best rank; of any rank if k is None. Otherwise as :func:`hit_rate`."""
-    return _mean("mrr", ranks, k, users)
+    return _mean("mrr", ranks, _NO_CUTOFF if k is None else k, users)
 
 
 @explained
@@ -104,8 +107,8 @@ def metric_by_user(name: str, ranks: Tensor, users: Tensor | None = None) -> Ten
     return _by_user(metric, ranks, k, users)
 
 
-def parse_metric(name: str) -> tuple[str, int | None]:
-    """The metric and the cut-off of a name such as ``"recall@10"``; no cut-off in ``"mrr"``.
+def parse_metric(name: str) -> tuple[str, int]:
+    """The metric and the cut-off of a name such as ``"recall@10"``; in ``"mrr"`` a cut-off behind all ranks.
 
     Raises:
         ValueError: another name.
@@ -116,7 +119,7 @@ def parse_metric(name: str) -> tuple[str, int | None]:
             "A metric must be 'hr@K', 'recall@K', 'precision@K', 'ndcg@K', 'mrr@K' or 'mrr', K a whole number >= 1, "
             f"got {shown(name)}."
         )
-    return found[1] or found[3], int(found[2]) if found[2] else None
+    return (found[1], int(found[2])) if found[1] else (found[3], _NO_CUTOFF)
 
 
 def metric_names(ks: Iterable[int]) -> list[str]:
@@ -134,12 +137,12 @@ def check_cutoffs(ks: Iterable[int]) -> list[int]:
     return cutoffs
 
 
-def _mean(metric: str, ranks: Tensor, k: int | None, users: Tensor | None) -> float:
+def _mean(metric: str, ranks: Tensor, k: int, users: Tensor | None) -> float:
     return float(_by_user(metric, ranks, k, users).mean())
 
 
-def _by_user(metric: str, ranks: Tensor, k: int | None, users: Tensor | None) -> Tensor:
-    k = UNRANKED - 1 if k is None else check_int("k", k, minimum=1)
+def _by_user(metric: str, ranks: Tensor, k: int, users: Tensor | None) -> Tensor:
+    check_int("k", k, minimum=1)
     _check(ranks)
     rows = torch.arange(len(ranks), device=ranks.device) if users is None else _check_users(users, len(ranks))
     return _METRICS[metric](ranks, k, rows, torch.bincount(rows))

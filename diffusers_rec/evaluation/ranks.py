@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from diffusers_rec.core.entrances import guarded
-from diffusers_rec.core.errors import check_bool, require_extra
+from diffusers_rec.core.errors import check_bool, check_choice, require_extra
 from diffusers_rec.data.sequences import Sequences
-from diffusers_rec.data.vocabulary import IndexArray
 from diffusers_rec.evaluation.metrics import metric_by_user
 from diffusers_rec.recommenders.ranking import UNRANKED
 
@@ -50,7 +49,7 @@ class UserRanks:
             ValueError: another name.
         """
         ranks = self.excluding_seen if check_bool("exclude_seen", exclude_seen) else self.including_seen
-        return metric_by_user(metric, ranks, torch.from_numpy(self._rows()))
+        return metric_by_user(metric, ranks, self._rows())
 
     def metrics(self, names: Iterable[str], *, exclude_seen: bool = True) -> dict[str, float]:
         """Means over the users.
@@ -62,6 +61,7 @@ class UserRanks:
         Raises:
             ValueError: another name.
         """
+        check_bool("exclude_seen", exclude_seen)
         if isinstance(names, str):
             raise TypeError(
                 f"UserRanks.metrics: names must be a list of metrics, got {names!r}. One alone is [{names!r}]."
@@ -82,18 +82,16 @@ class UserRanks:
             ImportError: narwhals or the library is missing (extra ``data``).
             ValueError: another library.
         """
+        check_choice("backend", backend, ("polars", "pandas", "pyarrow"))
         nw = require_extra("narwhals", "data")
-        seen = self.excluding_seen == UNRANKED
         columns = {
-            "user": self.items.users.decode(self._rows()),
+            "user": self.items.users.decode(self._rows().numpy()),
             "item": self.items.vocabulary.decode(self.items.items),
-            "rank_excluding_seen": [
-                None if is_seen else rank
-                for rank, is_seen in zip(self.excluding_seen.tolist(), seen.tolist(), strict=True)
-            ],
+            "rank_excluding_seen": [None if rank == UNRANKED else rank for rank in self.excluding_seen.tolist()],
             "rank_including_seen": self.including_seen.tolist(),
         }
         return nw.from_dict(columns, backend=backend).to_native()
 
-    def _rows(self) -> IndexArray:
-        return np.repeat(np.arange(len(self.items)), self.items.lengths)
+    def _rows(self) -> Tensor:
+        """The row of each item's user, ``(n,)``."""
+        return torch.from_numpy(np.repeat(np.arange(len(self.items)), self.items.lengths))

@@ -1,17 +1,20 @@
-"""A `DiffRec` inside a model class of RecTools', through `fit` and `recommend`. Run by `make test-integrations`."""
+"""A `DiffRec` inside a model class of RecTools', and RecTools' metrics. Run by `make test-integrations`."""
 
 from __future__ import annotations
 
 import pytest
 
-from diffusers_rec.data import from_frame
+from diffusers_rec import evaluation
+from diffusers_rec.data import Sequences, Vocabulary, from_frame
 from diffusers_rec.presets import best
 from diffusers_rec.training import TrainingConfig, train
 
 pytest.importorskip("rectools", reason="RecTools is not installed; make test-integrations installs it")
 
+import numpy as np
 import pandas as pd
-from rectools import Columns
+import torch
+from rectools import Columns, metrics
 from rectools.dataset import Dataset
 from rectools.models.base import ModelBase
 
@@ -90,3 +93,36 @@ def test_rectools_saves_and_loads_a_diffrec(model, dataset, tmp_path):
     loaded = DiffRecOfRecTools.load(tmp_path / "model.pkl")
     settings = {"k": 4, "filter_viewed": True}
     assert recommended(loaded, dataset, **settings) == recommended(model, dataset, **settings)
+
+
+def test_metrics_are_those_of_rectools():
+    """Lists of all items for users of one to several held-out items."""
+    generator = np.random.default_rng(0)
+    users, items = 50, 30
+    scores = generator.permuted(np.tile(np.arange(items), (users, 1)), axis=1)
+    order = np.argsort(-scores, axis=1)
+    relevant, known = generator.random((users, items)) < 0.15, generator.random((users, items)) < 0.1
+    relevant[np.arange(users), generator.integers(0, items, users)] = True
+    known[:, 0], known[:, 1] = True, False
+    rows, targets = np.nonzero(relevant)
+    ranks, rows = torch.from_numpy(1 + (scores[rows] > scores[rows, targets][:, None]).sum(1)), torch.from_numpy(rows)
+    offsets = np.concatenate([[0], known.sum(1).cumsum()])
+    train = Sequences(np.nonzero(known)[1], offsets, Vocabulary(range(users)), Vocabulary(range(items)))
+    places = np.tile(np.arange(1, items + 1), users)
+    listed = pd.DataFrame({Columns.User: np.repeat(range(users), items), Columns.Item: order.ravel(), "rank": places})
+    test, before = (
+        pd.DataFrame(dict(zip((Columns.User, Columns.Item), np.nonzero(table), strict=True)))
+        for table in (relevant, known)
+    )
+    for k in (1, 3, 10):
+        lists = torch.from_numpy(order[:, :k].copy())
+        for ours, theirs in (
+            (evaluation.hit_rate(ranks, k, rows), metrics.HitRate(k).calc(listed, test)),
+            (evaluation.recall(ranks, k, rows), metrics.Recall(k).calc(listed, test)),
+            (evaluation.precision(ranks, k, rows), metrics.Precision(k).calc(listed, test)),
+            (evaluation.mrr(ranks, k, rows), metrics.MRR(k).calc(listed, test)),
+            (evaluation.ndcg(ranks, k, rows), metrics.NDCG(k, divide_by_achievable=True).calc(listed, test)),
+            (evaluation.coverage(lists, items), metrics.CatalogCoverage(k, True).calc(listed, range(items))),
+            (evaluation.novelty(lists, train), metrics.MeanInvUserFreq(k).calc(listed, before)),
+        ):
+            assert ours == pytest.approx(theirs)
