@@ -14,10 +14,7 @@ import pytest
 import diffusers_rec
 
 PACKAGE = Path(diffusers_rec.__path__[0])
-NOT_YET = {"data", "evaluation", "recommenders"}
-"""Packages whose docstrings are not rewritten yet; to be removed one by one."""
-
-MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] not in NOT_YET)
+MODULES = sorted(PACKAGE.rglob("*.py"))
 _SECTION = re.compile(r"^(?:Args|Attributes):\n(?P<body>(?:[ \t]+\S.*\n?|\n(?=[ \t]))+)", re.MULTILINE)
 _PHRASE = re.compile(r"[A-Z`:].*\.", re.DOTALL)
 

@@ -114,11 +114,11 @@ class TrainingBatches:
     The order depends on ``seed`` and the epoch's number alone, and touches no global random state.
 
     Args:
-        sequences: the training sequences; those of one item give no example.
-        examples: how sequences become examples, see the module's text.
-        max_length: most items a row, the target included; older items are left out.
-        batch_targets: most targets a batch, unless a single row has more.
-        seed: of the order of examples, and of where all-positions cuts.
+        sequences: The training sequences; those of one item give no example.
+        examples: How sequences become examples, see the module's text.
+        max_length: Most items a row, the target included; older items are left out.
+        batch_targets: Most targets a batch, unless a single row has more.
+        seed: Of the order of examples, and of where all-positions cuts.
 
     Raises:
         ValueError: settings out of range, an unknown word for ``examples``, or no sequence of two items.
@@ -175,7 +175,7 @@ class TrainingBatches:
         """The batches of one epoch.
 
         Args:
-            epoch: its number, from 0.
+            epoch: Its number, from 0.
         """
         generator = self._generator(epoch)
         starts, stops, cuts = self._plan(generator)

@@ -24,11 +24,11 @@ class History:
     :meth:`feature` or :meth:`latent`, whose errors say how to provide them.
 
     Args:
-        items: item indices, int64 ``(B, L)``; what stands in the padding means nothing.
-        lengths: items a row, int64 ``(B,)``.
-        times: one time an item, ``(B, L)``, in the unit of the log.
-        features: name to a tensor of one row a user, ``(B, ...)``.
-        latents: clean latents of the items, ``(B, L, D)``, as a denoiser takes them.
+        items: Item indices, int64 ``(B, L)``; what stands in the padding means nothing.
+        lengths: Items a row, int64 ``(B,)``.
+        times: One time an item, ``(B, L)``, in the unit of the log.
+        features: Name to a tensor of one row a user, ``(B, ...)``.
+        latents: Clean latents of the items, ``(B, L, D)``, as a denoiser takes them.
 
     Raises:
         ValueError: shapes that do not belong together.

@@ -98,7 +98,7 @@ class Sequences:
         """The sequences of some users, in the order given.
 
         Args:
-            users: distinct user indices, ``(W,)`` with W >= 1.
+            users: Distinct user indices, ``(W,)`` with W >= 1.
 
         Raises:
             ValueError: no users, or one twice.
@@ -152,7 +152,7 @@ class Sequences:
         """The last item of each user for the test, the one before it for validation, the rest for training.
 
         Args:
-            short: what to do with users of fewer than three items: "error" refuses them, "drop" leaves them out,
+            short: What to do with users of fewer than three items: "error" refuses them, "drop" leaves them out,
                 "train" keeps all their items in ``train`` and leaves them out of validation and test.
 
         Raises:

@@ -119,7 +119,7 @@ def expected_calibration_error(stated: Tensor, true: Tensor, bins: int = BINS) -
 
     Args:
         stated: Probabilities, float64 ``(n,)``.
-        true: 1 where the prediction came true, else 0, ``(n,)``.
+        true: Outcomes ``(n,)``: 1 where the prediction came true, else 0.
         bins: Number of bins.
 
     Raises:

@@ -169,8 +169,8 @@ class DiffRec(Pretrained, Recommender):
         """The loss of a batch (Algorithm 1, lines 3-12 and 15).
 
         Args:
-            batch: item indices and the positions of the targets in them.
-            generator: the source of timesteps, noise and dropout; the global random state is not touched.
+            batch: Item indices and the positions of the targets in them.
+            generator: The source of timesteps, noise and dropout; the global random state is not touched.
 
         Returns:
             The total and its named terms. In training mode the timestep sampler has learned from them.

@@ -126,11 +126,11 @@ class TransitionMemory(Memory, name="transitions"):
 
     Args:
         num_items: V.
-        share: lambda, the memory's share of the mixture, below 1.
-        window: w.
-        decay: gamma, from one item of the history to the one before it.
-        backward: b, what a transition counts for its reverse.
-        neighbours: M.
+        share: Share lambda of the memory in the mixture, below 1.
+        window: Largest distance w between two items.
+        decay: Factor gamma from one item of the history to the one before it.
+        backward: Weight b of a transition for its reverse.
+        neighbours: Number M of counts kept for each item.
     """
 
     items: Tensor
