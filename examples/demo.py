@@ -164,7 +164,7 @@ def draw(
         draw_list(axes["list"], recommended, truth)
         draw_chains(axes["chains"], model, chains, truth)
         figure.savefig(folder / "demo.png")
-        figure = Figure(figsize=(7, 4.4), layout="constrained")
+        figure = Figure(figsize=(6, 4.2), layout="constrained")
         draw_chains(figure.subplots(), model, chains, truth)
         figure.savefig(folder / "chains.png", dpi=200)
 

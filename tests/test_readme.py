@@ -96,7 +96,7 @@ RESULTS = {
     "eSASRec ¹": "eSASRec",
     "FuXi-α ¹": "FuXi-alpha",
     "BSARec ²": "BSARec",
-    "DiffRec": "DiffRec",
+    "DiffRec, as printed": "DiffRec",
     "`best`, ours": "best",
     "`best` without noise, ours": "best-control",
 }
