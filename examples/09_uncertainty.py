@@ -76,18 +76,17 @@ plt.style.use(STYLE)
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
 shown = truth[0].argsort()[::-1][:10]
 rows = np.arange(len(shown))
-styles = {"posterior chains": "C0", "learned chains": "C1"}
-for name, color in styles.items():
-    share = shares[name][0, shown]
-    error = np.sqrt(share * (1 - share) / draws)
-    left.errorbar(share, rows, xerr=error, fmt="o", color=color, label=f"{name}, ± standard error")
+share = shares["posterior chains"][0, shown]
+error = np.sqrt(share * (1 - share) / draws)
+left.errorbar(share, rows, xerr=error, fmt="o", color="C0", label="posterior chains, ± standard error")
 left.plot(predicted[0, shown], rows, "|", ms=14, mew=2, color=GREY, label="the model's probability")
 left.plot(truth[0, shown], rows, "D", color="C2", label="truth")
 left.set_yticks(rows, [items.ids[index] for index in shown])
 left.invert_yaxis()
-left.set(title=f"Ends of {draws} chains for one history", xlabel="share of the chains")
+left.set(title=f"Ends of {draws} posterior chains for one history", xlabel="share of the chains")
 left.legend()
 counts = range(1, draws + 1)
+styles = {"learned chains": "C1", "posterior chains": "C0"}
 for name, color in styles.items():
     distinct = [np.mean([len(set(row[:count])) for row in found[name].tolist()]) for count in counts]
     right.plot(counts, distinct, color=color, label=name)

@@ -53,6 +53,5 @@ def rates_figure(rates: dict[str, float], num_users: int, limits: dict[str, floa
             axis.annotate(name, (limit, 1), (0, 3), xycoords=("data", "axes fraction"), textcoords="offset points",
                           ha="center")  # fmt: skip
         axis.set_yticks(rows, list(rates))
-        axis.set(xlim=(0, None), xlabel="HR@10 on the test items, ± standard error")
-        axis.invert_yaxis()
+        axis.set(xlim=(0, None), ylim=(len(rates) - 0.5, -0.5), xlabel="HR@10 on the test items, ± standard error")
     return figure

@@ -78,6 +78,10 @@ def test_a_block_that_prints_something_else_is_found():
         run_block("print('tea')", "coffee", {}, "page")
 
 
+def test_the_readme_is_short():
+    assert len(TEXT.splitlines()) <= 130
+
+
 def test_the_table_names_every_registered_component():
     for family in PARTS.values():
         for name in family.names():
