@@ -157,7 +157,7 @@ def draw(
 ) -> None:
     """``demo.png`` with the three things, and ``chains.png`` with the chains alone."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(11, 5.5), layout="constrained")
+        figure = Figure(figsize=(10, 5.4), layout="constrained")
         panels = [["scores", "chains"], ["list", "chains"]]
         axes = figure.subplot_mosaic(panels, width_ratios=[1, 1.5], height_ratios=[1, 1.8])
         draw_scores(axes["scores"], scores)
@@ -210,11 +210,11 @@ def draw_chains(axis: Any, model: DiffRec, chains: Chains, truth: dict[Hashable,
         if item in colors:
             axis.plot(*path.T, color=colors[item], lw=0.8, alpha=0.6)
     for (item, share), place in zip(shares.items(), reached @ plane, strict=True):
-        label = f"{item}: {share:.0%} of the chains, truth {truth[item]:.0%}"
+        label = f"{item}: {share:.0%}, truth {truth[item]:.0%}"
         axis.plot(*place, "o", color=colors[item], ms=10, label=label)
     axis.set(title="One user: reverse chains from noise to items", xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2)
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2, title="share of the chains that end on an item")
 
 
 def write_log(path: Path, interactions: Interactions) -> None:
