@@ -28,8 +28,9 @@ WIDTH = 88  # of what is printed, in characters: more would be cut off beside th
 _TEMPORARY = re.compile(rf"{re.escape(tempfile.gettempdir())}[/\\]tmp\w+[/\\]")  # a folder that is gone by now
 OPENING = """# Gallery
 
-Each example is one script in `examples/`, runs in under two minutes without any download, and is shown here with what
-it printed and drew. Run one yourself: `python examples/01_quickstart.py`; all take `--out FOLDER` and `--quick`.
+Each example is one script in `examples/` and runs in under two minutes without any download. This page shows what it
+draws, what it prints, and its code. Run one yourself: `python examples/01_quickstart.py`. All take `--out FOLDER` and
+`--quick`.
 """
 
 
@@ -50,13 +51,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def section(script: Path, folder: Path, quick: bool, made_from: Any) -> str:
-    """Run a script, unless it did as all is, and show it.
+    """Show a script, and run it first if anything that it depends on has changed.
 
     Args:
-        script: the example.
-        folder: where its folder goes.
-        quick: whether it is to be quick.
-        made_from: a hash of everything else that its results depend on.
+        script: Path of the example.
+        folder: Parent of the example's output folder.
+        quick: Whether it runs with ``--quick``.
+        made_from: Hash of everything else that its results depend on.
 
     Raises:
         RuntimeError: the script failed; the message holds what it wrote.
@@ -76,16 +77,17 @@ def section(script: Path, folder: Path, quick: bool, made_from: Any) -> str:
 
 
 def show(source: str, name: str, printed: str, pictures: Sequence[str]) -> str:
-    """The section of an example: its text, its pictures, what it printed, and its code."""
+    """The section of an example: its pictures, its text, what it printed, and its code."""
     tree = ast.parse(source)
     document = ast.get_docstring(tree) or ""
     title, _, text = document.partition("\n")
     heading, _, subtitle = title.partition(":")
     code = "\n".join(source.splitlines()[tree.body[0].end_lineno if document else 0 :]).strip()
-    parts = [f"## {heading.rstrip('.')}", f"`examples/{name}.py`"]
+    parts = [f"## {heading.rstrip('.')}"]
+    parts += [f"![{heading.rstrip('.')}: {Path(picture).stem}]({picture}){{ loading=lazy }}" for picture in pictures]
+    parts += [f"`examples/{name}.py`"]
     parts += [subtitle.strip()[:1].upper() + subtitle.strip()[1:]] if subtitle else []
     parts += [text.strip()] if text.strip() else []
-    parts += [f"![{heading.rstrip('.')}: {Path(picture).stem}]({picture}){{ loading=lazy }}" for picture in pictures]
     if printed.strip():
         lines = _TEMPORARY.sub("", printed).strip("\n").rstrip().splitlines()  # a table's head may start with blanks
         shown = "\n".join(map(_fold, lines))

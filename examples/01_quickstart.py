@@ -1,11 +1,13 @@
 """Quickstart: a log of who took what, a trained model, recommendations.
 
-You learn the four steps that every use of the library goes through: interactions, a split, training, recommending.
-The log comes from a synthetic world whose next-item distribution is known, so the table at the end can say what no
-real data set can: how far the model is from the best possible.
+You learn the four steps of every use of the library: interactions, a split, training, recommending. The log comes from
+a synthetic world whose next-item distribution is known. The picture and the table therefore show what no real data set
+can: how far the model is from the best possible.
 """
 
+import matplotlib.pyplot as plt
 from _options import parse
+from _style import GREY, STYLE
 
 from diffusers_rec import SyntheticWorld
 from diffusers_rec.evaluation import evaluate, evaluate_item_to_item, evaluate_popularity
@@ -40,17 +42,19 @@ result = train(
 )
 print(f"kept epoch {result.best_epoch}\n")
 
-# 4. Recommendations for any history of raw item ids. The score is the probability of the item to come next, averaged
-#    over ten draws of noise; the spread is how much it varies among them, no error bar.
-#    Beside it, what is true in this world.
+# 4. Recommendations for any history of raw item ids. The probability that the item comes next is averaged over ten
+#    draws of noise, and std is its standard deviation over them: the influence of the noise, no error bar.
+#    The last column is the true probability in this world.
 history = model.vocabulary.decode(split.test.histories[0])
 truth = world.next_item_probabilities([world.items.encode(history)])[0]
+recommended = model.recommend([history], k=5)[0]
+truth = [truth[index] for index in world.items.encode([item for item, _, _ in recommended])]
 print(f"after ..., {', '.join(history[-3:])}\n")
-print(f"{'item':<12}{'probability':>14}{'spread':>10}{'truth':>10}")
-for item, probability, spread in model.recommend([history], k=5)[0]:
-    print(f"{item:<12}{probability:>14.3f}{spread:>10.4f}{truth[world.items.encode([item])[0]]:>10.3f}")
+print(f"{'item':<12}{'probability':>14}{'std':>10}{'truth':>10}")
+for (item, probability, std), true in zip(recommended, truth, strict=True):
+    print(f"{item:<12}{probability:>14.3f}{std:>10.4f}{true:>10.3f}")
 
-# How good is it? Every item is ranked, those of the history left out.
+# How good is it? Every item is ranked, seen items excluded.
 rows = {
     "popularity": evaluate_popularity(split.test.histories, split.test).metrics(),
     "item to item": evaluate_item_to_item(split.test.histories, split.test).metrics(),
@@ -60,3 +64,16 @@ rows = {
 print(f"\n{'test':<16}{'HR@10':>10}{'NDCG@10':>10}")
 for name, metrics in rows.items():
     print(f"{name:<16}{metrics['hr@10']:>10.3f}{metrics['ndcg@10']:>10.3f}")
+
+plt.style.use(STYLE)
+figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
+items = [item for item, _, _ in recommended][::-1]
+left.plot([probability for _, probability, _ in recommended][::-1], items, "o", label="model")
+left.plot(truth[::-1], items, "D", label="truth")
+left.set(title="One user's list", xlabel="probability", xlim=(0, None))
+left.legend()
+for name, metrics in reversed(rows.items()):
+    right.plot(metrics["ndcg@10"], name, "o", color="C0" if name == "DiffRec" else GREY)
+right.set(title="All users", xlabel="NDCG@10 on the test items", xlim=(0, None))
+options.out.mkdir(parents=True, exist_ok=True)
+figure.savefig(options.out / "01_quickstart.png")

@@ -1,7 +1,7 @@
 """Your own table: CSV, Parquet, pandas, Polars, plain lists, all to the same log.
 
-You learn how columns are named, what happens to ids and times, how to filter, and what a broken table is told. Ids are
-strings here, as product codes are. (This example needs pandas, which the library itself does not.)
+You learn how columns are named, what happens to ids and times, how to filter, and which errors a broken table raises.
+Ids are strings here, as product codes are. (This example needs pandas, which the library itself does not.)
 """
 
 import csv
@@ -21,7 +21,7 @@ from diffusers_rec.training import TrainingConfig, train
 
 options = parse(__doc__)
 
-# A shop's export: one purchase a line, in no particular order, with a column that nobody asked for.
+# A shop's export: one purchase a line, in no particular order, with a column that is not needed.
 world = SyntheticWorld(num_items=200)
 log = world.sample(num_users=300 if options.quick else 2000)
 opening = datetime(2024, 1, 1)
@@ -55,7 +55,7 @@ with TemporaryDirectory() as folder:
         "plain lists": Interactions.from_arrays(*([row[name] for row in purchases] for name in columns.values())),
     }
 
-    # What cannot be right is refused, and the message says how to mend it.
+    # A wrong column raises an error that contains the fix.
     for mistake in ({"item": "produkt"}, {"time": "product"}):
         try:
             read_interactions(path, **{**columns, **mistake})
@@ -66,8 +66,8 @@ with TemporaryDirectory() as folder:
 # in the file is 42 in recommend(), and "007" stays the string that it is.
 print("ids:", log.item_vocabulary.ids[:2], "and", sources["CSV file"].item_vocabulary.ids[:2])
 
-# k_core keeps the users and items with at least k interactions each; leave_one_out needs three items a user, and is
-# told what to do with users who have fewer. "train" lets them teach, though nothing can be asked about them.
+# k_core keeps the users and items with at least k interactions each. leave_one_out needs three items a user;
+# short="train" keeps users with fewer items for training alone.
 interactions = sources["CSV file"].k_core(5)
 split = interactions.sequences().leave_one_out(short="train")
 model = best(split.train.vocabulary, dim=32, dropout=0.2)
@@ -76,7 +76,7 @@ train(model, split.train, split.validation, recipe)
 ndcg, optimum = evaluate(model, split.test).metrics()["ndcg@10"], world.best_metrics(split.test)["ndcg@10"]
 print(f"trained on the CSV file: test NDCG@10 {ndcg:.3f}, best possible {optimum:.3f}\n")
 
-# One log, five doors: the same users, items and order through each of them.
+# One log, five sources: each gives the same users, items and order.
 first = sources["CSV file"].sequences()
 print(f"{'read from':<16}{'users':>8}{'items':>8}{'rows':>8}{'same sequences':>18}")
 for name, source in sources.items():

@@ -1,13 +1,14 @@
 """Compose by hand: every part built as an object, then swapped one at a time.
 
-You learn which parts there are, how they share what they must, that a config is the same composition as data, and which
-swaps matter: each row of the table at the end is the first model with one part changed, trained alike.
+You learn which parts there are, how they share vectors, that a config is the same composition as data, and which swaps
+matter. Each row of the picture and of the table is the first model with one part changed, trained alike.
 """
 
 import json
 import math
 
 from _options import parse
+from _style import rates_figure
 
 from diffusers_rec import (
     ConditionalMLPDenoiser,
@@ -63,7 +64,7 @@ swaps = {
     "as above": {},
     "schedule: cosine, not shifted": {"schedule": {"name": "cosine", "log_snr_shift": 0.0}},
     "timesteps: uniform": {"timesteps": "uniform"},
-    # The last two items are hidden from the denoiser alone: the row's memory still reads them.
+    # The last two items are hidden from the denoiser alone: the memory still reads them.
     "noising: the last 2 items": {"noising": {"name": "last-k", "k": 2}},
     "embedding: its scale learned, init_std 1": {"embedding": {"scale": "learned", "init_std": 1.0}},
     "denoiser: causal-transformer": {"denoiser": "causal-transformer"},
@@ -74,11 +75,13 @@ swaps = {
 recipe = TrainingConfig(
     epochs=1 if options.quick else 5, examples="all-positions", batch_targets=400, learning_rate=2e-3, decay="cosine"
 )
+rates = {}
 print(f"{'changed':<44}{'HR@10':>8}{'NDCG@10':>10}")
 for name, swap in swaps.items():
     changed = model.replace(**swap)
     train(changed, split.train, split.validation, recipe)
     metrics = evaluate(changed, split.test).metrics()
+    rates[name] = metrics["hr@10"]
     print(f"{name:<44}{metrics['hr@10']:>8.3f}{metrics['ndcg@10']:>10.3f}", flush=True)
 limits = {
     "popularity": evaluate_popularity(split.test.histories, split.test).metrics(),
@@ -86,3 +89,6 @@ limits = {
 }
 for name, metrics in limits.items():
     print(f"{name:<44}{metrics['hr@10']:>8.3f}{metrics['ndcg@10']:>10.3f}")
+figure = rates_figure(rates, len(split.test), {name: metrics["hr@10"] for name, metrics in limits.items()})
+options.out.mkdir(parents=True, exist_ok=True)
+figure.savefig(options.out / "03_compose_by_hand.png")

@@ -8,6 +8,7 @@ two lies what a denoiser can learn. Where that is depends on the schedule, but a
 import matplotlib.pyplot as plt
 import torch
 from _options import parse
+from _style import STYLE
 
 from diffusers_rec import CosineSchedule, LinearSchedule, SqrtSchedule, SyntheticWorld, TableEmbedding
 from diffusers_rec.evaluation import evaluate
@@ -40,20 +41,19 @@ def recognised(schedule, dim):
     return shares
 
 
-figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained", sharex=True)
+plt.style.use(STYLE)
+figure, axes = plt.subplots(1, 3, figsize=(10, 3.4), layout="constrained", sharex=True)
 for name, schedule in schedules.items():
     style = "--" if "shifted" in name else "-"
     axes[0].plot(schedule.alpha_bar, style, label=name)
     axes[1].plot(steps, recognised(schedule, dim=32), style)
     axes[2].plot(steps, recognised(schedule, dim=256), style)
-axes[0].set(title="What is left of the signal", ylabel=r"$\bar\alpha_n$", xlabel="step n")
-axes[1].set(title=f"Items still recognised, D = 32, V = {num_items}", ylabel="share of the items", xlabel="step n")
-axes[2].set(title=f"Items still recognised, D = 256, V = {num_items}", ylabel="share of the items", xlabel="step n")
+axes[0].set(title="Signal left", ylabel=r"$\bar\alpha_n$", xlabel="step n")
+axes[1].set(title="Items recognised, D = 32", ylabel=f"share of {num_items} items", xlabel="step n")
+axes[2].set(title="Items recognised, D = 256", xlabel="step n")
 axes[0].legend()
 options.out.mkdir(parents=True, exist_ok=True)
-picture = options.out / "04_noise_schedules.png"
-figure.savefig(picture, dpi=110)
-print(f"the curves are drawn in {picture}\n")
+figure.savefig(options.out / "04_noise_schedules.png")
 
 # Does the schedule decide the ranking? In the paper's recipe the ranking is learned at the sampled step, so it does.
 # The preset `best` learns it at n = N, where nothing of the target is left under any schedule: then it hardly matters.

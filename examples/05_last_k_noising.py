@@ -1,13 +1,14 @@
 """Last-k noising: noise more than the target, and ask for more than the next item.
 
 You learn what the noising strategy decides. The paper noises the target alone; its ablation (Sec. 5.3.4) noises the
-last k items, or all, of which the history then has less that is clean. `LastK(k, ahead=True)` turns the same training
-into another question: the next k items, jointly, after the whole clean history.
+last k items, or all, so that less of the history is clean. `LastK(k, ahead=True)` predicts something else: the next k
+items, jointly, after the whole clean history.
 """
 
 import numpy as np
 import torch
 from _options import parse
+from _style import rates_figure
 
 from diffusers_rec import LastK, SyntheticWorld, TargetOnly, WholeSequence
 from diffusers_rec.evaluation import evaluate, evaluate_popularity, ranking_metrics
@@ -38,16 +39,25 @@ strategies = {
     "all": WholeSequence(),
     "2 items ahead": LastK(2, ahead=True),
 }
-models = {}
-print("In this world the last two items say nearly everything: whoever noises them gives that")
-print("away. Whoever noises all has no history left, and ranks much as popularity does.\n")
-print(f"{'noised':<16}{'NDCG@10':>10}")
+models, rates = {}, {}
+print("In this world the last two items determine most of the next one. A model that noises them cannot")
+print("read them. A model that noises all items has no history left, and ranks much as popularity does.\n")
+print(f"{'noised':<16}{'HR@10':>8}{'NDCG@10':>10}")
 for name, noising in strategies.items():
     models[name] = trained(noising)
-    print(f"{name:<16}{evaluate(models[name], split.test).metrics()['ndcg@10']:>10.3f}", flush=True)
-popularity = evaluate_popularity(split.test.histories, split.test).metrics()["ndcg@10"]
-print(f"{'popularity':<16}{popularity:>10.3f}")
-print(f"{'best possible':<16}{world.best_metrics(split.test)['ndcg@10']:>10.3f}\n")
+    metrics = evaluate(models[name], split.test).metrics()
+    rates[name] = metrics["hr@10"]
+    print(f"{name:<16}{metrics['hr@10']:>8.3f}{metrics['ndcg@10']:>10.3f}", flush=True)
+limits = {
+    "popularity": evaluate_popularity(split.test.histories, split.test).metrics(),
+    "best possible": world.best_metrics(split.test),
+}
+for name, metrics in limits.items():
+    print(f"{name:<16}{metrics['hr@10']:>8.3f}{metrics['ndcg@10']:>10.3f}")
+figure = rates_figure(rates, len(split.test), {name: metrics["hr@10"] for name, metrics in limits.items()})
+options.out.mkdir(parents=True, exist_ok=True)
+figure.savefig(options.out / "05_last_k_noising.png")
+print()
 
 # The item after the next. One model draws the latents of both, (histories, draws, 2, width); the second is scored by
 # the same head as the first. Beside it: the next-item list of the plain model, used for the item after it.

@@ -1,8 +1,8 @@
 """The full reverse process: a plain loop of ten lines, then the sampler that does the same.
 
-You learn what stands behind `sampler="ddpm"`: encode the history once, start from pure noise, and let the posterior of
-the forward process lead from step to step (Algorithm 2). The table asks what the chain brings beside one step
-(Algorithm 3): its ranking, its price, and whether different noise ends on different items. The picture follows a chain.
+You learn what `sampler="ddpm"` does: encode the history once, start from pure noise, and sample the posterior of the
+forward process from step to step (Algorithm 2). The table compares the chain with one step (Algorithm 3): its ranking,
+its price, and whether different noise ends on different items. The picture follows the chains.
 """
 
 import time
@@ -10,6 +10,7 @@ import time
 import matplotlib.pyplot as plt
 import torch
 from _options import parse
+from _style import GREY, STYLE
 
 from diffusers_rec import DDPMSampler, OneStepSampler, Queries, SyntheticWorld
 from diffusers_rec.evaluation import evaluate
@@ -64,8 +65,8 @@ with torch.no_grad():
     sampled = DDPMSampler(variance="posterior").sample(denoise, model.schedule, noise, generator)
 print(f"loop and sampler differ by {float((sampled - x0).abs().max()):.0e} at most\n")
 
-# The picture. Left: the chains among the items, in the plane that shows most of the items' spread. Right: what the head
-# makes of the predictions on the way of one chain, for the items that are likeliest in truth.
+# The picture. Left: the chains among the items, in the plane in which the items vary most. Right: the probabilities of
+# the predictions along one chain, for the items with the highest true probability.
 with torch.no_grad():
     logits = model.head.logits(torch.cat(predictions)[:, 0, 0])
     table = model.embedding.table()
@@ -74,27 +75,27 @@ beliefs = logits.softmax(-1)
 truth = world.next_item_probabilities([world.items.encode(history)])[0, world.items.encode(items.ids)]
 _, _, plane = torch.pca_lowrank(table, q=2, niter=10)
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
-left.plot(*(table @ plane).T, ".", color="lightgrey", label="items")
+plt.style.use(STYLE)
+figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+left.plot(*(table @ plane).T, "o", ms=3, alpha=0.4, mew=0, color=GREY, label="items")
 for chain in torch.cat([*path, x0])[:, :, 0].transpose(0, 1):
     left.plot(*(chain @ plane).T, lw=0.7)
-    left.plot(*(chain[-1] @ plane), "o", color="black")
-left.plot([], [], "o", color="black", label="where a chain ends")
-left.set(title=f"{draws} chains for one history, each from noise of its own", xticks=[], yticks=[])
+    left.plot(*(chain[-1] @ plane), "D", color="C5")
+left.plot([], [], "D", color="C5", label="end of a chain")
+left.set(title=f"{draws} chains for one history", xticks=[], yticks=[])
 left.legend()
 steps = range(num_timesteps, 0, -1)
 for index in truth.argsort()[:-6:-1]:
     (line,) = right.plot(steps, beliefs[:, index], label=items.ids[index])
     right.plot(num_timesteps * 1.03, truth[index], "D", color=line.get_color())
-right.set(title="What one chain believes on its way (diamonds: the truth)", xlabel="step n", ylabel="probability")
+right.set(title="Prediction along one chain (diamonds: truth)", xlabel="step n", ylabel="probability")
 right.set_xlim(num_timesteps * 1.06, 0)  # as the chain goes, from N down
 right.set_ylim(0)
 right.legend()
 options.out.mkdir(parents=True, exist_ok=True)
-picture = options.out / "06_full_reverse.png"
-figure.savefig(picture, dpi=110)
-print(f"The chains are drawn in {picture}: they end together, and not among the items. This")
-print("denoiser has learned what scores well, not where items lie; 09_uncertainty.py mends that.\n")
+figure.savefig(options.out / "06_full_reverse.png")
+print("The chains end together, and not among the items. This denoiser has learned what scores well, not")
+print("where items lie. The chains of 09_uncertainty.py end on items.\n")
 
 # The table. The items that chains end on are those whose clean latents are nearest.
 some = split.test.sample(100 if options.quick else 500, seed=0)

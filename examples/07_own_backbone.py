@@ -1,9 +1,9 @@
-"""A backbone of one's own: a GRU denoiser in one class, registered, trained, saved.
+"""A backbone of your own: a GRU denoiser in one class, registered, trained, saved.
 
 You learn the denoiser's contract: `encode` runs once a history, `condition` once for all reverse steps and noise draws,
 and `forward` once a step. For each of B histories there are Q independent queries of K corrupted positions, each of
-which sees the first `visible` items. All else (noising, schedules, guides, samplers, heads, training, checkpoints, the
-command line) then works with it.
+which sees the first `visible` items. Noising, schedules, guides, samplers, heads, training, checkpoints and the command
+line then work with it.
 """
 
 import torch
@@ -29,7 +29,7 @@ class GRUDenoiser(Denoiser, name="gru"):  # the name under which configs, checkp
         seed: Seed of the initial weights.
     """
 
-    # What the constructor takes, it keeps under the same name: a config is just these attributes.
+    # The constructor keeps each argument under its own name: a config is just these attributes.
     def __init__(self, dim: int = 256, max_length: int = 50, *, num_layers: int = 1, seed: int = 0) -> None:
         super().__init__(dim, max_length, seed)
         self.num_layers = num_layers
@@ -71,7 +71,7 @@ recipe = TrainingConfig(
 start = best(items, dim=32, dropout=0.2).replace(memory="none")  # the network alone: no counts beside it
 
 # The library's own denoisers pass the same checks: what a query may see, the same prediction alone and in any batch,
-# seeds, configs. A broken clause is named, with what was expected and what came.
+# seeds, configs. An error names the broken clause, with what was expected and what came.
 check_component(GRUDenoiser)
 print("the contract is kept")
 

@@ -1,7 +1,7 @@
 """Inside your recommender: an existing PyTorch model and loop gain a diffusion head.
 
-You learn to use the parts alone: a schedule, a timestep sampler, an objective, a head and a sampler are called from a
-loop of your own, without `DiffRec`. The model before is a GRU that scores items by an inner product. Both are trained
+You learn to use the parts alone. A schedule, a timestep sampler, an objective, a head and a sampler are called from a
+loop of your own, without `DiffRec`. The original model is a GRU that scores items by an inner product. Both are trained
 and measured in the same way, and the table shows what the head changes.
 """
 

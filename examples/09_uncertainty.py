@@ -1,15 +1,16 @@
-"""Uncertainty: what the seeds say, and which draws may be believed.
+"""Uncertainty: what noise draws measure, and which of them show how open the future is.
 
-You learn three things that noise draws can be taken for. The spread that `recommend` reports is how much a score
-depends on the noise: small, and no measure of how open the future is. The ends of learned chains vary little as well.
-Chains of the `posterior` denoiser, exact Bayes over what the model predicts, land on each item as often as the model
-thinks it likely: their diversity is the model's uncertainty. This world's truth tells how far each may be believed.
+You learn three uses of noise draws. The standard deviation that `recommend` reports is the influence of the noise on a
+score: small, and no measure of uncertainty. The ends of learned chains vary little as well. Chains of the `posterior`
+denoiser, exact Bayes over the model's predictions, end on each item as often as the model predicts it: their diversity
+is the model's uncertainty. The true probabilities of this world show how good each is.
 """
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from _options import parse
+from _style import GREY, STYLE
 
 from diffusers_rec import CosineSchedule, DDPMSampler, NoiselessDenoiser, PosteriorDenoiser, SyntheticWorld
 from diffusers_rec.presets import best
@@ -21,8 +22,8 @@ world = SyntheticWorld(num_items=200)
 split = world.sample(num_users=300 if options.quick else 3000).sequences().leave_one_out()
 items = split.train.vocabulary
 
-# The cosine schedule, for its first step is nearly clean: there a chain must tell neighbouring items apart. And without
-# the memory, which is mixed into the ranking behind the network, where no chain knows of it.
+# The cosine schedule, because its first step is nearly clean: there a chain must separate neighbouring items. And no
+# memory, because it is mixed into the ranking after the network, and chains do not use it.
 model = best(items, dim=32, dropout=0.2).replace(schedule=CosineSchedule(), memory="none")
 recipe = TrainingConfig(
     epochs=1 if options.quick else 6, examples="all-positions", batch_targets=400, learning_rate=2e-3, decay="cosine"
@@ -40,12 +41,12 @@ def ends(sampler):
     return torch.cdist(latents, model.embedding.table().detach()).argmin(-1).numpy()
 
 
-spread = float(model.recommend(histories, k=1).std.mean())
+std = float(model.recommend(histories, k=1).std.mean())
 chain = DDPMSampler(variance="posterior", num_steps=50)
 learned = ends(chain)
 
-# Neither has anything to train: they ask the trained denoiser what comes next, from the mean of pure noise. The first
-# says just that. The second takes it for the prior and reckons what each x_n adds to it.
+# Neither has anything to train. Both use the prediction of the trained denoiser from the mean of pure noise. The first
+# returns it. The second takes it as the prior, and computes the posterior given each x_n.
 trained = model.denoiser
 model.denoiser = NoiselessDenoiser(trained, schedule=model.schedule)
 predicted = model.predict_proba(histories, seeds=1).double().numpy()
@@ -71,30 +72,31 @@ shares = {
     name: np.stack([np.bincount(row, minlength=len(items)) / draws for row in rows]) for name, rows in found.items()
 }
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
-shown = truth[0].argsort()[::-1][:12]
-place = np.arange(len(shown))
-left.bar(place - 0.2, shares["posterior chains"][0, shown], 0.4, color="tab:blue", label="posterior chains")
-left.bar(place + 0.2, shares["learned chains"][0, shown], 0.4, color="tab:orange", label="learned chains")
-left.plot(place, predicted[0, shown], "_", ms=20, color="black", label="the model's probability")
-left.plot(place, truth[0, shown], "D", color="tab:red", label="truth")
-left.set_xticks(place, [items.ids[index] for index in shown], rotation=60)
-left.set(title=f"Where {draws} chains end for one history", ylabel="share")
+plt.style.use(STYLE)
+figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+shown = truth[0].argsort()[::-1][:10]
+rows = np.arange(len(shown))
+share = shares["posterior chains"][0, shown]
+error = np.sqrt(share * (1 - share) / draws)
+left.errorbar(share, rows, xerr=error, fmt="o", color="C0", label="posterior chains, ± standard error")
+left.plot(predicted[0, shown], rows, "|", ms=14, mew=2, color=GREY, label="the model's probability")
+left.plot(truth[0, shown], rows, "D", color="C2", label="truth")
+left.set_yticks(rows, [items.ids[index] for index in shown])
+left.invert_yaxis()
+left.set(title=f"Ends of {draws} posterior chains for one history", xlabel="share of the chains")
 left.legend()
 counts = range(1, draws + 1)
-styles = {"learned chains": "tab:orange", "posterior chains": "tab:blue"}
+styles = {"learned chains": "C1", "posterior chains": "C0"}
 for name, color in styles.items():
     distinct = [np.mean([len(set(row[:count])) for row in found[name].tolist()]) for count in counts]
     right.plot(counts, distinct, color=color, label=name)
-for name, chances, color in (("the model's probability", predicted, "black"), ("truth", truth, "tab:red")):
+for name, chances, color in (("the model's probability", predicted, GREY), ("truth", truth, "C2")):
     right.plot(counts, [(1 - (1 - chances) ** count).sum(1).mean() for count in counts], ":", color=color, label=name)
-right.set(title=f"Diversity, mean of {users} users", xlabel="draws", ylabel="distinct items among them")
+right.set(title=f"Diversity, mean of {users} users", xlabel="draws", ylabel="distinct items")
 right.legend()
 options.out.mkdir(parents=True, exist_ok=True)
-picture = options.out / "09_uncertainty.png"
-figure.savefig(picture, dpi=110)
-print(f"drawn in {picture}\n")
-print(f"spread of the first recommendation's score over ten noise draws, one step: {spread:.4f}\n")
+figure.savefig(options.out / "09_uncertainty.png")
+print(f"std of the first recommendation's score over ten noise draws, one step: {std:.4f}\n")
 
 
 def distance(one, other):

@@ -1,8 +1,8 @@
-"""Unseen users: anyone with a history can be served, and what to do about those without.
+"""Unseen users: recommendations for any history, and for users who have none.
 
-You learn that the model knows items, not users: a history is all it needs, one item is enough, and no retraining. What
-it cannot know (an empty history, an item that it never saw) it refuses, naming the culprit; the example shows how to
-mend each. Then how to steer the list: `exclude_seen`, `candidates`.
+You learn that the model needs a history, not a known user: one item is enough, and nothing is trained again. An empty
+history or an unknown item raises an error that names it, and the example shows both fixes. Then you learn how to steer
+the list with `exclude_seen` and `candidates`.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ options = parse(__doc__)
 world = SyntheticWorld(num_items=200)
 known, unseen = (300, 100) if options.quick else (2500, 1000)
 sequences = world.sample(num_users=known + unseen).sequences()
-newcomers = sequences.take(range(known, known + unseen))  # these users teach the model nothing
+newcomers = sequences.take(range(known, known + unseen))  # no training on these users
 split = sequences.take(range(known)).leave_one_out()
 items = sequences.vocabulary
 
@@ -35,7 +35,7 @@ except ValueError as error:
     print(f"refused: {error}\n")
 basket = [item for item in basket if item in model.vocabulary]
 
-# A newcomer who has taken nothing: there is no history to condition on. What is popular is the usual answer.
+# A newcomer without a history: there is nothing to condition on. The most popular items are the usual answer.
 try:
     model.recommend([basket, []])
 except ValueError as error:
@@ -68,7 +68,7 @@ def after(length):
     return Holdout(histories, np.array([each[length] for each in some]))
 
 
-# How good is it for them? Much is told by two items already, for so this world is made.
+# How good is it for them? In this world two items already determine most of the next one.
 rows = {
     "known users, all items": split.test,
     "unseen users, all items": newcomers.leave_one_out().test,

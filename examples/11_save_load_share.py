@@ -1,8 +1,8 @@
-"""Save, load, share: what is in the folder, and what is told when it is damaged.
+"""Save, load, share: the files of a saved model, and the errors of a damaged one.
 
-You learn that a saved model is three plain files, JSON and safetensors, that can be read without this library and hold
-no code; that a loaded model answers as the saved one did, bit for bit; and that damage is told from content rather than
-turned into wrong recommendations.
+You learn that a saved model is three plain files, JSON and safetensors, that contain no code and can be read without
+this library. A loaded model gives the same bits as the saved one. Damage is detected from the content, and raises an
+error.
 """
 
 import json
@@ -45,7 +45,7 @@ weights = load_file(next(folder.glob("*.safetensors")))
 print(f"weights: {len(weights)} tensors, among them embedding.weight {tuple(weights['embedding.weight'].shape)}")
 print(f"items: {json.loads(next(folder.glob('items-*.json')).read_text())[:3]}, ...\n")
 
-# What a download can do to a folder, and what is then said.
+# Damage that a download can do to a folder, and the error that it raises.
 damaged = options.out / "11_damaged"
 
 

@@ -1,12 +1,12 @@
 """Many processes: the same training, divided among several.
 
-You learn that a training script needs no change: `train` joins whatever processes it was launched in, each takes its
-share of the batches, and one of them validates aloud and saves. This script launches itself, as you would by
+You learn that a training script needs no change: `train` joins the processes that it was launched in. Each takes its
+share of the batches, and one of them prints the validation and saves. This script launches itself, as you would by
 
     torchrun --nproc-per-node 2 12_many_processes.py
 
-`accelerate launch --multi_gpu --num_processes 2 12_many_processes.py` does the same, on processors too, whatever the
-flag's name; with `--cpu` in its place it starts one process alone.
+`accelerate launch --multi_gpu --num_processes 2 12_many_processes.py` does the same, on CPUs as well. With `--cpu` in
+place of `--multi_gpu`, accelerate starts one process only.
 """
 
 import os
@@ -21,7 +21,7 @@ from diffusers_rec.presets import best
 from diffusers_rec.training import TrainingConfig, train
 
 options = parse(__doc__)
-processes = int(os.environ.get("WORLD_SIZE", "1"))  # both launchers tell it, and who one is
+processes = int(os.environ.get("WORLD_SIZE", "1"))  # both launchers set it, and RANK
 is_main = os.environ.get("RANK", "0") == "0"
 
 world = SyntheticWorld(num_items=200)
@@ -37,10 +37,10 @@ recipe = TrainingConfig(
 # device="cpu" because this machine may have fewer GPUs than processes; without it each process takes a GPU.
 result = train(model, split.train, split.validation, recipe, device="cpu")
 
-if is_main:  # all processes end with the same weights; one is enough to tell
+if is_main:  # all processes end with the same weights; one is enough to print
     if processes == 1:
-        print("Two processes on two busy cores are slower than one for so small a model: what each")
-        print("saves in reckoning goes into agreeing. Speeds vary with what else the machine does.\n")
+        print("For so small a model two processes on two busy cores are slower than one: the exchange of")
+        print("gradients costs more than it saves. Speeds vary with the load of the machine.\n")
         print(f"{'processes':<16}{'batch of each':>16}{'targets/s':>12}{'test NDCG@10':>16}", flush=True)
     speed, score = result.history[-1]["targets_per_second"], evaluate(model, split.test).metrics()["ndcg@10"]
     print(f"{processes:<16}{recipe.batch_targets:>16}{speed:>12,.0f}{score:>16.3f}", flush=True)

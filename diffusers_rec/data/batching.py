@@ -118,7 +118,7 @@ class TrainingBatches:
         examples: How sequences become examples, see the module's text.
         max_length: Most items a row, the target included; older items are left out.
         batch_targets: Most targets a batch, unless a single row has more.
-        seed: Of the order of examples, and of where all-positions cuts.
+        seed: Seed of the order of the examples, and of the cuts of ``"all-positions"``.
 
     Raises:
         ValueError: settings out of range, an unknown word for ``examples``, or no sequence of two items.
@@ -175,7 +175,7 @@ class TrainingBatches:
         """The batches of one epoch.
 
         Args:
-            epoch: Its number, from 0.
+            epoch: Number of the epoch, from 0.
         """
         generator = self._generator(epoch)
         starts, stops, cuts = self._plan(generator)

@@ -24,9 +24,9 @@ class History:
     :meth:`feature` or :meth:`latent`, whose errors say how to provide them.
 
     Args:
-        items: Item indices, int64 ``(B, L)``; what stands in the padding means nothing.
-        lengths: Items a row, int64 ``(B,)``.
-        times: One time an item, ``(B, L)``, in the unit of the log.
+        items: Item indices, int64 ``(B, L)``; those of the padding are not used.
+        lengths: Number of items in each row, int64 ``(B,)``.
+        times: Time of each item, ``(B, L)``, in the unit of the log.
         features: Name to a tensor of one row a user, ``(B, ...)``.
         latents: Clean latents of the items, ``(B, L, D)``, as a denoiser takes them.
 

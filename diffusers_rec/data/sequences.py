@@ -152,7 +152,7 @@ class Sequences:
         """The last item of each user for the test, the one before it for validation, the rest for training.
 
         Args:
-            short: What to do with users of fewer than three items: "error" refuses them, "drop" leaves them out,
+            short: Treatment of users of fewer than three items: "error" refuses them, "drop" leaves them out,
                 "train" keeps all their items in ``train`` and leaves them out of validation and test.
 
         Raises:

@@ -79,13 +79,13 @@ def audit(
     Args:
         model: A trained model.
         holdout: Histories and the items that came next, of several the first; items are matched with the model's by id.
-        users: How many of them to look at, at most, chosen by ``seed``.
+        users: Largest number of users to look at, chosen by ``seed``.
         seeds: Noise draws to average in the ranking, and chains a user.
         steps: Lengths of the chains, each at most N; 10 and 50 when None, as far as N allows, or N below 10.
         levels: Timesteps to look at, evenly spread up to N.
-        seed: Of the choice of users, and of the noise of the losses and the chains; the ranking's draws are those of
+        seed: Seed of the choice of users, and of the noise of the losses and the chains; the ranking's draws are those of
             serving.
-        progress: Show bars (needs the ``train`` extra).
+        progress: Whether to show bars (needs the ``train`` extra).
 
     Raises:
         ValueError: settings out of range, a step twice or above N, or the holdout has items that the model does
@@ -126,7 +126,7 @@ def chain_lengths(steps: Iterable[int] | None, num_timesteps: int, *, name: str 
     Args:
         steps: The chain lengths, see :func:`audit`.
         num_timesteps: N.
-        name: Of the setting, for errors.
+        name: Name of the setting, for errors.
 
     Raises:
         ValueError: a length below 1, above N, or given twice.
