@@ -83,7 +83,7 @@ def audit(
         seeds: Noise draws to average in the ranking, and chains a user.
         steps: Lengths of the chains, each at most N; 10 and 50 when None, as far as N allows, or N below 10.
         levels: Timesteps to look at, evenly spread up to N.
-        seed: Seed of the choice of users, and of the noise of the losses and the chains; the ranking's draws are those of
+        seed: Seed of the choice of users and of the noise of losses and chains; the ranking's draws are those of
             serving.
         progress: Whether to show bars (needs the ``train`` extra).
 
