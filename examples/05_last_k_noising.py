@@ -40,8 +40,9 @@ strategies = {
     "2 items ahead": LastK(2, ahead=True),
 }
 models, rates = {}, {}
-print("In this world the last two items determine most of the next one. A model that noises them cannot")
-print("read them. A model that noises all items has no history left, and ranks much as popularity does.\n")
+print("In this world the last two items determine most of the next one. A model that noises")
+print("them cannot read them. With all items noised no history is left, and the model ranks")
+print("much as popularity does.\n")
 print(f"{'noised':<16}{'HR@10':>8}{'NDCG@10':>10}")
 for name, noising in strategies.items():
     models[name] = trained(noising)

@@ -94,8 +94,8 @@ right.set_ylim(0)
 right.legend()
 options.out.mkdir(parents=True, exist_ok=True)
 figure.savefig(options.out / "06_full_reverse.png")
-print("The chains end together, and not among the items. This denoiser has learned what scores well, not")
-print("where items lie. The chains of 09_uncertainty.py end on items.\n")
+print("The chains end together, and not among the items. This denoiser has learned what")
+print("scores well, not where items lie. The chains of 09_uncertainty.py end on items.\n")
 
 # The table. The items that chains end on are those whose clean latents are nearest.
 some = split.test.sample(100 if options.quick else 500, seed=0)

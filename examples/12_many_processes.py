@@ -39,8 +39,8 @@ result = train(model, split.train, split.validation, recipe, device="cpu")
 
 if is_main:  # all processes end with the same weights; one is enough to print
     if processes == 1:
-        print("For so small a model two processes on two busy cores are slower than one: the exchange of")
-        print("gradients costs more than it saves. Speeds vary with the load of the machine.\n")
+        print("For so small a model two processes on two busy cores are slower than one: the")
+        print("exchange of gradients costs more than it saves. Speeds vary with the other load.\n")
         print(f"{'processes':<16}{'batch of each':>16}{'targets/s':>12}{'test NDCG@10':>16}", flush=True)
     speed, score = result.history[-1]["targets_per_second"], evaluate(model, split.test).metrics()["ndcg@10"]
     print(f"{processes:<16}{recipe.batch_targets:>16}{speed:>12,.0f}{score:>16.3f}", flush=True)
