@@ -17,7 +17,13 @@ from diffusers_rec import DiffRec, Ensemble, History, Recommender, Scores, Synth
 from diffusers_rec.evaluation import evaluate
 from diffusers_rec.evaluation.calibration import ProbabilityMetrics, expected_calibration_error
 from diffusers_rec.presets import best
-from diffusers_rec.recommenders.calibrating import TEMPERATURES, Likelihoods, mixture_weights, most_likely
+from diffusers_rec.recommenders.calibrating import (
+    TEMPERATURES,
+    Likelihoods,
+    best_calibration,
+    list_score,
+    mixture_weights,
+)
 from diffusers_rec.recommenders.calibration import Calibration, Evidence, log_popularity
 from diffusers_rec.recommenders.head_scores import head_scores, probabilities_of
 from diffusers_rec.recommenders.ranking import joined, top_k
@@ -109,11 +115,22 @@ def test_the_fit_finds_the_numbers_that_made_the_data():
 
     sums = [value for part in (network, memory, popularity) for value in (of(part), of_seen(part))]
     known = torch.ones(users, dtype=torch.bool)
-    found = most_likely(Likelihoods(*sums[:4], known, *sums[4:], (seen == target).any(1)))
+    shown = (factor == 1).double().multinomial(4, generator=seeded(6))  # lists of items that are not in the history
+    listed = [part.gather(-1, shown.expand(*part.shape[:-1], 4)).mT for part in (network, memory, popularity)]
+    taken = (shown == target).double().T
+    taken[3, ::7] = math.nan
+    found = best_calibration(Likelihoods(*sums[:4], known, *sums[4:], (seen == target).any(1), *listed, taken))
     assert found.temperature == made.temperature
     assert found.seen == made.seen
     assert found.memory == pytest.approx(made.memory, abs=0.03)
     assert found.popularity == pytest.approx(made.popularity, abs=0.03)
+
+
+def test_the_score_of_lists_by_hand():
+    parts = torch.tensor([[[0.4], [0.2], [0.1]], [[0.0], [0.6], [0.1]], [[0.1], [0.1], [0.1]]], dtype=torch.float64)
+    taken = torch.tensor([[1.0], [0.0], [math.nan]])
+    first, second = 0.5 * 0.4 + 0.2 * 0.1, 0.5 * 0.2 + 0.3 * 0.6 + 0.2 * 0.1
+    assert list_score([0.5, 0.3, 0.2], parts, taken) == pytest.approx(math.log(first) + math.log(1 - second))
 
 
 def test_no_other_shares_are_likelier():

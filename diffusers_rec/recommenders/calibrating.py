@@ -1,13 +1,14 @@
-"""Fitting a calibration: the four numbers under which the validation targets are likeliest.
+"""Fitting a calibration to validation targets, each number by the score that it matters for.
 
-The temperature (Guo et al. 2017) and the factor of the seen items are chosen from grids. At each pair of them, the
-shares come from expectation maximisation (Jelinek & Mercer 1980). It finds the optimum because the likelihood is
-concave in the shares.
+The shares and the factor of the seen items make the targets likeliest: at each factor of a grid, the shares come from
+expectation maximisation (Jelinek & Mercer 1980), which finds the optimum because the likelihood is concave in them. The
+temperature (Guo et al. 2017) has the best log score of "is this the target" over the items of the recommended lists,
+which people look at. By likelihood it would flatten the lists, because most targets are in none.
 """
 
 from __future__ import annotations
 
-from itertools import product
+import math
 from typing import NamedTuple, Protocol
 
 import torch
@@ -21,8 +22,9 @@ from diffusers_rec.data.vocabulary import Vocabulary
 from diffusers_rec.items.heads import ItemHead
 from diffusers_rec.recommenders.base import Seeds
 from diffusers_rec.recommenders.calibration import Calibration, Evidence
-from diffusers_rec.recommenders.head_scores import probabilities_of
+from diffusers_rec.recommenders.head_scores import head_scores, probabilities_of
 from diffusers_rec.recommenders.memory import Memory
+from diffusers_rec.recommenders.ranking import top_k
 
 TEMPERATURES = [2 ** (quarter / 4) for quarter in range(-4, 9)]
 """Temperatures tried, from 1/2 to 4."""
@@ -38,6 +40,9 @@ USERS = 4096, 512
 
 SCORES = 2**29
 """Scores (users x draws x items) above which fewer users are looked at."""
+
+LISTED = 10
+"""Items of a list."""
 
 _ROUNDS, _USERS_AT_ONCE = 60, 256
 
@@ -67,7 +72,7 @@ class Calibratable(Protocol):
 
 
 class Likelihoods(NamedTuple):
-    """Probabilities of U users' targets under each part, and of the items of their histories together.
+    """Probabilities of U users' targets and of K listed items under each part, and of their histories together.
 
     Attributes:
         network: Of the target, float64 ``(temperatures, U)``.
@@ -78,6 +83,10 @@ class Likelihoods(NamedTuple):
         popularity: Of the target, ``(U,)``.
         popularity_seen: Of the history, ``(U,)``.
         repeated: Whether the target is in the history, ``(U,)``.
+        network_listed: Of the listed items, none of them in the history, ``(temperatures, K, U)``.
+        memory_listed: Of the listed items, ``(K, U)``.
+        popularity_listed: Of the listed items, ``(K, U)``.
+        taken: Whether a listed item is the target, ``(K, U)``; NaN where the list is shorter.
     """
 
     network: Tensor
@@ -88,6 +97,10 @@ class Likelihoods(NamedTuple):
     popularity: Tensor
     popularity_seen: Tensor
     repeated: Tensor
+    network_listed: Tensor
+    memory_listed: Tensor
+    popularity_listed: Tensor
+    taken: Tensor
 
 
 def fitted(model: Calibratable, holdout: Holdout, users: int | None, seed: int) -> Calibration:
@@ -99,7 +112,7 @@ def fitted(model: Calibratable, holdout: Holdout, users: int | None, seed: int) 
     holdout = holdout.sample(number, check_int("seed", seed, minimum=0))
     starts = range(0, len(holdout), _USERS_AT_ONCE)
     parts = [_likelihoods(model, holdout, slice(start, start + _USERS_AT_ONCE)) for start in starts]
-    return most_likely(Likelihoods(*(torch.cat(part, dim=-1) for part in zip(*parts, strict=True))))
+    return best_calibration(Likelihoods(*(torch.cat(part, dim=-1) for part in zip(*parts, strict=True))))
 
 
 def _number_of_users(model: Calibratable) -> int:
@@ -113,46 +126,82 @@ def _likelihoods(model: Calibratable, holdout: Holdout, rows: slice) -> Likeliho
     index = torch.arange(len(holdout))[rows].numpy()
     history = pad(holdout.histories.take(index), model.history_length).to(model.device)
     target = torch.from_numpy(holdout.targets[index]).to(model.device)[:, None]
-    evidence = Evidence.of(Calibration(), history, model.memory.predict(history), model.popularity)
-    asked = torch.cat([target, evidence.seen.clamp(min=0)], dim=1)
-    network = probabilities_of(model.head, model.next_item_latents(history), asked, TEMPERATURES)
+    memory, latents = model.memory.predict(history), model.next_item_latents(history)
+    evidence = Evidence.of(Calibration(), history, memory, model.popularity)
+    every = slice(0, len(model.vocabulary))
+    listed = top_k(head_scores(model.head, latents, memory), min(LISTED, every.stop), excluded=evidence.seen).items
+    shown = listed.clamp(min=0)
+    asked = torch.cat([target, shown, evidence.seen.clamp(min=0)], dim=1)
+    network = probabilities_of(model.head, latents, asked, TEMPERATURES)
     memory_seen, popularity_seen = evidence.mass_of_seen()
     found = Likelihoods(
         network[..., 0],
-        (network[..., 1:] * (evidence.seen >= 0)).sum(-1),
-        evidence.remembered(slice(0, len(model.vocabulary)), target)[:, 0],
+        (network[..., 1 + shown.shape[1] :] * (evidence.seen >= 0)).sum(-1),
+        evidence.remembered(every, target)[:, 0],
         memory_seen[:, 0],
         evidence.known[:, 0],
         evidence.popular(target)[:, 0],
         popularity_seen[:, 0],
         (evidence.seen == target).any(1),
+        network[..., 1 : 1 + shown.shape[1]].mT,
+        evidence.remembered(every, shown).T,
+        evidence.popular(shown).T,
+        torch.where(listed < 0, math.nan, (listed == target).double()).T,
     )
     return Likelihoods(*(part.cpu() for part in found))
 
 
-def most_likely(likelihoods: Likelihoods) -> Calibration:
-    """The calibration that maximises the likelihood of the targets."""
+def best_calibration(likelihoods: Likelihoods) -> Calibration:
+    """The calibration with the best score of the lists, of those that are likeliest at each temperature."""
     found = []
-    for (row, temperature), factor in product(enumerate(TEMPERATURES), FACTORS):
-        parts = _parts(likelihoods, row, factor)
-        shares, log_likelihood = mixture_weights(parts, bool(likelihoods.known.any()))
-        found.append((log_likelihood, temperature, factor, shares))
+    for row, temperature in enumerate(TEMPERATURES):
+        _, factor, shares = max(_shares(likelihoods, row, factor) for factor in FACTORS)
+        _, listed = _parts(likelihoods, row, factor)
+        found.append((list_score(shares, listed, likelihoods.taken), temperature, factor, shares))
     _, temperature, factor, (own, remembered, popular) = max(found)
     memory = remembered / (own + remembered) if own + remembered else 0.0
     popularity = min(max(popular, SMALLEST_POPULARITY), LARGEST_SHARE)
     return Calibration(temperature, min(memory, LARGEST_SHARE), popularity, factor)
 
 
-def _parts(likelihoods: Likelihoods, row: int, factor: float) -> Tensor:
-    """Probabilities of the targets under network, memory and popularity, with the factor of seen items, ``(3, U)``.
+def _shares(likelihoods: Likelihoods, row: int, factor: float) -> tuple[float, float, list[float]]:
+    """Log-likelihood of the targets under the likeliest shares, the factor, and the shares."""
+    targets, _ = _parts(likelihoods, row, factor)
+    shares, log_likelihood = mixture_weights(targets, bool(likelihoods.known.any()))
+    return log_likelihood, factor, shares
+
+
+def _parts(found: Likelihoods, row: int, factor: float) -> tuple[Tensor, Tensor]:
+    """Probabilities under network, memory and popularity, with the factor of seen items: of the targets, ``(3, U)``,
+    and of the listed items, ``(3, K, U)``.
 
     Where the memory predicts nothing, its share falls to the network.
     """
-    network, network_seen, memory, memory_seen, known, popularity, popularity_seen, repeated = likelihoods
-    own = 1 - (1 - factor) * repeated.double()
-    alone = network[row] / (1 - (1 - factor) * network_seen[row])
-    remembered = torch.where(known, memory / (1 - (1 - factor) * memory_seen), alone)
-    return own * torch.stack([alone, remembered, popularity / (1 - (1 - factor) * popularity_seen)])
+    network, memory, popularity = (
+        1 - (1 - factor) * seen for seen in (found.network_seen[row], found.memory_seen, found.popularity_seen)
+    )
+
+    def parts(alone: Tensor, remembered: Tensor, popular: Tensor) -> Tensor:
+        alone = alone / network
+        return torch.stack([alone, torch.where(found.known, remembered / memory, alone), popular / popularity])
+
+    own = 1 - (1 - factor) * found.repeated.double()
+    return (
+        own * parts(found.network[row], found.memory, found.popularity),
+        parts(found.network_listed[row], found.memory_listed, found.popularity_listed),
+    )
+
+
+def list_score(shares: list[float], parts: Tensor, taken: Tensor) -> float:
+    """Mean over users of the log score of their lists, the sum over the items of log p or log(1 - p).
+
+    Args:
+        shares: Of network, memory and popularity.
+        parts: Probabilities of K listed items, ``(3, K, U)``.
+        taken: Whether an item is the target, ``(K, U)``; NaN where there is no item.
+    """
+    p = torch.einsum("p,pku->ku", torch.tensor(shares, dtype=parts.dtype), parts).clamp(1e-12, 1 - 1e-12)
+    return float(torch.where(taken == 1, p.log(), (-p).log1p()).where(~taken.isnan(), 0.0).sum(0).mean())
 
 
 def mixture_weights(parts: Tensor, with_memory: bool = True) -> tuple[list[float], float]:

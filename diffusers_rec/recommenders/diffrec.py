@@ -192,7 +192,7 @@ class DiffRec(Pretrained, Recommender):
             seed: Seed of the choice of users.
 
         Returns:
-            The numbers that make the targets likeliest.
+            The fitted numbers.
 
         Raises:
             ValueError: no target, or items that the model does not know.
