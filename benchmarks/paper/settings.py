@@ -48,6 +48,8 @@ def base(preset: str, dataset: str) -> Trial:
         return with_parts(base("best", dataset), "without-memory", memory="none")
     if preset == "best":
         return best_with(dataset)
+    if preset != "paper":
+        raise ValueError(f"preset must be 'best', 'paper' or {BEST_NETWORK!r}, got {preset!r}.")
     # The paper does not state its precision; with bf16 matrix products its size is affordable. Patience shortens the
     # training once the validation score, which chooses the epoch, has not risen for ten validations.
     training = replace(RECIPES["paper"], epochs=PAPER_EPOCHS[dataset], precision="bf16", patience=10)

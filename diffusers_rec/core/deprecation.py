@@ -1,4 +1,4 @@
-"""Old names that work for one release and warn once."""
+"""Old names that work until the next minor release and warn once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def warn_deprecated(old: str, new: str) -> None:
     """
     if old not in _SHOWN:
         _SHOWN.add(old)
-        warn_caller(f"{old} is deprecated and will be removed in the next release; use {new}.", FutureWarning)
+        warn_caller(f"{old} is deprecated and will be removed in the next minor release; use {new}.", FutureWarning)
 
 
 def deprecated_names(module: str, renamed: Mapping[str, tuple[str, Any]]) -> Callable[[str], Any]:

@@ -188,7 +188,8 @@ def fingerprint(settings: Any, data: Sequences, validation: Holdout | None, proc
         for feature, values in sorted(part.features.items()):
             digest.update(feature.encode() + values.tobytes())
     if validation is not None:
-        digest.update(validation.targets.tobytes())
+        digest.update(validation.following.items.tobytes())
+        digest.update(validation.following.offsets.tobytes())
     return digest.hexdigest()
 
 
