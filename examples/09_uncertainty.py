@@ -26,7 +26,12 @@ items = split.train.vocabulary
 # memory, because it is mixed into the ranking after the network, and chains do not use it.
 model = best(items, dim=32, dropout=0.2).replace(schedule=CosineSchedule(), memory="none")
 recipe = TrainingConfig(
-    epochs=1 if options.quick else 6, examples="all-positions", batch_targets=400, learning_rate=2e-3, decay="cosine"
+    epochs=1 if options.quick else 6,
+    examples="all-positions",
+    batch_targets=400,
+    learning_rate=2e-3,
+    decay="cosine",
+    calibrate=False,  # the chains follow the network's own softmax
 )
 train(model, split.train, split.validation, recipe)
 

@@ -299,3 +299,34 @@ def test_on_the_demos_world_listed_probabilities_are_within_15_per_cent_of_the_t
     found = model.recommend(histories, k=5)
     listed = torch.stack([truth[row, world.items.encode(items)] for row, items in enumerate(found.items)])
     assert abs(float(found.scores.mean() / listed.mean()) - 1) < 0.15
+
+
+def test_a_calibrated_model_is_trained_again(tmp_path):
+    model, config = build(), replace(CONFIG, epochs=1)
+    train(model, SPLIT.train, SPLIT.validation, config, directory=tmp_path, device="cpu")
+    calibration = model.calibration
+    train(model, SPLIT.train, SPLIT.validation, config, directory=tmp_path, device="cpu")  # the same run
+    assert model.calibration == calibration
+    train(DiffRec.from_pretrained(tmp_path), SPLIT.train, SPLIT.validation, config, directory=tmp_path, device="cpu")
+    train(model, SPLIT.train, None, replace(config, patience=0), device="cpu")
+    assert model.calibration is None  # it belonged to other weights
+
+
+def test_reported_probabilities_carry_no_gradient_and_sum_to_one_in_float32():
+    model = trained()
+    history = model.encode_histories([SPLIT.train.vocabulary.decode(SPLIT.test.histories[0])])
+    assert not top_k(model.score(history), 3).scores.requires_grad
+    model.calibration = replace(model.calibration, temperature=0.05, seen=0.001)
+    probabilities = model.predict_proba(
+        [SPLIT.train.vocabulary.decode(SPLIT.test.histories[user]) for user in range(20)]
+    )
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(20), rtol=1e-3, atol=0)
+
+
+def test_places_without_an_item_do_not_count():
+    logits = torch.tensor([[0.9, 0.05, 0.05], [0.4, 0.3, 0.3]]).log()
+    metrics = ProbabilityMetrics(3, None, k=3)
+    list(metrics.watch([Scores.of_logits(logits)], torch.tensor([0, 1]), torch.tensor([[1, 2], [-1, -1]])))
+    report = metrics.report()
+    assert report.first_stated == pytest.approx((0.9 + 0.4) / 2)
+    assert report.ece == pytest.approx((0.1 + 0.4 + 0.7 + 0.3) / 4)

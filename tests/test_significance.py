@@ -22,7 +22,7 @@ def report(ranks, users=None):
     users = Vocabulary([f"u{user}" for user in (range(count) if users is None else users)])
     items = Sequences(np.array([int(user[1:]) % 4 for user in users]), np.arange(count + 1), users, ITEMS)
     ranks = torch.as_tensor(ranks)
-    return Report({}, {}, count, UserRanks(items, ranks, ranks))
+    return Report({}, {}, count, user_ranks=UserRanks(items, ranks, ranks))
 
 
 def several():
@@ -56,7 +56,7 @@ def test_metrics_of_ranks():
 def test_a_report_has_the_ranks_of_its_users():
     split = SyntheticWorld(20, num_groups=2).sample(30, min_length=3, max_length=8).sequences().leave_one_out()
     found = evaluate_popularity(split.train, split.test, ks=[1, 5])
-    assert set(asdict(found)) == {"excluding_seen", "including_seen", "num_users"}
+    assert set(asdict(found)) == {"excluding_seen", "including_seen", "num_users", "probabilities"}
     assert set(found.ranks.items.users) == set(split.test.histories.users)
     for exclude_seen in (True, False):
         metrics = found.metrics(exclude_seen=exclude_seen)
@@ -143,7 +143,7 @@ def test_reports_of_other_users_or_items_are_refused():
     other = UserRanks(Sequences(np.array([0, 3, 2]), shifted.items.offsets, shifted.items.users, ITEMS),
                       shifted.excluding_seen, shifted.including_seen)  # fmt: skip
     with pytest.raises(ValueError, match="other held-out items"):
-        paired_bootstrap(Report({}, {}, 2, shifted), Report({}, {}, 2, other))
+        paired_bootstrap(Report({}, {}, 2, user_ranks=shifted), Report({}, {}, 2, user_ranks=other))
     with pytest.raises(ValueError, match="The report has no ranks"):
         paired_bootstrap(report([1]), Report({}, {}, 1))
 

@@ -86,7 +86,7 @@ def evaluate_command(
     holdout = parts.test if split == "test" else parts.validation
     reports = compare(
         ensemble, holdout, seeds=seeds, sampler=choose_sampler(trained, sampler, steps),
-        progress=not quiet and sys.stderr.isatty(),
+        probabilities=True, progress=not quiet and sys.stderr.isatty(),
     )  # fmt: skip
     if metric:
         reports = {name: report_of(report.ranks, metric, report.probabilities) for name, report in reports.items()}

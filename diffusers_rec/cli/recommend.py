@@ -88,6 +88,8 @@ def recommend_command(
     std_heading = "std over models and draws" if others else "std over draws"
     for number, text in enumerate(history):
         stdout.print(_table(f"after {text}", found[number], std_heading))
+    if any(row[:-1].lt(row[1:]).any() for row in found.scores):
+        stderr.print("The order is that of the ranking; the probabilities are calibrated by a mixture of their own.")
 
 
 def _table(title: str, rows: list[tuple[Hashable, float, float]], std_heading: str) -> Table:

@@ -15,10 +15,10 @@ from diffusers_rec.recommenders.diffrec import DiffRec
 from diffusers_rec.recommenders.memory import NoMemory
 
 
-def compare(model: Recommender, holdout: Holdout, **settings: Any) -> dict[str, Report]:
+def compare(model: Recommender, holdout: Holdout, *, probabilities: bool = False, **settings: Any) -> dict[str, Report]:
     """Evaluate a model, its network and its memory separately if it has a memory, and popularity."""
     holdout = holdout.reindexed(model.vocabulary)
-    reports = {"model": evaluate(model, holdout, probabilities=True, **settings)}
+    reports = {"model": evaluate(model, holdout, probabilities=probabilities, **settings)}
     if model.without_memory() is not model:
         reports["network alone"] = evaluate(model, holdout, memory=False, **settings)
     if isinstance(model, DiffRec) and not isinstance(model.memory, NoMemory):

@@ -501,6 +501,12 @@ def _part(name: str, histories: Sequences, following: Sequences) -> Holdout:
 def _merged(vocabularies: Iterable[Vocabulary]) -> Vocabulary:
     """All ids, in the order of their first appearance; the first vocabulary itself if it has them all."""
     first, *others = vocabularies
+    kinds = {type(raw_id).__name__ for each in (first, *others) for raw_id in each.ids[:1]}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"Split.of: the parts have ids of different types, {' and '.join(sorted(kinds))}, so that equal ids would "
+            "not match. Read all parts with ids of one type: one id that is no number makes a column text."
+        )
     merged = dict.fromkeys([*first.ids, *(raw_id for other in others for raw_id in other.ids)])
     return first if len(merged) == len(first) else Vocabulary(merged)
 

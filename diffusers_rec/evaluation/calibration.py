@@ -81,35 +81,41 @@ class ProbabilityMetrics:
             seen: Items left out of the lists, ``(B, E)``, padded with -1.
         """
         choice = Choice(seen, None)
-        for group in user_groups(scores):
-            chunks = list(group)
-            self._add(chunks, targets[chunks[0].users], choice)
-            yield from chunks
-
-    def _add(self, chunks: list[Scores], targets: Tensor, choice: Choice) -> None:
-        likelihood = torch.full(targets.shape, -math.inf, dtype=torch.float64, device=targets.device)
-        for chunk in chunks:
-            column, inside = columns_within(targets[:, None], chunk.items)
-            likelihood = torch.where(inside[:, 0], chunk.reported(column)[0][:, 0].double(), likelihood)
-        listed, _ = group_top_k(iter(chunks), self.k, choice)
-        self._likelihoods.append(likelihood.cpu())
         if self.popularity is not None:
             self._marks.append(log_popularity(self.popularity, targets).cpu())
-        self._stated.append(listed.scores.double().cpu())
-        self._true.append((listed.items == targets[:, None]).double().cpu())
+        for group in user_groups(scores):
+            kept: list[Scores] = []
+            listed, _ = group_top_k(self._look(group, targets, kept), self.k, choice)
+            taken = listed.items == targets[kept[0].users, None]
+            self._stated.append(listed.scores.double().masked_fill(listed.items < 0, math.nan).cpu())
+            self._true.append(taken.double().cpu())
+            yield from kept
+
+    def _look(self, group: Iterable[Scores], targets: Tensor, kept: list[Scores]) -> Iterator[Scores]:
+        """The chunks of a group one by one; what is ``kept`` of them holds no draws."""
+        likelihoods = []
+        for chunk in group:
+            column, inside = columns_within(targets[chunk.users, None], chunk.items)
+            likelihoods.append(chunk.reported(column)[0].double().masked_fill(~inside, -math.inf)[:, 0])
+            kept.append(Scores(chunk.users, chunk.items, chunk.log_probabilities))
+            yield chunk
+        self._likelihoods.append(torch.stack(likelihoods).amax(0).cpu())
 
     def report(self) -> ProbabilityReport:
         """The metrics of all that has passed."""
         stated, true = torch.cat(self._stated), torch.cat(self._true)
+        is_item = ~stated.isnan()
+        with_list = is_item[:, 0]
+        first, came_true = stated[with_list, 0], true[with_list, 0]
         return ProbabilityReport(
             nll=-float(torch.cat(self._likelihoods).mean()),
             nll_uniform=math.log(self.num_items),
             nll_popularity=-float(torch.cat(self._marks).mean()) if self._marks else math.nan,
-            ece=expected_calibration_error(stated.flatten(), true.flatten()),
-            brier=float((stated[:, 0] - true[:, 0]).square().mean()),
-            first_stated=float(stated[:, 0].mean()),
-            first_true=float(true[:, 0].mean()),
-            first_is_likeliest=float((stated[:, 0] >= stated.amax(1)).double().mean()),
+            ece=expected_calibration_error(stated[is_item], true[is_item]),
+            brier=float((first - came_true).square().mean()),
+            first_stated=float(first.mean()),
+            first_true=float(came_true.mean()),
+            first_is_likeliest=float((first >= stated.nan_to_num(0.0)[with_list].amax(1)).double().mean()),
         )
 
 

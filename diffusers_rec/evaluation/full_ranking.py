@@ -202,7 +202,7 @@ def _target_ranks(scores: Iterable[Scores], targets: Tensor, excluded: Tensor) -
     """
     ranks, unseen = torch.zeros_like(targets), torch.zeros_like(targets)
     for group in user_groups(scores):
-        chunks = list(group)
+        chunks = [Scores(chunk.users, chunk.items, chunk.log_probabilities) for chunk in group]  # without the draws
         first = chunks[0].users.start
         for column in range(targets.shape[1]):
             count = int((targets[chunks[0].users, column] >= 0).sum())

@@ -145,7 +145,7 @@ def _by_user(metric: str, ranks: Tensor, k: int, users: Tensor | None) -> Tensor
     check_int("k", k, minimum=1)
     _check(ranks)
     rows = torch.arange(len(ranks), device=ranks.device) if users is None else _check_users(users, len(ranks))
-    return _METRICS[metric](ranks, k, rows, torch.bincount(rows))
+    return _METRICS[metric](ranks.long(), k, rows, torch.bincount(rows))
 
 
 def _hit_rate(ranks: Tensor, k: int, rows: Tensor, counts: Tensor) -> Tensor:

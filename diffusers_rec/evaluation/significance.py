@@ -92,6 +92,8 @@ def _rows_of_same_users(first: UserRanks, second: UserRanks) -> Tensor:
         raise different
     rows = second.items.users.encode(first.items.users.ids)
     matched = second.items.take(rows)
+    if matched.lengths.tolist() != first.items.lengths.tolist():
+        raise different
     if matched.vocabulary.decode(matched.items) != first.items.vocabulary.decode(first.items.items):
         raise different
     return torch.from_numpy(rows)

@@ -138,7 +138,7 @@ class Recommender(Trainable, ABC):
         history = self.encode_histories(histories, unknown=unknown, times=times, features=features)
         with self.serving() as model:
             scores = model.score(history, **options_of(seeds, sampler, guidance))
-            probabilities = torch.cat([_probabilities(list(group)) for group in user_groups(scores)])
+            probabilities = torch.cat([_probabilities(group) for group in user_groups(scores)])
         if not bool(probabilities.isfinite().all()):
             raise ValueError("The probabilities are not numbers: the model's weights hold NaN or infinities.")
         return probabilities
@@ -272,14 +272,15 @@ class Recommender(Trainable, ABC):
             yield in_evaluation_mode(self)
 
 
-def _probabilities(chunks: Sequence[Scores]) -> Tensor:
-    """What is reported of all items for one group of users, ``(b, V)``."""
-    if all(chunk.calibrated is None for chunk in chunks):
-        return torch.cat([chunk.log_probabilities for chunk in chunks], dim=1).exp()
+def _probabilities(group: Iterable[Scores]) -> Tensor:
+    """What is reported of all items for one group of users, ``(b, V)``; only one chunk's draws are held at once."""
     parts = []
-    for chunk in chunks:
-        columns = torch.arange(chunk.log_probabilities.shape[1], device=chunk.log_probabilities.device)
-        parts.append(chunk.reported(columns.expand(len(chunk.log_probabilities), -1))[0])
+    for chunk in group:
+        log_probabilities = chunk.log_probabilities
+        if chunk.calibrated is not None:
+            columns = torch.arange(log_probabilities.shape[1], device=log_probabilities.device)
+            log_probabilities, _ = chunk.calibrated(columns.expand(len(log_probabilities), -1))
+        parts.append(log_probabilities)
     return torch.cat(parts, dim=1).exp()
 
 

@@ -128,8 +128,8 @@ def _likelihoods(model: Calibratable, holdout: Holdout, rows: slice) -> Likeliho
     target = torch.from_numpy(holdout.targets[index]).to(model.device)[:, None]
     memory, latents = model.memory.predict(history), model.next_item_latents(history)
     evidence = Evidence.of(Calibration(), history, memory, model.popularity)
-    every = slice(0, len(model.vocabulary))
-    listed = top_k(head_scores(model.head, latents, memory), min(LISTED, every.stop), excluded=evidence.seen).items
+    seen, k = pad(holdout.histories.take(index), fill=-1).items.to(model.device), min(LISTED, len(model.vocabulary))
+    listed = top_k(head_scores(model.head, latents, memory), k, excluded=seen).items
     shown = listed.clamp(min=0)
     asked = torch.cat([target, shown, evidence.seen.clamp(min=0)], dim=1)
     network = probabilities_of(model.head, latents, asked, TEMPERATURES)
@@ -137,14 +137,14 @@ def _likelihoods(model: Calibratable, holdout: Holdout, rows: slice) -> Likeliho
     found = Likelihoods(
         network[..., 0],
         (network[..., 1 + shown.shape[1] :] * (evidence.seen >= 0)).sum(-1),
-        evidence.remembered(every, target)[:, 0],
+        evidence.remembered(target)[:, 0],
         memory_seen[:, 0],
         evidence.known[:, 0],
         evidence.popular(target)[:, 0],
         popularity_seen[:, 0],
         (evidence.seen == target).any(1),
         network[..., 1 : 1 + shown.shape[1]].mT,
-        evidence.remembered(every, shown).T,
+        evidence.remembered(shown).T,
         evidence.popular(shown).T,
         torch.where(listed < 0, math.nan, (listed == target).double()).T,
     )

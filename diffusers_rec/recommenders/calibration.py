@@ -103,12 +103,19 @@ class Evidence:
             return torch.zeros(len(self.seen), 1, dtype=torch.bool, device=self.seen.device)
         return self.memory.share > 0
 
-    def remembered(self, items: slice, columns: Tensor) -> Tensor:
-        """Q of chosen columns of a chunk of items, float64 ``(b, k)``; 0 where the memory predicts nothing."""
+    def remembered(self, items: Tensor) -> Tensor:
+        """Q of a few items, ``(b, k)`` to float64 ``(b, k)``; 0 where the memory predicts nothing."""
+        if self.memory is None:
+            return torch.zeros(items.shape, dtype=torch.float64, device=items.device)
+        memory, columns = self.memory, items.unbind(1)
+        mass = [(memory.mass * (memory.items == column[:, None])).sum(1) for column in columns]
+        return _normalised(torch.stack(mass, dim=1) if mass else memory.mass[:, :0], memory)
+
+    def remembered_within(self, items: slice, columns: Tensor) -> Tensor:
+        """Q of chosen columns of a chunk of items, float64 ``(b, k)``."""
         if self.memory is None:
             return torch.zeros(columns.shape, dtype=torch.float64, device=columns.device)
-        mass = self.memory.within(items).gather(1, columns).double()
-        return mass / self.memory.share.double().clamp(min=torch.finfo(torch.float64).tiny)
+        return _normalised(self.memory.within(items).gather(1, columns), self.memory)
 
     def popular(self, items: Tensor) -> Tensor:
         """N of items, float64 in their shape."""
@@ -117,32 +124,48 @@ class Evidence:
     def mass_of_seen(self) -> tuple[Tensor, Tensor]:
         """Mass of the items of the history under the memory and under popularity, float64 ``(b, 1)`` each."""
         items, real = self.seen.clamp(min=0), self.seen >= 0
-        remembered = self.remembered(slice(0, len(self.counts)), items) * real
-        return remembered.sum(1, keepdim=True), (self.popular(items) * real).sum(1, keepdim=True)
+        remembered, popular = self.remembered(items) * real, self.popular(items) * real
+        return remembered.sum(1, keepdim=True), popular.sum(1, keepdim=True)
 
 
 @dataclass(frozen=True, eq=False)
-class SoftenedLogits:
-    """The network's part, for b users and S draws.
+class CalibratedUsers:
+    """What the chunks of b users share, computed once.
 
     Attributes:
-        temperature: T.
+        evidence: What is known of the users.
         normaliser: Gives the logarithm of the sum of exp(logits / T) over all items, ``(b, S, 1)``.
-        of_seen: Gives the logits of the items of the history, ``(b, S, E)``.
+        logits_of_seen: Gives the logits of the items of the histories, ``(b, S, E)``.
     """
 
-    temperature: float
+    evidence: Evidence
     normaliser: Callable[[], Tensor]
-    of_seen: Callable[[], Tensor]
+    logits_of_seen: Callable[[], Tensor]
+
+    def network(self, logits: Tensor) -> Tensor:
+        """Probabilities of some items under each draw, float64 ``(b, S, k)`` like their logits."""
+        return (logits.double() / self.evidence.calibration.temperature - self._total).exp()
 
     @cached_property
-    def total(self) -> Tensor:
-        """The normaliser, computed once."""
-        return self.normaliser()
+    def shares(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Shares of network, memory and popularity, float64 ``(b, 1)``."""
+        calibration = self.evidence.calibration
+        memory = calibration.memory * self.evidence.known.double()
+        own = 1 - calibration.popularity
+        return own * (1 - memory), own * memory, torch.full_like(memory, calibration.popularity)
 
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Of some items under each draw, float64 ``(b, S, k)`` like their logits."""
-        return (logits / self.temperature - self.total).double().exp()
+    @cached_property
+    def left(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What network, memory and popularity sum to after the factor of the seen items, float64 ``(b, 1)``."""
+        factor = self.evidence.calibration.seen
+        network = self.network(self.logits_of_seen()).mean(1) * (self.evidence.seen >= 0)
+        parts = network.sum(1, keepdim=True), *self.evidence.mass_of_seen()
+        network, remembered, popular = (1 - (1 - factor) * mass.clamp(max=1) for mass in parts)
+        return network, remembered, popular
+
+    @cached_property
+    def _total(self) -> Tensor:
+        return self.normaliser().double()
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,43 +173,31 @@ class CalibratedScores:
     """Calibrated probabilities of a chunk of items, computed for the columns that are asked for.
 
     Attributes:
-        evidence: What is known of the b users.
-        network: The network's part.
+        users: What the chunks of the b users share.
         items: Range of the chunk's items.
         logits: Logits of each draw, ``(b, S, c)``.
     """
 
-    evidence: Evidence
-    network: SoftenedLogits
+    users: CalibratedUsers
     items: slice
     logits: Tensor
 
+    @torch.no_grad()
     def __call__(self, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities of chosen columns, int64 ``(b, k)``, and standard deviations of the probabilities."""
-        evidence = self.evidence
-        draws = self.network.probabilities(self.logits.gather(2, columns[:, None].expand(-1, self.logits.shape[1], -1)))
-        parts = draws.mean(1), evidence.remembered(self.items, columns), evidence.popular(columns + self.items.start)
+        evidence, shares, left = self.users.evidence, self.users.shares, self.users.left
+        draws = self.users.network(self.logits.gather(2, columns[:, None].expand(-1, self.logits.shape[1], -1)))
+        remembered = evidence.remembered_within(self.items, columns)
+        parts = draws.mean(1), remembered, evidence.popular(columns + self.items.start)
         repeated = among(evidence.seen, self.items).gather(1, columns)
         factor = 1 - (1 - evidence.calibration.seen) * repeated.double()
-        weights, left = self._weights(), self._left()
-        terms = [weight * part / rest for weight, part, rest in zip(weights, parts, left, strict=True)]
-        deviation = draws.std(1, correction=0) * (weights[0] / left[0]) * factor
+        terms = [share * part / rest for share, part, rest in zip(shares, parts, left, strict=True)]
+        deviation = draws.std(1, correction=0) * (shares[0] / left[0]) * factor
         return (factor * torch.stack(terms).sum(0)).log().to(self.logits.dtype), deviation.to(self.logits.dtype)
 
-    def _weights(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Shares of network, memory and popularity, ``(b, 1)``."""
-        calibration = self.evidence.calibration
-        memory = calibration.memory * self.evidence.known.double()
-        own = 1 - calibration.popularity
-        return own * (1 - memory), own * memory, torch.full_like(memory, calibration.popularity)
 
-    def _left(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What each part sums to after the factor of the seen items, ``(b, 1)``."""
-        factor = self.evidence.calibration.seen
-        network = self.network.probabilities(self.network.of_seen()).mean(1)
-        seen = (network * (self.evidence.seen >= 0)).sum(1, keepdim=True)
-        remembered, popular = self.evidence.mass_of_seen()
-        return 1 - (1 - factor) * seen, 1 - (1 - factor) * remembered, 1 - (1 - factor) * popular
+def _normalised(mass: Tensor, memory: MemoryPrediction) -> Tensor:
+    return mass.double() / memory.share.double().clamp(min=torch.finfo(torch.float64).tiny)
 
 
 def distinct(history: History) -> Tensor:

@@ -144,7 +144,8 @@ class DiffRec(Pretrained, Recommender):
         """Count what the parts need to know of the training data: memory, negatives and the items' popularity.
 
         :func:`~diffusers_rec.training.train` calls it; a loop of your own calls it once, before the first loss. What
-        the negatives have counted belongs to the data and is in no checkpoint; the rest is saved with the weights.
+        the negatives have counted belongs to the data and is in no checkpoint; the rest is saved with the weights. An
+        earlier calibration is dropped.
 
         Args:
             sequences: Training sequences; items are matched with the model's by id.
@@ -154,6 +155,7 @@ class DiffRec(Pretrained, Recommender):
             ValueError: the sequences have items that the model does not know.
         """
         sequences = sequences.reindexed(self.vocabulary)
+        self.calibration = None
         self.negatives.fit(TrainingBatches(sequences, examples=examples).target_counts())
         self.memory.fit(sequences)
         return super().prepare(sequences, examples=examples)

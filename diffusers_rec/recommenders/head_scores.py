@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from diffusers_rec.core.errors import check_int
 from diffusers_rec.items.heads import ItemHead
-from diffusers_rec.recommenders.calibration import CalibratedScores, Evidence, SoftenedLogits
+from diffusers_rec.recommenders.calibration import CalibratedScores, CalibratedUsers, Evidence
 from diffusers_rec.recommenders.memory import MemoryPrediction
 from diffusers_rec.recommenders.ranking import Scores
 
@@ -50,21 +50,20 @@ def head_scores(
         known = None if evidence is None else evidence.take(group)
         chunks, logits = _logits(head, latents[group], chunk_scores)
         normaliser = None if len(chunks) == 1 else _normaliser(chunks, logits)
-        network = None if known is None else _softened(known, head, latents[group], chunk_scores)
+        shared = None if known is None else _calibrated(known, head, latents[group], chunk_scores)
         for items in chunks:
             scored, calibrated = logits(items), None
-            if known is not None and network is not None:
+            if shared is not None:
                 kept = scored.clone() if len(chunks) > 1 else scored  # the scores of several chunks are written to
-                calibrated = CalibratedScores(known, network, items, kept)
+                calibrated = CalibratedScores(shared, items, kept)
             yield _scores(group, items, scored, normaliser, own, calibrated)
 
 
-def _softened(evidence: Evidence, head: ItemHead, latents: Tensor, chunk_scores: int) -> SoftenedLogits:
-    """The network's part of calibrated probabilities."""
-    temperature = evidence.calibration.temperature
-    return SoftenedLogits(
-        temperature,
-        lambda: _normaliser(*_logits(head, latents, chunk_scores), temperature),
+def _calibrated(evidence: Evidence, head: ItemHead, latents: Tensor, chunk_scores: int) -> CalibratedUsers:
+    """What calibrated probabilities of some users need beside the logits of a chunk."""
+    return CalibratedUsers(
+        evidence,
+        lambda: _normaliser(*_logits(head, latents, chunk_scores), evidence.calibration.temperature),
         lambda: logits_of(head, latents, evidence.seen.clamp(min=0)),
     )
 

@@ -118,16 +118,14 @@ def train(
     with run_folder(directory, writes=processes.is_main) as folder:
         store: RunStore = MemoryStore()
         if folder is not None and isinstance(model, Pretrained):
-            settings = [model.config(), config.config(), optimizer_settings(built, model), metric_name(metric)]
+            composed = {**model.config(), "calibration": None}  # it does not change the training
+            settings = [composed, config.config(), optimizer_settings(built, model), metric_name(metric)]
             name = fingerprint([*settings, digests(model.given())], sequences, holdout, processes.count)
             store = FolderStore(folder, name, writes=processes.is_main)
         model.prepare(sequences, examples=config.examples)
         learner = Learner(model.to(processes.device), built, config, processes)
         loop = _Loop(learner, training_batches(model, sequences, config), validate, store, listed)
         loop.run(progress)
-        if holdout is not None and config.calibrate:
-            model.calibrate(holdout)
-            store.save_calibrated(model)
     state = loop.progress
     if validate is not None and processes.is_main:
         validate.warn_of_zeros(state.best_score)
@@ -165,6 +163,10 @@ class _Loop:
         self.processes.wait()
         self.learner.model.load_state_dict(self.store.best_weights())
         self.learner.model.eval()
+        if self.validate is not None and self.config.calibrate:
+            self.learner.model.calibrate(self.validate.holdout)
+            self.store.save_calibrated(self.learner.model)
+            self.processes.wait()
         self.callbacks.on_end(self.view)
 
     @property

@@ -21,7 +21,7 @@ def test_evaluate_reports_what_the_library_reports(kind, split, logs, models):
     answer = as_json("evaluate", models / kind, logs / f"log.{kind}", "--split", split)
     model = DiffRec.from_pretrained(models / kind)
     assert answer["split"] == split
-    assert answer["model"] == asdict(evaluate(model, holdout))
+    assert answer["model"] == asdict(evaluate(model, holdout, probabilities=True))
     assert answer["network_alone"] == asdict(evaluate(model, holdout, memory=False))
     assert answer["memory_alone"] == asdict(evaluate_memory(model.memory, holdout))
     assert answer["network_alone"] != answer["model"] != answer["memory_alone"]
@@ -39,7 +39,9 @@ def test_evaluate_reports_what_the_library_reports(kind, split, logs, models):
         "--steps",
         20,
     )
-    assert other["model"] == asdict(evaluate(model, holdout, seeds=1, sampler=DDPMSampler(num_steps=20)))
+    assert other["model"] == asdict(
+        evaluate(model, holdout, seeds=1, sampler=DDPMSampler(num_steps=20), probabilities=True)
+    )
 
 
 @pytest.mark.parametrize(
@@ -60,7 +62,7 @@ def test_a_sampler_takes_its_settings(options, sampler, logs, models):
     assert expected != model.recommend([["item-001"]])[0]
     holdout = read_interactions(logs / "log.csv").sequences().leave_one_out().test
     found = as_json("evaluate", models / "csv", logs / "log.csv", *options)
-    assert found["model"] == asdict(evaluate(model, holdout, sampler=sampler))
+    assert found["model"] == asdict(evaluate(model, holdout, sampler=sampler, probabilities=True))
 
 
 def test_models_are_averaged_with_others(logs, models, tmp_path):
@@ -72,7 +74,7 @@ def test_models_are_averaged_with_others(logs, models, tmp_path):
     holdout = read_interactions(logs / "log.csv").sequences().leave_one_out().test
     found = as_json("evaluate", models / "csv", logs / "log.csv", "--with", tmp_path)
     ensemble = Ensemble.from_pretrained(folders)
-    assert found["model"] == asdict(evaluate(ensemble, holdout))
+    assert found["model"] == asdict(evaluate(ensemble, holdout, probabilities=True))
     assert found["network_alone"] == asdict(evaluate(ensemble, holdout, memory=False))
     assert "memory_alone" not in found  # an ensemble has no memory of its own
     assert "ensemble of 2 models" in good("evaluate", models / "csv", logs / "log.csv", "--with", tmp_path)

@@ -55,7 +55,7 @@ def test_a_split_is_the_librarys_in_both_commands(kind, folder, tmp_path):
     assert trained["validation"] == pytest.approx(report.metrics())
     for name, holdout in (("test", split.test), ("validation", split.validation)):
         answer = as_json("evaluate", tmp_path, data, *options, "--split", name)
-        assert answer["model"] == asdict(evaluate(model, holdout))
+        assert answer["model"] == asdict(evaluate(model, holdout, probabilities=True))
         assert answer["popularity"] == asdict(evaluate_popularity(holdout.histories, holdout))
     _, _, progress = diffrec("train", data, "--out", tmp_path, *SMALL, *options)
     (following,) = re.findall("Next: diffrec (.*)", progress)
