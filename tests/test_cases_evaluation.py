@@ -68,7 +68,7 @@ def test_a_validation_that_cannot_choose_is_reported_with_what_to_use_instead():
     assert (result.best_epoch, result.best_score) == (1, 0)
     repeats, zeros = (str(warning.message) for warning in told)
     assert "80 of 80 validation targets are in their own histories" in repeats
-    assert "TrainingConfig(exclude_seen=False), in the shell --include-seen" in repeats
+    assert "TrainingConfig(exclude_seen=False), on the command line --include-seen" in repeats
     assert "ndcg@10 was 0 in every validation" in zeros
     assert {warning.filename for warning in told} == {__file__}
 

@@ -101,7 +101,7 @@ def test_training_fills_it_a_folder_keeps_it_and_everything_that_ranks_uses_it(n
     split = SyntheticWorld(40, num_groups=4).sample(60, min_length=4, max_length=9).sequences().leave_one_out()
     vocabulary = split.train.vocabulary
     model = DiffRec(vocabulary, dim=8, memory=name, denoiser="conditional-mlp", seeds=2)
-    train(model, split.train, split.validation, TrainingConfig(epochs=1), directory=tmp_path)
+    train(model, split.train, split.validation, TrainingConfig(epochs=1, calibrate=False), directory=tmp_path)
     read = DiffRec.from_pretrained(tmp_path)
     history = vocabulary.decode(split.test.histories[0])
     mixed = model.predict_proba([history])

@@ -592,7 +592,7 @@ def test_bad_requests_are_refused(arguments, error, message):
         ({"head": TiedHead(TableEmbedding(V, D))}, "the head holds another embedding"),
         ({"max_length": 1}, "max_length must be an integer >= 2, got 1"),
         ({"max_length": 3, "noising": {"name": "last-k", "k": 3, "ahead": True}}, "max_length=3 leaves no room"),
-        ({"negatives": "in-batch", "noising": "whole"}, "in-batch negatives are corrected by the data"),
+        ({"negatives": "in-batch", "noising": "whole"}, "whose counts correct in-batch negatives"),
         ({"sampler": DDPMSampler(num_steps=N + 1)}, "num_steps=13, but the schedule has num_timesteps=12"),
         ({"sampler": {"name": "ddim", "num_steps": 50}}, "sampler takes num_steps=50"),
         ({"items": []}, "at least one id"),

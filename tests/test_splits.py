@@ -110,9 +110,15 @@ SPLITS = {
     "all": (log_of_days(9), "50%", "100%", "test must be a time of the log"),
     "a list": (log_of_days(9), [1], 2, r"validation must be a time of the log, .* got \[1\]"),
     "backwards": (log_of_days(9), "2024-01-12", "2024-01-08", "validation must start before the test"),
-    "too early": (log_of_days(9), "2023-01-01", "2024-01-08", "the training sequences have no items"),
-    "too late": (log_of_days(9), "2024-01-08", "2025-01-01", "there is no test"),
-    "another unit": (log_of_days(9), 1704700000, 1704800000, "the training sequences have no items"),
+    "too early": (log_of_days(9), "2023-01-01", "2024-01-08", "2023-01-01.* outside the times of the log"),
+    "too late": (log_of_days(9), "2024-01-08", "2025-01-01", "2025-01-01.* outside the times of the log"),
+    "seconds": (log_of_days(9), 1704700000, 1704800000, "1704700000, outside .* a date is in nanoseconds"),
+    "a date for a log of seconds": (
+        log_of([(0, 0, 1704700000), (0, 1, 1704800000), (1, 1, 1704900000)]).sequences(times=True),
+        "2024-01-08",
+        "2024-01-09",
+        "Use the unit of the log",
+    ),
 }
 
 

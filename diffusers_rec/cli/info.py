@@ -81,4 +81,4 @@ def _format_fact(value: Any) -> str:
     if not isinstance(value, dict):
         return f"{value:,}" if isinstance(value, int) else str(value)
     settings = ", ".join(f"{name}={setting}" for name, setting in value.items() if name != "name")
-    return f"{value['name']}({settings})"
+    return f"{value['name']}({settings})" if "name" in value else settings

@@ -75,18 +75,24 @@ def time_point(name: str, point: TimePoint, times: TimeArray) -> np.int64 | np.f
         times: The times, ``(n,)``.
 
     Raises:
-        ValueError: Neither a time nor a share below 100 %.
+        ValueError: Neither a time of the log nor a share below 100 %.
     """
     share = _SHARE.fullmatch(point) if isinstance(point, str) else None
     try:
-        if share is None:
-            return as_times(np.array([point]))[0]
-        return np.sort(times)[int(len(times) * float(share[1]) / 100)]
+        if share is not None:
+            return np.sort(times)[int(len(times) * float(share[1]) / 100)]
+        found = as_times(np.array([point]))[0]
     except (TypeError, ValueError, IndexError):
         raise ValueError(
             f"{name} must be a time of the log, a date, or a share of the interactions from '0%' to below '100%', got "
             f"{shown(point)}. Times of the log lie in {times.min()}..{times.max()}."
         ) from None
+    if not times.min() <= found <= times.max():
+        raise ValueError(
+            f"{name}: {shown(point)} is {found}, outside the times of the log, {times.min()}..{times.max()}. Use the "
+            "unit of the log: a date is in nanoseconds since 1970, as in logs whose times are dates."
+        )
+    return found
 
 
 def _from_objects(values: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -26,6 +26,7 @@ def test_info_describes_components_and_models_and_data(logs, models):
     assert facts.pop("items") == len(model.vocabulary)
     assert facts.pop("parameters") == sum(parameter.numel() for parameter in model.parameters())
     assert facts == model.config()
+    assert "temperature=" in good("info", models / "csv")
     assert as_json("info", logs / "log.csv") == asdict(read_interactions(logs / "log.csv").statistics())
 
 

@@ -123,7 +123,7 @@ def test_a_control_is_that_of_the_model_which_the_options_describe(logs, tmp_pat
     assert "best, noise-free control: " in progress
     assert "denoiser=noiseless(conditional-mlp), " in " ".join(progress.split())
     model, without_noise = (DiffRec.from_pretrained(tmp_path / name) for name in ("model", "control"))
-    without_noise.calibration = None  # fitted to each
+    model.calibration = without_noise.calibration = None  # fitted to each
     assert without_noise.config() == control(model).config()
     assert without_noise.config() != control(best(model.vocabulary)).config()
 

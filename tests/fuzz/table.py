@@ -96,6 +96,7 @@ EXEMPT = {
     "Recommendations": _RECORD,
     "PairedDifference": _RECORD,
     "Report": _RECORD,
+    "ProbabilityReport": _RECORD,
     "UserRanks": _RECORD,
     "TrainingResult": _RECORD,
     "TrainingRun": _RECORD,
