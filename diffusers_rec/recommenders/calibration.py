@@ -11,7 +11,7 @@ own, of network, memory and popularity:
 with the logits :math:`\ell_s` of S noise draws, the memory's prediction q, and how often each item occurs in training,
 :math:`n_v`. The tilde multiplies the items of the history by a factor :math:`\rho` and normalises again: few logs have
 an item twice in a sequence, but a network expects it. The four numbers are fitted on validation
-(:mod:`diffusers_rec.recommenders.calibrating`). The ranking keeps its own mixture.
+by :meth:`DiffRec.calibrate <diffusers_rec.DiffRec.calibrate>`. The ranking keeps its own mixture.
 """
 
 from __future__ import annotations

@@ -43,6 +43,7 @@ class Scores:
 
     Raises:
         ValueError: log-probabilities of another shape than users and items.
+        TypeError: log-probabilities that are not floating point.
     """
 
     users: slice
@@ -54,6 +55,11 @@ class Scores:
     made_by: ClassVar[str] = "Scores.of_logits(logits)"
 
     def __post_init__(self) -> None:
+        if not self.log_probabilities.is_floating_point():
+            raise TypeError(
+                f"Scores: log_probabilities must be floating point, got {self.log_probabilities.dtype}. Convert them or "
+                "use Scores.of_logits(logits)."
+            )
         shape = self.users.stop - self.users.start, self.items.stop - self.items.start
         if tuple(self.log_probabilities.shape) != shape:
             raise ValueError(
