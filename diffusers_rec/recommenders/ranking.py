@@ -57,8 +57,8 @@ class Scores:
     def __post_init__(self) -> None:
         if not self.log_probabilities.is_floating_point():
             raise TypeError(
-                f"Scores: log_probabilities must be floating point, got {self.log_probabilities.dtype}. Convert them or "
-                "use Scores.of_logits(logits)."
+                f"Scores: log_probabilities must be floating point, got {self.log_probabilities.dtype}. Convert them "
+                "or use Scores.of_logits(logits)."
             )
         shape = self.users.stop - self.users.start, self.items.stop - self.items.start
         if tuple(self.log_probabilities.shape) != shape:
