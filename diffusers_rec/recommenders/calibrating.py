@@ -104,14 +104,15 @@ class Likelihoods(NamedTuple):
 
 
 def fitted(model: Calibratable, holdout: Holdout, users: int | None, seed: int) -> Calibration:
-    """The calibration under which the targets are likeliest; see :meth:`DiffRec.calibrate <diffusers_rec.DiffRec>`."""
+    """The calibration of a model on held-out items; see :meth:`DiffRec.calibrate <diffusers_rec.DiffRec.calibrate>`."""
     holdout = holdout.reindexed(model.vocabulary)
     if not len(holdout):
         raise ValueError("calibrate: expected one validation target at least, got none.")
     number = _number_of_users(model) if users is None else check_int("users", users, minimum=1)
     holdout = holdout.sample(number, check_int("seed", seed, minimum=0))
-    starts = range(0, len(holdout), _USERS_AT_ONCE)
-    parts = [_likelihoods(model, holdout, slice(start, start + _USERS_AT_ONCE)) for start in starts]
+    rows = range(len(holdout))
+    groups = [rows[start : start + _USERS_AT_ONCE] for start in rows[::_USERS_AT_ONCE]]
+    parts = [_likelihoods(model, holdout.take(group)) for group in groups]
     return best_calibration(Likelihoods(*(torch.cat(part, dim=-1) for part in zip(*parts, strict=True))))
 
 
@@ -121,14 +122,13 @@ def _number_of_users(model: Calibratable) -> int:
     return min(most, max(fewest, SCORES // (draws * len(model.vocabulary))))
 
 
-def _likelihoods(model: Calibratable, holdout: Holdout, rows: slice) -> Likelihoods:
-    """Those of some users."""
-    index = torch.arange(len(holdout))[rows].numpy()
-    history = pad(holdout.histories.take(index), model.history_length).to(model.device)
-    target = torch.from_numpy(holdout.targets[index]).to(model.device)[:, None]
+def _likelihoods(model: Calibratable, holdout: Holdout) -> Likelihoods:
+    """Those of a few users."""
+    history = pad(holdout.histories, model.history_length).to(model.device)
+    target = torch.from_numpy(holdout.targets).to(model.device)[:, None]
     memory, latents = model.memory.predict(history), model.next_item_latents(history)
     evidence = Evidence.of(Calibration(), history, memory, model.popularity)
-    seen, k = pad(holdout.histories.take(index), fill=-1).items.to(model.device), min(LISTED, len(model.vocabulary))
+    seen, k = pad(holdout.histories, fill=-1).items.to(model.device), min(LISTED, len(model.vocabulary))
     listed = top_k(head_scores(model.head, latents, memory), k, excluded=seen).items
     shown = listed.clamp(min=0)
     asked = torch.cat([target, shown, evidence.seen.clamp(min=0)], dim=1)

@@ -104,7 +104,7 @@ class Evidence:
         return self.memory.share > 0
 
     def remembered(self, items: Tensor) -> Tensor:
-        """Q of a few items, ``(b, k)`` to float64 ``(b, k)``; 0 where the memory predicts nothing."""
+        """Prediction q for a few items, ``(b, k)`` to float64 ``(b, k)``; 0 where the memory predicts nothing."""
         if self.memory is None:
             return torch.zeros(items.shape, dtype=torch.float64, device=items.device)
         memory, columns = self.memory, items.unbind(1)
@@ -112,14 +112,18 @@ class Evidence:
         return _normalised(torch.stack(mass, dim=1) if mass else memory.mass[:, :0], memory)
 
     def remembered_within(self, items: slice, columns: Tensor) -> Tensor:
-        """Q of chosen columns of a chunk of items, float64 ``(b, k)``."""
+        """Prediction q for chosen columns of a chunk of items, float64 ``(b, k)``."""
         if self.memory is None:
             return torch.zeros(columns.shape, dtype=torch.float64, device=columns.device)
         return _normalised(self.memory.within(items).gather(1, columns), self.memory)
 
     def popular(self, items: Tensor) -> Tensor:
-        """N of items, float64 in their shape."""
-        return log_popularity(self.counts, items).exp()
+        """Popularity n of items, float64 in their shape."""
+        return (self.counts[items] + 1).double() / self._actions
+
+    @cached_property
+    def _actions(self) -> int:
+        return int(self.counts.sum()) + len(self.counts)
 
     def mass_of_seen(self) -> tuple[Tensor, Tensor]:
         """Mass of the items of the history under the memory and under popularity, float64 ``(b, 1)`` each."""
