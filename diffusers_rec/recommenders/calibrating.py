@@ -156,8 +156,15 @@ def best_calibration(likelihoods: Likelihoods) -> Calibration:
     found = []
     for row, temperature in enumerate(TEMPERATURES):
         _, factor, shares = max(_shares(likelihoods, row, factor) for factor in FACTORS)
-        _, listed = _parts(likelihoods, row, factor)
-        found.append((list_score(shares, listed, likelihoods.taken), temperature, factor, shares))
+        listed = (likelihoods.network_listed[row], likelihoods.memory_listed, likelihoods.popularity_listed)
+        found.append(
+            (
+                list_score(shares, _parts(likelihoods, row, factor, *listed), likelihoods.taken),
+                temperature,
+                factor,
+                shares,
+            )
+        )
     _, temperature, factor, (own, remembered, popular) = max(found)
     memory = remembered / (own + remembered) if own + remembered else 0.0
     popularity = min(max(popular, SMALLEST_POPULARITY), LARGEST_SHARE)
@@ -166,30 +173,20 @@ def best_calibration(likelihoods: Likelihoods) -> Calibration:
 
 def _shares(likelihoods: Likelihoods, row: int, factor: float) -> tuple[float, float, list[float]]:
     """Log-likelihood of the targets under the likeliest shares, the factor, and the shares."""
-    targets, _ = _parts(likelihoods, row, factor)
-    shares, log_likelihood = mixture_weights(targets, bool(likelihoods.known.any()))
+    targets = _parts(likelihoods, row, factor, likelihoods.network[row], likelihoods.memory, likelihoods.popularity)
+    own = 1 - (1 - factor) * likelihoods.repeated.double()
+    shares, log_likelihood = mixture_weights(own * targets, bool(likelihoods.known.any()))
     return log_likelihood, factor, shares
 
 
-def _parts(found: Likelihoods, row: int, factor: float) -> tuple[Tensor, Tensor]:
-    """Probabilities under network, memory and popularity, with the factor of seen items: of the targets, ``(3, U)``,
-    and of the listed items, ``(3, K, U)``.
+def _parts(found: Likelihoods, row: int, factor: float, network: Tensor, memory: Tensor, popularity: Tensor) -> Tensor:
+    """Probabilities under the three, ``(..., U)`` each, divided by what is left after the factor of seen items.
 
-    Where the memory predicts nothing, its share falls to the network.
+    Where the memory predicts nothing, its share falls to the network. The result is ``(3, ..., U)``.
     """
-    network, memory, popularity = (
-        1 - (1 - factor) * seen for seen in (found.network_seen[row], found.memory_seen, found.popularity_seen)
-    )
-
-    def parts(alone: Tensor, remembered: Tensor, popular: Tensor) -> Tensor:
-        alone = alone / network
-        return torch.stack([alone, torch.where(found.known, remembered / memory, alone), popular / popularity])
-
-    own = 1 - (1 - factor) * found.repeated.double()
-    return (
-        own * parts(found.network[row], found.memory, found.popularity),
-        parts(found.network_listed[row], found.memory_listed, found.popularity_listed),
-    )
+    alone = network / (1 - (1 - factor) * found.network_seen[row])
+    remembered = torch.where(found.known, memory / (1 - (1 - factor) * found.memory_seen), alone)
+    return torch.stack([alone, remembered, popularity / (1 - (1 - factor) * found.popularity_seen)])
 
 
 def list_score(shares: list[float], parts: Tensor, taken: Tensor) -> float:
