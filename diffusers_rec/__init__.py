@@ -20,6 +20,7 @@ from diffusers_rec.denoisers import (
     CausalTransformerDenoiser,
     ConditionalMLPDenoiser,
     Denoiser,
+    JointDenoiser,
     TransformerDenoiser,
 )
 from diffusers_rec.guidance import ClassifierFreeGuide, Guide, NoiselessDenoiser, PosteriorDenoiser
@@ -40,6 +41,7 @@ from diffusers_rec.objectives import (
     ContrastiveTerm,
     CosineTerm,
     CrossEntropyTerm,
+    ItemsObjective,
     LossTerm,
     LossTerms,
     Objective,
@@ -49,7 +51,8 @@ from diffusers_rec.objectives import (
     TrainingStep,
     WeightedObjective,
 )
-from diffusers_rec.processes.noising import LastK, NoisingStrategy, Queries, TargetOnly, WholeSequence
+from diffusers_rec.processes.mask import MaskProcess, MixedProcess
+from diffusers_rec.processes.noising import Gaps, LastK, NoisingStrategy, Queries, TargetOnly, WholeSequence
 from diffusers_rec.processes.process import Corrupted, GaussianProcess, Process
 from diffusers_rec.processes.schedules import (
     CosineSchedule,
@@ -112,6 +115,7 @@ __all__ = [
     "EulerSampler",
     "ExponentialSchedule",
     "FeatureEmbedding",
+    "Gaps",
     "GaussianProcess",
     "GeometricSchedule",
     "Guide",
@@ -124,6 +128,8 @@ __all__ = [
     "Interactions",
     "ItemEmbedding",
     "ItemHead",
+    "ItemsObjective",
+    "JointDenoiser",
     "LastItemSource",
     "LastK",
     "LinearHead",
@@ -131,7 +137,9 @@ __all__ = [
     "Loss",
     "LossTerm",
     "LossTerms",
+    "MaskProcess",
     "Memory",
+    "MixedProcess",
     "Negatives",
     "NoMemory",
     "NoiseSchedule",

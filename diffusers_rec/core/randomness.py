@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from threading import RLock
@@ -77,17 +77,36 @@ def randn(shape: Sequence[int], generator: Generators | None, *, device: torch.d
     With a list of Q generators, only generator q produces draw q, which all B histories share (Algorithm 3 fixes the
     seed again for each user). The result for a history then depends neither on its batch nor on the other draws.
     """
-    if generator is None:
-        raise TypeError("Noise is drawn from a generator, got None. Give torch.Generator().manual_seed(0).")
     if isinstance(generator, Generator):
         return torch.randn(*shape, generator=generator, device=generator.device, dtype=dtype).to(device)
+    # The bits of torch.randn, in two thirds of its time.
+    return _each_draw(shape, generator, lambda draw, own: draw.normal_(generator=own), dtype).to(device)
+
+
+def uniform(shape: Sequence[int], generator: Generators | None, *, device: torch.device) -> Tensor:
+    """Numbers in [0, 1) of ``shape`` (B, Q, ...), float64; for a list of Q generators as :func:`randn`."""
+    dtype = torch.float64
+    if isinstance(generator, Generator):
+        return torch.rand(*shape, generator=generator, device=generator.device, dtype=dtype).to(device)
+    return _each_draw(shape, generator, lambda draw, own: draw.uniform_(generator=own), dtype).to(device)
+
+
+def _each_draw(
+    shape: Sequence[int],
+    generators: Sequence[Generator] | None,
+    fill: Callable[[Tensor, Generator], object],
+    dtype: torch.dtype,
+) -> Tensor:
+    """Random numbers of ``shape`` (B, Q, ...): draw q is filled from generator q and shared by all B."""
+    if generators is None:
+        raise TypeError("Noise is drawn from a generator, got None. Give torch.Generator().manual_seed(0).")
     batch, num_draws, *rest = shape
-    if len(generator) != num_draws:
-        raise ValueError(f"Expected one generator for each of the {num_draws} noise draws, got {len(generator)}.")
-    draws = torch.empty(len(generator), *rest, device=generator[0].device, dtype=dtype)
-    for draw, own in zip(draws.unbind(), generator, strict=True):
-        draw.normal_(generator=own)  # the bits of torch.randn, in two thirds of its time
-    return draws.to(device).expand(batch, num_draws, *rest)
+    if len(generators) != num_draws:
+        raise ValueError(f"Expected one generator for each of the {num_draws} noise draws, got {len(generators)}.")
+    draws = torch.empty(num_draws, *rest, device=generators[0].device, dtype=dtype)
+    for draw, own in zip(draws.unbind(), generators, strict=True):
+        fill(draw, own)
+    return draws.expand(batch, num_draws, *rest)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ The pipeline runs the declared passes together, for M corrupted latents:
 ``final``     step N with new noise, where serving starts
 ``null``      the sampled step with the same noise, without the history
 ``negative``  the sampled step, with the corrupted latent of another item, drawn uniformly
+``next``      step N at every target of the batch, each as the only corrupted position: the next item
 ============  ==================================================================================================
 """
 
@@ -21,13 +22,16 @@ from torch import Tensor
 
 from diffusers_rec.core.entrances import guarded
 from diffusers_rec.core.registry import Component, Config
+from diffusers_rec.items.embeddings import ItemEmbedding
+from diffusers_rec.items.evidence import EvidenceHead, with_evidence
 from diffusers_rec.items.heads import ItemHead
 from diffusers_rec.items.negatives import NegativeSample
 from diffusers_rec.processes.prediction import target_of, x0_from
+from diffusers_rec.processes.process import Process
 from diffusers_rec.processes.schedules import NoiseSchedule
 from diffusers_rec.processes.source import ZeroSource
 
-PASSES = "sampled", "final", "null", "negative"
+PASSES = "sampled", "final", "null", "negative", "next"
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,11 @@ class Pass:
         noise: Noise of the corrupted latents, ``(M, D)``.
         timesteps: Step n of each latent, ``(M,)``.
         output: Output of the denoiser, ``(M, D)``.
-        kind: Kind of the output: ``"x0"``, ``"noise"`` or ``"velocity"``.
+        kind: Kind of the output: ``"x0"``, ``"noise"``, ``"velocity"`` or ``"items"``.
         schedule: Noise schedule.
         centre: Centre of the process, ``(M, D)``, or 0.
+        process: Process that corrupted the latents, for a kind of ``"items"``.
+        embedding: Item embedding, for a kind of ``"items"``.
     """
 
     items: Tensor
@@ -55,6 +61,8 @@ class Pass:
     kind: str
     schedule: NoiseSchedule
     centre: Tensor | float = 0.0
+    process: Process | None = None
+    embedding: ItemEmbedding | None = None
 
     @property
     def levels(self) -> tuple[Tensor, Tensor]:
@@ -63,7 +71,13 @@ class Pass:
 
     @property
     def prediction(self) -> Tensor:
-        """Predicted clean latents, ``(M, D)``."""
+        """Predicted clean latents, ``(M, D)``.
+
+        Raises:
+            ValueError: The denoiser predicts items.
+        """
+        if self.kind == "items":
+            raise ValueError("A prediction of items is a distribution, not a latent. Use Pass.cross_entropy(head).")
         if self.kind == "x0":
             return self.output
         corrupted = self.xn - self.centre
@@ -77,6 +91,20 @@ class Pass:
             return self.x0
         clean, corrupted = self.x0 - self.centre, self.xn - self.centre
         return target_of(self.kind, clean, self.noise, corrupted, self.timesteps, self.schedule)
+
+    def cross_entropy(self, head: ItemHead, negatives: NegativeSample | None = None) -> Tensor:
+        """Mean cross-entropy of the true items under the prediction, a scalar.
+
+        Args:
+            head: Item head.
+            negatives: See :meth:`ItemHead.loss <diffusers_rec.ItemHead.loss>`.
+        """
+        if self.kind != "items" or self.process is None or self.embedding is None:
+            return head.loss(self.prediction, self.items, negatives)
+        joined = with_evidence(self.process, self.output, self.xn, self.timesteps)
+        if joined is None:
+            return head.loss(self.output, self.items, negatives)
+        return EvidenceHead(head, self.embedding).loss(joined, self.items, negatives)
 
 
 @guarded
@@ -153,6 +181,8 @@ class Objective(Component, ABC, kind="objective"):
 
     entrances = ("__call__",)
     passes: tuple[str, ...] = ("sampled",)
+    reads_latents: bool = True
+    """Whether it needs predicted latents, which a denoiser that predicts items does not give."""
 
     @abstractmethod
     def __call__(self, step: TrainingStep) -> LossTerms:
@@ -168,6 +198,11 @@ class Objective(Component, ABC, kind="objective"):
             raise ValueError(
                 f"{type(self).__name__}: passes must be 'sampled' and any of {', '.join(PASSES[1:])}, "
                 f"got {self.passes!r}. Declare them as a tuple, such as ('sampled', 'final')."
+            )
+        if self.reads_latents and model.denoiser.prediction == "items":
+            raise ValueError(
+                f"The parts do not fit: the objective {self.registered_name!r} compares latents, but the denoiser "
+                "predicts items. Use objective='items', or a weighted objective of cross-entropies alone."
             )
         if "null" in self.passes and not isinstance(model.source, ZeroSource):
             raise ValueError(

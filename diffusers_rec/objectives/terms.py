@@ -25,10 +25,12 @@ class LossTerm(Component, ABC, kind="term"):
 
     Attributes:
         passes: Passes that the term needs; see :mod:`diffusers_rec.objectives.base`.
+        reads_latents: Whether the term needs predicted latents, as :attr:`Objective.reads_latents`.
     """
 
     entrances = ("__call__",)
     passes: tuple[str, ...] = ("sampled",)
+    reads_latents: bool = True
 
     def __init__(self, weight: float = 1.0) -> None:
         self.weight = check_float("weight", weight, minimum=0)
@@ -82,17 +84,19 @@ class CrossEntropyTerm(LossTerm, name="cross-entropy"):
 
     Args:
         weight: Weight of the term.
-        at: Pass whose prediction is scored: ``"sampled"`` (the paper), ``"final"``, where one-step serving starts, or
-            ``"null"``.
+        at: Pass whose prediction is scored: ``"sampled"`` (the paper), ``"final"``, where one-step serving starts,
+            ``"null"``, or ``"next"``.
     """
+
+    reads_latents = False
 
     def __init__(self, weight: float = 1.0, *, at: str = "sampled") -> None:
         super().__init__(weight)
-        self.at = check_choice("at", at, PASSES[:3])
+        self.at = check_choice("at", at, [name for name in PASSES if name != "negative"])
         self.passes = tuple(dict.fromkeys(("sampled", self.at)))
 
     def __call__(self, step: TrainingStep) -> Tensor:
-        return step.head.loss(step.at(self.at).prediction, step.items, step.negatives)
+        return step.at(self.at).cross_entropy(step.head, step.negatives)
 
     def without_noise(self) -> Config:
         return {**self.config(), "at": "sampled"}

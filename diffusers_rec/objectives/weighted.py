@@ -30,6 +30,7 @@ class WeightedObjective(Objective, name="weighted"):
         if not self.terms or len(self._named) < len(self.terms):
             raise ValueError(f"WeightedObjective: expected terms of different kinds, got {self.terms}.")
         self.passes = passes_of(self._named)
+        self.reads_latents = any(term.reads_latents for term in self.terms)
 
     def __call__(self, step: TrainingStep) -> LossTerms:
         return add_up(self._named, step)

@@ -11,12 +11,13 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from diffusers_rec.core.deprecation import warn_deprecated
 from diffusers_rec.core.entrances import guarded
 from diffusers_rec.core.errors import check_bool, check_int
+from diffusers_rec.core.randomness import uniform
 from diffusers_rec.core.registry import Component
 from diffusers_rec.data.history import History
 
@@ -31,12 +32,14 @@ class Queries:
         positions: Corrupted positions, ``visible``, ``visible + 1``, ..., ``(B, Q, K)``; undefined where padded.
         count: Number of the K positions that are real, ``(B, Q)``; the rest is padding. 0 where there is no query.
         answer: Index, among the K positions, of the one that predicts the next item, ``(B, Q)``.
+        known: Which of the K positions hold their item, clean, ``(B, Q, K)``; none if None. The others are gaps.
     """
 
     visible: Tensor
     positions: Tensor
     count: Tensor
     answer: Tensor
+    known: Tensor | None = None
 
     @classmethod
     def next_item(cls, lengths: Tensor) -> Queries:
@@ -47,6 +50,18 @@ class Queries:
     def mask(self) -> Tensor:
         """Mask of the real corrupted positions, ``(B, Q, K)``."""
         return torch.arange(self.positions.shape[-1], device=self.count.device) < self.count[..., None]
+
+    @property
+    def gaps(self) -> Tensor:
+        """Mask of the real positions whose item is not known, ``(B, Q, K)``."""
+        return self.mask if self.known is None else self.mask & ~self.known
+
+    def steps(self, timesteps: Tensor) -> Tensor:
+        """The steps of the positions: 0 where an item is known, else as they are."""
+        if self.known is None:
+            return timesteps
+        steps = timesteps[..., None] if timesteps.ndim < self.known.ndim else timesteps
+        return steps.expand_as(self.known).masked_fill(self.known, 0)
 
     @property
     def keys(self) -> Tensor:
@@ -81,6 +96,7 @@ class Queries:
             self.positions.repeat(1, times, 1),
             self.count.repeat(1, times),
             self.answer.repeat(1, times),
+            None if self.known is None else self.known.repeat(1, times, 1),
         )
 
 
@@ -113,6 +129,16 @@ class NoisingStrategy(Component, ABC, kind="noising"):
             targets: Target positions, ``(B, Q)``; -1 where there is no query.
             width: Number of noised positions K, at least that of the longest query.
         """
+
+    def training(self, targets: Tensor, width: int, generator: Generator) -> Queries:
+        """Queries of a training batch; by default those of :meth:`queries`, and nothing is drawn.
+
+        Args:
+            targets: See :meth:`queries`.
+            width: See :meth:`queries`.
+            generator: Generator for a strategy that draws its queries.
+        """
+        return self.queries(targets, width)
 
     def questions(self, targets: Tensor, width: int) -> Queries:
         """Deprecated name of :meth:`queries`."""
@@ -179,6 +205,59 @@ class LastK(NoisingStrategy, name="last-k"):
         last = lengths[:, None] + self.k - 1
         joint = self.queries(last, width)
         return Queries(joint.visible, joint.positions, joint.count, torch.zeros_like(joint.answer))
+
+
+class Gaps(NoisingStrategy, name="gaps"):
+    """Gaps among known items: any number of the k positions up to the target are corrupted, the others are clean.
+
+    In training, each row of a batch gives some queries that end at targets drawn from its own. The number of gaps of a
+    query is uniform in 1..k, and which positions they are is random; k gaps are k next items. Averaged over the
+    positions, the cross-entropy is then that of all orders in which the k items can be filled in (Hoogeboom et al. 2022,
+    *ARDM*). A query sees one item of the history at least, so that it is shorter at the beginning of a row.
+
+    When serving, a query asks for the next item alone, ``recommend``, or has the gaps of a call, ``complete`` and
+    ``slate``.
+
+    Args:
+        k: Largest number of positions of a query.
+        per_row: Largest number of queries that a row of a training batch gives.
+        independent_steps: See :class:`NoisingStrategy`.
+    """
+
+    def __init__(self, k: int = 5, *, per_row: int = 12, independent_steps: bool = False) -> None:
+        super().__init__(independent_steps=independent_steps)
+        self.k = check_int("k", k, minimum=1)
+        self.per_row = check_int("per_row", per_row, minimum=1)
+
+    def max_noised(self, max_length: int) -> int:
+        return min(self.k, check_int("max_length", max_length, minimum=1))
+
+    def queries(self, targets: Tensor, width: int) -> Queries:
+        return _last(targets, self.k, width)
+
+    def serving(self, lengths: Tensor, width: int) -> Queries:
+        return Queries.next_item(lengths)
+
+    def training(self, targets: Tensor, width: int, generator: Generator) -> Queries:
+        device, shape = targets.device, (len(targets), min(self.per_row, targets.shape[1]))
+        number = uniform(shape, generator, device=device)
+        found = (targets >= 0).sum(1, keepdim=True)
+        # The targets of a row may be anywhere in it: sorted, they are its last ones.
+        place = targets.shape[1] - found + (number * found).long()
+        chosen = targets.sort(1).values.gather(1, place.clamp(max=targets.shape[1] - 1))
+        queries = self.queries(chosen, width)
+        skipped = ((queries.visible == 0) & (queries.count > 1)).long()
+        count = queries.count - skipped
+        queries = replace(
+            queries,
+            visible=queries.visible + skipped,
+            positions=queries.positions + skipped[..., None],
+            count=count,
+            answer=(count - 1).clamp(min=0),
+        )
+        gaps = 1 + (uniform(shape, generator, device=device) * count).long()
+        order = uniform(queries.positions.shape, generator, device=device).masked_fill(~queries.mask, 2.0)
+        return replace(queries, known=(order.argsort(-1).argsort(-1) >= gaps[..., None]) & queries.mask)
 
 
 class WholeSequence(NoisingStrategy, name="whole"):

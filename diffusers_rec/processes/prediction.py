@@ -1,4 +1,8 @@
-"""Conversion between predictions of the clean latent, the noise and the velocity."""
+"""Conversion between predictions of the clean latent, the noise and the velocity.
+
+A prediction of ``"items"`` is none of these: the head turns it into the log-probabilities of the items given everything but
+the position's own latent; see :mod:`diffusers_rec.items.evidence`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from torch import Tensor
 
 from diffusers_rec.processes.schedules import NoiseSchedule
 
-PREDICTIONS = "x0", "noise", "velocity"
+PREDICTIONS = "x0", "noise", "velocity", "items"
 """Quantities that a denoiser can predict."""
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -42,7 +42,9 @@ class Process(Component, ABC, kind="process"):
     """
 
     requires = frozenset({"schedule"})
-    entrances = "start", "corrupt", "step"
+    entrances = "start", "corrupt", "step", "seen_steps", "evidence"
+    draws_items: ClassVar[bool] = False
+    """Whether a reverse step of an item prediction takes the latent of a drawn item, instead of the mean."""
 
     def __init__(self, schedule: NoiseSchedule) -> None:
         self.schedule = schedule
@@ -102,6 +104,30 @@ class Process(Component, ABC, kind="process"):
         Returns:
             Latents at step m, like ``xn``. The arguments are not changed.
         """
+
+    def seen_steps(self, xn: Tensor, timesteps: Tensor) -> Tensor:
+        """Steps that the denoiser is told; by default, the steps of the process.
+
+        Args:
+            xn: Latents at step n, ``(B, Q, K, D)``.
+            timesteps: Step n of each query, ``(B, Q)``, or of each position, ``(B, Q, K)``.
+
+        Returns:
+            Integers like ``timesteps``, or ``(B, Q, K)``; 0 where the latent is clean.
+        """
+        return timesteps
+
+    def evidence(self, xn: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor] | None:
+        r"""What a corrupted latent says about its own item: :math:`\log p(x_n \mid x_0) = l \cdot x_0 - q\,\|x_0\|^2`.
+
+        Args:
+            xn: Latents at step n, ``(..., D)``.
+            timesteps: Steps n, integers whose axes are the leading axes of ``xn``.
+
+        Returns:
+            Up to a constant, l like ``xn`` and q ``(..., 1)``; None if a corrupted latent says nothing about its item.
+        """
+        return None
 
 
 class GaussianProcess(Process, name="gaussian"):
@@ -180,6 +206,12 @@ class GaussianProcess(Process, name="gaussian"):
         clean, noised, deviation = (factor.to(xn.dtype) for factor in factors)
         xm = (x0 * clean).addcmul_(xn, noised)
         return xm.addcmul_(_noise(xn, generator), deviation) if eta else xm
+
+    def evidence(self, xn: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Logarithm of :math:`\mathcal N(x_n; a_n x_0, s_n^2)`; nothing at n = 0, where the item is known."""
+        signal, sigma = self.schedule.levels(xn, timesteps)
+        precision = torch.where(sigma > 0, sigma, torch.inf).square().reciprocal()
+        return signal * precision * xn, 0.5 * signal.square() * precision
 
 
 def _factors(now: algebra.Level, then: algebra.Level, eta: float, variance: str) -> tuple[Any, Any, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy.typing as npt
@@ -29,7 +30,7 @@ from diffusers_rec.items.embeddings import ItemEmbedding
 from diffusers_rec.items.heads import ItemHead
 from diffusers_rec.items.negatives import Negatives
 from diffusers_rec.objectives import LossTerms, Objective, TrainingStep
-from diffusers_rec.processes.noising import NoisingStrategy
+from diffusers_rec.processes.noising import NoisingStrategy, TargetOnly
 from diffusers_rec.processes.process import Process
 from diffusers_rec.processes.schedules import NoiseSchedule
 from diffusers_rec.processes.source import Source
@@ -216,15 +217,22 @@ class DiffRec(Pretrained, Recommender):
         length = batch.items.shape[1]
         if length > self.max_length:
             raise ValueError(f"The batch holds {length} positions, but the denoiser takes {self.max_length} at most.")
-        queries = self.noising.queries(batch.positions, min(self.noising.max_noised(length), length))
+        queries = self.noising.training(batch.positions, min(self.noising.max_noised(length), length), generator)
         items = items_at(batch.items, queries.positions)
         timesteps, weights = self.timesteps.sample(self.noising.timestep_shape(queries), generator, device=items.device)
         # No row shows more than its queries see: its own target above all stays hidden.
-        history = queries.cut(batch.history).first(int(queries.visible.max()))
-        passes = run_passes(self, history, queries, items, timesteps, generator)
-        sampled, real = passes["sampled"], queries.mask
+        following = None
+        visible = queries.visible
+        if "next" in self.objective.passes:
+            each = TargetOnly().queries(batch.positions, 1)
+            following = each, items_at(batch.items, each.positions)
+            visible = torch.cat([visible, each.visible], dim=1)
+        history = replace(batch.history, lengths=torch.minimum(batch.lengths, visible.amax(1)))
+        history = history.first(int(visible.max()))
+        passes, predicted = run_passes(self, history, queries, items, timesteps, generator, following)
+        sampled = passes["sampled"]
         negatives = self.negatives.draw(sampled.items, len(self.vocabulary), generator)
-        step = TrainingStep(passes, steps_of_positions(weights, real)[real], self.head, negatives)
+        step = TrainingStep(passes, steps_of_positions(weights, predicted)[predicted], self.head, negatives)
         terms = check_class(f"The result of {type(self.objective).__name__}(step)", self.objective(step), LossTerms)
         return Loss(terms.total, terms.named, {"timesteps": sampled.timesteps, "per_latent": terms.per_latent})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Generator, Tensor
@@ -39,9 +39,15 @@ class _Corrupted(NamedTuple):
 
 
 def run_passes(
-    model: Parts, history: History, queries: Queries, items: Tensor, timesteps: Tensor, generator: Generator
-) -> dict[str, Pass]:
-    """The objective's passes at the real positions of all queries.
+    model: Parts,
+    history: History,
+    queries: Queries,
+    items: Tensor,
+    timesteps: Tensor,
+    generator: Generator,
+    following: tuple[Queries, Tensor] | None = None,
+) -> tuple[dict[str, Pass], Tensor]:
+    """The objective's passes, and the positions that they predict, ``(B, Q, K)``.
 
     Args:
         model: Parts of a model.
@@ -50,36 +56,78 @@ def run_passes(
         items: Items at the corrupted positions, ``(B, Q, K)``.
         timesteps: Drawn steps, ``(B, Q)`` or ``(B, Q, K)``.
         generator: Source of all noise.
+        following: Queries of the pass "next" and their items, where the objective has it.
     """
-    names, denoiser = model.objective.passes, model.denoiser
-    x0 = model.embedding(items)
+    names = tuple(name for name in model.objective.passes if name != "next")
     history = history.with_latents(model.embedding(history.items))
+    context = model.denoiser.encode(history)
+    passes, chosen = _run(model, names, history, context, queries, items, timesteps, generator)
+    if following is not None:
+        last = torch.full_like(following[0].visible, model.schedule.num_timesteps)
+        passes |= _run(model, ("next",), history, context, *following, last, generator)[0]
+    return passes, chosen
+
+
+def _run(
+    model: Parts,
+    names: tuple[str, ...],
+    history: History,
+    context: Any,
+    queries: Queries,
+    items: Tensor,
+    timesteps: Tensor,
+    generator: Generator,
+) -> tuple[dict[str, Pass], Tensor]:
+    """Passes of the same queries, in one call of the denoiser."""
+    denoiser, x0 = model.denoiser, model.embedding(items)
     centre = model.source.centre(history, queries)
-    corrupted: dict[str, _Corrupted] = {}
-    for name in names:
-        corrupted[name] = _corrupt(model, name, items, x0, timesteps, centre, corrupted, generator)
-    null = _null(names, queries, denoiser.hidden(queries, generator) if denoiser.training else False)
-    condition = denoiser.condition(denoiser.encode(history), queries.repeat(len(names)), null=null)
+    timesteps = queries.steps(timesteps)
+    corrupted = _corrupt_all(model, names, items, x0, timesteps, centre, generator)
+    chosen = queries.gaps & (steps_of_positions(corrupted[names[0]].timesteps, queries.mask) > 0)
+    if model.process.draws_items and not bool(chosen.any()):  # no position lost its item: all do
+        last = torch.where(timesteps > 0, model.schedule.num_timesteps, 0)
+        corrupted, chosen = _corrupt_all(model, names, items, x0, last, centre, generator), queries.gaps
+    hidden: bool | Tensor = False
+    if denoiser.training and names != ("next",):
+        hidden = denoiser.hidden(queries, generator)
+    condition = denoiser.condition(context, queries.repeat(len(names)), null=_null(names, queries, hidden))
     output = denoiser(
         torch.cat([each.xn for each in corrupted.values()], dim=1),
         torch.cat([each.timesteps for each in corrupted.values()], dim=1),
         condition,
     )
-    real = queries.mask
-    return {
+    passes = {
         name: Pass(
-            each.items[real],
-            each.x0[real],
-            each.xn[real],
-            each.noise[real],
-            steps_of_positions(each.timesteps, real)[real],
-            part[real],
+            each.items[chosen],
+            each.x0[chosen],
+            each.xn[chosen],
+            each.noise[chosen],
+            steps_of_positions(each.timesteps, chosen)[chosen],
+            part[chosen],
             denoiser.prediction,
             model.schedule,
-            0.0 if centre is None else centre.expand_as(each.x0)[real],
+            0.0 if centre is None else centre.expand_as(each.x0)[chosen],
+            model.process,
+            model.embedding,
         )
         for (name, each), part in zip(corrupted.items(), output.chunk(len(names), dim=1), strict=True)
     }
+    return passes, chosen
+
+
+def _corrupt_all(
+    model: Parts,
+    names: tuple[str, ...],
+    items: Tensor,
+    x0: Tensor,
+    timesteps: Tensor,
+    centre: Tensor | None,
+    generator: Generator,
+) -> dict[str, _Corrupted]:
+    corrupted: dict[str, _Corrupted] = {}
+    for name in names:
+        corrupted[name] = _corrupt(model, name, items, x0, timesteps, centre, corrupted, generator)
+    return corrupted
 
 
 def steps_of_positions(steps: Tensor, real: Tensor) -> Tensor:
@@ -100,13 +148,14 @@ def _corrupt(
     if name == "null":
         return earlier["sampled"]
     if name == "final":
-        timesteps = torch.full_like(timesteps, model.schedule.num_timesteps)
+        timesteps = torch.where(timesteps > 0, model.schedule.num_timesteps, 0)
     if name == "negative":
         items = _other_items(items, model.embedding.num_items, generator)
         x0 = model.embedding(items)
     corrupted = model.process.corrupt(x0 if centre is None else x0 - centre, timesteps, generator)
+    seen = model.process.seen_steps(corrupted.xn, timesteps)
     xn = corrupted.xn if centre is None else corrupted.xn + centre
-    return _Corrupted(items, x0, timesteps, xn, corrupted.noise)
+    return _Corrupted(items, x0, seen, xn, corrupted.noise)
 
 
 def _other_items(items: Tensor, num_items: int, generator: Generator) -> Tensor:
