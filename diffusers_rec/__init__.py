@@ -72,6 +72,7 @@ from diffusers_rec.recommenders.base import Recommendations, Recommender
 from diffusers_rec.recommenders.calibration import Calibration
 from diffusers_rec.recommenders.diffrec import DiffRec
 from diffusers_rec.recommenders.ensemble import Ensemble
+from diffusers_rec.recommenders.generating import GAP, Completions
 from diffusers_rec.recommenders.memory import Memory, NoMemory, TransitionMemory
 from diffusers_rec.recommenders.ranking import Scores
 from diffusers_rec.recommenders.trainable import Loss
@@ -82,13 +83,16 @@ from diffusers_rec.samplers import (
     DPMSolverSampler,
     EulerSampler,
     HeunSampler,
+    ItemPredictor,
     OneStepSampler,
     Sampler,
     SamplerStep,
+    UnmaskSampler,
 )
 from diffusers_rec.version import __version__
 
 __all__ = [
+    "GAP",
     "AllItems",
     "AttributeBags",
     "AttributeEmbedding",
@@ -97,6 +101,7 @@ __all__ = [
     "CausalTransformerDenoiser",
     "ChainSampler",
     "ClassifierFreeGuide",
+    "Completions",
     "Component",
     "ConditionalMLPDenoiser",
     "ContrastiveObjective",
@@ -128,6 +133,7 @@ __all__ = [
     "Interactions",
     "ItemEmbedding",
     "ItemHead",
+    "ItemPredictor",
     "ItemsObjective",
     "JointDenoiser",
     "LastItemSource",
@@ -180,6 +186,7 @@ __all__ = [
     "TruncatedLinearSchedule",
     "UniformNegatives",
     "UniformTimestepSampler",
+    "UnmaskSampler",
     "Vocabulary",
     "WeightedObjective",
     "WholeSequence",

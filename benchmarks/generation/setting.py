@@ -61,7 +61,7 @@ def split_of(sequences: Sequences, k: int) -> Split:
 
     return Split.of(
         part(lambda row, size: row[: len(row) - size]),
-        part(lambda row, size: row[len(row) - size : len(row) - size + 1][: size]),
+        part(lambda row, size: row[len(row) - size : len(row) - size + 1][:size]),
         part(lambda row, size: row[len(row) - size + 1 :] if size else row[:0]),
     )
 
@@ -101,7 +101,15 @@ def trained(name: str, split: Split, options: argparse.Namespace) -> DiffRec:
         batch_targets=setting.batch_targets,
         seed=options.seed,
     )
-    train(model, split.train, split.validation, config, directory=folder_of(name, options), device="cpu", progress=options.progress)
+    train(
+        model,
+        split.train,
+        split.validation,
+        config,
+        directory=folder_of(name, options),
+        device="cpu",
+        progress=options.progress,
+    )
     return model.eval()
 
 

@@ -29,6 +29,7 @@ from diffusers_rec.core.registry import Component
 from diffusers_rec.data.history import History
 from diffusers_rec.processes.noising import Queries
 from diffusers_rec.processes.prediction import PREDICTIONS
+from diffusers_rec.processes.source import ZeroSource
 
 
 def check_shapes(xn: Tensor, timesteps: Tensor) -> None:
@@ -53,7 +54,9 @@ class Denoiser(nn.Module, Component, ABC, kind="denoiser"):
         seed: Seed of the initial weights.
 
     Attributes:
-        prediction: Quantity that :meth:`forward` predicts: ``"x0"``, ``"noise"`` or ``"velocity"``.
+        prediction: Quantity that :meth:`forward` predicts: ``"x0"``, ``"noise"``, ``"velocity"``, or ``"items"``: what
+            the head turns into the logits of the item, given the history and the other positions.
+        steers: Whether :meth:`steer` changes anything.
         user_features: Shape of one row of each user feature that :meth:`encode` reads by ``history.feature(name)``, by
             name. The contract checks supply integers.
     """
@@ -61,6 +64,7 @@ class Denoiser(nn.Module, Component, ABC, kind="denoiser"):
     entrances = "encode", "condition", "forward", "hidden"
     made_by: ClassVar[str] = "a registered denoiser, such as ConditionalMLPDenoiser(dim)"
     prediction: str = "x0"
+    steers: bool = False
     user_features: Mapping[str, tuple[int, ...]] = MappingProxyType({})
 
     def __init__(self, dim: int, max_length: int, seed: int) -> None:
@@ -96,16 +100,29 @@ class Denoiser(nn.Module, Component, ABC, kind="denoiser"):
 
     @abstractmethod
     def forward(self, xn: Tensor, timesteps: Tensor, condition: Any) -> Tensor:
-        """Predict x0, noise or velocity.
+        """Predict x0, noise, velocity, or what the head turns into logits.
 
         Args:
             xn: Corrupted latents, ``(B, Q, K, D)``.
-            timesteps: Step n of each query, ``(B, Q)``, or of each position, ``(B, Q, K)``.
+            timesteps: Step n of each query, ``(B, Q)``, or of each position, ``(B, Q, K)``; 0 where a latent is clean.
             condition: Result of :meth:`condition`, for the Q queries or for one that all Q draws share.
 
         Returns:
             Prediction, ``(B, Q, K, D)``; undefined at padded positions.
         """
+
+    def steer(self, log_probabilities: Tensor, timesteps: Tensor, items: Tensor) -> Tensor:
+        """Change the predicted distributions of the items, for a prediction of ``"items"``; guides do.
+
+        Args:
+            log_probabilities: Log-probabilities of the items at the K positions of R draws, ``(R, K, V)``.
+            timesteps: Steps of the positions, ``(R, K)``.
+            items: Items that are decided already, -1 elsewhere, ``(R, K)``.
+
+        Returns:
+            Log-probabilities, ``(R, K, V)``.
+        """
+        return log_probabilities
 
     def hidden(self, queries: Queries, generator: Generator) -> bool | Tensor:
         """Queries of a training batch that see nothing of the history, for the argument ``null`` of :meth:`condition`.
@@ -125,6 +142,11 @@ class Denoiser(nn.Module, Component, ABC, kind="denoiser"):
         if self.prediction not in PREDICTIONS:
             raise ValueError(
                 f"{type(self).__name__}: prediction must be one of {', '.join(PREDICTIONS)}, got {self.prediction!r}."
+            )
+        if self.prediction == "items" and not isinstance(model.source, ZeroSource):
+            raise ValueError(
+                f"The parts do not fit: a prediction of items weighs latents that are centred on zero, but the source is "
+                f"{model.source.registered_name!r}. Use source='zero'."
             )
         if self.prediction == "noise" and not model.schedule.alpha_bar[-1]:
             raise ValueError(

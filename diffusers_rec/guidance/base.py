@@ -57,6 +57,7 @@ class Guide(Denoiser):
         super().__init__(built.dim, built.max_length, seed)
         self.base = built
         self.prediction, self.user_features = built.prediction, dict(built.user_features)
+        self.steers = built.steers
         self._shared = (embedding, head, schedule)  # outside the module tree, because their owner trains and saves them
 
     @property
@@ -79,6 +80,9 @@ class Guide(Denoiser):
 
     def hidden(self, queries: Queries, generator: Generator) -> bool | Tensor:
         return self.base.hidden(queries, generator)
+
+    def steer(self, log_probabilities: Tensor, timesteps: Tensor, items: Tensor) -> Tensor:
+        return self.base.steer(log_probabilities, timesteps, items)
 
     def check_fit(self, model: Any) -> None:
         super().check_fit(model)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Generator, Tensor
 
 from diffusers_rec.data.history import History
+from diffusers_rec.denoisers import Denoiser
 from diffusers_rec.guidance import Guidance, guided
 from diffusers_rec.items.heads import ItemHead
-from diffusers_rec.processes.noising import NoisingStrategy
+from diffusers_rec.processes.noising import NoisingStrategy, Queries
 from diffusers_rec.processes.prediction import x0_from
-from diffusers_rec.processes.process import GaussianProcess
+from diffusers_rec.processes.process import GaussianProcess, Process
 from diffusers_rec.recommenders.passes import Parts
-from diffusers_rec.samplers import Sampler
+from diffusers_rec.samplers import Denoise, ItemPredictor, Sampler
 from diffusers_rec.samplers.base import SamplerStep, StepCallback
 
 
@@ -59,6 +60,8 @@ def run_chain(
 ) -> Drawn:
     """Draw clean latents of what follows each history.
 
+    For a denoiser that predicts items, a sampler of one step gives what the head takes: the prediction itself.
+
     Args:
         model: Parts of a model in evaluation mode.
         history: B histories.
@@ -67,37 +70,105 @@ def run_chain(
         guidance: Guidance of this call, see :func:`~diffusers_rec.guidance.guided`.
         callback: Called at the end of every reverse step, with the model's head for its scores.
     """
-    process, schedule, embedding = model.process, model.schedule, model.embedding
     queries = model.noising.serving(history.lengths, model.noising.max_noised(model.max_length))
-    history = history.with_latents(embedding(history.items))
-    denoiser = guided(model.denoiser, guidance)
-    condition = denoiser.condition(denoiser.encode(queries.cut(history)), queries)
-    centre = model.source.centre(history, queries)
-    moved = 0.0 if centre is None else centre
-    latents = history.latent()
-    shape = (len(history), len(generators), queries.positions.shape[-1], latents.shape[-1])
-    start = process.start(shape, generators, device=latents.device, dtype=latents.dtype)
+    chain = Chain(model, history, queries, sampler.own_process(model.process), generators, guidance)
+    if isinstance(chain.denoise, ItemPredictor) and sampler.num_steps == 1:
+        last = torch.full(chain.start.shape[:2], model.schedule.num_timesteps, device=chain.start.device)
+        return Drawn(chain.denoise.output(chain.start, last), queries.answer)
+    called = None if callback is None else _with_head(callback, model.head, chain.centre)
+    drawn = sampler.sample(chain.denoise, chain.process, chain.start, generators, callback=called)
+    return Drawn(drawn if chain.centre is None else drawn + chain.centre, queries.answer)
 
-    # Corrupted positions may hold items of the history: those are noised to step n (Algorithm 3, line 5), not drawn.
-    known = (queries.positions < history.lengths[:, None, None])[..., None]
-    clean = embedding(items_at(history.items, queries.positions)) - moved if bool(known.any()) else None
-    noise = start
-    is_noise = isinstance(process, GaussianProcess) and schedule.variance_preserving
-    if clean is not None and not is_noise:  # a start of another scale or kind
-        last = torch.full(shape[:2], schedule.num_timesteps, device=start.device)
-        noise = process.corrupt(start, last, generators).noise
 
-    def denoise(xn: Tensor, timesteps: Tensor) -> Tensor:
-        if clean is not None:
-            xn = torch.where(known, process.corrupt(clean.expand(shape), timesteps, None, noise=noise).xn, xn)
-        output = denoiser(xn if centre is None else xn + centre, timesteps, condition).to(xn.dtype)
-        if denoiser.prediction != "x0":
-            return x0_from(denoiser.prediction, output, xn, timesteps, schedule)
-        return output if centre is None else output - centre
+class Chain:
+    """What a sampler needs for one query of each history.
 
-    called = None if callback is None else _with_head(callback, model.head, centre)
-    drawn = sampler.sample(denoise, process, start, generators, callback=called)
-    return Drawn(drawn if centre is None else drawn + centre, queries.answer)
+    Args:
+        model: Parts of a model in evaluation mode.
+        history: B histories.
+        queries: One query a history.
+        process: Process of the chain.
+        generators: One for each of the S draws.
+        guidance: Guidance of this call.
+        items: Item indices at the K positions, of which the known ones count, ``(B, 1, K)``.
+        allowed: Items that may be predicted, ``(B, V)``, for a denoiser that predicts items; all if None.
+
+    Attributes:
+        start: Start of the chain, ``(B, S, K, D)``.
+        centre: Centre that the chain's latents are relative to, or None.
+        denoise: Function of latents and steps that predicts clean latents.
+    """
+
+    def __init__(
+        self,
+        model: ChainParts,
+        history: History,
+        queries: Queries,
+        process: Process,
+        generators: Sequence[Generator],
+        guidance: Guidance = None,
+        *,
+        items: Tensor | None = None,
+        allowed: Tensor | None = None,
+    ) -> None:
+        embedding = model.embedding
+        history = history.with_latents(embedding(history.items))
+        denoiser = guided(model.denoiser, guidance)
+        condition = denoiser.condition(denoiser.encode(queries.cut(history)), queries)
+        latents = history.latent()
+        shape = (len(history), len(generators), queries.positions.shape[-1], latents.shape[-1])
+        self.process = process
+        self.start = process.start(shape, generators, device=latents.device, dtype=latents.dtype)
+        self.centre = model.source.centre(history, queries)
+        self.denoise: Denoise
+        if denoiser.prediction == "items":
+            known = None if queries.known is None or items is None else items.where(queries.known, -1)
+            self.denoise = ItemPredictor(
+                denoiser,
+                condition,
+                process=process,
+                embedding=embedding,
+                head=model.head,
+                generator=generators,
+                known=known,
+                allowed=allowed,
+            )
+        else:
+            self.denoise = self._latents(model, history, queries, denoiser, condition, generators)
+
+    def _latents(
+        self,
+        model: ChainParts,
+        history: History,
+        queries: Queries,
+        denoiser: Denoiser,
+        condition: Any,
+        generators: Sequence[Generator],
+    ) -> Denoise:
+        """The denoiser as a function that predicts clean latents relative to the centre."""
+        process, start, centre, schedule = self.process, self.start, self.centre, model.schedule
+        moved = 0.0 if centre is None else centre
+        # Corrupted positions may hold items of the history: those are noised to step n (Algorithm 3, line 5), not drawn.
+        known = (queries.positions < history.lengths[:, None, None])[..., None]
+        clean = None
+        if bool(known.any()):
+            clean = (model.embedding(items_at(history.items, queries.positions)) - moved).expand(start.shape)
+        noise = start
+        is_noise = isinstance(process, GaussianProcess) and schedule.variance_preserving
+        if clean is not None and not is_noise:  # a start of another scale or kind
+            last = torch.full(start.shape[:2], schedule.num_timesteps, device=start.device)
+            noise = process.corrupt(start, last, generators).noise
+
+        def denoise(xn: Tensor, timesteps: Tensor) -> Tensor:
+            if clean is not None:
+                xn = torch.where(known, process.corrupt(clean, timesteps, None, noise=noise).xn, xn)
+            seen = process.seen_steps(xn, timesteps)
+            output = denoiser(xn if centre is None else xn + centre, seen, condition).to(xn.dtype)
+            if denoiser.prediction != "x0":
+                return x0_from(denoiser.prediction, output, xn, timesteps, schedule)
+            return output if centre is None else output - centre
+
+        return denoise
 
 
 def _with_head(callback: StepCallback, head: ItemHead, centre: Tensor | None) -> StepCallback:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,17 +80,17 @@ class Requests:
         for part in (places[:full], places[full:]):
             for start in range(0, len(part), size):
                 some = part[start : start + size]
-                candidates = [self.candidates[place] for place in some] if len(self.candidates) > 1 else self.candidates
-                yield (
-                    some,
-                    Requests(
-                        [self.histories[place] for place in some],
-                        candidates,
-                        [self.excluded[place] for place in some],
-                        None if self.times is None else [self.times[place] for place in some],
-                        {name: feature[some] for name, feature in self.features.items()},
-                    ),
-                )
+                yield some, self.take(some)
+
+    def take(self, places: Sequence[int]) -> Requests:
+        """Some of the requests."""
+        return Requests(
+            [self.histories[place] for place in places],
+            [self.candidates[place] for place in places] if len(self.candidates) > 1 else self.candidates,
+            [self.excluded[place] for place in places],
+            None if self.times is None else [self.times[place] for place in places],
+            {name: feature[list(places)] for name, feature in self.features.items()},
+        )
 
     def history(self, max_length: int) -> History:
         """The last items of each history, padded."""

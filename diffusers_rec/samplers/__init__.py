@@ -7,7 +7,9 @@ from diffusers_rec.samplers.ddpm import DDPMSampler
 from diffusers_rec.samplers.dpm_solver import DPMSolverSampler
 from diffusers_rec.samplers.euler import EulerSampler
 from diffusers_rec.samplers.heun import HeunSampler
+from diffusers_rec.samplers.item_predictor import ItemPredictor
 from diffusers_rec.samplers.one_step import OneStepSampler
+from diffusers_rec.samplers.unmask import UnmaskSampler
 
 __all__ = [
     "ChainSampler",
@@ -17,8 +19,10 @@ __all__ = [
     "Denoise",
     "EulerSampler",
     "HeunSampler",
+    "ItemPredictor",
     "OneStepSampler",
     "Sampler",
     "SamplerStep",
     "StepCallback",
+    "UnmaskSampler",
 ]

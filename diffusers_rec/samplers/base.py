@@ -97,6 +97,10 @@ class Sampler(Component, ABC, kind="sampler"):
                 "callback, whose latents are absolute."
             )
 
+    def own_process(self, process: Process) -> Process:
+        """The process whose chain it runs, of a model with this process; by default the same."""
+        return process
+
     @abstractmethod
     def sample(
         self,

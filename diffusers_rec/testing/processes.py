@@ -52,8 +52,8 @@ def a_step_to_itself_keeps_the_latent(process: Process) -> None:
 
 
 def a_step_to_0_gives_the_prediction(process: Process) -> None:
-    """A step to m = 0 returns the prediction. A process that draws an item there waives this."""
-    x0, xn = gaussian(*SHAPE), gaussian(*SHAPE, seed=1)
+    """A step from the start of a chain to m = 0 returns the prediction."""
+    x0, xn = gaussian(*SHAPE), process.start(SHAPE, seeded(1), dtype=torch.float64)
     for n in range(1, process.schedule.num_timesteps + 1):
         expect_equal(f"x at m = 0 from n = {n}", process.step(x0, xn, n, 0, seeded(0)), x0)
 
