@@ -15,7 +15,7 @@ from diffusers_rec.core.errors import shown
 from diffusers_rec.core.randomness import generators_from
 from diffusers_rec.data.batching import pad
 from diffusers_rec.data.history import History
-from diffusers_rec.data.vocabulary import IndexArray
+from diffusers_rec.data.vocabulary import IndexArray, Vocabulary
 from diffusers_rec.guidance import Guidance
 from diffusers_rec.items.choice import Choice
 from diffusers_rec.processes.noising import Queries
