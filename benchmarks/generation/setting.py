@@ -45,8 +45,8 @@ SETTINGS = {
     "ml-1m": Setting(k=5, dropout=0.2, epochs=20, batch_targets=1000),
 }
 
-MODELS = ("control", "best", "joint")
-"""``best``, its control without noise, and ``joint``."""
+MODELS = ("control", "best", "joint", "bert4rec")
+"""``best``, its control without noise, ``joint``, and BERT4Rec, the absorbing process over whole windows."""
 
 
 def split_of(sequences: Sequences, k: int) -> Split:
@@ -71,6 +71,12 @@ def untrained(name: str, split: Split, setting: Setting, seed: int) -> DiffRec:
     arguments = {"dropout": setting.dropout, "low_pass": 0.0, "seed": seed}
     if name == "joint":
         return joint(split.train.vocabulary, k=setting.k, **arguments)
+    if name == "bert4rec":  # a query is a whole window behind its first item, and the network over it is all there is
+        return joint(split.train.vocabulary, k=49, per_row=1, **arguments).replace(
+            process={"blank": 1.0},
+            denoiser={"num_layers": 1, "joint_layers": 2, "joint_dropout": setting.dropout},
+            objective={"next_weight": 0.0},
+        )
     model = best(split.train.vocabulary, **arguments)
     return control(model) if name == "control" else model
 

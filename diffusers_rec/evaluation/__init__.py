@@ -4,6 +4,7 @@ from diffusers_rec.evaluation.audit import Audit, audit
 from diffusers_rec.evaluation.baselines import evaluate_item_to_item, evaluate_memory, evaluate_popularity
 from diffusers_rec.evaluation.calibration import ProbabilityReport, expected_calibration_error
 from diffusers_rec.evaluation.full_ranking import Report, evaluate
+from diffusers_rec.evaluation.joint import GapReport, evaluate_gap, evaluate_joint
 from diffusers_rec.evaluation.lists import coverage, diversity, evaluate_lists, gini, novelty
 from diffusers_rec.evaluation.metrics import (
     hit_rate,
@@ -19,6 +20,7 @@ from diffusers_rec.evaluation.significance import PairedDifference, paired_boots
 
 __all__ = [
     "Audit",
+    "GapReport",
     "PairedDifference",
     "ProbabilityReport",
     "Report",
@@ -27,7 +29,9 @@ __all__ = [
     "coverage",
     "diversity",
     "evaluate",
+    "evaluate_gap",
     "evaluate_item_to_item",
+    "evaluate_joint",
     "evaluate_lists",
     "evaluate_memory",
     "evaluate_popularity",

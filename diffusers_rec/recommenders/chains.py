@@ -136,6 +136,19 @@ class Chain:
         else:
             self.denoise = self._latents(model, history, queries, denoiser, condition, generators)
 
+    @property
+    def predictor(self) -> ItemPredictor:
+        """:attr:`denoise`, of a denoiser that predicts items.
+
+        Raises:
+            TypeError: The denoiser does not.
+        """
+        if not isinstance(self.denoise, ItemPredictor):
+            raise TypeError(
+                "The chain has no predictor of items: its denoiser predicts latents. Use the preset 'joint'."
+            )
+        return self.denoise
+
     def _latents(
         self,
         model: ChainParts,

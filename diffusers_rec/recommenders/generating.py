@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from diffusers_rec.core.entrances import guarded
 from diffusers_rec.core.errors import shown
@@ -18,10 +18,12 @@ from diffusers_rec.data.history import History
 from diffusers_rec.data.vocabulary import IndexArray, Vocabulary
 from diffusers_rec.guidance import Guidance
 from diffusers_rec.items.choice import Choice
+from diffusers_rec.processes.mask import MaskProcess
 from diffusers_rec.processes.noising import Queries
+from diffusers_rec.processes.process import Process
 from diffusers_rec.recommenders.chains import Chain
 from diffusers_rec.recommenders.requests import Items, Requests
-from diffusers_rec.samplers import ItemPredictor, Sampler, UnmaskSampler
+from diffusers_rec.samplers import Sampler, UnmaskSampler
 
 NUM_LISTED = 10
 """Items of each position's distribution that an answer lists."""
@@ -152,6 +154,25 @@ class Filled:
     marginals: tuple[Tensor, Tensor]
 
 
+def gap_distributions(model: Any, blanks: Blanks, places: Tensor, choice: Choice) -> Iterator[tuple[slice, Tensor]]:
+    """The distribution of the item at one gap of each sequence, while the other gaps are open.
+
+    Args:
+        model: A :class:`~diffusers_rec.DiffRec` in evaluation mode, without gradients.
+        blanks: B sequences whose windows are of one length.
+        places: Positions of the gaps within the windows, ``(B,)``.
+        choice: Items that may be filled in.
+
+    Yields:
+        Rows r, and log-probabilities ``(r, V)``.
+    """
+    chain = _chain(model, blanks, choice, MaskProcess(model.schedule), generators_from(1))
+    last = torch.full((len(places), 1), model.schedule.num_timesteps, device=model.device)
+    at = places.to(model.device)[:, None, None]
+    for rows, scores in chain.predictor.distributions(chain.start, last, places=at):
+        yield rows, scores[:, 0]
+
+
 def fill(
     model: Any,
     blanks: Blanks,
@@ -173,6 +194,30 @@ def fill(
     Raises:
         ValueError: Fewer items may be filled in than there are gaps.
     """
+    generators, process = generators_from(seeds), sampler.own_process(model.process)
+    chain = _chain(model, blanks, choice, process, generators, guidance)
+    last = torch.full((len(chain.start), 1), model.schedule.num_timesteps, device=model.device)
+    blank = torch.zeros_like(chain.start[:, :1])
+    likeliest = [
+        part.exp().topk(min(NUM_LISTED, part.shape[-1])) for _, part in chain.predictor.distributions(blank, last)
+    ]
+    marginals = torch.cat([each.indices for each in likeliest]), torch.cat([each.values for each in likeliest])
+    if isinstance(sampler, UnmaskSampler):
+        found = sampler.fill(chain.predictor, process, chain.start, generators)
+        return Filled(found.items, found.log_likelihood, marginals)
+    latents = sampler.sample(chain.predictor, process, chain.start, generators)
+    return Filled(chain.predictor.nearest(latents), None, marginals)
+
+
+def _chain(
+    model: Any,
+    blanks: Blanks,
+    choice: Choice,
+    process: Process,
+    generators: Sequence[Generator],
+    guidance: Guidance = None,
+) -> Chain:
+    """The chain that fills in the gaps."""
     history, queries, window = blanks.queries(model.max_length - len(blanks.windows[0]), model.device)
     barred = torch.zeros(len(history), len(model.vocabulary), device=model.device)
     choice.mask_(barred, slice(0, barred.shape[1]))
@@ -182,20 +227,7 @@ def fill(
             f"{gaps} items are to be filled in, but only {int(allowed.sum(1).min())} may be: the others are seen, excluded "
             "or no candidates. Ask for fewer, or allow more."
         )
-    generators, process = generators_from(seeds), sampler.own_process(model.process)
-    chain = Chain(model, history, queries, process, generators, guidance, items=window, allowed=allowed)
-    predictor = chain.denoise
-    if not isinstance(predictor, ItemPredictor):
-        raise TypeError("The chain of a denoiser that predicts items has an ItemPredictor.")
-    last = torch.full((len(history), 1), model.schedule.num_timesteps, device=model.device)
-    blank = torch.zeros_like(chain.start[:, :1])
-    likeliest = [part.exp().topk(min(NUM_LISTED, part.shape[-1])) for _, part in predictor.distributions(blank, last)]
-    marginals = torch.cat([each.indices for each in likeliest]), torch.cat([each.values for each in likeliest])
-    if isinstance(sampler, UnmaskSampler):
-        found = sampler.fill(predictor, process, chain.start, generators)
-        return Filled(found.items, found.log_likelihood, marginals)
-    latents = sampler.sample(predictor, process, chain.start, generators)
-    return Filled(predictor.nearest(latents), None, marginals)
+    return Chain(model, history, queries, process, generators, guidance, items=window, allowed=allowed)
 
 
 def completed(

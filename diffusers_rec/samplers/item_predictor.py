@@ -16,8 +16,8 @@ from diffusers_rec.items.evidence import EvidenceHead, with_evidence
 from diffusers_rec.items.heads import ItemHead
 from diffusers_rec.processes.process import Process
 
-CHUNK_SCORES = 2**23
-"""How many scores (positions x items) are held at once, 32 MiB in float32."""
+CHUNK_SCORES = 2**20
+"""How many scores (positions x items) are held at once, 4 MiB in float32: what a cache holds."""
 
 
 class ItemPredictor:

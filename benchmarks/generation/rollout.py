@@ -1,0 +1,107 @@
+"""The rival of joint sampling: a next-item model that is rolled out, one item after another.
+
+:func:`roll_out` draws with the model's own probabilities and encodes every longer history anew. :class:`CachedEncoder` is
+what a fast implementation would do: the keys of the history are computed once and shared by all draws, and an item costs
+one token a draw. It is timed as a lower bound, for the head takes its state directly.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from diffusers_rec import DiffRec, History, Sequences
+from diffusers_rec.data import pad
+from diffusers_rec.nn.attention import CausalEncoder
+
+
+def roll_out(model: DiffRec, histories: Sequences, k: int, draws: int, generator: Generator) -> Tensor:
+    """Items drawn one after another, none that was seen or drawn before, ``(B, S, K)``."""
+    rows = [history for history in histories for _ in range(draws)]
+    chosen: list[Tensor] = []
+    for _ in range(k):
+        lengthened = rows if not chosen else [
+            np.concatenate([row, drawn]) for row, drawn in zip(rows, torch.stack(chosen, 1).numpy(), strict=True)
+        ]  # fmt: skip
+        found = []
+        for start in range(0, len(rows), 1024):
+            part = lengthened[start : start + 1024]
+            with model.serving() as served:
+                scores = torch.cat([c.log_probabilities for c in served.score(pad(part, served.history_length))])
+            scores = scores.scatter(1, pad(part, fill=int(part[0][0])).items, -torch.inf)
+            scores[torch.arange(len(part)), torch.tensor([int(row[0]) for row in part])] = -torch.inf
+            found.append(torch.multinomial(scores.softmax(-1), 1, generator=generator)[:, 0])
+        chosen.append(torch.cat(found))
+    return torch.stack(chosen, 1).view(len(histories), draws, k)
+
+
+class CachedEncoder:
+    """A causal encoder that takes one item more a draw, with the keys of the history computed once.
+
+    Args:
+        encoder: Encoder without a low-pass filter.
+        history: B histories with latents.
+        draws: Number S of draws that share a history.
+    """
+
+    def __init__(self, encoder: CausalEncoder, history: History, draws: int) -> None:
+        self.encoder, self.lengths, self.draws = encoder, history.lengths, draws
+        self.keys: list[tuple[Tensor, Tensor]] = []
+        self.own: list[list[tuple[Tensor, Tensor]]] = [[] for _ in encoder.layers]
+        x = encoder.input_norm(history.latent())
+        place = torch.arange(x.shape[1])
+        for layer, block in enumerate(encoder.layers):
+            source = block.attention_input(x)
+            key, value = block.attention.project_key_value(source)
+            self.keys.append((key, value))
+            mask = encoder.bias(layer, place[:, None] - place)
+            x = block.add_attention(x, block.attention(block.attention.project_query(source), key, value, mask))
+        last = (self.lengths - 1)[:, None, None].expand(-1, 1, x.shape[-1])
+        self.state = encoder.norm(x.gather(1, last))
+
+    def step(self, latents: Tensor) -> Tensor:
+        """States after one item more in every draw, ``(B, S, D)``."""
+        encoder, x = self.encoder, self.encoder.input_norm(latents)
+        taken = len(self.own[0])
+        place = torch.arange(self.keys[0][0].shape[2])
+        distance = (self.lengths[:, None] + taken - place).masked_fill(place >= self.lengths[:, None], -1)
+        among = torch.arange(taken, -1, -1)
+        for layer, block in enumerate(encoder.layers):
+            source = block.attention_input(x)
+            query = block.attention.project_query(source) * (x.shape[-1] // block.attention.num_heads) ** -0.5
+            self.own[layer].append(block.attention.project_key_value(source))
+            key, value = self.keys[layer]
+            own_key, own_value = (torch.stack([pair[i] for pair in self.own[layer]], dim=3) for i in (0, 1))
+            over = query @ key.mT + encoder.bias(layer, distance).transpose(0, 1)[:, :, None]
+            own = (query[..., None, :] @ own_key.mT)[..., 0, :] + encoder.bias(layer, among)[None, :, None]
+            weights = torch.cat([over, own], dim=-1).softmax(-1)
+            attended = weights[..., : len(place)] @ value
+            attended = attended + (weights[..., None, len(place) :] @ own_value)[..., 0, :]
+            x = block.add_attention(x, block.attention.merge(attended))
+        return encoder.norm(x)
+
+
+@torch.no_grad()
+def cached_roll_out(model: DiffRec, encoder: CausalEncoder, history: History, k: int, draws: int, seed: int) -> Tensor:
+    """Items drawn one after another from the head's scores of the encoder's states, ``(B, S, K)``."""
+    generator = Generator().manual_seed(seed)
+    history = history.with_latents(model.embedding(history.items))
+    cached = CachedEncoder(encoder, history, draws)
+    barred = torch.zeros(len(history), len(model.vocabulary), dtype=torch.bool)
+    barred.scatter_(1, history.items.where(history.mask, history.items[:, :1]), True)
+    chosen: list[Tensor] = []
+    state = cached.state
+    for turn in range(k):
+        scores = model.head.logits(state).masked_fill_(barred[:, None], -torch.inf)
+        for earlier in chosen:
+            scores.scatter_(2, earlier[..., None], -torch.inf)
+        probabilities = scores.softmax(-1)
+        if turn:
+            drawn = torch.multinomial(probabilities.flatten(0, 1), 1, generator=generator).view(len(history), draws)
+        else:
+            drawn = torch.multinomial(probabilities[:, 0], draws, replacement=True, generator=generator)
+        chosen.append(drawn)
+        if turn < k - 1:
+            state = cached.step(model.embedding(drawn))
+    return torch.stack(chosen, -1)

@@ -1,0 +1,157 @@
+"""Samples of the next K items: what they hit, how they differ, how long they take, and whether they are calibrated.
+
+For each user S samples of K items, from the roll-out of a next-item model, from the marginals (every item given the history
+alone), from blanks in 1 to K steps, and from Gaussian chains. Seen items are left out, and no item comes twice in a sample.
+
+``probability`` is the mean probability, given the history alone, of the items that stand at their positions; ``distinct``
+counts the items of a user's samples. Both are also measured for exact draws from the marginals: a calibrated chain has the
+same. The time is that of all samples, without the encoding of longer histories that a slow roll-out needs: the roll-out is
+timed with cached keys.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from benchmarks import plots
+from benchmarks.data import interactions_of
+from benchmarks.generation.rollout import cached_roll_out, roll_out
+from benchmarks.generation.setting import SETTINGS, add_options, split_of, trained
+from benchmarks.harness import Results, argument_parser, command, parse
+from diffusers_rec import DiffRec, Holdout
+from diffusers_rec.data import pad
+from diffusers_rec.guidance import unwrapped
+from diffusers_rec.items.choice import Choice
+from diffusers_rec.recommenders.generating import Blanks, gap_distributions
+
+CHAINS: dict[str, dict[str, Any]] = {
+    "blanks, 1 step": {"name": "unmask", "num_steps": 1},
+    "blanks, 2 steps": {"name": "unmask", "num_steps": 2},
+    "blanks, K steps": {"name": "unmask"},
+    "blanks, K steps, left to right": {"name": "unmask", "order": "left-to-right"},
+    "blanks, K steps, surest first": {"name": "unmask", "order": "confidence"},
+    "Gaussian, 5 steps": {"name": "ddpm", "num_steps": 5, "variance": "posterior"},
+    "Gaussian, 10 steps": {"name": "ddpm", "num_steps": 10, "variance": "posterior"},
+    "Gaussian, 25 steps": {"name": "ddpm", "num_steps": 25, "variance": "posterior"},
+    "Gaussian, 50 steps": {"name": "ddpm", "num_steps": 50, "variance": "posterior"},
+}
+
+draw = partial(
+    plots.dots,
+    names=["way"],
+    panels={"recall": "recall of one sample", "union": "recall of all", "distinct": "distinct items"},
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argument_parser(__doc__)
+    add_options(parser)
+    parser.add_argument("--users", type=int, default=400, help="test users to look at")
+    parser.add_argument("--draws", type=int, default=20, help="samples per user")
+    options = parse(parser, argv)
+    results = Results(
+        f"generation-samples-{options.dataset}", options, place=lambda row: (str(row["way"]), str(row["seed"]))
+    )
+    setting = SETTINGS[options.dataset]
+    split = split_of(interactions_of(options.dataset, options.data_dir).sequences(), setting.k)
+    test = split.test.sample(options.users, options.seed)
+    joint, control = (trained(name, split, options).without_memory() for name in ("joint", "control"))
+    joint.calibration = control.calibration = None
+    marginals = marginals_of(joint, test, setting.k)
+
+    def measure(way: str, sample: Callable[[], Tensor], seconds: float | None = None) -> None:
+        before = time.perf_counter()
+        items = sample()
+        taken = time.perf_counter() - before
+        results.add({"dataset": options.dataset, "way": way, "users": len(test), "draws": options.draws}
+                    | metrics(items, test, setting.k) | calibration(items, marginals)
+                    | {"seconds": taken if seconds is None else seconds})  # fmt: skip
+
+    cached = time_of_cached_roll_out(control, test, setting.k, options)
+    measure(
+        "control, rolled out",
+        lambda: roll_out(control, test.histories, setting.k, options.draws, seeded(options)),
+        cached,
+    )
+    measure("marginals", lambda: exact_draws(marginals, options.draws, seeded(options)))
+    for way, sampler in CHAINS.items():
+        measure(way, partial(slates, joint, test, setting.k, sampler, options))
+    results.write(draw)
+
+
+def slates(model: DiffRec, test: Holdout, k: int, sampler: dict[str, Any], options: argparse.Namespace) -> Tensor:
+    """Item indices of the model's slates, ``(U, S, K)``."""
+    histories = [model.vocabulary.decode(row) for row in test.histories]
+    found = model.slate(histories, k, samples=options.draws, sampler=sampler)
+    return torch.from_numpy(np.array([[model.vocabulary.encode(sample) for sample in row] for row in found.items]))
+
+
+def marginals_of(model: DiffRec, test: Holdout, k: int) -> Tensor:
+    """Probabilities of the items at each position given the history alone, ``(U, K, V)``; seen items left out."""
+    blanks = Blanks(list(test.histories), [np.full(k, -1)] * len(test))
+    found = torch.zeros(len(test), k, len(model.vocabulary))
+    for places, part in blanks.batches(256):
+        choice = Choice(pad(part.histories, fill=-1).items, None)
+        with model.serving() as served:
+            for place in range(k):
+                for rows, scores in gap_distributions(served, part, torch.full((len(places),), place), choice):
+                    found[torch.tensor(places)[rows], place] = scores.exp()
+    return found
+
+
+def exact_draws(marginals: Tensor, draws: int, generator: Generator) -> Tensor:
+    """Items drawn independently from the marginals, ``(U, S, K)``; an item may come twice in a sample."""
+    flat = torch.multinomial(marginals.flatten(0, 1), draws, replacement=True, generator=generator)
+    return flat.view(*marginals.shape[:2], draws).transpose(1, 2)
+
+
+def metrics(items: Tensor, test: Holdout, k: int) -> dict[str, float]:
+    """Recall of one sample, of the best and of all together; items at their own place; sets that are hit whole."""
+    truth = torch.from_numpy(np.stack([row[:k] for row in test.following]))
+    hit = (items[..., None] == truth[:, None, None]).any(2)  # (U, S, K): whether a sample holds the k-th item
+    recall = hit.float().mean(-1)
+    distinct = [len(row.unique()) for row in items.flatten(1)]
+    repeats = [k - len(set(sample)) for row in items.tolist() for sample in row]
+    return {
+        "recall": float(recall.mean()),
+        "best": float(recall.amax(1).mean()),
+        "union": float(hit.any(1).float().mean()),
+        "same_place": float((items == truth[:, None]).float().mean()),
+        "whole_set": float((recall == 1).any(1).float().mean()),
+        "distinct": float(np.mean(distinct)),
+        "repeats": float(np.mean(repeats)),
+    }
+
+
+def calibration(items: Tensor, marginals: Tensor) -> dict[str, float]:
+    """Mean probability of the items of a sample, and distinct items at a position, over the positions."""
+    probability = marginals.gather(2, items.transpose(1, 2))
+    distinct = [len(column.unique()) for row in items for column in row.T]
+    return {"probability": float(probability.mean()), "distinct_at_place": float(np.mean(distinct))}
+
+
+def time_of_cached_roll_out(model: DiffRec, test: Holdout, k: int, options: argparse.Namespace) -> float:
+    """Seconds of a roll-out with cached keys."""
+    encoder = unwrapped(model.denoiser).encoder
+    before = time.perf_counter()
+    for start in range(0, len(test), 256):
+        history = pad(list(test.histories)[start : start + 256], model.history_length - k)
+        cached_roll_out(model, encoder, history, k, options.draws, options.seed)
+    return time.perf_counter() - before
+
+
+def seeded(options: argparse.Namespace) -> Generator:
+    """The generator of the draws of one way."""
+    return Generator().manual_seed(options.seed)
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,217 @@
+r"""The likelihood of several items that followed together, and of items left out between others.
+
+For K items that followed a history, the chain rule in an order :math:`\sigma` is
+
+.. math:: \log p(v_1, \dots, v_K) = \sum_i \log p\big(v_{\sigma(i)} \mid \text{history}, v_{\sigma(1)}, \dots,
+          v_{\sigma(i-1)}\big).
+
+Every factor is a gap among known items. Known items that follow the history without a gap belong to it, so that the order
+from left to right asks for the next item K times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from diffusers_rec.core.entrances import explained
+from diffusers_rec.core.errors import check_bool, check_choice, check_int
+from diffusers_rec.data.batching import pad
+from diffusers_rec.data.sequences import Holdout
+from diffusers_rec.items.choice import Choice
+from diffusers_rec.recommenders.base import Recommender
+from diffusers_rec.recommenders.diffrec import DiffRec
+from diffusers_rec.recommenders.generating import Blanks, gap_distributions
+from diffusers_rec.recommenders.ranking import user_groups
+
+ORDERS = "left-to-right", "random", "factorised"
+
+
+@dataclass(frozen=True)
+class GapReport:
+    """How well held-out items were predicted.
+
+    Attributes:
+        log_probabilities: Logarithm of the probability of each item, float64 ``(U,)``.
+        ranks: Rank of each item, 1 the best, ``(U,)``.
+    """
+
+    log_probabilities: npt.NDArray[np.float64]
+    ranks: npt.NDArray[np.int64]
+
+    @property
+    def nll(self) -> float:
+        """Mean negative log-probability, in nats."""
+        return float(-self.log_probabilities.mean())
+
+    def hit_rate(self, k: int) -> float:
+        """Share of the items among the k likeliest."""
+        return float((self.ranks <= check_int("k", k, minimum=1)).mean())
+
+
+@explained
+def evaluate_gap(
+    model: Recommender,
+    holdout: Holdout,
+    place: int,
+    known: Sequence[int] = (),
+    *,
+    exclude_seen: bool = True,
+    batch_size: int = 256,
+) -> GapReport:
+    """Predict one of the items that followed, given some of the others.
+
+    Args:
+        model: A model that predicts items, as of ``presets.joint``; another recommender where ``known`` are all items up
+            to ``place``, for which it predicts the next item.
+        holdout: Histories and what followed; users with fewer than ``max(place, *known) + 1`` items are left out.
+        place: Place of the item among those that followed, from 0.
+        known: Places of the items that are given.
+        exclude_seen: Whether the items of the history and those given are left out of the distribution.
+        batch_size: Users at once.
+    """
+    rows = _rows(holdout, max([place, *known]) + 1)
+    questions = _Questions(
+        rows, np.full(len(rows.items), place), np.tile(_marks(rows.items.shape[1], known), (len(rows.items), 1))
+    )
+    return _asked(model, questions, exclude_seen, batch_size)
+
+
+@explained
+def evaluate_joint(
+    model: Recommender,
+    holdout: Holdout,
+    k: int,
+    order: str = "left-to-right",
+    *,
+    orders: int = 4,
+    join: bool = True,
+    exclude_seen: bool = True,
+    seed: int = 0,
+    batch_size: int = 256,
+) -> npt.NDArray[np.float64]:
+    """Log-likelihood of the next k items of each user, by the chain rule.
+
+    Args:
+        model: A model that predicts items, as of ``presets.joint``; another recommender for ``"left-to-right"``.
+        holdout: Histories and what followed; users with fewer than k items are left out.
+        k: Number of items.
+        order: ``"left-to-right"``; ``"random"``, the mean over several orders a user; or ``"factorised"``, each item
+            given the history alone.
+        orders: Number of random orders a user.
+        join: Whether known items that follow the history without a gap join it; otherwise they stay in the query.
+        exclude_seen: Whether the items of the history, and those that are given, are left out of the distributions.
+        seed: Seed of the orders.
+        batch_size: Users at once.
+
+    Returns:
+        Nats for all k items, float64 ``(U,)``.
+    """
+    check_choice("order", order, ORDERS)
+    check_bool("join", join)
+    rows = _rows(holdout, check_int("k", k, minimum=1))
+    generator = np.random.default_rng(check_int("seed", seed, minimum=0))
+    repeats = check_int("orders", orders, minimum=1) if order == "random" else 1
+    total = np.zeros(len(rows.items))
+    for _ in range(repeats):
+        rank = np.tile(np.arange(k), (len(rows.items), 1))
+        if order == "random":
+            rank = generator.permuted(rank, axis=1)
+        for turn in range(k):
+            place = (rank == turn).argmax(1)
+            known = np.zeros_like(rank, bool) if order == "factorised" else rank < turn
+            found = _asked(model, _Questions(rows, place, known), exclude_seen, batch_size, join=join)
+            total += found.log_probabilities
+    return total / repeats
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Histories, and the first k items that followed each, ``(U, k)``."""
+
+    histories: list[npt.NDArray[np.int64]]
+    items: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Questions:
+    """One gap a user: its ``place`` ``(U,)`` among the items, of which some are ``known`` ``(U, k)``."""
+
+    rows: _Rows
+    place: npt.NDArray[np.int64]
+    known: npt.NDArray[np.bool_]
+
+
+def _rows(holdout: Holdout, k: int) -> _Rows:
+    users = np.flatnonzero(holdout.following.lengths >= k)
+    if not len(users):
+        raise ValueError(f"No user of the holdout has {k} items that followed. Ask for fewer.")
+    items = np.stack([holdout.following[user][:k] for user in users])
+    return _Rows([holdout.histories[user] for user in users], items)
+
+
+def _marks(k: int, places: Sequence[int]) -> npt.NDArray[np.bool_]:
+    marks = np.zeros(k, bool)
+    marks[list(places)] = True
+    return marks
+
+
+def _asked(
+    model: Recommender, questions: _Questions, exclude_seen: bool, batch_size: int, *, join: bool = True
+) -> GapReport:
+    """Probability and rank of the item at every gap."""
+    rows, count = questions.rows, len(questions.place)
+    log_probabilities, ranks = np.zeros(count), np.zeros(count, np.int64)
+    joins = isinstance(model, DiffRec) and model.denoiser.prediction == "items"
+    histories, windows, places = [], [], []
+    for row in range(count):
+        items, known, place = rows.items[row], questions.known[row], int(questions.place[row])
+        first = int(np.argmin(known)) if join else 0
+        if not joins and known[place:].any():
+            raise ValueError(
+                f"{type(model).__name__} does not see what follows a gap. Use a model that predicts items."
+            )
+        histories.append(np.concatenate([rows.histories[row], items[:first]]))
+        windows.append(np.where(known, items, -1)[first:] if joins else np.full(1, -1))
+        places.append(place - first if joins else 0)
+    targets = torch.from_numpy(np.take_along_axis(rows.items, questions.place[:, None], 1)[:, 0])
+    at = torch.tensor(places)
+    for some, part in Blanks(histories, windows).batches(batch_size):
+        seen = _seen(part) if exclude_seen else None
+        with model.serving() as served:
+            found = _distributions(served, part, at[some], seen)
+            for chosen, scores in found:
+                target = targets[some][chosen, None]
+                own = scores.gather(1, target)
+                mine = np.array(some)[chosen]
+                log_probabilities[mine] = own[:, 0].double().numpy()
+                ranks[mine] = 1 + (scores > own).sum(1).numpy()
+    return GapReport(log_probabilities, ranks)
+
+
+def _seen(part: Blanks) -> Tensor:
+    """Items of the histories and of the windows, ``(B, E)``, padded with -1."""
+    return pad(
+        [np.concatenate([h, w[w >= 0]]) for h, w in zip(part.histories, part.windows, strict=True)], fill=-1
+    ).items
+
+
+def _distributions(
+    model: Recommender, part: Blanks, places: Tensor, seen: Tensor | None
+) -> Iterator[tuple[slice, Tensor]]:
+    """Log-probabilities of all items at one position of each sequence, ``(b, V)``."""
+    if isinstance(model, DiffRec) and model.denoiser.prediction == "items":
+        yield from gap_distributions(model, part, places, Choice(seen, None))
+        return
+    history = pad(part.histories, model.history_length).to(model.device)
+    for group in user_groups(model.score(history)):
+        chunks = list(group)
+        scores = torch.cat([chunk.log_probabilities for chunk in chunks], dim=1)
+        rows = chunks[0].users
+        Choice(seen, None).take(rows).mask_(scores, slice(0, scores.shape[1]))
+        yield rows, scores.log_softmax(-1)
