@@ -1,7 +1,7 @@
 """Joint likelihood of the next K items, and of an item left out between known ones, in nats an item.
 
-Every model gives the probability of the same test items. ``left to right`` asks for the next item K times. ``any order`` is
-the mean over random orders; ``factorised`` takes each item given the history alone. The gap is the middle one of the K.
+Every model gives the probability of the same test items. ``left to right`` asks for the next item K times. ``any order``
+is the mean over random orders; ``factorised`` takes each item given the history alone. The gap is the middle one of the K.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Samples of the next K items: what they hit, how they differ, how long they take, and whether they are calibrated.
 
 For each user S samples of K items, from the roll-out of a next-item model, from the marginals (every item given the history
-alone), from blanks in 1 to K steps, and from Gaussian chains. Seen items are left out, and no item comes twice in a sample.
+alone), from blanks in 1 to K steps, and from Gaussian chains. Seen items are left out. No item comes twice in a sample,
+but from the marginals.
 
 ``probability`` is the mean probability, given the history alone, of the items that stand at their positions; ``distinct``
 counts the items of a user's samples. Both are also measured for exact draws from the marginals: a calibrated chain has the

@@ -1,7 +1,10 @@
 r"""A causal history encoder, and a small bidirectional Transformer over the corrupted positions of a query.
 
-The K positions of a query see one another in both directions, and the history through its last state alone. The output of
-a position is added to that state, and starts at zero, so that the initial prediction is that of a plain next-item model.
+The K positions of a query see one another in both directions, and the history through its last state alone. Nothing is
+seen of a blank, which says nothing: a prediction does not depend on how many blanks there are, and the first of several
+blanks is predicted as the next item is. The output of a position is added to the state, and starts at zero, so that the
+initial prediction is that of a plain next-item model.
+
 The denoiser predicts **items**: what the head says of an output is the distribution given the history and the other
 positions. A reverse step costs K tokens, whatever the length of the history.
 """
@@ -20,6 +23,7 @@ from diffusers_rec.data.history import History
 from diffusers_rec.denoisers.base import Denoiser, check_shapes
 from diffusers_rec.nn.attention import MAX_LAYERS, CausalContext, CausalEncoder, TransformerBlock, check_architecture
 from diffusers_rec.nn.step_embedding import StepEmbedding
+from diffusers_rec.processes.mask import is_blank
 from diffusers_rec.processes.noising import Queries
 
 
@@ -104,9 +108,11 @@ class JointDenoiser(Denoiser, name="joint"):
         batch, draws, width, _ = xn.shape
         x = self.take(xn) + condition.token + self.step(timesteps)
         x = rearrange(x, "b q k d -> (b q) k d")
-        keys = condition.keys.expand(batch, draws, width).reshape(-1, 1, 1, width)
+        seen = condition.keys & ~is_blank(xn)
+        itself = torch.eye(width, dtype=torch.bool, device=xn.device)
+        mask = (seen[..., None, :] | itself).expand(batch, draws, width, width).flatten(0, 1)[:, None]
         for block in self.blocks:
-            x = block(x, keys)
+            x = block(x, mask)
         output = self.out(rearrange(self.norm(x), "(b q) k d -> b q k d", b=batch))
         return condition.state + self.of_offset[:width] + output
 
