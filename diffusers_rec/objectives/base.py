@@ -7,7 +7,7 @@ The pipeline runs the declared passes together, for M corrupted latents:
 ``final``     step N with new noise, where serving starts
 ``null``      the sampled step with the same noise, without the history
 ``negative``  the sampled step, with the corrupted latent of another item, drawn uniformly
-``next``      step N at every target of the batch, each as the only corrupted position: the next item
+``next``      step N at every target of the batch, as the only corrupted position; a blank if the process has any
 ============  ==================================================================================================
 """
 

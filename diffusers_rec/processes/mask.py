@@ -32,6 +32,7 @@ class MaskProcess(Process, name="mask"):
     """
 
     draws_items = True
+    knows_blanks = True
 
     def start(
         self,
@@ -125,6 +126,8 @@ class MixedProcess(Process, name="mixed"):
         schedule: Noise schedule, shared and not owned.
         blank: Share of the queries that are blanked, in [0, 1].
     """
+
+    knows_blanks = True
 
     def __init__(self, schedule: NoiseSchedule, *, blank: float = 0.5) -> None:
         super().__init__(schedule)

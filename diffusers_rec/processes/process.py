@@ -46,6 +46,9 @@ class Process(Component, ABC, kind="process"):
     draws_items: ClassVar[bool] = False
     """Whether a reverse step of an item prediction takes the latent of a drawn item, instead of the mean."""
 
+    knows_blanks: ClassVar[bool] = False
+    """Whether a denoiser learns what a blank is, a latent of zeros that says nothing, at step N."""
+
     def __init__(self, schedule: NoiseSchedule) -> None:
         self.schedule = schedule
 

@@ -73,8 +73,9 @@ def run_chain(
     queries = model.noising.serving(history.lengths, model.noising.max_noised(model.max_length))
     chain = Chain(model, history, queries, sampler.own_process(model.process), generators, guidance)
     if isinstance(chain.denoise, ItemPredictor) and sampler.num_steps == 1:
-        last = torch.full(chain.start.shape[:2], model.schedule.num_timesteps, device=chain.start.device)
-        return Drawn(chain.denoise.output(chain.start, last), queries.answer)
+        start = torch.zeros_like(chain.start) if model.process.knows_blanks else chain.start
+        last = torch.full(start.shape[:2], model.schedule.num_timesteps, device=start.device)
+        return Drawn(chain.denoise.output(start, last), queries.answer)
     called = None if callback is None else _with_head(callback, model.head, chain.centre)
     drawn = sampler.sample(chain.denoise, chain.process, chain.start, generators, callback=called)
     return Drawn(drawn if chain.centre is None else drawn + chain.centre, queries.answer)
