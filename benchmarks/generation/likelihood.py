@@ -1,7 +1,8 @@
 """Joint likelihood of the next K items, and of an item left out between known ones, in nats an item.
 
-Every model gives the probability of the same test items. ``left to right`` asks for the next item K times. ``any order``
-is the mean over random orders; ``factorised`` takes each item given the history alone. The gap is the middle one of the K.
+Every model is asked for the same test items. ``left to right`` asks for the next item K times, and ``any order``
+is the mean over random orders. ``factorised`` takes each item given the history alone. The gap is the middle item.
+In ``one encoding`` the known items stay in the query; else those that follow the history without a gap join it.
 """
 
 from __future__ import annotations
@@ -13,8 +14,7 @@ from functools import partial
 import numpy as np
 
 from benchmarks import plots
-from benchmarks.data import interactions_of
-from benchmarks.generation.setting import SETTINGS, add_options, split_of, trained
+from benchmarks.generation.setting import add_options, setting_of, split_of, trained
 from benchmarks.harness import Results, argument_parser, command, parse
 from diffusers_rec import DiffRec, Holdout, Split, TransitionMemory
 from diffusers_rec.evaluation import evaluate_gap, evaluate_joint
@@ -30,22 +30,44 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--orders", type=int, default=4, help="random orders per user")
     parser.add_argument("--models", nargs="+", default=("control", "joint", "bert4rec"))
     options = parse(parser, argv)
-    results = Results(f"generation-likelihood-{options.dataset}", options, place=place)
-    setting = SETTINGS[options.dataset]
-    split = split_of(interactions_of(options.dataset, options.data_dir).sequences(), setting.k)
+    results = Results("generation_likelihood", options, place=place)
+    split, k = split_of(options), setting_of(options).k
     test = split.test.sample(options.users, options.seed)
     for name in options.models:
         model = trained(name, split, options).without_memory()
         for exclude_seen in (True, False):
-            joint_likelihood(results, name, model, test, setting.k, exclude_seen, options)
-            gap(results, name, model, test, setting.k, exclude_seen, options)
-    neighbours(results, split, test, setting.k, options)
+            joint_likelihood(results, name, model, test, k, exclude_seen, options)
+            gap(results, name, model, test, k, exclude_seen, options)
+    neighbours(results, split, test, k, options)
+    marks(results, k)
     results.write(draw)
+
+
+def marks(results: Results, k: int) -> None:
+    """What the joint model reaches beside its rivals, seen items left out."""
+    nats = {(row["question"], row["model"], row["order"]): row for row in results.rows if row["seen"] == "excluded"}
+
+    def of(question: str, model: str, order: str, column: str = "nats") -> float:
+        return float(nats[question, model, order][column])
+
+    rolled, factorised = of(f"next {k}", "control", "left to right"), of(f"next {k}", "joint", "factorised")
+    for words, target in (("left to right", "<= 0.03"), ("any order", "<= 0.06")):
+        name = words.replace(" ", "_")
+        found = of(f"next {k}", "joint", words)
+        results.ratio(f"{name}_above_roll_out_nats", found - rolled, target)
+        results.ratio(f"{name}_distance_closed", (factorised - found) / (factorised - rolled), ">= 0.85")
+    both, left = ("gap", "joint", "both sides"), ("gap", "control", "left side")
+    results.ratio("gap_both_sides_below_control_nats", of(*left) - of(*both), ">= 0.15")
+    results.ratio("gap_both_sides_hr@10_over_control", of(*both, "hr@10") / of(*left, "hr@10"), ">= 1.10")
+    if ("gap", "bert4rec", "both sides") in nats:
+        bert = "gap", "bert4rec", "both sides"
+        results.ratio("gap_both_sides_below_bert4rec_nats", of(*bert) - of(*both), "> 0")
+        results.ratio("gap_both_sides_hr@10_over_bert4rec", of(*both, "hr@10") / of(*bert, "hr@10"), "> 1")
 
 
 def place(row: dict[str, object]) -> tuple[str, ...]:
     """Where a row stands in the table."""
-    return tuple(str(row[key]) for key in ("question", "seen", "model", "order", "seed"))
+    return tuple(str(row[key]) for key in ("dataset", "question", "seen", "model", "order", "seed"))
 
 
 def joint_likelihood(
@@ -111,7 +133,7 @@ def add(
 ) -> None:
     """One row: the mean and its standard error over the users."""
     row: dict[str, object] = {
-        "dataset": options.dataset,
+        "dataset": "synthetic" if options.quick else options.dataset,
         "question": question,
         "seen": "excluded" if exclude_seen else "kept",
         "model": model,
@@ -122,7 +144,7 @@ def add(
     }
     if report is not None:
         row["hr@10"] = report.hit_rate(10)
-    results.add(row | {"epochs": options.epochs or SETTINGS[options.dataset].epochs})
+    results.add(row | {"epochs": setting_of(options).epochs})
 
 
 if __name__ == "__main__":

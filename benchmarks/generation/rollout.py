@@ -1,8 +1,8 @@
 """The rival of joint sampling: a next-item model that is rolled out, one item after another.
 
 :func:`roll_out` draws with the model's own probabilities and encodes every longer history anew.
-:class:`CachedEncoder` is what a fast implementation would do: the keys of the history are computed once and shared by all
-draws, and an item costs one token a draw. It is timed as a lower bound, for the head takes its state directly.
+:class:`CachedEncoder` is what a fast implementation would do: the keys of the history are computed once and shared by
+all draws, and an item costs one token a draw. It is timed as a lower bound, for the head takes its state directly.
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
 """Samples of the next K items: what they hit, how they differ, how long they take, and whether they are calibrated.
 
-For each user S samples of K items, from the roll-out of a next-item model, from the marginals (every item given the history
-alone), from blanks in 1 to K steps, and from Gaussian chains. Seen items are left out. No item comes twice in a sample,
-but from the marginals.
+For each user S samples of K items: from the roll-out of a next-item model, from the marginals (every item given the
+history alone), from blanks in 1 to K steps, and from Gaussian chains. Seen items are left out. No item comes twice in a
+sample, but from the marginals.
 
-``probability`` is the mean probability, given the history alone, of the items that stand at their positions; ``distinct``
-counts the items of a user's samples. Both are also measured for exact draws from the marginals: a calibrated chain has the
-same. The time is that of all samples, without the encoding of longer histories that a slow roll-out needs: the roll-out is
-timed with cached keys.
+``probability`` is the mean probability, given the history alone, of the items at their positions. ``distinct_at_place``
+counts the items of a user's samples at one position. Blanks in K steps are exact draws of the joint model, so that
+calibrated chains agree with them in both. The roll-out is timed with cached keys.
 """
 
 from __future__ import annotations
@@ -23,9 +22,8 @@ import torch
 from torch import Generator, Tensor
 
 from benchmarks import plots
-from benchmarks.data import interactions_of
 from benchmarks.generation.rollout import cached_roll_out, roll_out
-from benchmarks.generation.setting import SETTINGS, add_options, split_of, trained
+from benchmarks.generation.setting import add_options, setting_of, split_of, trained
 from benchmarks.harness import Results, argument_parser, command, parse
 from diffusers_rec import DiffRec, Holdout
 from diffusers_rec.data import pad
@@ -45,6 +43,16 @@ CHAINS: dict[str, dict[str, Any]] = {
     "Gaussian, 50 steps": {"name": "ddpm", "num_steps": 50, "variance": "posterior"},
 }
 
+ANCESTRAL: dict[str, dict[str, Any]] = {
+    "absorbing, 25 steps": {"name": "ddpm", "num_steps": 25},
+    "absorbing, 50 steps": {"name": "ddpm", "num_steps": 50},
+}
+"""Chains of the absorbing process, whose steps fill any number of blanks."""
+
+USERS_AT_ONCE = 16
+
+ROLL_OUT = "control, rolled out"
+
 draw = partial(
     plots.dots,
     names=["way"],
@@ -59,40 +67,56 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--draws", type=int, default=20, help="samples per user")
     options = parse(parser, argv)
     results = Results(
-        f"generation-samples-{options.dataset}", options, place=lambda row: (str(row["way"]), str(row["seed"]))
+        "generation_samples", options, place=lambda row: tuple(str(row[key]) for key in ("dataset", "way", "seed"))
     )
-    setting = SETTINGS[options.dataset]
-    split = split_of(interactions_of(options.dataset, options.data_dir).sequences(), setting.k)
+    split, k = split_of(options), setting_of(options).k
     test = split.test.sample(options.users, options.seed)
     joint, control = (trained(name, split, options).without_memory() for name in ("joint", "control"))
     joint.calibration = control.calibration = None
-    marginals = marginals_of(joint, test, setting.k)
+    marginals = marginals_of(joint, test, k)
 
-    def measure(way: str, sample: Callable[[], Tensor], seconds: float | None = None) -> None:
+    blanks_alone = joint.replace(process="mask").eval()
+    cached = time_of_cached_roll_out(control, test, k, options)
+    ways: dict[str, Callable[[], Tensor]] = {
+        ROLL_OUT: partial(roll_out, control, test.histories, k, options.draws, seeded(options)),
+        "marginals": partial(exact_draws, marginals, options.draws, seeded(options)),
+        **{way: partial(slates, joint, test, k, chain, options) for way, chain in CHAINS.items()},
+        **{way: partial(slates, blanks_alone, test, k, chain, options) for way, chain in ANCESTRAL.items()},
+    }
+    for way, sample in ways.items():
         before = time.perf_counter()
         items = sample()
-        taken = time.perf_counter() - before
-        results.add({"dataset": options.dataset, "way": way, "users": len(test), "draws": options.draws}
-                    | metrics(items, test, setting.k) | calibration(items, marginals)
-                    | {"seconds": taken if seconds is None else seconds})  # fmt: skip
-
-    cached = time_of_cached_roll_out(control, test, setting.k, options)
-    measure(
-        "control, rolled out",
-        lambda: roll_out(control, test.histories, setting.k, options.draws, seeded(options)),
-        cached,
-    )
-    measure("marginals", lambda: exact_draws(marginals, options.draws, seeded(options)))
-    for way, sampler in CHAINS.items():
-        measure(way, partial(slates, joint, test, setting.k, sampler, options))
+        taken = cached if way == ROLL_OUT else time.perf_counter() - before
+        row = {"dataset": "synthetic" if options.quick else options.dataset, "way": way, "users": len(test)}
+        found = metrics(items, test, k) | calibration(items, marginals)
+        results.add(row | {"draws": options.draws} | found | {"seconds": taken})
+    marks(results)
     results.write(draw)
 
 
+def marks(results: Results) -> None:
+    """Chains beside exact draws of the same model, and the time beside the roll-out."""
+    rows = {row["way"]: row for row in results.rows}
+    exact = rows["blanks, K steps"]
+    for way in ("Gaussian, 25 steps", "Gaussian, 50 steps", *ANCESTRAL):
+        for number in ("probability", "distinct_at_place"):
+            name = way.replace(", ", "_").replace(" ", "_").lower()
+            results.ratio(f"{name}_{number}_vs_exact", rows[way][number] / exact[number], "0.95 to 1.05")
+    for way in ("blanks, 2 steps", "blanks, K steps"):
+        name = way.replace(", ", "_").replace(" ", "_")
+        results.ratio(f"{name}_time_vs_cached_roll_out", rows[way]["seconds"] / rows[ROLL_OUT]["seconds"], "<= 0.5")
+
+
 def slates(model: DiffRec, test: Holdout, k: int, sampler: dict[str, Any], options: argparse.Namespace) -> Tensor:
-    """Item indices of the model's slates, ``(U, S, K)``."""
-    histories = [model.vocabulary.decode(row) for row in test.histories]
-    found = model.slate(histories, k, samples=options.draws, sampler=sampler)
-    return torch.from_numpy(np.array([[model.vocabulary.encode(sample) for sample in row] for row in found.items]))
+    """Item indices of the model's slates, ``(U, S, K)``.
+
+    Draws share their noise among the histories of a call, so that a few histories have seeds of their own.
+    """
+    histories, found = [model.vocabulary.decode(row) for row in test.histories], []
+    for start in range(0, len(histories), USERS_AT_ONCE):
+        seeds = [options.seed + start * options.draws + draw for draw in range(options.draws)]
+        found += model.slate(histories[start : start + USERS_AT_ONCE], k, samples=seeds, sampler=sampler).items
+    return torch.from_numpy(np.array([[model.vocabulary.encode(sample) for sample in row] for row in found]))
 
 
 def marginals_of(model: DiffRec, test: Holdout, k: int) -> Tensor:

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.data import add_data_option, interactions_of
-from benchmarks.harness import argument_parser, parse
-from diffusers_rec import DiffRec, Sequences, Split
+from benchmarks.harness import argument_parser, command, parse
+from diffusers_rec import DiffRec, Sequences, Split, SyntheticWorld
 from diffusers_rec.presets import best, control, joint
 from diffusers_rec.training import RECIPES, TrainingConfig, train
 
@@ -39,6 +39,9 @@ class Setting:
     batch_targets: int
 
 
+QUICK = Setting(k=3, dropout=0.2, epochs=1, batch_targets=200)
+"""A synthetic world, for a look."""
+
 SETTINGS = {
     "beauty": Setting(k=3, dropout=0.5, epochs=30, batch_targets=400),
     "toys": Setting(k=3, dropout=0.5, epochs=30, batch_targets=400),
@@ -49,8 +52,23 @@ MODELS = ("control", "best", "joint", "bert4rec")
 """``best``, its control without noise, ``joint``, and BERT4Rec, the absorbing process over whole windows."""
 
 
-def split_of(sequences: Sequences, k: int) -> Split:
-    """The last k items of each user for the test, the one before for validation."""
+def setting_of(options: argparse.Namespace) -> Setting:
+    """The setting of the chosen data set."""
+    setting = QUICK if options.quick else SETTINGS[options.dataset]
+    return replace(setting, epochs=options.epochs or setting.epochs)
+
+
+def split_of(options: argparse.Namespace) -> Split:
+    """The last K items of each user for the test, the one before for validation."""
+    if options.quick:
+        sequences = SyntheticWorld(60, seed=options.seed).sample(150, min_length=8, seed=options.seed).sequences()
+    else:
+        sequences = interactions_of(options.dataset, options.data_dir).sequences()
+    return last_items(sequences, setting_of(options).k)
+
+
+def last_items(sequences: Sequences, k: int) -> Split:
+    """A split that holds out the last k items of each user for the test, and the one before for validation."""
     lengths, items = sequences.lengths, [sequences[user] for user in range(len(sequences))]
     held = np.where(lengths >= k + 3, k + 1, 0)
 
@@ -92,18 +110,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def folder_of(name: str, options: argparse.Namespace) -> Path:
     """The folder of a training."""
-    epochs = options.epochs or SETTINGS[options.dataset].epochs
-    folder: Path = options.runs / options.dataset / f"{name}-{options.seed}-{epochs}"
+    data = "quick" if options.quick else options.dataset
+    folder: Path = options.runs / data / f"{name}-{options.seed}-{setting_of(options).epochs}"
     return folder
 
 
 def trained(name: str, split: Split, options: argparse.Namespace) -> DiffRec:
     """Train a model, resume its training, or read it."""
-    setting = SETTINGS[options.dataset]
+    setting = setting_of(options)
     model = untrained(name, split, setting, options.seed)
     config: TrainingConfig = replace(
         RECIPES["best"],
-        epochs=options.epochs or setting.epochs,
+        epochs=setting.epochs,
         batch_targets=setting.batch_targets,
         seed=options.seed,
     )
@@ -125,11 +143,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_options(parser)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     options = parse(parser, argv)
-    sequences = interactions_of(options.dataset, options.data_dir).sequences()
-    split = split_of(sequences, SETTINGS[options.dataset].k)
+    split = split_of(options)
     for name in options.models:
         trained(name, split, options)
 
 
 if __name__ == "__main__":
-    main()
+    command(main)
