@@ -5,8 +5,8 @@ For K items that followed a history, the chain rule in an order :math:`\sigma` i
 .. math:: \log p(v_1, \dots, v_K) = \sum_i \log p\big(v_{\sigma(i)} \mid \text{history}, v_{\sigma(1)}, \dots,
           v_{\sigma(i-1)}\big).
 
-Every factor is a gap among known items. Known items that follow the history without a gap belong to it, so that the order
-from left to right asks for the next item K times.
+Every factor is a gap among known items. Known items that follow the history without a gap belong to it, so that the
+order from left to right asks for the next item K times.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def evaluate_gap(
     """Predict one of the items that followed, given some of the others.
 
     Args:
-        model: A model that predicts items, as of ``presets.joint``; another recommender where ``known`` are all items up
-            to ``place``, for which it predicts the next item.
+        model: A model that predicts items, as of ``presets.joint``; or another recommender, which predicts the next item,
+            where all items before ``place`` are known and none behind it.
         holdout: Histories and what followed; users with fewer than ``max(place, *known) + 1`` items are left out.
         place: Place of the item among those that followed, from 0.
         known: Places of the items that are given.

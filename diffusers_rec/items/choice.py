@@ -56,3 +56,19 @@ def among(indices: Tensor, items: slice) -> Tensor:
     column = torch.where((indices >= items.start) & (indices < items.stop), indices - items.start, size)
     marks = torch.zeros(*indices.shape[:-1], size + 1, dtype=torch.bool, device=indices.device)
     return marks.scatter_(-1, column, True)[..., :-1]
+
+
+def inverse_cdf(log_probabilities: Tensor, numbers: Tensor) -> Tensor:
+    """Items of distributions over V items, for several numbers each.
+
+    Args:
+        log_probabilities: Log-probabilities, ``(..., V)``.
+        numbers: Numbers in [0, 1), ``(..., S)``; a number is drawn from a uniform distribution to draw an item.
+
+    Returns:
+        Item indices, of the shape of ``numbers`` broadcast to the distributions.
+    """
+    cumulative = log_probabilities.double().exp().cumsum(-1)
+    wanted = (numbers * cumulative[..., -1:]).expand(*cumulative.shape[:-1], numbers.shape[-1])
+    found = torch.searchsorted(cumulative, wanted.contiguous(), right=True)
+    return found.clamp(max=log_probabilities.shape[-1] - 1)

@@ -15,9 +15,11 @@ from torch import Tensor
 from diffusers_rec.core.deprecation import warn_deprecated
 from diffusers_rec.core.entrances import guarded
 from diffusers_rec.core.errors import check_bool, check_choice, check_int
+from diffusers_rec.core.randomness import generators_from, uniform
 from diffusers_rec.data.history import History
 from diffusers_rec.data.vocabulary import Vocabulary
 from diffusers_rec.guidance import Guidance
+from diffusers_rec.items.choice import Choice, inverse_cdf
 from diffusers_rec.recommenders.ranking import Scores, TopK, top_k, user_groups
 from diffusers_rec.recommenders.requests import Items, Requests
 from diffusers_rec.recommenders.serving import Written, check_finite, in_evaluation_mode
@@ -216,6 +218,82 @@ class Recommender(Trainable, ABC):
             torch.cat([getattr(part, name) for part in found]).cpu()[back] for name in ("items", "scores", "std")
         )
         return Recommendations([self.vocabulary.decode(row[row >= 0].tolist()) for row in items], scores, std)
+
+    def sample_next(
+        self,
+        histories: Iterable[Items],
+        samples: Seeds = 1,
+        *,
+        exclude_seen: bool = True,
+        candidates: Items | Iterable[Items] | None = None,
+        exclude: Items | Iterable[Items] | None = None,
+        unknown: Unknown = "error",
+        times: Iterable[Iterable[Any]] | None = None,
+        features: Mapping[str, npt.ArrayLike] | None = None,
+        guidance: Guidance = None,
+        batch_size: int = 256,
+    ) -> Recommendations:
+        """Draw next items from the probabilities that the model reports, independently of one another.
+
+        Args:
+            histories: Raw item ids, oldest first.
+            samples: Draws of each history: their seeds, or their number.
+            exclude_seen: See :meth:`recommend`.
+            candidates: See :meth:`recommend`.
+            exclude: See :meth:`recommend`.
+            unknown: See :meth:`recommend`.
+            times: See :meth:`recommend`.
+            features: See :meth:`recommend`.
+            guidance: See :meth:`recommend`.
+            batch_size: Histories at once.
+
+        Returns:
+            One item a draw, in their order, and its probability among the items that may be drawn.
+
+        Raises:
+            ValueError: As :meth:`recommend`, or no item may be drawn.
+        """
+        check_bool("exclude_seen", exclude_seen)
+        requests = Requests.of(
+            self.vocabulary,
+            histories,
+            candidates=candidates,
+            exclude=exclude,
+            exclude_seen=exclude_seen,
+            times=times,
+            features=features,
+            drop=_drops(unknown),
+        )
+        generators = generators_from(samples)
+        numbers = uniform((1, len(generators)), generators, device=self.device)
+        places, items, scores = [], [], []
+        for some, part in requests.batches(check_int("batch_size", batch_size, minimum=1)):
+            drawn, probability = self._drawn(part, numbers, options_of(None, None, guidance))
+            places += some
+            items.append(drawn)
+            scores.append(probability)
+        back = torch.tensor(places).argsort()
+        rows = torch.cat(items).cpu()[back].tolist()
+        found = torch.cat(scores).cpu()[back]
+        return Recommendations([self.vocabulary.decode(row) for row in rows], found, torch.zeros_like(found))
+
+    def _drawn(self, requests: Requests, numbers: Tensor, options: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Items and their probabilities, ``(B, S)``, for numbers in [0, 1), ``(1, S)``."""
+        choice = Choice(*requests.tensors(self.device))
+        history, items, found = requests.history(self.history_length).to(self.device), [], []
+        start = 0
+        with self.serving() as model:
+            for group in user_groups(model.score(history, **options)):
+                scores = _probabilities(group).log()
+                choice.take(slice(start, start + len(scores))).mask_(scores, slice(0, scores.shape[1]))
+                start += len(scores)
+                if not bool(scores.isfinite().any(1).all()):
+                    raise ValueError("No item may be drawn: all are seen, excluded or no candidates. Allow more.")
+                scores = scores.log_softmax(-1)
+                drawn = inverse_cdf(scores, numbers)
+                items.append(drawn)
+                found.append(scores.exp().gather(1, drawn))
+        return torch.cat(items), torch.cat(found)
 
     def _top_k(self, requests: Requests, k: int, options: Mapping[str, Any]) -> TopK:
         """For histories that are all empty, or none of which is."""

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from diffusers_rec.core.randomness import Generators, uniform
 from diffusers_rec.denoisers import Denoiser
+from diffusers_rec.items.choice import inverse_cdf
 from diffusers_rec.items.embeddings import ItemEmbedding
 from diffusers_rec.items.evidence import EvidenceHead, with_evidence
 from diffusers_rec.items.heads import ItemHead
@@ -117,7 +118,7 @@ class ItemPredictor:
         parts = (part for _, part in self.distributions(xn, timesteps))
         if self.process.draws_items:
             number = uniform(xn.shape[:-1], self.generator, device=xn.device).flatten(0, 1)
-            chosen = (inverse_cdf(part, each) for part, each in _side_by_side(parts, number))
+            chosen = (inverse_cdf(part, each[..., None])[..., 0] for part, each in _side_by_side(parts, number))
             found = self.table[torch.cat(list(chosen))]
         else:
             found = torch.cat([part.exp_() @ self.table.to(part.dtype) for part in parts])
@@ -172,13 +173,6 @@ def barred(scores: Tensor, items: Tensor) -> Tensor:
     """Scores ``(R, V)`` with minus infinity at some items ``(R, E)``, padded with -1; the argument may be written to."""
     padded = F.pad(scores, (0, 1))
     return padded.scatter_(1, items.where(items >= 0, scores.shape[1]), -torch.inf)[:, :-1]
-
-
-def inverse_cdf(log_probabilities: Tensor, number: Tensor) -> Tensor:
-    """Items of distributions ``(..., V)`` for numbers in [0, 1), ``(...)``."""
-    cumulative = log_probabilities.double().exp().cumsum(-1)
-    found = torch.searchsorted(cumulative, (number * cumulative[..., -1])[..., None], right=True)[..., 0]
-    return found.clamp(max=log_probabilities.shape[-1] - 1)
 
 
 def _side_by_side(parts: Iterator[Tensor], numbers: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
