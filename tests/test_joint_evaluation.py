@@ -76,8 +76,9 @@ def test_a_known_right_side_changes_the_prediction_and_order_is_drawn_from_the_s
 def test_a_next_item_model_is_asked_from_left_to_right_alone(holdout):
     model = best(holdout.histories.vocabulary, dim=16).replace(memory="none").eval()
     assert evaluate_joint(model, holdout, 3).shape == (len(holdout),)
-    with pytest.raises(ValueError, match="does not see what follows"):
-        evaluate_gap(model, holdout, 1, [2])
+    for place, known in ((1, [2]), (1, []), (2, [0])):
+        with pytest.raises(ValueError, match="predicts the next item alone"):
+            evaluate_gap(model, holdout, place, known)
 
 
 @pytest.mark.parametrize(

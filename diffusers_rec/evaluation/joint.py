@@ -148,8 +148,8 @@ class _Questions:
 
 
 def _rows(holdout: Holdout, k: int) -> _Rows:
-    users = np.flatnonzero(holdout.following.lengths >= k)
-    if not len(users):
+    users = np.flatnonzero(holdout.following.lengths >= k).tolist()
+    if not users:
         raise ValueError(f"No user of the holdout has {k} items that followed. Ask for fewer.")
     items = np.stack([holdout.following[user][:k] for user in users])
     return _Rows([holdout.histories[user] for user in users], items)
@@ -172,9 +172,10 @@ def _asked(
     for row in range(count):
         items, known, place = rows.items[row], questions.known[row], int(questions.place[row])
         first = int(np.argmin(known)) if join else 0
-        if not joins and known[place:].any():
+        if not joins and not np.array_equal(known, np.arange(len(known)) < place):
             raise ValueError(
-                f"{type(model).__name__} does not see what follows a gap. Use a model that predicts items."
+                f"{type(model).__name__} predicts the next item alone: it does not see what follows a gap, nor past one. "
+                "Use a model that predicts items, such as presets.joint."
             )
         histories.append(np.concatenate([rows.histories[row], items[:first]]))
         windows.append(np.where(known, items, -1)[first:] if joins else np.full(1, -1))
