@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from benchmarks import plots
-from benchmarks.generation.setting import add_options, setting_of, split_of, trained
+from benchmarks.generation.setting import add_options, data_name, setting_of, split_of, trained
 from benchmarks.harness import Results, argument_parser, command, parse
 from diffusers_rec import DiffRec, Holdout, Split, TransitionMemory
 from diffusers_rec.evaluation import evaluate_gap, evaluate_joint
 from diffusers_rec.evaluation.joint import GapReport
 
-draw = partial(plots.dots, names=["question", "model", "order"], panels={"nats": "nats per item"})
+
+def draw(path: Path, rows: list[dict[str, str]]) -> None:
+    """Nats an item, seen items left out."""
+    shown = [row for row in rows if row["seen"] == "excluded" and row["nats"]]
+    plots.dots(path, shown, names=["question", "model", "order"], panels={"nats": "nats per item"})
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -30,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--orders", type=int, default=4, help="random orders per user")
     parser.add_argument("--models", nargs="+", default=("control", "joint", "bert4rec"))
     options = parse(parser, argv)
-    results = Results("generation_likelihood", options, place=place)
+    results = Results(f"generation_likelihood_{data_name(options)}", options, place=place)
     split, k = split_of(options), setting_of(options).k
     test = split.test.sample(options.users, options.seed)
     for name in options.models:
@@ -133,15 +137,15 @@ def add(
 ) -> None:
     """One row: the mean and its standard error over the users."""
     row: dict[str, object] = {
-        "dataset": "synthetic" if options.quick else options.dataset,
+        "dataset": data_name(options),
         "question": question,
         "seen": "excluded" if exclude_seen else "kept",
         "model": model,
         "order": order,
         "users": len(nats),
-        "nats": float(nats.mean()),
-        "standard_error": float(nats.std() / len(nats) ** 0.5),
     }
+    if np.isfinite(nats).all():  # item-to-item gives no probabilities
+        row |= {"nats": float(nats.mean()), "nats_noise": float(nats.std() / len(nats) ** 0.5)}
     if report is not None:
         row["hr@10"] = report.hit_rate(10)
     results.add(row | {"epochs": setting_of(options).epochs})

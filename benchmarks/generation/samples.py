@@ -23,7 +23,7 @@ from torch import Generator, Tensor
 
 from benchmarks import plots
 from benchmarks.generation.rollout import cached_roll_out, roll_out
-from benchmarks.generation.setting import add_options, setting_of, split_of, trained
+from benchmarks.generation.setting import add_options, data_name, setting_of, split_of, trained
 from benchmarks.harness import Results, argument_parser, command, parse
 from diffusers_rec import DiffRec, Holdout
 from diffusers_rec.data import pad
@@ -66,9 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--users", type=int, default=400, help="test users to look at")
     parser.add_argument("--draws", type=int, default=20, help="samples per user")
     options = parse(parser, argv)
-    results = Results(
-        "generation_samples", options, place=lambda row: tuple(str(row[key]) for key in ("dataset", "way", "seed"))
-    )
+    results = Results(f"generation_samples_{data_name(options)}", options)
     split, k = split_of(options), setting_of(options).k
     test = split.test.sample(options.users, options.seed)
     joint, control = (trained(name, split, options).without_memory() for name in ("joint", "control"))
@@ -87,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         before = time.perf_counter()
         items = sample()
         taken = cached if way == ROLL_OUT else time.perf_counter() - before
-        row = {"dataset": "synthetic" if options.quick else options.dataset, "way": way, "users": len(test)}
+        row = {"dataset": data_name(options), "way": way, "users": len(test)}
         found = metrics(items, test, k) | calibration(items, marginals)
         results.add(row | {"draws": options.draws} | found | {"seconds": taken})
     marks(results)

@@ -52,6 +52,11 @@ MODELS = ("control", "best", "joint", "bert4rec")
 """``best``, its control without noise, ``joint``, and BERT4Rec, the absorbing process over whole windows."""
 
 
+def data_name(options: argparse.Namespace) -> str:
+    """Name of the data in tables and folders."""
+    return "synthetic" if options.quick else str(options.dataset)
+
+
 def setting_of(options: argparse.Namespace) -> Setting:
     """The setting of the chosen data set."""
     setting = QUICK if options.quick else SETTINGS[options.dataset]
@@ -110,8 +115,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def folder_of(name: str, options: argparse.Namespace) -> Path:
     """The folder of a training."""
-    data = "quick" if options.quick else options.dataset
-    folder: Path = options.runs / data / f"{name}-{options.seed}-{setting_of(options).epochs}"
+    folder: Path = options.runs / data_name(options) / f"{name}-{options.seed}-{setting_of(options).epochs}"
     return folder
 
 

@@ -67,8 +67,8 @@ def evaluate_gap(
     """Predict one of the items that followed, given some of the others.
 
     Args:
-        model: A model that predicts items, as of ``presets.joint``; or another recommender, which predicts the next item,
-            where all items before ``place`` are known and none behind it.
+        model: A model that predicts items, as of ``presets.joint``; or another recommender, which predicts the next
+            item, where all items before ``place`` are known and none behind it.
         holdout: Histories and what followed; users with fewer than ``max(place, *known) + 1`` items are left out.
         place: Place of the item among those that followed, from 0.
         known: Places of the items that are given.
@@ -174,7 +174,7 @@ def _asked(
         first = int(np.argmin(known)) if join else 0
         if not joins and not np.array_equal(known, np.arange(len(known)) < place):
             raise ValueError(
-                f"{type(model).__name__} predicts the next item alone: it does not see what follows a gap, nor past one. "
+                f"{type(model).__name__} predicts the next item alone: it does not see past a gap, on either side. "
                 "Use a model that predicts items, such as presets.joint."
             )
         histories.append(np.concatenate([rows.histories[row], items[:first]]))

@@ -1,0 +1,66 @@
+"""The programs that measure generation: their split, the cached roll-out, and a quick run of each."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.generation import likelihood, samples
+from benchmarks.generation.rollout import CachedEncoder
+from benchmarks.generation.setting import last_items
+from diffusers_rec import History, SyntheticWorld
+from diffusers_rec.guidance import unwrapped
+from diffusers_rec.presets import best
+
+
+def test_the_last_items_are_the_test_and_short_users_train_whole():
+    sequences = SyntheticWorld(30, seed=0).sample(40, min_length=3, max_length=9, seed=1).sequences()
+    split = last_items(sequences, 3)
+    by_name = {name: split.train[row] for row, name in enumerate(split.train.users.ids)}
+    held = dict(zip(split.test.histories.users.ids, range(len(split.test)), strict=True))
+    for row, name in enumerate(sequences.users.ids):
+        whole = sequences[row]
+        if len(whole) < 6:
+            assert np.array_equal(by_name[name], whole)
+            assert name not in held
+        else:
+            user = held[name]
+            assert np.array_equal(by_name[name], whole[:-4])
+            assert np.array_equal(split.test.histories[user], whole[:-3])
+            assert np.array_equal(split.test.following[user], whole[-3:])
+
+
+def test_a_cached_step_is_the_state_of_the_longer_history():
+    model = best(range(20), dim=16, low_pass=0.0).double().eval()
+    encoder = unwrapped(model.denoiser).encoder
+    generator = torch.Generator().manual_seed(0)
+    items = torch.randint(20, (3, 6), generator=generator)
+    lengths, later = torch.tensor([6, 2, 4]), torch.randint(20, (3, 2, 3), generator=generator)
+    with torch.no_grad():
+        torch.nn.init.normal_(encoder.distance_bias, generator=generator)
+        cached = CachedEncoder(encoder, History(items, lengths, latents=model.embedding(items)), draws=2)
+        for turn in range(3):
+            state = cached.step(model.embedding(later[..., turn]))
+            for row in range(3):
+                for draw in range(2):
+                    whole = torch.cat([items[row, : lengths[row]], later[row, draw, : turn + 1]])
+                    context = encoder.cache(model.embedding(whole[None]))
+                    expected = encoder.states(context, torch.tensor([[len(whole) - 1]]))[0, 0]
+                    assert torch.allclose(state[row, draw], expected, atol=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("program", "rows"), [(likelihood, 30), (samples, 13)])
+def test_a_quick_run_writes_its_table_and_its_marks(program, rows, tmp_path):
+    arguments = ["--quick", "--threads", "1", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+    program.main(arguments)
+    name = f"generation_{program.__name__.rpartition('.')[2]}_synthetic-quick"
+    for file in (f"{name}.csv", f"{name}-ratios.csv"):
+        with (tmp_path / "out" / file).open(newline="") as opened:
+            found = list(csv.DictReader(opened))
+        assert len(found) >= (rows if file.endswith("quick.csv") else 6)
+        assert all(np.isfinite(float(row["value"])) for row in found if "value" in row)
+    assert (tmp_path / "out" / f"{name}.png").stat().st_size > 1000
