@@ -57,7 +57,7 @@ def test_a_cached_step_is_the_state_of_the_longer_history():
 def test_a_quick_run_writes_its_table_and_its_marks(program, rows, tmp_path):
     arguments = ["--quick", "--threads", "1", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
     program.main(arguments)
-    name = f"generation_{program.__name__.rpartition('.')[2]}_synthetic-quick"
+    name = f"{program.__name__.rpartition('.')[2]}-synthetic-quick"
     for file in (f"{name}.csv", f"{name}-ratios.csv"):
         with (tmp_path / "out" / file).open(newline="") as opened:
             found = list(csv.DictReader(opened))

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--orders", type=int, default=4, help="random orders per user")
     parser.add_argument("--models", nargs="+", default=("control", "joint", "bert4rec"))
     options = parse(parser, argv)
-    results = Results(f"generation_likelihood_{data_name(options)}", options, place=place)
+    results = Results(f"likelihood-{data_name(options)}", options, place=place)
     split, k = split_of(options), setting_of(options).k
     test = split.test.sample(options.users, options.seed)
     for name in options.models:

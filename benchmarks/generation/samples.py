@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--users", type=int, default=400, help="test users to look at")
     parser.add_argument("--draws", type=int, default=20, help="samples per user")
     options = parse(parser, argv)
-    results = Results(f"generation_samples_{data_name(options)}", options)
+    results = Results(f"samples-{data_name(options)}", options)
     split, k = split_of(options), setting_of(options).k
     test = split.test.sample(options.users, options.seed)
     joint, control = (trained(name, split, options).without_memory() for name in ("joint", "control"))

@@ -300,11 +300,17 @@ def _not_measured(file: str) -> str:
 def _command(file: str) -> str:
     name, _, suffix = Path(file).stem.partition("-")
     suffix = suffix.removesuffix("-ratios")
-    preset = f" --preset {suffix}" if suffix in PRESETS else ""
-    paper = (REPOSITORY / "benchmarks" / "paper" / f"{name}.py").is_file()
-    if not paper and not (REPOSITORY / "benchmarks" / f"{name}.py").is_file():
+    option = f" --preset {suffix}" if suffix in PRESETS else ""
+    folders = [each for each in ("", "paper.", "generation.") if _program(each, name).is_file()]
+    if not folders:
         raise ValueError(f"no program writes {file}")
-    return f"`python -m benchmarks.{'paper.' if paper else ''}{name}{preset}`"
+    if folders[0] == "generation.":
+        option = f" --dataset {suffix}"
+    return f"`python -m benchmarks.{folders[0]}{name}{option}`"
+
+
+def _program(folder: str, name: str) -> Path:
+    return REPOSITORY / "benchmarks" / folder.rstrip(".") / f"{name}.py"
 
 
 def _shown(text: str, column: str, name: str = "") -> str:
