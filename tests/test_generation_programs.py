@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.generation import likelihood, samples
+from benchmarks.generation import likelihood, ranking, robustness, samples, steering
 from benchmarks.generation.rollout import CachedEncoder
 from benchmarks.generation.setting import last_items
 from diffusers_rec import History, SyntheticWorld
@@ -53,7 +53,9 @@ def test_a_cached_step_is_the_state_of_the_longer_history():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("program", "rows"), [(likelihood, 30), (samples, 13)])
+@pytest.mark.parametrize(
+    ("program", "rows"), [(likelihood, 30), (samples, 13), (ranking, 16), (robustness, 8), (steering, 17)]
+)
 def test_a_quick_run_writes_its_table_and_its_marks(program, rows, tmp_path):
     arguments = ["--quick", "--threads", "1", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
     program.main(arguments)
@@ -61,6 +63,6 @@ def test_a_quick_run_writes_its_table_and_its_marks(program, rows, tmp_path):
     for file in (f"{name}.csv", f"{name}-ratios.csv"):
         with (tmp_path / "out" / file).open(newline="") as opened:
             found = list(csv.DictReader(opened))
-        assert len(found) >= (rows if file.endswith("quick.csv") else 6)
+        assert len(found) >= (rows if file.endswith("quick.csv") else 4)
         assert all(np.isfinite(float(row["value"])) for row in found if "value" in row)
     assert (tmp_path / "out" / f"{name}.png").stat().st_size > 1000

@@ -16,8 +16,19 @@ from diffusers_rec.data import pad
 from diffusers_rec.nn.attention import CausalEncoder
 
 
-def roll_out(model: DiffRec, histories: Sequences, k: int, draws: int, generator: Generator) -> Tensor:
-    """Items drawn one after another, none that was seen or drawn before, ``(B, S, K)``."""
+def roll_out(
+    model: DiffRec, histories: Sequences, k: int, draws: int, generator: Generator, tilt: Tensor | None = None
+) -> Tensor:
+    """Items drawn one after another, none that was seen or drawn before, ``(B, S, K)``.
+
+    Args:
+        model: Next-item model.
+        histories: B histories.
+        k: Number of items K.
+        draws: Number S of samples a history.
+        generator: Generator of the draws.
+        tilt: Numbers that are added to the log-probabilities of the items, ``(V,)``.
+    """
     rows = [history for history in histories for _ in range(draws)]
     chosen: list[Tensor] = []
     for _ in range(k):
@@ -29,6 +40,7 @@ def roll_out(model: DiffRec, histories: Sequences, k: int, draws: int, generator
             part = lengthened[start : start + 1024]
             with model.serving() as served:
                 scores = torch.cat([c.log_probabilities for c in served.score(pad(part, served.history_length))])
+            scores = scores if tilt is None else scores + tilt
             scores = scores.scatter(1, pad(part, fill=int(part[0][0])).items, -torch.inf)
             scores[torch.arange(len(part)), torch.tensor([int(row[0]) for row in part])] = -torch.inf
             found.append(torch.multinomial(scores.softmax(-1), 1, generator=generator)[:, 0])

@@ -105,7 +105,9 @@ def marks(results: Results) -> None:
         results.ratio(f"{name}_time_vs_cached_roll_out", rows[way]["seconds"] / rows[ROLL_OUT]["seconds"], "<= 0.5")
 
 
-def slates(model: DiffRec, test: Holdout, k: int, sampler: dict[str, Any], options: argparse.Namespace) -> Tensor:
+def slates(
+    model: DiffRec, test: Holdout, k: int, sampler: dict[str, Any], options: argparse.Namespace, guidance: Any = None
+) -> Tensor:
     """Item indices of the model's slates, ``(U, S, K)``.
 
     Draws share their noise among the histories of a call, so that a few histories have seeds of their own.
@@ -113,7 +115,8 @@ def slates(model: DiffRec, test: Holdout, k: int, sampler: dict[str, Any], optio
     histories, found = [model.vocabulary.decode(row) for row in test.histories], []
     for start in range(0, len(histories), USERS_AT_ONCE):
         seeds = [options.seed + start * options.draws + draw for draw in range(options.draws)]
-        found += model.slate(histories[start : start + USERS_AT_ONCE], k, samples=seeds, sampler=sampler).items
+        part = histories[start : start + USERS_AT_ONCE]
+        found += model.slate(part, k, samples=seeds, sampler=sampler, guidance=guidance).items
     return torch.from_numpy(np.array([[model.vocabulary.encode(sample) for sample in row] for row in found]))
 
 
