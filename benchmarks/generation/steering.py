@@ -1,10 +1,10 @@
 """The steering dial: the share of a wanted genre in slates of five, against what it costs.
 
-The wanted attribute is the commonest of those that at most a quarter of the actions have. The guide ``attribute`` steers
-the joint model. One rival tilts each step of a rolled-out next-item model in the same way; another ranks the control's
-items again by a mean of probability and attribute. The last two rows ask for three of five: by the guide for sets, and
-by the tilt whose mean is three. ``recall`` is that of a sample. ``nats`` is the mean negative log-probability of the items of a slate,
-one by one, under the control without steering.
+The wanted attribute is the commonest of those that at most a quarter of the actions have. The guide ``attribute``
+steers the joint model. One rival tilts each step of a rolled-out next-item model in the same way. Another ranks the
+control's items again by a mean of probability and attribute. The last two rows ask for three of five: by the guide for
+sets, and by the tilt whose mean is three. ``recall`` is that of a sample. ``nats`` is the mean negative log-probability of
+the items of a slate, one by one, under the control without steering.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def nats_of(model: DiffRec, test: Holdout, items: Tensor) -> float:
 
 
 def re_ranked(model: DiffRec, test: Holdout, has: Tensor, k: int, weight: float) -> Tensor:
-    """One list a user: the k best of (1 - weight) times the probability and weight times the attribute, ``(U, 1, K)``."""
+    """One list a user: the k best by a weighted mean of the probability and the attribute, ``(U, 1, K)``."""
     scores = probabilities(model, test).exp()
     mixed = (1 - weight) * scores / scores.amax(1, keepdim=True) + weight * has.double()
     return mixed.masked_fill(scores == 0, -1.0).topk(k, dim=1).indices[:, None]
