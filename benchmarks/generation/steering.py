@@ -3,8 +3,8 @@
 The wanted attribute is the commonest of those that at most a quarter of the actions have. The guide ``attribute``
 steers the joint model. One rival tilts each step of a rolled-out next-item model in the same way. Another ranks the
 control's items again by a mean of probability and attribute. The last two rows ask for three of five: by the guide for
-sets, and by the tilt whose mean is three. ``recall`` is that of a sample. ``nats`` is the mean negative log-probability of
-the items of a slate, one by one, under the control without steering.
+sets, and by the tilt whose mean is three. ``recall`` is that of a sample. ``nats`` is the mean negative log-probability
+of the items of a slate, one by one, under the control without steering.
 """
 
 from __future__ import annotations
