@@ -145,8 +145,8 @@ class Denoiser(nn.Module, Component, ABC, kind="denoiser"):
             )
         if self.prediction == "items" and not isinstance(model.source, ZeroSource):
             raise ValueError(
-                f"The parts do not fit: a prediction of items weighs latents that are centred on zero, but the source is "
-                f"{model.source.registered_name!r}. Use source='zero'."
+                "The parts do not fit: a prediction of items weighs latents that are centred on zero, but the source "
+                f"is {model.source.registered_name!r}. Use source='zero'."
             )
         if self.prediction == "noise" and not model.schedule.alpha_bar[-1]:
             raise ValueError(

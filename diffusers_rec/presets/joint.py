@@ -25,8 +25,9 @@ def joint(
     :meth:`DiffRec.slate <diffusers_rec.DiffRec.slate>`.
 
     The history encoder, the head and the memory are those of :func:`best`. A small bidirectional network over up to k
-    positions predicts items, from Gaussian noise in half of the queries and from blanks in the other half, with any number
-    of gaps among them. The next item is trained at every position, as in ``best``, so that ``recommend`` ranks as well.
+    positions predicts items, from Gaussian noise in half of the queries and from blanks in the other half, with any
+    number of gaps among them. The next item is trained at every position, as in ``best``, so that ``recommend`` ranks
+    as well.
 
     Args:
         items: Items that can be recommended.

@@ -1,9 +1,9 @@
 r"""The absorbing process: a position holds its item, or nothing.
 
-At step n a position holds its item with probability :math:`\bar\alpha_n`, else it is **blank**: the latent of a blank is
-zero. The reverse step from n to m fills a blank with probability :math:`(\bar\alpha_m - \bar\alpha_n) / (1 -
-\bar\alpha_n)`. A denoiser is told step N at blanks and step 0 elsewhere, so that a network that was trained with Gaussian
-noise knows both. Austin et al. 2021, *D3PM*; Shi et al. 2024, *MD4*. BERT4Rec is this process in one step.
+At step n a position holds its item with probability :math:`\bar\alpha_n`, else it is **blank**: the latent of a blank
+is zero. The reverse step from n to m fills a blank with probability :math:`(\bar\alpha_m - \bar\alpha_n) / (1 -
+\bar\alpha_n)`. A denoiser is given step N at blanks and step 0 elsewhere, so that a network that was trained with
+Gaussian noise knows both. Austin et al. 2021, *D3PM*; Shi et al. 2024, *MD4*. BERT4Rec is this process in one step.
 """
 
 from __future__ import annotations
@@ -181,4 +181,6 @@ class MixedProcess(Process, name="mixed"):
         return torch.where(is_blank(xn), self.schedule.num_timesteps, steps)
 
     def evidence(self, xn: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        return self._gaussian.evidence(xn, timesteps)
+        """The evidence of the Gaussian process; none at blanks."""
+        linear, quadratic = self._gaussian.evidence(xn, timesteps)
+        return linear, quadratic.masked_fill(is_blank(xn)[..., None], 0.0)

@@ -211,9 +211,9 @@ class Gaps(NoisingStrategy, name="gaps"):
     """Gaps among known items: any number of the k positions up to the target are corrupted, the others are clean.
 
     In training, each row of a batch gives some queries that end at targets drawn from its own. The number of gaps of a
-    query is uniform in 1..k, and which positions they are is random; k gaps are k next items. Averaged over the
-    positions, the cross-entropy is then that of all orders in which the k items can be filled in (Hoogeboom et al. 2022,
-    *ARDM*). A query sees one item of the history at least, so that it is shorter at the beginning of a row.
+    query is uniform in 1..k, and which positions they are is random; k gaps are k next items. Averaged over the gaps of
+    each query, the cross-entropy is then that of all orders in which the k items can be filled in (Hoogeboom et al.
+    2022, *ARDM*). A query sees one item of the history at least, so that it is shorter at the beginning of a row.
 
     When serving, a query asks for the next item alone, ``recommend``, or has the gaps of a call, ``complete`` and
     ``slate``.

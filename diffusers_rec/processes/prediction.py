@@ -1,7 +1,7 @@
 """Conversion between predictions of the clean latent, the noise and the velocity.
 
-A prediction of ``"items"`` is none of these: the head turns it into the log-probabilities of the items given everything but
-the position's own latent; see :mod:`diffusers_rec.items.evidence`.
+A prediction of ``"items"`` is none of these: the head turns it into the log-probabilities of the items given everything
+except the position's own latent; see :mod:`diffusers_rec.items.evidence`.
 """
 
 from __future__ import annotations

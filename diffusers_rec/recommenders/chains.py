@@ -162,7 +162,7 @@ class Chain:
         """The denoiser as a function that predicts clean latents relative to the centre."""
         process, start, centre, schedule = self.process, self.start, self.centre, model.schedule
         moved = 0.0 if centre is None else centre
-        # Corrupted positions may hold items of the history: those are noised to step n (Algorithm 3, line 5), not drawn.
+        # Corrupted positions may hold items of the history: they are noised to step n (Algorithm 3, line 5), not drawn.
         known = (queries.positions < history.lengths[:, None, None])[..., None]
         clean = None
         if bool(known.any()):

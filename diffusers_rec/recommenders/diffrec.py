@@ -304,8 +304,8 @@ class DiffRec(Pretrained, Recommender):
             Whole sequences, the likeliest sample first. A sequence without a gap stays as it is.
 
         Raises:
-            ValueError: No gap at all, a gap with nothing before it, gaps further apart than the model fills in together,
-                unknown ids, or more gaps than items that may be filled in.
+            ValueError: No gap at all, a gap with nothing before it, gaps further apart than the model fills in
+                together, unknown ids, or more gaps than items that may be filled in.
             TypeError: The denoiser does not predict items.
         """
         k = self._joint("complete")
@@ -315,7 +315,8 @@ class DiffRec(Pretrained, Recommender):
             self.vocabulary, known, candidates=candidates, exclude=exclude, exclude_seen=exclude_seen, may_be_empty=True
         )
         chosen = self._built(sampler, distinct=exclude_seen)
-        return with_known(completed(self, blanks, requests, chosen, samples, guidance, batch_size), given)
+        found = completed(self, blanks, requests, chosen, samples, guidance, batch_size, distinct=exclude_seen)
+        return with_known(found, given)
 
     def slate(
         self,
@@ -336,8 +337,8 @@ class DiffRec(Pretrained, Recommender):
         Args:
             histories: Raw item ids, oldest first.
             k: Number of items; as many as the model fills in together when None.
-            samples: Samples of each history: their seeds, or their number; None gives the slate that takes the likeliest
-                item at every step.
+            samples: Samples of each history: their seeds, or their number; None gives the slate that takes the
+                likeliest item at every step.
             exclude_seen: Whether to leave out the items of the history.
             candidates: See :meth:`recommend`.
             exclude: See :meth:`recommend`.

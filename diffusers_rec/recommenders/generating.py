@@ -35,6 +35,9 @@ class _Gap:
     def __repr__(self) -> str:
         return "GAP"
 
+    def __reduce__(self) -> str:  # a copy, and what a worker process gets, is the same object
+        return "GAP"
+
 
 GAP = _Gap()
 """Stands in a sequence where :meth:`DiffRec.complete <diffusers_rec.DiffRec.complete>` fills in an item."""
@@ -46,8 +49,8 @@ class Completions:
     """What :meth:`DiffRec.complete <diffusers_rec.DiffRec.complete>` and ``slate`` give, for B sequences.
 
     Attributes:
-        items: Raw item ids, ``items[row][sample]``: the sequence with its gaps filled in, or the slate. The samples of a
-            row are in the order of their log-likelihood.
+        items: Raw item ids, ``items[row][sample]``: the sequence with its gaps filled in, or the slate. The samples of
+            a row are in the order of their log-likelihood.
         log_likelihood: Logarithm of the probability with which the items of each sample were drawn, ``(B, S)``; None if
             the sampler does not know it.
         marginals: For each row and each of its gaps the likeliest items and their probabilities, while the other gaps
@@ -105,13 +108,14 @@ class Blanks:
             first = places[0] if places else len(sequence)
             if places and not first:
                 raise ValueError(
-                    f"sequences[{row}] begins with a gap: nothing is known of what came before. Put an item in front, or "
-                    "ask recommend(empty='popularity') for the most popular items."
+                    f"sequences[{row}] begins with a gap: nothing is known of what came before. Put an item in front, "
+                    "or call recommend(empty='popularity') for the most popular items."
                 )
             if places and places[-1] - first >= most:
                 raise ValueError(
-                    f"sequences[{row}] has gaps {places[-1] - first + 1} positions apart, but the model fills in {most} "
-                    f"positions together. Train with a larger k, such as joint(items, k={places[-1] - first + 1})."
+                    f"sequences[{row}] has gaps {places[-1] - first + 1} positions apart, but the model fills in "
+                    f"{most} positions together. Train with a larger k, such as joint(items, "
+                    f"k={places[-1] - first + 1})."
                 )
             known = _encoded(vocabulary, [each for each in sequence if each is not GAP], row)
             histories.append(known[:first])
@@ -130,7 +134,7 @@ class Blanks:
                 yield some, Blanks([self.histories[i] for i in some], [self.windows[i] for i in some])
 
     def queries(self, longest: int, device: torch.device) -> tuple[History, Queries, Tensor]:
-        """Padded histories of the last ``longest`` items, one query each, and the items of the windows ``(B, 1, K)``."""
+        """Padded histories of the last ``longest`` items, one query each, and the windows' items ``(B, 1, K)``."""
         history = pad(self.histories, longest).to(device)
         window = torch.from_numpy(np.stack(self.windows)).to(device)[:, None]
         visible = history.lengths[:, None]
@@ -180,6 +184,8 @@ def fill(
     sampler: Sampler,
     seeds: int | Sequence[int],
     guidance: Guidance = None,
+    *,
+    distinct: bool = True,
 ) -> Filled:
     """Fill in the gaps of B sequences whose windows are of one length.
 
@@ -190,6 +196,7 @@ def fill(
         sampler: Chain.
         seeds: Draws: seeds, or their number.
         guidance: Guidance of this call.
+        distinct: Whether no item may stand twice in a sample of a chain; the sampler ``unmask`` has its own setting.
 
     Raises:
         ValueError: Fewer items may be filled in than there are gaps.
@@ -206,7 +213,7 @@ def fill(
         found = sampler.fill(chain.predictor, process, chain.start, generators)
         return Filled(found.items, found.log_likelihood, marginals)
     latents = sampler.sample(chain.predictor, process, chain.start, generators)
-    return Filled(chain.predictor.nearest(latents), None, marginals)
+    return Filled(chain.predictor.nearest(latents, distinct=distinct), None, marginals)
 
 
 def _chain(
@@ -224,8 +231,8 @@ def _chain(
     allowed, gaps = barred == 0, int(queries.gaps.sum(-1).max())
     if int(allowed.sum(1).min()) < gaps:
         raise ValueError(
-            f"{gaps} items are to be filled in, but only {int(allowed.sum(1).min())} may be: the others are seen, excluded "
-            "or no candidates. Ask for fewer, or allow more."
+            f"{gaps} items are to be filled in, but only {int(allowed.sum(1).min())} may be: the others are seen, "
+            "excluded or no candidates. Ask for fewer, or allow more."
         )
     return Chain(model, history, queries, process, generators, guidance, items=window, allowed=allowed)
 
@@ -238,6 +245,8 @@ def completed(
     seeds: int | Sequence[int],
     guidance: Guidance,
     batch_size: int,
+    *,
+    distinct: bool = True,
 ) -> Completions:
     """Fill in the gaps of any sequences; the items are those of the windows, without what stands before them."""
     count = len(blanks.windows)
@@ -249,7 +258,7 @@ def completed(
     for places, part in blanks.batches(batch_size):
         excluded, candidates = requests.take(places).tensors(model.device)
         with model.serving() as serving:
-            found = fill(serving, part, Choice(excluded, candidates), sampler, seeds, guidance)
+            found = fill(serving, part, Choice(excluded, candidates), sampler, seeds, guidance, distinct=distinct)
         order = torch.arange(draws).expand(len(places), -1)
         if found.log_likelihood is None:
             known = None

@@ -29,11 +29,15 @@ class Parts(Protocol):
 
 
 class _Corrupted(NamedTuple):
-    """What one pass predicts from: each ``(B, Q, K, ...)``, but the steps, which may be one a query."""
+    """What one pass predicts from: each ``(B, Q, K, ...)``, but the steps, which may be one a query.
+
+    ``seen`` holds the steps that the denoiser is told.
+    """
 
     items: Tensor
     x0: Tensor
     timesteps: Tensor
+    seen: Tensor
     xn: Tensor
     noise: Tensor
 
@@ -83,7 +87,7 @@ def _run(
     centre = model.source.centre(history, queries)
     timesteps = queries.steps(timesteps)
     corrupted = _corrupt_all(model, names, items, x0, timesteps, centre, generator)
-    chosen = queries.gaps & (steps_of_positions(corrupted[names[0]].timesteps, queries.mask) > 0)
+    chosen = queries.gaps & (steps_of_positions(corrupted[names[0]].seen, queries.mask) > 0)
     if model.process.draws_items and not bool(chosen.any()):  # no position lost its item: all do
         last = torch.where(timesteps > 0, model.schedule.num_timesteps, 0)
         corrupted, chosen = _corrupt_all(model, names, items, x0, last, centre, generator), queries.gaps
@@ -93,7 +97,7 @@ def _run(
     condition = denoiser.condition(context, queries.repeat(len(names)), null=_null(names, queries, hidden))
     output = denoiser(
         torch.cat([each.xn for each in corrupted.values()], dim=1),
-        torch.cat([each.timesteps for each in corrupted.values()], dim=1),
+        torch.cat([each.seen for each in corrupted.values()], dim=1),
         condition,
     )
     passes = {
@@ -157,7 +161,7 @@ def _corrupt(
     corrupted = model.process.corrupt(x0 if centre is None else x0 - centre, timesteps, generator)
     seen = model.process.seen_steps(corrupted.xn, timesteps)
     xn = corrupted.xn if centre is None else corrupted.xn + centre
-    return _Corrupted(items, x0, seen, xn, corrupted.noise)
+    return _Corrupted(items, x0, timesteps, seen, xn, corrupted.noise)
 
 
 def _other_items(items: Tensor, num_items: int, generator: Generator) -> Tensor:

@@ -24,8 +24,8 @@ CHUNK_SCORES = 2**20
 class ItemPredictor:
     r"""What a sampler calls as ``denoise``, for a denoiser that predicts items.
 
-    A call gives :math:`\hat x_0`: for Gaussian noise the mean of the items' latents under the predicted distribution, for a
-    process that draws items the latent of an item drawn from it. :meth:`distributions` gives the distribution itself.
+    A call gives :math:`\hat x_0`: for Gaussian noise the mean of the items' latents under the predicted distribution,
+    for a process that draws items the latent of a drawn item. :meth:`distributions` gives the distribution itself.
 
     Args:
         denoiser: Denoiser that predicts items.
@@ -124,8 +124,16 @@ class ItemPredictor:
             found = torch.cat([part.exp_() @ self.table.to(part.dtype) for part in parts])
         return self._with_known(found.view(xn.shape).to(xn.dtype))
 
-    def nearest(self, latents: Tensor) -> Tensor:
-        """The allowed items whose latents are nearest, no item twice in a draw: ``(B, S, K, D)`` to ``(B, S, K)``."""
+    def nearest(self, latents: Tensor, *, distinct: bool = True) -> Tensor:
+        """The allowed items whose latents are nearest.
+
+        Args:
+            latents: Latents at the end of a chain, ``(B, S, K, D)``.
+            distinct: Whether no item may stand twice in a draw; the first positions then choose first.
+
+        Returns:
+            Item indices, ``(B, S, K)``; those that are known stay.
+        """
         draws, width = latents.shape[1:3]
         items = self.decided(latents).clone().flatten(0, 1)
         table, flat = self.table.to(latents.dtype), latents.flatten(0, 1)
@@ -137,7 +145,7 @@ class ItemPredictor:
                 if self.allowed is not None:
                     user = torch.arange(start, start + len(part), device=near.device) // draws
                     near.masked_fill_(~self.allowed[user], -torch.inf)
-                found = barred(near, own).argmax(-1)
+                found = (barred(near, own) if distinct else near).argmax(-1)
                 own[:, place] = torch.where(own[:, place] >= 0, own[:, place], found)
         return items.view(latents.shape[:3])
 
@@ -170,7 +178,7 @@ class ItemPredictor:
 
 
 def barred(scores: Tensor, items: Tensor) -> Tensor:
-    """Scores ``(R, V)`` with minus infinity at some items ``(R, E)``, padded with -1; the argument may be written to."""
+    """Scores ``(R, V)`` with minus infinity at some items ``(R, E)``, padded with -1."""
     padded = F.pad(scores, (0, 1))
     return padded.scatter_(1, items.where(items >= 0, scores.shape[1]), -torch.inf)[:, :-1]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffusers_rec.core.errors import check_choice, check_float, check_int
+from diffusers_rec.core.errors import check_bool, check_choice, check_float, check_int
 from diffusers_rec.core.randomness import Generators, uniform
 from diffusers_rec.items.embeddings import ItemEmbedding
 from diffusers_rec.items.heads import ItemHead
@@ -17,7 +17,7 @@ from diffusers_rec.processes.process import Process
 from diffusers_rec.processes.schedules import NoiseSchedule
 from diffusers_rec.samplers.base import Denoise, Sampler, SamplerStep, StepCallback, after_step, process_of
 from diffusers_rec.samplers.chain import asker
-from diffusers_rec.samplers.item_predictor import ItemPredictor, barred
+from diffusers_rec.samplers.item_predictor import ItemPredictor
 
 ORDERS = "random", "confidence", "left-to-right"
 
@@ -28,8 +28,9 @@ class Filled:
 
     Attributes:
         items: Item indices, ``(B, S, K)``.
-        log_likelihood: Sum of the log-probabilities with which the gaps were filled, float64 ``(B, S)``.
-        xn: Latents at the end, ``(B, S, K, D)``.
+        log_likelihood: Sum over the gaps of the log-probability with which the item there was drawn, float64
+            ``(B, S)``. For one blank a step, this is the log-likelihood by the chain rule.
+        xn: Latents at the end, like the start.
     """
 
     items: Tensor
@@ -40,13 +41,13 @@ class Filled:
 class UnmaskSampler(Sampler, name="unmask"):
     r"""Fills the K blanks of a query in 1 to K steps, each from the distribution given all that are filled.
 
-    With K steps, a sample is drawn by the chain rule in the given order, as in ancestral sampling of the absorbing process;
-    with fewer, those that are filled in one step are drawn independently of one another.
+    With K steps, a sample is drawn by the chain rule in the given order, as in ancestral sampling of the absorbing
+    process; with fewer, those that are filled in one step are drawn independently of one another.
 
     Args:
         num_steps: Number of steps; one for each blank if None. It does not count ``remask``.
-        order: ``"random"``; ``"left-to-right"``; or ``"confidence"``, the position with the likeliest item first (Chang et
-            al. 2022, *MaskGIT*).
+        order: ``"random"``; ``"left-to-right"``; or ``"confidence"``, the position with the likeliest item first (Chang
+            et al. 2022, *MaskGIT*).
         temperature: Divides the logits; 0 takes the likeliest item.
         top_p: Draws among the likeliest items that together have this probability, in (0, 1].
         remask: Number of times that one position, chosen at random, is blanked and filled again at the end.
@@ -75,7 +76,7 @@ class UnmaskSampler(Sampler, name="unmask"):
         self.temperature = check_float("temperature", temperature, minimum=0)
         self.top_p = check_float("top_p", top_p, above=0, maximum=1)
         self.remask = check_int("remask", remask, minimum=0)
-        self.distinct = distinct
+        self.distinct = check_bool("distinct", distinct)
 
     def own_process(self, process: Process) -> Process:
         """The absorbing process with the same steps."""
@@ -93,8 +94,8 @@ class UnmaskSampler(Sampler, name="unmask"):
         """Draw clean latents.
 
         Args:
-            denoise: An :class:`~diffusers_rec.samplers.ItemPredictor`, or a function of latents and steps whose value the
-                head turns into the logits of the items.
+            denoise: An :class:`~diffusers_rec.samplers.ItemPredictor`, or a function of latents and steps whose value
+                the head turns into the logits of the items.
             process: Process, or schedule; only its number of steps counts.
             start: Latents of blanks, ``(B, S, K, D)``.
             generator: See :meth:`Sampler.sample`.
@@ -114,180 +115,213 @@ class UnmaskSampler(Sampler, name="unmask"):
         """Draw items; the arguments are those of :meth:`sample`.
 
         Raises:
-            ValueError: ``start`` has no axes of draws and positions.
+            ValueError: ``start`` has no axis of draws.
         """
-        if start.ndim != 4:
+        if start.ndim < 3:
             raise ValueError(f"The sampler 'unmask' takes latents (B, S, K, D), got {tuple(start.shape)}.")
-        predictor = denoise if isinstance(denoise, ItemPredictor) else _Scored(denoise, self.head, self.embedding)
-        items = predictor.decided(start).clone()
+        shape, start = start.shape, start.reshape(*start.shape[:2], -1, start.shape[-1])
+        predictor = (
+            denoise if isinstance(denoise, ItemPredictor) else _Scored(denoise, shape, self.head, self.embedding)
+        )
+        items = predictor.decided(start)
         xn = torch.where((items >= 0)[..., None], predictor.latents(items).to(start.dtype), start)
         last = torch.full(start.shape[:2], process_of(process).schedule.num_timesteps, device=start.device)
-        log_likelihood = torch.zeros(start.shape[:2], dtype=torch.float64, device=start.device)
-        gaps = items < 0
-        steps = self.num_steps or max(1, int(gaps.sum(-1).max()))
+        gaps, same = items < 0, bool((start == start[:, :1]).all())
+        log_probability = torch.zeros(items.shape, dtype=torch.float64, device=start.device)
+        steps = int(gaps.sum(-1).max())
+        steps = steps if self.num_steps is None else min(steps, self.num_steps)
+        order, number = (uniform(items.shape, generator, device=start.device) for _ in range(2))
         for index in range(steps + self.remask):
-            order = uniform(start.shape[:3], generator, device=start.device)
-            if index >= steps:  # a gap that is filled becomes a blank again
-                again = order.masked_fill(~gaps, -1.0).argmax(-1, keepdim=True)
-                items = items.scatter(2, again, torch.where(gaps.gather(2, again), -1, items.gather(2, again)))
-                xn = torch.where((items < 0)[..., None], start, xn)
-            number = uniform(start.shape[:3], generator, device=start.device)
+            if index >= steps:  # one gap of each draw is blank again
+                order, number = (uniform(items.shape, generator, device=start.device) for _ in range(2))
+                again = gaps & (order == order.masked_fill(~gaps, -1.0).amax(-1, keepdim=True))
+                items, xn = items.masked_fill(again, -1), torch.where(again[..., None], start, xn)
             blank = items < 0
-            left = blank.sum(-1, keepdim=True)
-            count = -(-left // max(1, steps - index))
-            drawn, log_probability = self._fill_some(predictor, xn, last, items, order, number, count, shared=not index)
-            items = torch.where(blank, drawn, items)
-            log_likelihood += log_probability
-            xn = torch.where((blank & (items >= 0))[..., None], predictor.latents(items).to(xn.dtype), xn)
+            count = -(-blank.sum(-1) // max(1, steps - index))
+            state = _Blanks(items, order, number, count)
+            drawn, scores = self._fill_some(predictor, xn, last, state, shared=same and not index)
+            items = torch.where(drawn >= 0, drawn, items)
+            log_probability = torch.where(drawn >= 0, scores, log_probability)
+            xn = torch.where((drawn >= 0)[..., None], predictor.latents(items).to(xn.dtype), xn)
             if callback is not None:
-                now, then = (each.long() * last[..., None] for each in (blank, items < 0))
-                ends = index == steps + self.remask - 1
-                step = SamplerStep(index, now, torch.zeros_like(then) if ends else then, xn, predictor.shown(xn))
+                now, then = ((each.long() * last[..., None]).reshape(shape[:-1]) for each in (blank, items < 0))
+                if index == steps + self.remask - 1:
+                    then = torch.zeros_like(then)
+                step = SamplerStep(index, now, then, xn.view(shape), predictor.shown(xn).view(shape))
                 after_step(self, callback, step)
-                xn = step.prediction if step.stopped else step.xn
+                xn = (step.prediction if step.stopped else step.xn).view(xn.shape)
                 if step.stopped:
                     break
-        return Filled(items, log_likelihood, xn)
+        return Filled(items, log_probability.sum(-1), xn.view(shape))
 
     def _fill_some(
-        self,
-        predictor: ItemPredictor | _Scored,
-        xn: Tensor,
-        last: Tensor,
-        items: Tensor,
-        order: Tensor,
-        number: Tensor,
-        count: Tensor,
-        *,
-        shared: bool,
+        self, predictor: ItemPredictor | _Scored, xn: Tensor, last: Tensor, blanks: _Blanks, *, shared: bool
     ) -> tuple[Tensor, Tensor]:
-        """Items for ``count`` of the blanks of each draw, -1 elsewhere, and the log-probability of all of them.
+        """Items for some of the blanks, -1 elsewhere, and their log-probabilities, ``(B, S, K)``.
 
         Args:
             predictor: Predictor of the distributions.
             xn: Latents, ``(B, S, K, D)``.
             last: Step N, ``(B, S)``.
-            items: Items that are decided, -1 elsewhere, ``(B, S, K)``.
-            order: Numbers by which a random order goes, ``(B, S, K)``.
-            number: Numbers in [0, 1) that items are drawn by, ``(B, S, K)``.
-            count: How many blanks to fill, ``(B, S, 1)``.
-            shared: Whether all draws of a history have the same latents.
+            blanks: What is to be filled.
+            shared: Whether all draws of a history have the same latents: their distributions are computed once.
         """
-        draws, width = items.shape[1:]
-        most = int(count.max())
-        drawn = torch.full_like(items, -1).flatten(0, 1)
-        total = torch.zeros(len(drawn), dtype=torch.float64, device=drawn.device)
+        shape = blanks.items.shape
+        most = int(blanks.count.max())
+        flat = blanks.flat()
+        drawn = torch.full_like(flat.items, -1)
+        log_probability = torch.zeros_like(flat.order)
         if not most:
-            return drawn.view(items.shape), total.view(items.shape[:2])
-        rank = self._ranked(order, items)
+            return drawn.view(shape), log_probability.view(shape)
         places = None
         if self.order != "confidence" and not shared:
-            places = rank.argsort(-1)[..., :most]
-        one = slice(0, 1) if shared else slice(None)
-        copies = draws if shared else 1
-        found = predictor.distributions(xn[:, one], last[:, one], items=items[:, one], places=places)
+            places = self._ranked(blanks).argsort(stable=True, dim=-1)[..., :most]
+        one, copies = (slice(0, 1), shape[1]) if shared else (slice(None), 1)
+        found = predictor.distributions(xn[:, one], last[:, one], items=blanks.items[:, one], places=places)
         for rows, scores in found:
             mine = slice(rows.start * copies, rows.stop * copies)
-            part = _Part(
-                self._tempered(scores), copies, items.flatten(0, 1)[mine], number.flatten(0, 1)[mine], self.distinct
-            )
-            at = None if places is None else places.flatten(0, 1)[mine]
-            if at is None:
-                ranks = rank.flatten(0, 1)[mine]
-                if self.order == "confidence":
-                    surest = scores.amax(-1).repeat_interleave(copies, 0)
-                    ranks = (-surest).masked_fill(part.items >= 0, torch.inf)
-                at = ranks.argsort(-1)[:, :most]
+            own = flat.take(mine)
+            likely = self._may_be_drawn(scores, own.items[::copies])
+            at = self._first(own, likely, most) if places is None else places.flatten(0, 1)[mine]
+            draws = _Draws(self._tempered(likely), likely, copies, greedy=not self.temperature, most=most)
             for turn in range(most):
                 column = at[:, turn : turn + 1]
-                row = torch.full_like(column, turn) if places is not None else column
-                item, log_probability = part.draw(column, row, greedy=not self.temperature)
-                fills = turn < count.flatten(0, 1)[mine]
-                drawn[mine].scatter_(1, column, torch.where(fills, item, drawn[mine].gather(1, column)))
-                part.items.scatter_(1, column, torch.where(fills, item, part.items.gather(1, column)))
-                total[mine] += torch.where(fills, log_probability, 0.0)[:, 0]
-        return drawn.view(items.shape), total.view(items.shape[:2])
+                place = column if places is None else torch.full_like(column, turn)
+                excluded = drawn[mine].gather(1, at[:, : turn if self.distinct else 0])
+                item, score = draws.draw(place, own.number.gather(1, column), excluded)
+                fills = turn < own.count[:, None]
+                drawn[mine].scatter_(1, column, item.where(fills, drawn[mine].gather(1, column)))
+                log_probability[mine].scatter_(1, column, score)
+        return drawn.view(shape), log_probability.view(shape)
 
-    def _ranked(self, order: Tensor, items: Tensor) -> Tensor:
-        """Numbers by which blanks are filled, the lowest first, ``(B, S, K)``; infinity where there is no blank."""
+    def _ranked(self, blanks: _Blanks) -> Tensor:
+        """Numbers by which blanks are filled, the lowest first, like the items; infinity where there is no blank."""
+        order = blanks.order
         if self.order == "left-to-right":
-            order = torch.arange(items.shape[-1], device=items.device, dtype=order.dtype).expand_as(order)
-        return order.masked_fill(items >= 0, torch.inf)
+            order = torch.arange(order.shape[-1], device=order.device, dtype=order.dtype).expand_as(order)
+        return order.masked_fill(blanks.items >= 0, torch.inf)
 
-    def _tempered(self, log_probabilities: Tensor) -> Tensor:
-        """The distributions that are drawn from."""
+    def _first(self, blanks: _Blanks, likely: Tensor, most: int) -> Tensor:
+        """The positions that are filled first, ``(R, most)``."""
+        rank = self._ranked(blanks)
+        if self.order == "confidence":
+            surest = (likely.amax(-1) - likely.logsumexp(-1)).repeat_interleave(len(rank) // len(likely), 0)
+            rank = (-surest).masked_fill(blanks.items >= 0, torch.inf)
+        return rank.argsort(stable=True, dim=-1)[:, :most]
+
+    def _may_be_drawn(self, scores: Tensor, decided: Tensor) -> Tensor:
+        """Scores ``(r, P, V)`` without the items that stand already in the draws, ``(r, K)``; written to."""
+        if self.distinct:
+            row, column = (decided >= 0).nonzero(as_tuple=True)
+            scores[row, :, decided[row, column]] = -torch.inf
+        return scores
+
+    def _tempered(self, scores: Tensor) -> Tensor:
+        """The distributions that are drawn from, up to a factor."""
         if self.temperature not in (0, 1):
-            log_probabilities = (log_probabilities / self.temperature).log_softmax(-1)
-        if self.top_p < 1:
-            likeliest, item = log_probabilities.sort(-1, descending=True)
+            scores = (scores - scores.amax(-1, keepdim=True)) / self.temperature
+        if self.top_p < 1 and self.temperature:
+            likeliest, item = scores.log_softmax(-1).sort(stable=True, dim=-1, descending=True)
             before = likeliest.exp().cumsum(-1) - likeliest.exp()
-            likeliest = likeliest.masked_fill(before >= self.top_p, -torch.inf).log_softmax(-1)
-            log_probabilities = torch.empty_like(likeliest).scatter_(-1, item, likeliest)
-        return log_probabilities
+            likeliest = likeliest.masked_fill(before >= self.top_p, -torch.inf)
+            scores = torch.empty_like(likeliest).scatter_(-1, item, likeliest)
+        return scores
 
 
-class _Part:
-    """Draws of some rows from distributions ``(r, P, V)`` that ``copies`` neighbouring draws share.
+@dataclass(frozen=True)
+class _Blanks:
+    """Positions of draws, some of them blank.
 
-    Args:
-        scores: Log-probabilities.
-        copies: Draws a distribution, so that there are R = r copies draws.
-        items: Items that are decided, -1 elsewhere, ``(R, K)``; copied.
-        number: Numbers in [0, 1), ``(R, K)``.
-        distinct: Whether a decided item may not be drawn again.
+    Attributes:
+        items: Items that are decided, -1 at blanks, ``(..., K)``.
+        order: Numbers that order the positions at random, ``(..., K)``.
+        number: Numbers in [0, 1) by which items are drawn, ``(..., K)``.
+        count: How many blanks to fill, ``(...)``.
     """
 
-    def __init__(self, scores: Tensor, copies: int, items: Tensor, number: Tensor, distinct: bool) -> None:
-        self.scores, self.items, self.number, self.distinct = scores, items.clone(), number, distinct
-        self.cumulative: Tensor | None = None
-        self.row = torch.arange(len(items), device=items.device)[:, None] // copies
+    items: Tensor
+    order: Tensor
+    number: Tensor
+    count: Tensor
 
-    def draw(self, column: Tensor, row: Tensor, *, greedy: bool) -> tuple[Tensor, Tensor]:
-        """Items for the positions ``column``, whose distributions are ``row``, each ``(R, 1)``; and log-probabilities."""
-        taken = self.items.sort(1).values if self.distinct else self.items[:, :0]
-        taken = taken.masked_fill(_repeated(taken), -1)
-        barring = self.scores[self.row, row, taken.clamp(min=0)].exp() * (taken >= 0)
-        if greedy:
-            item = barred(self.scores[self.row[:, 0], row[:, 0]].clone(), taken).argmax(-1, keepdim=True)
-            return item, self.scores[self.row, row, item].double()
-        if self.cumulative is None:
-            self.cumulative = self.scores.exp().cumsum_(-1)
-        left = self.cumulative[self.row, row, -1:][..., 0] - barring.sum(1, keepdim=True)
-        target = self.number.gather(1, column).to(left) * left
-        for place in range(taken.shape[1]):  # step over what may not be drawn, from the lowest index upwards
-            item = taken[:, place : place + 1]
-            before = self.cumulative[self.row, row, item.clamp(min=0)] - barring[:, place : place + 1]
-            target = target + torch.where((item >= 0) & (target >= before), barring[:, place : place + 1], 0.0)
-        return self._found(target, row, taken, left)
+    def flat(self) -> _Blanks:
+        """The same with one axis of rows."""
+        items, order, number = (each.flatten(0, 1) for each in (self.items, self.order, self.number))
+        return _Blanks(items, order, number, self.count.flatten())
 
-    def _found(self, target: Tensor, row: Tensor, taken: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
-        """Items whose part of the cumulative distribution holds ``target``, ``(R, 1)``."""
-        if self.cumulative is None:
-            raise RuntimeError("draw() computes the cumulative distribution first.")
+    def take(self, rows: slice) -> _Blanks:
+        return _Blanks(self.items[rows], self.order[rows], self.number[rows], self.count[rows])
+
+
+class _Draws:
+    """Draws from distributions ``(r, P, V)``, each shared by ``copies`` neighbouring rows, R = r copies rows in all.
+
+    Args:
+        scores: Log-probabilities up to a constant.
+        whole: Those before ``top_p``, for a row whose likeliest items are all excluded.
+        copies: Number of rows for each distribution.
+        greedy: Whether to take the likeliest item.
+        most: Number of draws of a row, of which the later ones may exclude the earlier.
+    """
+
+    def __init__(self, scores: Tensor, whole: Tensor, copies: int, *, greedy: bool, most: int) -> None:
+        self.scores, self.whole, self.copies, self.greedy, self.most = scores, whole, copies, greedy, most
+        self.row = torch.arange(len(scores) * copies, device=scores.device)[:, None] // copies
+        self.cumulative = scores.exp().cumsum_(-1)
+        self._likeliest: Tensor | None = None
+
+    def draw(self, place: Tensor, number: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor]:
+        """Items of the distributions ``place`` ``(R, 1)``, and their log-probabilities, float64.
+
+        Args:
+            place: Index of the distribution, ``(R, 1)``.
+            number: Numbers in [0, 1), ``(R, 1)``.
+            excluded: Items that may not be drawn, different ones, or -1, ``(R, E)``.
+        """
+        excluded = excluded.sort(1).values
+        mass = self.scores[self.row, place, excluded.clamp(min=0)].exp() * (excluded >= 0)
+        left = self.cumulative[self.row, place, -1] - mass.sum(1, keepdim=True)
+        if self.greedy:
+            item = self._first_of_the_likeliest(place, excluded)
+            return item, self._log_probability(place, item, left)
+        target = number.to(left) * left
+        for index in range(excluded.shape[1]):  # step over what may not be drawn, from the lowest index upwards
+            item, own = excluded[:, index : index + 1], mass[:, index : index + 1]
+            before = self.cumulative[self.row, place, item.clamp(min=0)] - own
+            target = target + torch.where((item >= 0) & (target >= before), own, 0.0)
         numbers = target.view(len(self.scores), 1, -1).expand(-1, self.scores.shape[1], -1).contiguous()
-        everywhere = torch.searchsorted(self.cumulative, numbers, right=True)
-        item = everywhere.transpose(1, 2).flatten(0, 1).gather(1, row).clamp(max=self.scores.shape[-1] - 1)
-        log_probability = self.scores[self.row, row, item].double()
-        missed = ((item == taken).any(1, keepdim=True) | log_probability.isneginf())[:, 0]
-        if bool(missed.any()):  # rounding: the likeliest item that may be drawn
-            scores = barred(self.scores[self.row[missed, 0], row[missed, 0]].clone(), taken[missed])
-            item[missed] = scores.argmax(-1, keepdim=True)
-            log_probability[missed] = scores.amax(-1, keepdim=True).double()
-        return item, log_probability - left.double().log()
+        found = torch.searchsorted(self.cumulative, numbers, right=True).transpose(1, 2).flatten(0, 1)
+        item = found.gather(1, place).clamp(max=self.scores.shape[-1] - 1)
+        missed = (item == excluded).any(1, keepdim=True) | self.scores[self.row, place, item].isneginf()
+        if bool(missed.any()):  # by rounding, or because nothing is left of the likeliest
+            item = torch.where(missed, self._first_of_the_likeliest(place, excluded), item)
+        return item, self._log_probability(place, item, left)
+
+    def _first_of_the_likeliest(self, place: Tensor, excluded: Tensor) -> Tensor:
+        """The likeliest item that is not excluded, ``(R, 1)``."""
+        if self._likeliest is None:
+            self._likeliest = self.whole.topk(min(self.most, self.whole.shape[-1])).indices
+        items = self._likeliest[self.row[:, 0], place[:, 0]]
+        allowed = ~(items[..., None] == excluded[:, None]).any(-1)
+        return items.gather(1, allowed.long().argmax(1, keepdim=True))
+
+    def _log_probability(self, place: Tensor, item: Tensor, left: Tensor) -> Tensor:
+        score = self.scores[self.row, place, item].double() - left.double().log()
+        return score.where(score.isfinite(), 0.0)  # the only item that could be taken
 
 
 class _Scored:
     """A plain function of latents and steps, whose value the head turns into logits, as a predictor."""
 
-    def __init__(self, denoise: Denoise, head: ItemHead, embedding: ItemEmbedding) -> None:
-        self.denoise, self.head, self.embedding = denoise, head, embedding
+    def __init__(self, denoise: Denoise, shape: torch.Size, head: ItemHead, embedding: ItemEmbedding) -> None:
+        self.denoise, self.shape, self.head, self.embedding = denoise, shape, head, embedding
         self.prediction: Tensor | None = None
 
     def decided(self, latents: Tensor) -> Tensor:
-        return torch.full_like(latents[..., 0], -1, dtype=torch.int64)
+        return torch.full(latents.shape[:-1], -1, device=latents.device)
 
     def latents(self, items: Tensor) -> Tensor:
-        return self.embedding(items.clamp(min=0)) * (items >= 0)[..., None]
+        return self.embedding(items.clamp(min=0))
 
     def shown(self, xn: Tensor) -> Tensor:
         return xn if self.prediction is None else self.prediction
@@ -295,15 +329,9 @@ class _Scored:
     def distributions(
         self, xn: Tensor, timesteps: Tensor, *, items: Tensor | None = None, places: Tensor | None = None
     ) -> Iterator[tuple[slice, Tensor]]:
-        self.prediction = asker(self.denoise, xn, [])(xn, timesteps)
-        scores = self.head.logits(self.prediction).log_softmax(-1)
+        shown = xn.view(*xn.shape[:2], *self.shape[2:])
+        self.prediction = asker(self.denoise, shown, [])(shown, timesteps)
+        scores = self.head.logits(self.prediction.reshape(xn.shape)).log_softmax(-1)
         if places is not None:
             scores = scores.gather(2, places[..., None].expand(*places.shape, scores.shape[-1]))
         yield slice(0, scores.shape[0] * scores.shape[1]), scores.flatten(0, 1)
-
-
-def _repeated(items: Tensor) -> Tensor:
-    """Where a sorted row repeats the item before."""
-    same = torch.zeros_like(items, dtype=torch.bool)
-    same[:, 1:] = items[:, 1:] == items[:, :-1]
-    return same
