@@ -44,6 +44,8 @@ NEEDED = {"weighted": {"terms": ["cosine", {"name": "cross-entropy", "at": "fina
 WAIVED = {
     "noiseless": ["noise_matters", "each_step_matters", "corrupted_positions_see_one_another"],
     "posterior": ["corrupted_positions_see_one_another"],  # exact for each position alone, given the history
+    # Its sample is the latents of drawn items, whatever the denoiser predicts.
+    "unmask": ["the_sample_is_the_last_prediction", "a_chain_over_every_step_lands_on_gaussian_data"],
 }
 """Clauses that a component breaks on purpose."""
 
@@ -64,8 +66,9 @@ def built(family, spec, **settings):
         size["embedding"] = TableEmbedding(size["num_items"], size["dim"], seed=5)
     if family is ItemEmbedding:
         size.setdefault("features", {"name": "features", "num_features": size["num_features"]})
-    if family is Denoiser and size["dim"] > 0:
+    if family in (Denoiser, Sampler) and size["dim"] > 0:
         size["head"] = LinearHead(size["num_items"], size["dim"])
+    if family is Denoiser:
         size["schedule"] = SqrtSchedule(size["num_timesteps"])
     if family in (Process, NoiseSchedule):
         size["schedule"] = SqrtSchedule(size["num_timesteps"])

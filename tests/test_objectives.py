@@ -205,7 +205,7 @@ def test_refuses_bad_settings(settings, message):
     [
         (lambda: SquaredTerm(of="xn"), "of must be one of 'x0', 'output', got 'xn'"),
         (lambda: SquaredTerm(-1), "weight must be a finite number at least 0, got -1"),
-        (lambda: CrossEntropyTerm(at="negative"), "at must be one of 'sampled', 'final', 'null', got 'negative'"),
+        (lambda: CrossEntropyTerm(at="negative"), "at must be one of 'sampled', 'final', 'null', 'next', got"),
         (lambda: ContrastiveTerm(temperature=0), "temperature must be a finite number above 0, got 0"),
         (lambda: WeightedObjective([]), r"expected terms of different kinds, got \[\]"),
         (lambda: WeightedObjective(["cosine", CosineTerm(2)]), "expected terms of different kinds, got .*CosineTerm"),

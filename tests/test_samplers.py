@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import gaussian, over, schedule_of, schedules, seeded, seeds
+from strategies import WAIVED, built, gaussian, schedule_of, schedules, seeded, seeds
 
 from diffusers_rec.items.heads import LinearHead
 from diffusers_rec.processes.process import Corrupted, Process
@@ -41,33 +41,43 @@ from diffusers_rec.testing.samplers import (
 VARIANTS = {"ddpm": [{"variance": "posterior"}, {"num_steps": 1}], "ddim": [{"eta": 1.0}]}
 SPECS = [{"name": name, **extra} for name in Sampler.names() for extra in [{}, *VARIANTS.get(name, [])]]
 few = settings(max_examples=settings.default.max_examples // 4)
-CHAINS = [spec for spec in SPECS if spec["name"] != "one-step" and "num_steps" not in spec]
+CHAINS = [spec for spec in SPECS if spec["name"] not in ("one-step", "unmask") and "num_steps" not in spec]
+
+
+def name_of(value):
+    return "-".join(map(str, value.values())) if isinstance(value, dict) else value.__name__
 
 
 def over_specs(specs):
-    return pytest.mark.parametrize("spec", specs, ids=lambda spec: "-".join(map(str, spec.values())))
+    return pytest.mark.parametrize("spec", specs, ids=name_of)
 
 
-@over_specs(SPECS)
-@over(CLAUSES)
+def over_clauses(clauses):
+    """A test of each sampler for each clause that it does not break on purpose."""
+    pairs = [
+        (clause, spec) for spec in SPECS for clause in clauses if clause.__name__ not in WAIVED.get(spec["name"], ())
+    ]
+    return pytest.mark.parametrize(("clause", "spec"), pairs, ids=name_of)
+
+
+@over_clauses(CLAUSES)
 @few
 @given(schedule=schedules(num_timesteps=st.integers(1, 25)))
 def test_every_sampler_keeps_its_contract(clause, spec, schedule):
-    clause(Sampler.build(spec), schedule)
+    clause(built(Sampler, spec), schedule)
 
 
-@over_specs(SPECS)
-@over([clause for clause in CLAUSES if "seed" in signature(clause).parameters])
+@over_clauses([clause for clause in CLAUSES if "seed" in signature(clause).parameters])
 @few
 @given(schedule=schedules(num_timesteps=st.integers(1, 10)), seed=seeds)
 def test_every_seed_is_good(clause, spec, schedule, seed):
-    clause(Sampler.build(spec), schedule, seed)
+    clause(built(Sampler, spec), schedule, seed)
 
 
 @over_specs(SPECS)
 @pytest.mark.parametrize("name", NoiseSchedule.names())
 def test_finite_over_every_schedule(spec, name):
-    finite_in_every_dtype(Sampler.build(spec), schedule_of(name, 60))
+    finite_in_every_dtype(built(Sampler, spec), schedule_of(name, 60))
 
 
 @over_specs(CHAINS)

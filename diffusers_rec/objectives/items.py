@@ -34,4 +34,5 @@ class ItemsObjective(Objective, name="items"):
 
     def without_noise(self) -> Config:
         """Config of the cross-entropy of the next item alone."""
-        return {"name": "weighted", "terms": [{"name": "cross-entropy", "weight": 1.0, "at": "sampled"}]}
+        weight = self.next_weight or self.sampled_weight
+        return {"name": "weighted", "terms": [{"name": "cross-entropy", "weight": weight, "at": "sampled"}]}

@@ -228,12 +228,13 @@ def _chain(
     history, queries, window = blanks.queries(model.max_length - len(blanks.windows[0]), model.device)
     barred = torch.zeros(len(history), len(model.vocabulary), device=model.device)
     choice.mask_(barred, slice(0, barred.shape[1]))
-    allowed, gaps = barred == 0, int(queries.gaps.sum(-1).max())
-    if int(allowed.sum(1).min()) < gaps:
-        raise ValueError(
-            f"{gaps} items are to be filled in, but only {int(allowed.sum(1).min())} may be: the others are seen, "
-            "excluded or no candidates. Ask for fewer, or allow more."
-        )
+    allowed = barred == 0
+    for gaps, choices in zip(queries.gaps.sum(-1)[:, 0].tolist(), allowed.sum(1).tolist(), strict=True):
+        if choices < gaps:
+            raise ValueError(
+                f"{gaps} items are to be filled in, but only {choices} may be: the others are seen, excluded or no "
+                "candidates. Ask for fewer, or allow more."
+            )
     return Chain(model, history, queries, process, generators, guidance, items=window, allowed=allowed)
 
 
