@@ -82,9 +82,10 @@ every_composition = pytest.mark.parametrize(
 def build(denoiser="causal-transformer", items=ITEMS, **settings):
     """A tiny model away from its initialisation, where some layers are zero and would hide mistakes."""
     schedule = {"name": "sqrt", "num_timesteps": N}
-    model = DiffRec(
-        items, **{"dim": D, "max_length": LENGTH, "schedule": schedule, "seeds": 3, "denoiser": denoiser} | settings
-    )
+    name = denoiser if isinstance(denoiser, str) else getattr(denoiser, "registered_name", denoiser["name"])
+    objective = "items" if Denoiser.named(name).prediction == "items" else "simplified"
+    size = {"dim": D, "max_length": LENGTH, "schedule": schedule, "seeds": 3}
+    model = DiffRec(items, **{**size, "denoiser": denoiser, "objective": objective} | settings)
     generator = Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
