@@ -121,6 +121,7 @@ class Chain:
         self.process = process
         self.start = process.start(shape, generators, device=latents.device, dtype=latents.dtype)
         self.centre = model.source.centre(history, queries)
+        noised = self._noised(model, history, queries, generators)
         self.denoise: Denoise
         if denoiser.prediction == "items":
             known = None if queries.known is None or items is None else items.where(queries.known, -1)
@@ -133,9 +134,10 @@ class Chain:
                 generator=generators,
                 known=known,
                 allowed=allowed,
+                noised=noised,
             )
         else:
-            self.denoise = self._latents(model, history, queries, denoiser, condition, generators)
+            self.denoise = self._latents(model, denoiser, condition, noised)
 
     @property
     def predictor(self) -> ItemPredictor:
@@ -150,32 +152,37 @@ class Chain:
             )
         return self.denoise
 
-    def _latents(
-        self,
-        model: ChainParts,
-        history: History,
-        queries: Queries,
-        denoiser: Denoiser,
-        condition: Any,
-        generators: Sequence[Generator],
-    ) -> Denoise:
-        """The denoiser as a function that predicts clean latents relative to the centre."""
-        process, start, centre, schedule = self.process, self.start, self.centre, model.schedule
-        moved = 0.0 if centre is None else centre
-        # Corrupted positions may hold items of the history: they are noised to step n (Algorithm 3, line 5), not drawn.
-        known = (queries.positions < history.lengths[:, None, None])[..., None]
-        clean = None
-        if bool(known.any()):
-            clean = (model.embedding(items_at(history.items, queries.positions)) - moved).expand(start.shape)
+    def _noised(
+        self, model: ChainParts, history: History, queries: Queries, generators: Sequence[Generator]
+    ) -> Denoise | None:
+        """Function that puts items of the history at step n, where corrupted positions hold some; None if none does.
+
+        They are noised (Algorithm 3, line 5), not drawn.
+        """
+        in_history = (queries.positions < history.lengths[:, None, None])[..., None]
+        if queries.known is not None or not bool(in_history.any()):
+            return None
+        process, start, schedule = self.process, self.start, model.schedule
+        moved = 0.0 if self.centre is None else self.centre
+        clean = (model.embedding(items_at(history.items, queries.positions)) - moved).expand(start.shape)
         noise = start
         is_noise = isinstance(process, GaussianProcess) and schedule.variance_preserving
-        if clean is not None and not is_noise:  # a start of another scale or kind
+        if not is_noise:  # a start of another scale or kind
             last = torch.full(start.shape[:2], schedule.num_timesteps, device=start.device)
-            noise = process.corrupt(start, last, generators).noise
+            noise = process.corrupt(clean, last, generators).noise
+
+        def noised(xn: Tensor, timesteps: Tensor) -> Tensor:
+            return torch.where(in_history, process.corrupt(clean, timesteps, None, noise=noise).xn, xn)
+
+        return noised
+
+    def _latents(self, model: ChainParts, denoiser: Denoiser, condition: Any, noised: Denoise | None) -> Denoise:
+        """The denoiser as a function that predicts clean latents relative to the centre."""
+        process, centre, schedule = self.process, self.centre, model.schedule
 
         def denoise(xn: Tensor, timesteps: Tensor) -> Tensor:
-            if clean is not None:
-                xn = torch.where(known, process.corrupt(clean, timesteps, None, noise=noise).xn, xn)
+            if noised is not None:
+                xn = noised(xn, timesteps)
             seen = process.seen_steps(xn, timesteps)
             output = denoiser(xn if centre is None else xn + centre, seen, condition).to(xn.dtype)
             if denoiser.prediction != "x0":

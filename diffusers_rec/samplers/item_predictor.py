@@ -16,6 +16,7 @@ from diffusers_rec.items.embeddings import ItemEmbedding
 from diffusers_rec.items.evidence import EvidenceHead, with_evidence
 from diffusers_rec.items.heads import ItemHead
 from diffusers_rec.processes.process import Process
+from diffusers_rec.samplers.base import Denoise
 
 CHUNK_SCORES = 2**20
 """How many scores (positions x items) are held at once, 4 MiB in float32: what a cache holds."""
@@ -36,6 +37,7 @@ class ItemPredictor:
         generator: Generator of drawn items, or one for each of the S draws; None if the process draws none.
         known: Item indices at the K positions, -1 at the gaps, ``(B, 1, K)``; all are gaps if None.
         allowed: Items that may be predicted, ``(B, V)``; all if None.
+        noised: Function of latents and steps that puts items of the history where the corrupted positions hold some.
 
     Raises:
         ValueError: The denoiser does not predict items.
@@ -52,6 +54,7 @@ class ItemPredictor:
         generator: Generators | None = None,
         known: Tensor | None = None,
         allowed: Tensor | None = None,
+        noised: Denoise | None = None,
     ) -> None:
         if denoiser.prediction != "items":
             raise ValueError(
@@ -59,7 +62,7 @@ class ItemPredictor:
                 "items. Use the preset 'joint', or a denoiser with prediction='items'."
             )
         self.denoiser, self.condition, self.process = denoiser, condition, process
-        self.generator, self.known, self.allowed = generator, known, allowed
+        self.generator, self.known, self.allowed, self.noised = generator, known, allowed, noised
         self.table = embedding.table()
         self._plain, self._joined = head, EvidenceHead(head, embedding)
         self._keys: dict[ItemHead, tuple[Tensor, Tensor | None]] = {}
@@ -151,6 +154,8 @@ class ItemPredictor:
 
     def _seen(self, xn: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """Latents and steps ``(B, S, K)`` as the denoiser gets them: known positions are clean."""
+        if self.noised is not None:
+            xn = self.noised(xn, timesteps)
         steps = (timesteps[..., None] if timesteps.ndim == 2 else timesteps).expand(xn.shape[:3])
         if self.known is not None:
             xn, steps = self._with_known(xn), steps.masked_fill(self.known >= 0, 0)
