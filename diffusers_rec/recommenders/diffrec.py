@@ -18,7 +18,7 @@ import torch
 from torch import Generator, Tensor
 
 from diffusers_rec.core.entrances import guarded
-from diffusers_rec.core.errors import check_choice, check_class, check_int, warn_caller
+from diffusers_rec.core.errors import check_bool, check_choice, check_class, check_int, warn_caller
 from diffusers_rec.core.randomness import MAX_SEED, generators_from, isolated_rng, weight_seed
 from diffusers_rec.core.registry import Component, Config
 from diffusers_rec.data.batching import Batch, Examples, TrainingBatches
@@ -314,7 +314,7 @@ class DiffRec(Pretrained, Recommender):
         requests = Requests.of(
             self.vocabulary, known, candidates=candidates, exclude=exclude, exclude_seen=exclude_seen, may_be_empty=True
         )
-        chosen = self._built(sampler, distinct=exclude_seen)
+        chosen = self._built(sampler, distinct=check_bool("exclude_seen", exclude_seen))
         found = completed(self, blanks, requests, chosen, samples, guidance, batch_size, distinct=exclude_seen)
         return with_known(found, given)
 
@@ -364,7 +364,7 @@ class DiffRec(Pretrained, Recommender):
             histories,
             candidates=candidates,
             exclude=exclude,
-            exclude_seen=exclude_seen,
+            exclude_seen=check_bool("exclude_seen", exclude_seen),
             drop=check_choice("unknown", unknown, ("error", "drop")) == "drop",
         )
         greedy = {"name": "unmask", "order": "confidence", "temperature": 0.0}

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from diffusers_rec.core.entrances import guarded
-from diffusers_rec.core.errors import shown
+from diffusers_rec.core.errors import check_int, shown
 from diffusers_rec.core.randomness import generators_from
 from diffusers_rec.data.batching import pad
 from diffusers_rec.data.history import History
@@ -53,8 +53,8 @@ class Completions:
             a row are in the order of their log-likelihood.
         log_likelihood: Logarithm of the probability with which the items of each sample were drawn, ``(B, S)``; None if
             the sampler does not know it.
-        marginals: For each row and each of its gaps the likeliest items and their probabilities, while the other gaps
-            are open.
+        marginals: For each row and each of its gaps the likeliest items that may stand there and their
+            probabilities, while the other gaps are open.
     """
 
     items: list[list[list[Hashable]]]
@@ -96,6 +96,8 @@ class Blanks:
             ValueError: No sequence has a gap, a gap has nothing before it, gaps are too far apart, or an id is unknown.
             TypeError: A sequence is a string, a set, or not iterable.
         """
+        if isinstance(sequences, str | bytes | Mapping | set | frozenset) or not isinstance(sequences, Iterable):
+            raise TypeError(f'sequences must be a list of sequences, got {shown(sequences)}. Write [["a", GAP, "c"]].')
         given = [_listed(sequence, row) for row, sequence in enumerate(sequences)]
         if not any(each is GAP for sequence in given for each in sequence):
             raise ValueError(
@@ -256,7 +258,7 @@ def completed(
     draws = len(generators_from(seeds))
     known: Tensor | None = torch.zeros(count, draws, dtype=torch.float64)
     decode = model.vocabulary.decode
-    for places, part in blanks.batches(batch_size):
+    for places, part in blanks.batches(check_int("batch_size", batch_size, minimum=1)):
         excluded, candidates = requests.take(places).tensors(model.device)
         with model.serving() as serving:
             found = fill(serving, part, Choice(excluded, candidates), sampler, seeds, guidance, distinct=distinct)
@@ -271,7 +273,8 @@ def completed(
             items[place] = [decode(sample) for sample in windows[row].tolist()]
             gaps = np.flatnonzero(part.windows[row] < 0)
             marginals[place] = [
-                list(zip(decode(likeliest[row][gap]), probability[row][gap], strict=True)) for gap in gaps
+                [(item, p) for item, p in zip(decode(likeliest[row][gap]), probability[row][gap], strict=True) if p]
+                for gap in gaps
             ]
     return Completions(items, known, marginals)
 
