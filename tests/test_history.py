@@ -30,6 +30,14 @@ NUM_ITEMS = 12
 lengths = st.lists(st.integers(0, 7), min_size=1, max_size=8)
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_latents_that_are_not_finite_are_refused(value):
+    latents = torch.zeros(2, 3, 4)
+    latents[1, 0, 2] = value
+    with pytest.raises(ValueError, match=r"latents must be finite.*1 of 24"):
+        History.of_latents(latents, torch.tensor([3, 2]))
+
+
 def rich(lengths):
     """Sequences in which an item, its time and the features of its user are known from one another."""
     offsets = np.cumsum([0, *lengths])

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import chisquare
 from strategies import gaussian, over, schedules, seeded
 
-from diffusers_rec.processes.noising import LastK, NoisingStrategy, Queries, TargetOnly, WholeSequence
+from diffusers_rec.processes.noising import Gaps, LastK, NoisingStrategy, Queries, TargetOnly, WholeSequence
 from diffusers_rec.testing.noising import CLAUSES, LONGEST, each_query, queries_about
 
 
@@ -120,3 +124,67 @@ def test_keys_are_the_real_positions_and_never_none():
     queries = queries_about(LastK(2), torch.tensor([[-1, 0, 4]]))
     assert queries.mask.tolist() == [[[False, False], [True, False], [True, True]]]
     assert queries.keys.tolist() == [[[True, False], [True, False], [True, True]]]
+
+
+# Gaps
+
+
+def gaps_of(k, targets, seed=0, **settings):
+    strategy = Gaps(k, **settings)
+    return strategy.training(targets, strategy.max_noised(LONGEST), seeded(seed))
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_the_number_of_gaps_is_uniform_and_so_are_their_places(k):
+    queries = gaps_of(k, torch.full((2000, 3), LONGEST - 1), per_row=2)
+    assert queries.visible.shape == (2000, 2)
+    gaps = queries.gaps.flatten(0, 1)
+    number = torch.bincount(gaps.sum(-1), minlength=k + 1)
+    assert number[0] == 0
+    assert k == 1 or chisquare(number[1:]).pvalue > 1e-3
+    for count in range(1, k + 1):
+        patterns = torch.unique(gaps[gaps.sum(-1) == count].long(), dim=0, return_counts=True)[1]
+        assert len(patterns) == math.comb(k, count)
+        assert len(patterns) == 1 or chisquare(patterns).pvalue > 1e-3
+
+
+@given(k=st.integers(1, LONGEST), targets=targets, seed=st.integers(0, 99))
+def test_a_query_with_gaps_sees_an_item_where_there_is_one(k, targets, seed):
+    """The same positions as the last k, but not those of a query that would see nothing."""
+    queries = gaps_of(k, targets, seed)
+    for visible, corrupted, answer in each_query(queries):
+        if corrupted:
+            target = corrupted[-1]
+            assert len(corrupted) == min(k, max(target, 1))
+            assert visible == target + 1 - len(corrupted)
+            assert answer == len(corrupted) - 1
+        else:
+            assert not (targets >= 0).any(1).all()
+
+
+def test_every_target_of_a_row_is_drawn():
+    queries = gaps_of(1, torch.tensor([[-1, 5, -1, 2, 3]]).expand(600, 5), per_row=1)
+    count = torch.bincount(queries.positions.flatten(), minlength=6)
+    assert count[[0, 1, 4]].tolist() == [0, 0, 0]
+    assert chisquare(count[[2, 3, 5]]).pvalue > 1e-3
+
+
+def test_serving_asks_for_the_next_item_alone():
+    queries = Gaps(5).serving(torch.tensor([3, 6]), 5)
+    assert queries.positions.tolist() == [[[3]], [[6]]]
+    assert queries.gaps.all()
+
+
+def test_known_positions_have_step_0_and_are_no_gaps():
+    queries = replace(TargetOnly().queries(torch.tensor([[2, 4]]), 1), known=torch.tensor([[[True], [False]]]))
+    assert queries.gaps.tolist() == [[[False], [True]]]
+    assert queries.steps(torch.tensor([[7, 9]])).tolist() == [[[0], [9]]]
+    assert queries.repeat(2).gaps.tolist() == [[[False], [True]] * 2]
+    plain = replace(queries, known=None)
+    assert plain.steps(torch.tensor([[7, 9]])).tolist() == [[7, 9]]
+
+
+@pytest.mark.parametrize("settings", [{"k": 0}, {"per_row": 0}])
+def test_gaps_need_a_position_and_a_query(settings):
+    with pytest.raises(ValueError, match="must be an integer >= 1, got 0"):
+        Gaps(**settings)

@@ -65,7 +65,16 @@ class History:
 
     @classmethod
     def of_latents(cls, latents: Tensor, lengths: Tensor) -> History:
-        """A history that is known by its latents alone, ``(B, L, D)``, for a denoiser without a catalogue."""
+        """A history that is known by its latents alone, ``(B, L, D)``, for a denoiser without a catalogue.
+
+        Raises:
+            ValueError: latents that are infinite or NaN.
+        """
+        if not bool(latents.isfinite().all()):
+            raise ValueError(
+                f"History.of_latents: latents must be finite, but {int((~latents.isfinite()).sum())} of "
+                f"{latents.numel()} are not. Replace them, with zeros where a row is padded."
+            )
         items = torch.full(latents.shape[:2], NO_ITEM, device=latents.device)
         return cls(items, lengths, latents=latents)
 

@@ -100,6 +100,11 @@ class MaskProcess(Process, name="mask"):
         .. math:: -\log p(x_0) \le \sum_{n=1}^N \mathbb E\, \frac{\bar\alpha_{n-1} - \bar\alpha_n}{1 - \bar\alpha_n}
                   \sum_{k \text{ blank in } x_n} -\log p_\theta(x_{0,k} \mid x_n)
 
+        for the chain that takes all N steps, where :math:`\bar\alpha_N = 0`. The right side is the mean of the negative
+        log-likelihood over the ways to fill the positions in, step by step. Ways that fill one position a step have
+        the likelihood of the chain rule. If the conditionals are those of one joint distribution, the two sides
+        therefore meet as N grows.
+
         Args:
             timesteps: Steps n in 1..N, of any shape.
 

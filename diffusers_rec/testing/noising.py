@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffusers_rec.processes.noising import NoisingStrategy, Queries
 from diffusers_rec.testing.contract import Case, Maker, Suite, expect, expect_equal
-from diffusers_rec.testing.inputs import strided
+from diffusers_rec.testing.inputs import seeded, strided
 
 LONGEST = 7
 TARGETS = [[[6, 0, -1], [-1, 3, 3], [2, 1, 5]], [[-1, -1, -1]], [[4], [6]]]
@@ -67,6 +67,21 @@ def serving_queries_the_next_item(strategy: NoisingStrategy, targets: Tensor) ->
         expect([*range(visible), *corrupted] == whole, f"{whole} for a history of {length}", (visible, corrupted))
 
 
+def training_leaves_gaps_to_predict(strategy: NoisingStrategy, targets: Tensor) -> None:
+    """Training queries cover the sequence up to one of the row's targets, and each has a gap that is not padding."""
+    width = strategy.max_noised(LONGEST)
+    queries, again = (strategy.training(targets, width, seeded(1)) for _ in range(2))
+    for name in ("visible", "positions", "count", "answer", "gaps"):
+        expect_equal(f"{name} of the same generator", getattr(again, name), getattr(queries, name))
+    found = each_query(queries, queries.gaps.sum(-1), (queries.gaps & ~queries.mask).sum(-1))
+    for place, (visible, corrupted, _, gaps, beyond) in enumerate(found):
+        ends = set(targets[place // queries.visible.shape[1]].tolist()) - {-1}
+        whole = list(range(visible, visible + len(corrupted)))
+        expect(corrupted == whole, f"positions that follow the {visible} visible ones", corrupted)
+        expect(not corrupted or corrupted[-1] in ends, f"a query up to one of {sorted(ends)}", corrupted)
+        expect(bool(gaps) == bool(corrupted) and not beyond, "at least one gap among real positions", gaps)
+
+
 def timestep_shape_follows_independent_steps(strategy: NoisingStrategy, targets: Tensor) -> None:
     """Timesteps are ``(B, Q, K)`` with ``independent_steps``, and ``(B, Q)`` otherwise."""
     queries = queries_about(strategy, targets)
@@ -81,6 +96,7 @@ CLAUSES = (
     queries_are_independent,
     width_only_adds_padding,
     serving_queries_the_next_item,
+    training_leaves_gaps_to_predict,
     timestep_shape_follows_independent_steps,
 )
 
