@@ -55,7 +55,9 @@ def test_seen_items_have_no_share_when_they_are_excluded(model, holdout):
         unseen[history] = 0
         target = holdout.following[user][1]
         if unseen[target]:
-            assert found.log_probabilities[user] == pytest.approx(float((unseen[target] / unseen.sum()).log()), abs=1e-5)
+            assert found.log_probabilities[user] == pytest.approx(
+                float((unseen[target] / unseen.sum()).log()), abs=1e-5
+            )
             assert found.ranks[user] == 1 + int((unseen > unseen[target]).sum())
 
 

@@ -5,7 +5,7 @@ seen of a blank, which says nothing: a prediction does not depend on how many bl
 blanks is predicted as the next item is. The output of a position is added to the state, and starts at zero, so that the
 initial prediction is that of a plain next-item model.
 
-The denoiser predicts **items**: what the head says of an output is the distribution given the history and the other
+The denoiser predicts **items**: the head turns an output into the distribution given the history and the other
 positions. A reverse step costs K tokens, whatever the length of the history.
 """
 

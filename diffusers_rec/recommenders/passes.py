@@ -157,7 +157,7 @@ def _corrupt(
         items = _other_items(items, model.embedding.num_items, generator)
         x0 = model.embedding(items)
     if name == "next" and model.process.knows_blanks:
-        return _Corrupted(items, x0, timesteps, torch.zeros_like(x0), torch.zeros_like(x0))
+        return _Corrupted(items, x0, timesteps, timesteps, torch.zeros_like(x0), torch.zeros_like(x0))
     corrupted = model.process.corrupt(x0 if centre is None else x0 - centre, timesteps, generator)
     seen = model.process.seen_steps(corrupted.xn, timesteps)
     xn = corrupted.xn if centre is None else corrupted.xn + centre
