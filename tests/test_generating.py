@@ -142,18 +142,19 @@ def test_items_may_repeat_on_request_alone():
     assert all(len(set(sample)) == 4 for sample in MODEL.complete(row, 200)[0])
 
 
-def test_one_gap_at_the_end_is_the_next_item():
-    """The blank at step N is what the mask process begins from when it ranks."""
-    plain = MASK.without_memory()
+@pytest.mark.parametrize("model", [MODEL, MASK], ids=["mixed", "mask"])
+def test_one_gap_at_the_end_is_the_next_item(model):
+    """A model that knows blanks ranks from a blank at step N."""
+    plain = model.without_memory()
     history = [[*ITEMS[:5]], ITEMS[2:4]]
     p = plain.predict_proba(history)
-    found = MASK.complete([[*row, GAP] for row in history], exclude_seen=False)
+    found = model.complete([[*row, GAP] for row in history], exclude_seen=False)
     for row, (gap,) in enumerate(found.marginals):
         best_items = p[row].argsort(descending=True)[: len(gap)]
         assert [item for item, _ in gap] == [ITEMS[index] for index in best_items]
         assert [each for _, each in gap] == pytest.approx(p[row][best_items].tolist())
     ranked = plain.recommend(history, 1).items
-    assert [slate[0] for slate in MASK.slate(history, 1).items] == ranked
+    assert [slate[0] for slate in model.slate(history, 1).items] == ranked
 
 
 def test_the_later_known_items_matter():
