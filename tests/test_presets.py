@@ -38,7 +38,8 @@ def test_sizes_reach_every_part(name):
     model = PRESETS[name](ITEMS, dim=16, max_length=12, dropout=0.125)
     assert model.embedding.dim == model.denoiser.dim == model.head.keys().shape[1] == 16
     assert model.max_length == 12
-    assert {module.p for module in model.modules() if isinstance(module, Dropout)} == {0.125}
+    rates = {module.p for module in model.modules() if isinstance(module, Dropout)}
+    assert rates == {0.125, getattr(model.denoiser, "joint_dropout", 0.125)}
 
 
 def seedless(config):
@@ -97,7 +98,13 @@ def test_the_papers_recipe_is_the_papers():
     assert recipe == TrainingConfig(), "the defaults are the paper's"
 
 
-@every_preset
+def test_a_prediction_of_items_has_no_control():
+    """Its next item is trained without noise already; what noise adds there is the control of ``best``."""
+    with pytest.raises(ValueError, match="'noiseless' wraps a denoiser that predicts x0, but the base predicts items"):
+        control(PRESETS["joint"](ITEMS, dim=16, max_length=12))
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "joint"])
 def test_the_control_differs_in_the_noise_alone(name):
     model = PRESETS[name](ITEMS, dim=16, max_length=12)
     plain = control(model)
@@ -122,7 +129,8 @@ def test_the_control_sees_the_whole_history_whatever_the_model_noises(noising):
 @pytest.mark.parametrize("objective", Objective.names())
 def test_the_control_minimises_the_cross_entropy_alone(objective):
     term = {"name": "cross-entropy", "weight": 2.0, "at": "final"}
-    weighed = {"weighted": {"terms": ["cosine", term, "contrastive"]}}.get(objective, {"recommendation_weight": 2.0})
+    weighed = {"weighted": {"terms": ["cosine", term, "contrastive"]}, "items": {"next_weight": 2.0}}
+    weighed = weighed.get(objective, {"recommendation_weight": 2.0})
     plain = control(DiffRec(ITEMS, dim=8, max_length=8, objective={"name": objective, **weighed}))
     batch = next(iter(TrainingBatches(SPLIT.train, max_length=8).epoch(0)))
     loss = plain.eval().loss(batch, torch.Generator().manual_seed(0))

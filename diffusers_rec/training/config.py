@@ -106,10 +106,9 @@ class TrainingConfig:
         return [field.name for field in fields(cls)]
 
 
-RECIPES = {
-    "paper": TrainingConfig(),
-    "best": TrainingConfig(
-        epochs=30, examples="all-positions", batch_targets=400, decay="cosine", average_decay=0.999, precision="bf16"
-    ),
-}
+_AVERAGED = TrainingConfig(
+    epochs=30, examples="all-positions", batch_targets=400, decay="cosine", average_decay=0.999, precision="bf16"
+)
+
+RECIPES = {"paper": TrainingConfig(), "best": _AVERAGED, "joint": _AVERAGED}
 """Training settings for each of :data:`diffusers_rec.presets.PRESETS`."""
