@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from strategies import gaussian, schedule_of, schedules, seeded
 
-from diffusers_rec import MaskProcess, MixedProcess
+from diffusers_rec import ConditionalMLPDenoiser, DiffRec, MaskProcess, MixedProcess
 from diffusers_rec.processes.mask import is_blank
 from diffusers_rec.processes.process import GaussianProcess
 
@@ -163,3 +163,28 @@ def test_draws_have_their_own_generators():
 def test_bad_settings_are_refused(make, error, message):
     with pytest.raises(error, match=message):
         make(schedule_of("sqrt", 10))
+
+
+@pytest.mark.parametrize("name", ["mask", "mixed"])
+def test_a_blank_holds_no_noise_to_predict(name):
+    class Velocity(ConditionalMLPDenoiser):
+        prediction = "velocity"
+
+    with pytest.raises(ValueError, match=f"the process '{name}' has blanks.*the denoiser predicts velocity"):
+        DiffRec(range(9), dim=8, process=name, denoiser=Velocity(8, 50))
+    assert DiffRec(range(9), dim=8, process=name, denoiser=ConditionalMLPDenoiser(8, 50)).process.registered_name == name
+
+
+@given(schedule=small)
+def test_steps_outside_the_schedule_are_refused(schedule):
+    process, x0, last = MaskProcess(schedule), gaussian(1, 1, 2), schedule.num_timesteps
+    for step in (-1, last + 1):
+        with pytest.raises(ValueError, match=rf"timesteps must lie in 0\.\.{last}, got {step}"):
+            process.corrupt(x0, torch.full((1, 1), step), seeded(0))
+        with pytest.raises(ValueError, match=rf"timesteps must lie in 0\.\.{last}, got {step}"):
+            process.step(x0, x0, step, 0, seeded(0))
+    for step in (0, last + 1):
+        with pytest.raises(ValueError, match=rf"timesteps must lie in 1\.\.{last}, got"):
+            process.bound_weight(torch.tensor([1, step]))
+    with pytest.raises(TypeError, match=r"timesteps must be integers, got torch\.float32"):
+        process.bound_weight(torch.ones(2))

@@ -9,6 +9,7 @@ Gaussian noise knows both. Austin et al. 2021, *D3PM*; Shi et al. 2024, *MD4*. B
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ class MaskProcess(Process, name="mask"):
         schedule: Noise schedule, shared and not owned; it sets the probability ``alpha_bar`` that an item is kept.
     """
 
+    entrances = (*Process.entrances, "bound_weight")
     draws_items = True
     knows_blanks = True
 
@@ -94,6 +96,10 @@ class MaskProcess(Process, name="mask"):
         """N at blanks, 0 elsewhere, ``(B, Q, K)``."""
         return is_blank(xn) * self.schedule.num_timesteps
 
+    def check_fit(self, model: Any) -> None:
+        """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
+        _check_prediction(self, model)
+
     def bound_weight(self, timesteps: Tensor) -> Tensor:
         r"""Weight of the cross-entropy at blanks in the bound of the log-likelihood, for the steps n.
 
@@ -110,15 +116,24 @@ class MaskProcess(Process, name="mask"):
 
         Returns:
             float64, like ``timesteps``.
+
+        Raises:
+            ValueError: A step is outside 1..N.
+            TypeError: The steps are not integers.
         """
+        if timesteps.is_floating_point() or timesteps.dtype == torch.bool:
+            raise TypeError(f"timesteps must be integers, got {timesteps.dtype}.")
+        steps = self.schedule.num_timesteps
+        if timesteps.numel() and not 1 <= int(timesteps.min()) <= int(timesteps.max()) <= steps:
+            bounds = f"{int(timesteps.min())}..{int(timesteps.max())}"
+            raise ValueError(f"timesteps must lie in 1..{steps}, got {bounds}.")
         kept = self.schedule.alpha_bar.to(timesteps.device)
         return (kept[timesteps - 1] - kept[timesteps]) / (1 - kept[timesteps])
 
     def _kept(self, timesteps: Tensor | int, like: Tensor) -> Tensor:
-        """Probability that an item is kept, with the axes of ``like``."""
-        table = self.schedule.alpha_bar.to(like.device)
-        kept = table[torch.as_tensor(timesteps, device=like.device)]
-        return kept.reshape(*kept.shape, *(1,) * (like.ndim - kept.ndim)) if kept.ndim else kept
+        """Probability that an item is kept, float64, with the axes of ``like``."""
+        level = self.schedule.level(torch.as_tensor(timesteps), like)
+        return level.square / (level.square + level.variance)
 
 
 class MixedProcess(Process, name="mixed"):
@@ -185,7 +200,20 @@ class MixedProcess(Process, name="mixed"):
         steps = timesteps[..., None] if timesteps.ndim < xn.ndim - 1 else timesteps
         return torch.where(is_blank(xn), self.schedule.num_timesteps, steps)
 
+    def check_fit(self, model: Any) -> None:
+        """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
+        _check_prediction(self, model)
+
     def evidence(self, xn: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """The evidence of the Gaussian process; none at blanks."""
         linear, quadratic = self._gaussian.evidence(xn, timesteps)
         return linear, quadratic.masked_fill(is_blank(xn)[..., None], 0.0)
+
+
+def _check_prediction(process: Process, model: Any) -> None:
+    """Refuse a denoiser that predicts Gaussian noise, of which a blank has none."""
+    if model.denoiser.prediction in ("noise", "velocity"):
+        raise ValueError(
+            f"The parts do not fit: the process {process.registered_name!r} has blanks, which hold no noise, but the "
+            f"denoiser predicts {model.denoiser.prediction}. Use a denoiser that predicts items or x0."
+        )

@@ -57,6 +57,7 @@ class UnmaskSampler(Sampler, name="unmask"):
     """
 
     requires = frozenset({"head", "embedding"})
+    entrances = "sample", "fill"
 
     def __init__(
         self,

@@ -44,6 +44,21 @@ EXEMPT = {
         ("NoisingStrategy.queries", "Denoiser.condition", "Guide", "LossTerm", "LossTerm.__call__"), _ABSTRACT
     ),
     "NoisingStrategy.questions": "a deprecated name",
+    "Denoiser.steer": "changes nothing, whatever it is given",
+    "Guide.steer": "what the base does",
+    "Process.evidence": "a process without evidence says nothing, whatever it is given",
+    "Process.seen_steps": "the steps that it is given",
+    "NoisingStrategy.training": "the queries, which have an entry",
+    "Pass.cross_entropy": "called by the objectives, which have entries",
+    "Sampler.own_process": _FIT,
+    "UnmaskSampler.own_process": _FIT,
+    "Completions": _RECORD,
+    "GapReport": _RECORD,
+    "GAP": "an object that stands for an item",
+    **{
+        f"ItemPredictor{method}": "made and called by the chain of a model"
+        for method in ("", ".__call__", ".decided", ".distributions", ".latents", ".nearest", ".output", ".shown")
+    },
     "Denoiser.hidden": "hides nothing, whatever it is given",
     "LossTerm.without_noise": "a method without arguments",
     "DiffRec.given": "a method without arguments",
@@ -80,6 +95,8 @@ EXEMPT = {
             "Component",
             "Denoiser",
             "Guide",
+            "MaskProcess",
+            "MixedProcess",
             "InBatchNegatives",
             "ItemEmbedding",
             "ItemHead",

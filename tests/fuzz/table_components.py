@@ -54,11 +54,14 @@ CALLS: dict[str, Call] = {
         lambda: dr.TableSchedule, lambda: {"values": [0.9, 0.5, 0.1], "log_snr_shift": -1.0}, component
     ),
     "GaussianProcess": Call(lambda: dr.GaussianProcess, lambda: {"schedule": world.schedule()}, component),
+    "MaskProcess": Call(lambda: dr.MaskProcess, lambda: {"schedule": world.schedule()}, component),
+    "MixedProcess": Call(lambda: dr.MixedProcess, lambda: {"schedule": world.schedule(), "blank": 0.5}, component),
     "ZeroSource": Call(lambda: dr.ZeroSource, dict, component),
     "LastItemSource": Call(lambda: dr.LastItemSource, dict, component),
     "HistorySource": Call(lambda: dr.HistorySource, lambda: {"decay": 0.5}, component),
     "TargetOnly": Call(lambda: dr.TargetOnly, dict, component),
     "LastK": Call(lambda: dr.LastK, lambda: {"k": 2, "ahead": False, "independent_steps": False}, component),
+    "Gaps": Call(lambda: dr.Gaps, lambda: {"k": 2, "per_row": 3, "independent_steps": False}, component),
     "WholeSequence": Call(lambda: dr.WholeSequence, lambda: {"independent_steps": False}, component),
     "UniformTimestepSampler": Call(
         lambda: dr.UniformTimestepSampler,
@@ -92,6 +95,9 @@ CALLS: dict[str, Call] = {
     "CausalTransformerDenoiser": Call(lambda: dr.CausalTransformerDenoiser, sized, component),
     "ConditionalMLPDenoiser": Call(
         lambda: dr.ConditionalMLPDenoiser, lambda: sized(mlp_layers=1, low_pass=0.5), component
+    ),
+    "JointDenoiser": Call(
+        lambda: dr.JointDenoiser, lambda: sized(joint_layers=1, joint_dropout=0.1, low_pass=0.5), component
     ),
     "PosteriorDenoiser": Call(
         lambda: dr.PosteriorDenoiser,
@@ -128,6 +134,9 @@ CALLS: dict[str, Call] = {
                  "recommendation_weight": 1.0, "distance": "cosine", "reduction": "sum", "recommend_from": "final"},
         component,
     ),
+    "ItemsObjective": Call(
+        lambda: dr.ItemsObjective, lambda: {"sampled_weight": 1.0, "next_weight": 0.5}, component
+    ),
     "AllItems": Call(lambda: dr.AllItems, dict, component),
     "InBatchNegatives": Call(lambda: dr.InBatchNegatives, dict, component),
     "UniformNegatives": Call(lambda: dr.UniformNegatives, lambda: {"count": 3}, component),
@@ -142,6 +151,12 @@ CALLS: dict[str, Call] = {
     "DDPMSampler": Call(lambda: dr.DDPMSampler, lambda: {"variance": "beta", "num_steps": 3, "stagger": 1},
                         component),
     "DDIMSampler": Call(lambda: dr.DDIMSampler, lambda: {"num_steps": 3, "eta": 0.5, "stagger": 1}, component),
+    "UnmaskSampler": Call(
+        lambda: dr.UnmaskSampler,
+        lambda: {"head": world.head(), "embedding": world.embedding(), "num_steps": 2, "order": "confidence",
+                 "temperature": 0.5, "top_p": 0.9, "remask": 1, "distinct": True},
+        component,
+    ),
     "EulerSampler": Call(lambda: dr.EulerSampler, lambda: {"num_steps": 3}, component),
     "HeunSampler": Call(lambda: dr.HeunSampler, lambda: {"num_steps": 3}, component),
     "DPMSolverSampler": Call(lambda: dr.DPMSolverSampler, lambda: {"num_steps": 3}, component),

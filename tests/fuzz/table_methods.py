@@ -10,7 +10,7 @@ import diffusers_rec as dr
 from diffusers_rec.items.negatives import NegativeSample
 
 from . import world
-from .soundness import Call, component, like, of, probabilities
+from .soundness import Call, component, finite, like, of, probabilities
 from .table_components import shared, sized
 from .world import DIM, NUM_ITEMS, STEPS, gaussian, generator
 
@@ -89,6 +89,15 @@ def a_step() -> dict[str, Any]:
 
 def losses() -> dict[str, Any]:
     return {"step": dr.TrainingStep(**a_step())}
+
+
+def items_step() -> dict[str, Any]:
+    step = a_step()
+    return {"step": dr.TrainingStep(**{**step, "passes": {**step["passes"], "next": dr.Pass(**a_pass())}})}
+
+
+def unmask() -> dr.UnmaskSampler:
+    return dr.UnmaskSampler(world.head(), world.embedding())
 
 
 def draw() -> dict[str, Any]:
@@ -189,6 +198,14 @@ CALLS: dict[str, Call] = {
         arithmetic=True,
     ),
     "GaussianProcess.step": Call(lambda: world.process().step, reverse_step, like("x0"), arithmetic=True),
+    "GaussianProcess.evidence": Call(
+        lambda: world.process().evidence,
+        lambda: {"xn": gaussian(2, 2, DIM), "timesteps": torch.full((2, 2), STEPS)}, arithmetic=True,
+    ),
+    "MaskProcess.bound_weight": Call(
+        lambda: dr.MaskProcess(world.schedule()).bound_weight, lambda: {"timesteps": torch.tensor([1, STEPS])},
+        probabilities,
+    ),
     "ZeroSource.centre": Call(
         lambda: dr.ZeroSource().centre, centred, lambda result, _: result is None, opaque=("history", "queries")
     ),
@@ -258,6 +275,15 @@ CALLS: dict[str, Call] = {
     "CrossEntropyTerm.without_noise": Call(lambda: dr.CrossEntropyTerm().without_noise, dict),
     "SimplifiedObjective.__call__": Call(dr.SimplifiedObjective, losses),
     "WeightedObjective.__call__": Call(dr.WeightedObjective, losses),
+    "ItemsObjective.__call__": Call(dr.ItemsObjective, items_step),
+    "ItemsObjective.without_noise": Call(lambda: dr.ItemsObjective().without_noise, dict),
+    "Gaps.training": Call(
+        lambda: dr.Gaps(2).training,
+        lambda: {"targets": torch.tensor([[2, 3], [4, -1]]), "width": 2, "generator": generator()},
+    ),
+    "Queries.steps": Call(lambda: queries().steps, lambda: {"timesteps": torch.full((2, 1), STEPS)}, like("timesteps")),
+    "UnmaskSampler.sample": Call(lambda: unmask().sample, chain, like("start"), arithmetic=True),
+    "UnmaskSampler.fill": Call(lambda: unmask().fill, chain, arithmetic=True),
     "Queries.last_visible": Call(lambda: queries().last_visible, lambda: {"states": gaussian(2, 3, DIM)}),
     "Queries.cut": Call(lambda: queries().cut, lambda: {"history": world.history()}),
     "Queries.blind": Call(lambda: queries().blind, lambda: {"null": torch.tensor([[True], [False]])}),
@@ -288,7 +314,35 @@ for _name, _make in {
     CALLS[f"{_name}.sample"] = Call(lambda cls=_make: cls().sample, chain, like("start"), arithmetic=True)
 for _name in ("LastItemSource", "HistorySource"):
     CALLS[f"{_name}.centre"] = Call(lambda name=_name: getattr(dr, name)().centre, centred)
-for _cls in (dr.TargetOnly, dr.LastK, dr.WholeSequence):
+for _cls in (dr.MaskProcess, dr.MixedProcess):
+    CALLS |= {
+        f"{_cls.__name__}.start": Call(
+            lambda cls=_cls: cls(world.schedule()).start,
+            lambda: {"shape": (2, 2, DIM), "generator": generator(), "device": torch.device("cpu"),
+                     "dtype": torch.float32},
+            opaque=("generator",) if _cls is dr.MaskProcess else (),
+        ),
+        f"{_cls.__name__}.corrupt": Call(
+            lambda cls=_cls: cls(world.schedule()).corrupt,
+            lambda: {"x0": gaussian(2, 2, DIM), "timesteps": torch.full((2, 2), STEPS), "generator": generator(),
+                     "noise": None},
+            lambda result, _: finite(result.xn, {}), arithmetic=True,
+        ),
+        f"{_cls.__name__}.step": Call(
+            lambda cls=_cls: cls(world.schedule()).step, lambda: without(reverse_step(), "variance"),
+            like("x0"), arithmetic=True,
+        ),
+        f"{_cls.__name__}.seen_steps": Call(
+            lambda cls=_cls: cls(world.schedule()).seen_steps,
+            lambda: {"xn": gaussian(2, 2, 1, DIM), "timesteps": torch.full((2, 2), STEPS)},
+            opaque=("timesteps",) if _cls is dr.MaskProcess else (),
+        ),
+    }  # fmt: skip
+CALLS["MixedProcess.evidence"] = Call(
+    lambda: dr.MixedProcess(world.schedule()).evidence,
+    lambda: {"xn": gaussian(2, 2, DIM), "timesteps": torch.full((2, 2), STEPS)}, arithmetic=True,
+)  # fmt: skip
+for _cls in (dr.TargetOnly, dr.LastK, dr.WholeSequence, dr.Gaps):
     CALLS[f"{_cls.__name__}.max_noised"] = Call(
         lambda cls=_cls: cls().max_noised, lambda: {"max_length": 5},
         opaque=("max_length",) if _cls is dr.TargetOnly else (),
@@ -299,12 +353,16 @@ for _cls in (dr.TargetOnly, dr.LastK, dr.WholeSequence):
 CALLS["NoisingStrategy.serving"] = Call(
     lambda: dr.TargetOnly().serving, lambda: {"lengths": torch.tensor([2, 3]), "width": 1}
 )
+CALLS["Gaps.serving"] = Call(
+    lambda: dr.Gaps().serving, lambda: {"lengths": torch.tensor([2, 3]), "width": 1}, opaque=("width",)
+)
 CALLS["LastK.serving"] = Call(
     lambda: dr.LastK(ahead=True).serving, lambda: {"lengths": torch.tensor([2, 3]), "width": 2}
 )
 for _cls in (dr.SquaredTerm, dr.CosineTerm, dr.CrossEntropyTerm, dr.ContrastiveTerm):
     CALLS[f"{_cls.__name__}.__call__"] = Call(_cls, losses)
-for _cls in (dr.TransformerDenoiser, dr.CausalTransformerDenoiser, dr.ConditionalMLPDenoiser, *GUIDES):
+OWN = dr.TransformerDenoiser, dr.CausalTransformerDenoiser, dr.ConditionalMLPDenoiser, dr.JointDenoiser
+for _cls in (*OWN, *GUIDES):
     _own = _cls in (dr.NoiselessDenoiser, dr.ClassifierFreeGuide)  # what they inherit has the entry of Guide
     CALLS[f"{'Guide' if _own else _cls.__name__}.encode"] = Call(
         lambda cls=_cls: denoiser(cls).encode, history, lambda *_: True

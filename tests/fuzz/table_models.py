@@ -11,7 +11,7 @@ from diffusers_rec import evaluation, presets, training
 from diffusers_rec.integrations.faiss import ItemIndex
 
 from . import world
-from .soundness import Call, finite, probabilities, serves
+from .soundness import Call, finite, of, probabilities, serves
 from .world import DIM, NUM_ITEMS, STEPS, gaussian, generator
 
 HISTORIES = [["i0", "i3"], ["i1"]]
@@ -23,6 +23,16 @@ def served() -> dict[str, Any]:
 
 def indexed() -> dict[str, Any]:
     return {"latents": gaussian(2, 3, DIM), "k": 3, "excluded": torch.tensor([[1, -1], [2, 3]]), "oversample": 2}
+
+
+def jointly() -> dr.DiffRec:
+    model = presets.joint(world.vocabulary(), dim=DIM, max_length=6, k=2)
+    return model.replace(schedule={"num_timesteps": STEPS}).eval()
+
+
+def completed(result: dr.Completions, _: Any) -> bool:
+    chances = [p for row in result.marginals for gap in row for _, p in gap]
+    return finite(result.log_likelihood, {}) and probabilities(chances, {}) and len(result) == len(result.items)
 
 
 def members() -> dr.Ensemble:
@@ -119,6 +129,49 @@ CALLS: dict[str, Call] = {
         lambda: {"observed": {"timesteps": torch.tensor([1, STEPS]), "per_latent": torch.tensor([0.5, 1.0])}},
     ),
     "DiffRec.sample": Call(lambda: world.model().sample, served),
+    "DiffRec.complete": Call(
+        lambda: jointly().complete,
+        lambda: {"sequences": [["i0", dr.GAP, "i3"], ["i1"]], "samples": 2, "exclude_seen": True,
+                 "candidates": [f"i{v}" for v in range(1, 7)], "exclude": ["i2"], "sampler": "unmask", "batch_size": 2},
+        completed,
+    ),
+    "DiffRec.slate": Call(
+        lambda: jointly().slate,
+        lambda: {"histories": HISTORIES, "k": 2, "samples": [3, 4], "exclude_seen": True,
+                 "candidates": [f"i{v}" for v in range(1, 7)], "exclude": ["i2"], "unknown": "error",
+                 "sampler": "unmask", "batch_size": 2},
+        completed,
+    ),
+    "Recommender.sample_next": Call(
+        lambda: world.model().sample_next,
+        lambda: {"histories": HISTORIES, "samples": 2, "exclude_seen": True, "candidates": ["i4", "i5", "i6"],
+                 "exclude": ["i6"], "unknown": "error", "batch_size": 2},
+        recommended,
+    ),
+    "evaluate_gap": Call(
+        lambda: evaluation.evaluate_gap,
+        lambda: {"model": jointly(), "holdout": world.holdout(), "place": 0, "known": [], "exclude_seen": False,
+                 "batch_size": 2},
+        of(evaluation.GapReport),
+    ),
+    "evaluate_joint": Call(
+        lambda: evaluation.evaluate_joint,
+        lambda: {"model": jointly(), "holdout": world.holdout(), "k": 1, "order": "random", "orders": 2, "join": True,
+                 "exclude_seen": False, "seed": 0, "batch_size": 2},
+    ),
+    "GapReport.hit_rate": Call(
+        lambda: evaluation.evaluate_gap(jointly(), world.holdout(), 0, exclude_seen=False).hit_rate, lambda: {"k": 2},
+        probabilities,
+    ),
+    "Completions.__getitem__": Call(
+        lambda: jointly().slate(HISTORIES, 2).__getitem__, lambda: {"row": 1}, lambda result, _: len(result) == 1
+    ),
+    "joint": Call(
+        lambda: presets.joint,
+        lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "k": 2, "per_row": 2, "dropout": 0.1,
+                 "low_pass": 0.5, "seed": 0},
+        serves,
+    ),
     "DiffRec.next_item_latents": Call(
         lambda: world.model().next_item_latents,
         lambda: {"history": world.history(), "seeds": 2, "sampler": "ddim"},
