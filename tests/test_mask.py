@@ -172,7 +172,9 @@ def test_a_blank_holds_no_noise_to_predict(name):
 
     with pytest.raises(ValueError, match=f"the process '{name}' has blanks.*the denoiser predicts velocity"):
         DiffRec(range(9), dim=8, process=name, denoiser=Velocity(8, 50))
-    assert DiffRec(range(9), dim=8, process=name, denoiser=ConditionalMLPDenoiser(8, 50)).process.registered_name == name
+    assert (
+        DiffRec(range(9), dim=8, process=name, denoiser=ConditionalMLPDenoiser(8, 50)).process.registered_name == name
+    )
 
 
 @given(schedule=small)

@@ -42,7 +42,7 @@ class Process(Component, ABC, kind="process"):
     """
 
     requires = frozenset({"schedule"})
-    entrances = "start", "corrupt", "step", "seen_steps", "evidence"
+    entrances: ClassVar[tuple[str, ...]] = "start", "corrupt", "step", "seen_steps", "evidence"
     draws_items: ClassVar[bool] = False
     """Whether a reverse step of an item prediction takes the latent of a drawn item, instead of the mean."""
 
