@@ -84,6 +84,8 @@ class MaskProcess(Process, name="mask"):
                 of them, as soon as more than half are due.
         """
         check_float("eta", eta, minimum=0, maximum=1)
+        if x0.shape != xn.shape:
+            raise ValueError(f"x0 must be like xn, {tuple(xn.shape)}, got {tuple(x0.shape)}.")
         now, then = self._kept(timesteps, xn), self._kept(previous, xn)
         chance = ((then - now) / (1 - now).clamp(min=torch.finfo(now.dtype).tiny)).expand(*xn.shape[:-1], 1)
         number = torch.full_like(chance, 0.5)

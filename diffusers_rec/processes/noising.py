@@ -107,7 +107,7 @@ class NoisingStrategy(Component, ABC, kind="noising"):
         independent_steps: Whether each noised position has its own timestep, instead of one timestep per query.
     """
 
-    entrances = "max_noised", "queries", "serving", "timestep_shape"
+    entrances = "max_noised", "queries", "training", "serving", "timestep_shape"
 
     def __init__(self, *, independent_steps: bool = False) -> None:
         self.independent_steps = check_bool("independent_steps", independent_steps)
@@ -239,6 +239,7 @@ class Gaps(NoisingStrategy, name="gaps"):
         return Queries.next_item(lengths)
 
     def training(self, targets: Tensor, width: int, generator: Generator) -> Queries:
+        _check_targets(targets)
         device, shape = targets.device, (len(targets), min(self.per_row, targets.shape[1]))
         number = uniform(shape, generator, device=device)
         found = (targets >= 0).sum(1, keepdim=True)
@@ -272,10 +273,14 @@ class WholeSequence(NoisingStrategy, name="whole"):
 
 def _last(targets: Tensor, k: int, width: int) -> Queries:
     """Noise the last ``k`` of the positions 0..target."""
-    if targets.is_floating_point() or targets.dtype == torch.bool or targets.ndim != 2:
-        raise ValueError(f"targets must be integers (B, Q), got {tuple(targets.shape)} of {targets.dtype}.")
+    _check_targets(targets)
     check_int("width", width, minimum=1)
     count = (targets + 1).clamp(max=k)
     visible = (targets + 1 - k).clamp(min=0)
     positions = visible[..., None] + torch.arange(width, device=targets.device)
     return Queries(visible, positions, count, (count - 1).clamp(min=0))
+
+
+def _check_targets(targets: Tensor) -> None:
+    if targets.is_floating_point() or targets.dtype == torch.bool or targets.ndim != 2:
+        raise ValueError(f"targets must be integers (B, Q), got {tuple(targets.shape)} of {targets.dtype}.")

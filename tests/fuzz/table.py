@@ -53,6 +53,7 @@ EXEMPT = {
     "Sampler.own_process": _FIT,
     "UnmaskSampler.own_process": _FIT,
     "Completions": _RECORD,
+    "Completions.__getitem__": "that of a list",
     "GapReport": _RECORD,
     "GAP": "an object that stands for an item",
     **{

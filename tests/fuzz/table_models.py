@@ -163,9 +163,6 @@ CALLS: dict[str, Call] = {
         lambda: evaluation.evaluate_gap(jointly(), world.holdout(), 0, exclude_seen=False).hit_rate, lambda: {"k": 2},
         probabilities,
     ),
-    "Completions.__getitem__": Call(
-        lambda: jointly().slate(HISTORIES, 2).__getitem__, lambda: {"row": 1}, lambda result, _: len(result) == 1
-    ),
     "joint": Call(
         lambda: presets.joint,
         lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "k": 2, "per_row": 2, "dropout": 0.1,
