@@ -61,6 +61,7 @@ UNSHOWN = {
     "recommenders.replacing",
     "recommenders.requests",
     "recommenders.serving",
+    "samplers.item_draws",
     "training.learner",
     "training.processes",
     "training.run_store",

@@ -18,7 +18,7 @@ from diffusers_rec.testing.samplers import halved
 
 MASK, GAUSSIAN = world("mask", 20), world("gaussian", 20)
 BLANKS = torch.zeros(1, 30, K, V).double()
-few = settings(max_examples=6)
+few = settings(max_examples=3)
 
 
 def unmask(**given):

@@ -17,6 +17,7 @@ from diffusers_rec.processes.process import Process
 from diffusers_rec.processes.schedules import NoiseSchedule
 from diffusers_rec.samplers.base import Denoise, Sampler, SamplerStep, StepCallback, after_step, process_of
 from diffusers_rec.samplers.chain import asker
+from diffusers_rec.samplers.item_draws import ItemDraws
 from diffusers_rec.samplers.item_predictor import ItemPredictor
 
 ORDERS = "random", "confidence", "left-to-right"
@@ -145,12 +146,10 @@ class UnmaskSampler(Sampler, name="unmask"):
             log_probability = torch.where(drawn >= 0, scores, log_probability)
             xn = torch.where((drawn >= 0)[..., None], predictor.latents(items).to(xn.dtype), xn)
             if callback is not None:
-                now, then = ((each.long() * last[..., None]).reshape(shape[:-1]) for each in (blank, items < 0))
-                if index == steps + self.remask - 1:
-                    then = torch.zeros_like(then)
-                step = SamplerStep(index, now, then, xn.view(shape), predictor.shown(xn).view(shape))
+                now, then = ((each * last[..., None]).reshape(shape[:-1]) for each in (blank, items < 0))
+                step = SamplerStep(index, now, then, xn.view(shape), predictor.shown(xn).reshape(shape))
                 after_step(self, callback, step)
-                xn = (step.prediction if step.stopped else step.xn).view(xn.shape)
+                xn = (step.prediction if step.stopped else step.xn).reshape(xn.shape)
                 if step.stopped:
                     break
         return Filled(items, log_probability.sum(-1), xn.view(shape))
@@ -184,7 +183,7 @@ class UnmaskSampler(Sampler, name="unmask"):
             own = flat.take(mine)
             likely = self._may_be_drawn(scores, own.items[::copies])
             at = self._first(own, likely, most) if places is None else places.flatten(0, 1)[mine]
-            draws = _Draws(self._tempered(likely), likely, copies, greedy=not self.temperature, most=most)
+            draws = ItemDraws(self._tempered(likely), likely, copies, greedy=not self.temperature, most=most)
             for turn in range(most):
                 column = at[:, turn : turn + 1]
                 place = column if places is None else torch.full_like(column, turn)
@@ -252,63 +251,6 @@ class _Blanks:
 
     def take(self, rows: slice) -> _Blanks:
         return _Blanks(self.items[rows], self.order[rows], self.number[rows], self.count[rows])
-
-
-class _Draws:
-    """Draws from distributions ``(r, P, V)``, each shared by ``copies`` neighbouring rows, R = r copies rows in all.
-
-    Args:
-        scores: Log-probabilities up to a constant.
-        whole: Those before ``top_p``, for a row whose likeliest items are all excluded.
-        copies: Number of rows for each distribution.
-        greedy: Whether to take the likeliest item.
-        most: Number of draws of a row, of which the later ones may exclude the earlier.
-    """
-
-    def __init__(self, scores: Tensor, whole: Tensor, copies: int, *, greedy: bool, most: int) -> None:
-        self.scores, self.whole, self.copies, self.greedy, self.most = scores, whole, copies, greedy, most
-        self.row = torch.arange(len(scores) * copies, device=scores.device)[:, None] // copies
-        self.cumulative = scores.exp().cumsum_(-1)
-        self._likeliest: Tensor | None = None
-
-    def draw(self, place: Tensor, number: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor]:
-        """Items of the distributions ``place`` ``(R, 1)``, and their log-probabilities, float64.
-
-        Args:
-            place: Index of the distribution, ``(R, 1)``.
-            number: Numbers in [0, 1), ``(R, 1)``.
-            excluded: Items that may not be drawn, different ones, or -1, ``(R, E)``.
-        """
-        excluded = excluded.sort(1).values
-        mass = self.scores[self.row, place, excluded.clamp(min=0)].exp() * (excluded >= 0)
-        left = self.cumulative[self.row, place, -1] - mass.sum(1, keepdim=True)
-        if self.greedy:
-            item = self._first_of_the_likeliest(place, excluded)
-            return item, self._log_probability(place, item, left)
-        target = number.to(left) * left
-        for index in range(excluded.shape[1]):  # step over what may not be drawn, from the lowest index upwards
-            item, own = excluded[:, index : index + 1], mass[:, index : index + 1]
-            before = self.cumulative[self.row, place, item.clamp(min=0)] - own
-            target = target + torch.where((item >= 0) & (target >= before), own, 0.0)
-        numbers = target.view(len(self.scores), 1, -1).expand(-1, self.scores.shape[1], -1).contiguous()
-        found = torch.searchsorted(self.cumulative, numbers, right=True).transpose(1, 2).flatten(0, 1)
-        item = found.gather(1, place).clamp(max=self.scores.shape[-1] - 1)
-        missed = (item == excluded).any(1, keepdim=True) | self.scores[self.row, place, item].isneginf()
-        if bool(missed.any()):  # by rounding, or because nothing is left of the likeliest
-            item = torch.where(missed, self._first_of_the_likeliest(place, excluded), item)
-        return item, self._log_probability(place, item, left)
-
-    def _first_of_the_likeliest(self, place: Tensor, excluded: Tensor) -> Tensor:
-        """The likeliest item that is not excluded, ``(R, 1)``."""
-        if self._likeliest is None:
-            self._likeliest = self.whole.topk(min(self.most, self.whole.shape[-1])).indices
-        items = self._likeliest[self.row[:, 0], place[:, 0]]
-        allowed = ~(items[..., None] == excluded[:, None]).any(-1)
-        return items.gather(1, allowed.long().argmax(1, keepdim=True))
-
-    def _log_probability(self, place: Tensor, item: Tensor, left: Tensor) -> Tensor:
-        score = self.scores[self.row, place, item].double() - left.double().log()
-        return score.where(score.isfinite(), 0.0)  # the only item that could be taken
 
 
 class _Scored:
