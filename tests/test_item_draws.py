@@ -55,7 +55,8 @@ def test_padding_excludes_nothing():
 def test_an_excluded_item_is_never_drawn_by_rounding(dtype):
     """At the very ends of the parts, and where nearly all of the mass is excluded."""
     scores = torch.tensor([[[0.0, -40.0, -80.0, 0.0, -torch.inf, -90.0]]], dtype=dtype)
-    number = torch.cat([torch.zeros(20), torch.ones(20) - 2**-24, torch.rand(60, generator=seeded(0))]).double()[:, None]
+    random = torch.rand(60, generator=seeded(0))
+    number = torch.cat([torch.zeros(20), torch.ones(20) - 2**-24, random]).double()[:, None]
     place = torch.zeros(100, 1).long()
     draws = ItemDraws(scores, scores, 100, greedy=False, most=4)
     for barred in ([0], [3], [0, 3], [0, 1, 3]):
