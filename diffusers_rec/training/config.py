@@ -106,10 +106,8 @@ class TrainingConfig:
         return [field.name for field in fields(cls)]
 
 
-RECIPES = {
-    "paper": TrainingConfig(),
-    "best": TrainingConfig(
-        epochs=30, examples="all-positions", batch_targets=400, decay="cosine", average_decay=0.999, precision="bf16"
-    ),
-}
+_ALL_POSITIONS = TrainingConfig(
+    epochs=30, examples="all-positions", batch_targets=400, decay="cosine", average_decay=0.999, precision="bf16"
+)
+RECIPES = {"best": _ALL_POSITIONS, "joint": _ALL_POSITIONS, "paper": TrainingConfig()}
 """Training settings for each of :data:`diffusers_rec.presets.PRESETS`."""
