@@ -20,6 +20,7 @@ from diffusers_rec.cli.options import (
 )
 from diffusers_rec.cli.terminal import print_json, stdout
 from diffusers_rec.cli.values import parse_ids, parse_sequence
+from diffusers_rec.core.errors import check_int
 from diffusers_rec.recommenders.generating import GAP
 
 
@@ -44,6 +45,7 @@ def complete_command(
 
     The likeliest sample is listed first. The model must be one that fills gaps: diffrec train --preset joint.
     """
+    samples = check_int("--samples", samples, minimum=1)
     trained = load_model(model)
     fixes = {"expected a gap": "? or a JSON null marks a gap", "needs a denoiser": "diffrec train --preset joint"}
     with suggesting_options(fixes):

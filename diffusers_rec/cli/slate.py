@@ -20,6 +20,7 @@ from diffusers_rec.cli.options import (
 )
 from diffusers_rec.cli.terminal import print_json, stdout
 from diffusers_rec.cli.values import parse_ids
+from diffusers_rec.core.errors import check_int
 from diffusers_rec.recommenders.base import Unknown
 
 
@@ -49,6 +50,7 @@ def slate_command(
 
     The likeliest slate is listed first. The model must be one that fills gaps: diffrec train --preset joint.
     """
+    samples = None if samples is None else check_int("--samples", samples, minimum=1)
     trained = load_model(model)
     strict = unknown == "error"
     with suggesting_options({"unknown id": "--unknown drop", "needs a denoiser": "diffrec train --preset joint"}):

@@ -109,7 +109,7 @@ def test_a_mark_that_is_an_item_needs_a_list(tmp_path):
         (("--sequence", "item-001,,?"), "--sequence 'item-001,,.' contains an empty item id"),
         (("--sequence", "item-001,?,nowhere"), "'nowhere'"),
         (("--sequence", "[1.5, null]"), "a text or a whole number, or null for a gap"),
-        (("--sequence", "item-001,?", "--samples", 0), "seeds"),
+        (("--sequence", "item-001,?", "--samples", 0), "--samples must be an integer >= 1, got 0"),
         (("--sequence", "item-001,?", "--sampler", "unmusk"), "Did you mean 'unmask'"),
         (("--sequence", "item-001,?", "--sampler", '{"name": "unmask", "num_steps": 2}', "--steps", 3), "Keep one"),
     ],
