@@ -101,8 +101,8 @@ right.legend()
 options.out.mkdir(parents=True, exist_ok=True)
 figure.savefig(options.out / "13_fill_and_steer.png")
 
-print("A scale is right on average, a count in every slate, which costs more. The cost is the")
-print("Kullback-Leibler divergence of the slates from what follows in truth.\n")
+print("A scale sets the mean, a count every slate, which costs more. The cost is the divergence")
+print("(Kullback-Leibler) from what follows in truth; without guidance it is the model's own error.\n")
 print(f"{'guidance':<14}{'comedies of five':>20}{'deviation':>12}{'cost, nats an item':>21}")
 rows = {"none": by_scale[0.0], f"scale {nearest:g}": by_scale[nearest]}
 for name, (numbers, cost) in {**rows, **{f"count {count}": by_count[count] for count in (0, 1, 3, 5)}}.items():

@@ -106,6 +106,14 @@ def test_a_count_that_is_out_of_reach_is_the_nearest_in_reach(seed, wanted, deci
     torch.testing.assert_close(got.exp().sum(-1), torch.ones(1, K, dtype=got.dtype))
 
 
+def test_a_probability_below_the_smallest_number_still_counts():
+    p = torch.tensor([[[-300.0, -301.0, 0.0, -1e3]] * K])  # float32, whose smallest number is about e^-103
+    got = given_count(p, torch.tensor([True, True, False, False]), torch.full((1, K), -1), K)
+    expected = torch.tensor([0.0, -1.0]).log_softmax(0).expand(1, K, 2)
+    torch.testing.assert_close(got[..., :2], expected, atol=1e-4, rtol=0)
+    assert got[..., 2:].isneginf().all()
+
+
 @given(seed=seeds, scale=st.floats(-3, 3), count=st.integers(0, K))
 def test_given_the_count_a_tilt_of_the_attribute_cancels(seed, scale, count):
     p, has = gaussian(2, K, V, seed=seed).log_softmax(-1), torch.tensor([1.0, 0.0, 1.0, 0.0])

@@ -33,9 +33,9 @@ class AttributeGuide(Guide, name="attribute"):
 
     With ``share`` or ``count``, the distribution of each position is the exact one given the wanted number, as if the
     open positions were independent. A sampler that fills one position at a time, as ``unmask`` does by default, then
-    gives exactly the wanted number. If it fills several at once, or takes Gaussian steps, the number is right on
-    average. The set is all K positions, those that are known included. A scale would have no effect: given the number,
-    a tilt cancels.
+    gives exactly the wanted number. If it fills several at once, the number is right on average; in Gaussian chains it
+    is approximate. The set is all K positions, those that are known included. A scale would have no effect: given the
+    number, a tilt cancels.
 
     A chain adds the tilts of several guides. Put one with ``share`` or ``count`` last; there can be one.
 

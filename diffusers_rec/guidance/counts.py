@@ -32,26 +32,32 @@ def given_count(log_probabilities: Tensor, has: Tensor, items: Tensor, wanted: i
     Returns:
         Log-probabilities, ``(R, K, V)``; those of decided positions are unchanged.
     """
-    decided = items >= 0
-    item_has = has[items.clamp(min=0)]
-    chances = [
-        torch.where(decided, torch.where(item_has == value, 0.0, -torch.inf), _mass(log_probabilities, has == value))
-        for value in (True, False)
-    ]
-    with_it, without = chances
+    decided, item_has = items >= 0, has[items.clamp(min=0)]
+    with_it, without = (
+        torch.where(decided, torch.where(item_has == value, 0.0, -torch.inf), mass)
+        for value, mass in zip((True, False), _masses(log_probabilities, has), strict=True)
+    )
     others = _counts_of_others(with_it, without)
     whole = torch.logaddexp(others[:, 0] + without[:, :1], _one_more(others[:, 0]) + with_it[:, :1])
     distance = (torch.arange(whole.shape[1], device=whole.device) - wanted).abs()
-    count = distance.expand_as(whole).masked_fill(whole.isneginf(), whole.shape[1]).argmin(1)[:, None, None]
-    rest = count.expand(*items.shape, 1)
-    tilts = [chance.gather(2, rest)[..., 0].to(log_probabilities) for chance in (_one_more(others), others)]
-    tilt = torch.where(has, tilts[0][..., None], tilts[1][..., None])
-    return torch.where(decided[..., None], log_probabilities, (log_probabilities + tilt).log_softmax(-1))
+    count = distance.expand_as(whole).masked_fill(whole.isneginf(), whole.shape[1]).argmin(1)[:, None]
+    place = count[..., None].expand(*items.shape, 1)
+    tilts = [
+        (rest.gather(2, place)[..., 0] - whole.gather(1, count)).masked_fill(decided, 0.0).to(log_probabilities)
+        for rest in (_one_more(others), others)
+    ]
+    return torch.where(has, tilts[0][..., None], tilts[1][..., None]).add_(log_probabilities)
 
 
-def _mass(log_probabilities: Tensor, of: Tensor) -> Tensor:
-    """Logarithm of the probability of some items, float64 ``(R, K)``."""
-    return log_probabilities.masked_fill(~of, -torch.inf).logsumexp(-1).double()
+def _masses(log_probabilities: Tensor, has: Tensor) -> tuple[Tensor, Tensor]:
+    """Logarithms of the probability of the items with and without the attribute, float64 ``(R, K)``."""
+    sides = torch.stack([has, ~has], dim=1).to(log_probabilities)
+    masses = (log_probabilities.exp() @ sides).double().log()
+    if bool(masses.isneginf().any()):  # no item, or smaller than a floating-point number
+        masses = torch.stack(
+            [log_probabilities.masked_fill(~side, -torch.inf).logsumexp(-1) for side in (has, ~has)], dim=-1
+        ).double()
+    return masses[..., 0], masses[..., 1]
 
 
 def _counts_of_others(with_it: Tensor, without: Tensor) -> Tensor:
