@@ -106,8 +106,9 @@ class TrainingConfig:
         return [field.name for field in fields(cls)]
 
 
-_ALL_POSITIONS = TrainingConfig(
+_AVERAGED = TrainingConfig(
     epochs=30, examples="all-positions", batch_targets=400, decay="cosine", average_decay=0.999, precision="bf16"
 )
-RECIPES = {"best": _ALL_POSITIONS, "joint": _ALL_POSITIONS, "paper": TrainingConfig()}
+
+RECIPES = {"paper": TrainingConfig(), "best": _AVERAGED, "joint": _AVERAGED}
 """Training settings for each of :data:`diffusers_rec.presets.PRESETS`."""
