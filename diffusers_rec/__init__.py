@@ -23,7 +23,15 @@ from diffusers_rec.denoisers import (
     JointDenoiser,
     TransformerDenoiser,
 )
-from diffusers_rec.guidance import ClassifierFreeGuide, Guide, NoiselessDenoiser, PosteriorDenoiser
+from diffusers_rec.guidance import (
+    AttributeGuide,
+    ClassifierFreeGuide,
+    FunctionGuide,
+    Guide,
+    NegativeGuide,
+    NoiselessDenoiser,
+    PosteriorDenoiser,
+)
 from diffusers_rec.items.cross_entropy import chunked_cross_entropy
 from diffusers_rec.items.embeddings import ItemEmbedding, TableEmbedding
 from diffusers_rec.items.feature_embeddings import AttributeEmbedding, FeatureEmbedding, SummedEmbedding
@@ -96,6 +104,7 @@ __all__ = [
     "AllItems",
     "AttributeBags",
     "AttributeEmbedding",
+    "AttributeGuide",
     "Batch",
     "Calibration",
     "CausalTransformerDenoiser",
@@ -120,6 +129,7 @@ __all__ = [
     "EulerSampler",
     "ExponentialSchedule",
     "FeatureEmbedding",
+    "FunctionGuide",
     "Gaps",
     "GaussianProcess",
     "GeometricSchedule",
@@ -146,6 +156,7 @@ __all__ = [
     "MaskProcess",
     "Memory",
     "MixedProcess",
+    "NegativeGuide",
     "Negatives",
     "NoMemory",
     "NoiseSchedule",

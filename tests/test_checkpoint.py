@@ -27,9 +27,9 @@ ITEMS = [f"i{v}" for v in range(24)]
 
 
 def own(family):
-    """The library's members; the exact posterior has no weights to keep."""
+    """The library's members that predict latents; guides without training have no weights to keep."""
     names = [name for name in family.names() if family.named(name).__module__.startswith("diffusers_rec.")]
-    return [name for name in names if name != "posterior"]
+    return [name for name in names if name not in ("attribute", "function", "posterior")]
 
 
 def build(denoiser="conditional-mlp", items=ITEMS, seed=0, **settings):

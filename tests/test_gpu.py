@@ -27,8 +27,10 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU he
 
 SPLIT = SyntheticWorld(60, num_groups=4).sample(100, min_length=4, max_length=12).sequences().leave_one_out()
 BATCH = next(TrainingBatches(SPLIT.train, max_length=10, batch_targets=64).epoch(0))
+OF_ITEMS = "attribute", "function", "joint"
+"""Denoisers that predict items, which a loss of latents does not fit."""
 PARTS = [
-    *({"denoiser": name} for name in Denoiser.names()),
+    *({"denoiser": name, **({"objective": "items"} if name in OF_ITEMS else {})} for name in Denoiser.names()),
     *({"head": name} for name in ItemHead.names()),
     *({"noising": name} for name in NoisingStrategy.names()),
     {"noising": {"name": "last-k", "k": 3, "ahead": True, "independent_steps": True}},

@@ -20,7 +20,7 @@ def suggesting_options(options: Mapping[str, str]) -> Iterator[None]:
     """Extend an error by the option that avoids it; the option is found by words of the message."""
     try:
         yield
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         found = next((option for words, option in options.items() if words in str(error)), None)
         suggestion = f" (On the command line: {found}.)" if found else ""
-        raise ValueError(f"{error}{suggestion}") from error
+        raise type(error)(f"{error}{suggestion}") from error

@@ -1,4 +1,4 @@
-"""The command line: ``diffrec train | evaluate | audit | recommend | info``.
+"""The command line: ``diffrec train | evaluate | audit | recommend | complete | slate | info``.
 
 Results go to standard output, everything else to standard error. Exit codes: 0 success, 1 system error (no space, no
 permission), 2 wrong input, 130 interrupted. If the environment has ``DIFFREC_TRACEBACK=1``, errors are printed with a
@@ -13,15 +13,17 @@ from typing import Annotated
 import typer
 
 from diffusers_rec.cli.audit import audit_command
+from diffusers_rec.cli.complete import complete_command
 from diffusers_rec.cli.evaluate import evaluate_command
 from diffusers_rec.cli.info import info_command
 from diffusers_rec.cli.recommend import recommend_command
+from diffusers_rec.cli.slate import slate_command
 from diffusers_rec.cli.terminal import stderr, terminal_session
 from diffusers_rec.cli.train import train_command
 from diffusers_rec.version import __version__
 
 app = typer.Typer(
-    help="Diffusion models for sequential recommendation: train, evaluate, audit, recommend.",
+    help="Diffusion models for sequential recommendation: train, evaluate, audit, recommend, fill gaps.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -31,6 +33,8 @@ app.command("train")(train_command)
 app.command("evaluate")(evaluate_command)
 app.command("audit")(audit_command)
 app.command("recommend")(recommend_command)
+app.command("complete")(complete_command)
+app.command("slate")(slate_command)
 app.command("info")(info_command)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -43,7 +44,8 @@ def choose_sampler(model: DiffRec, choice: str | None, steps: int | None) -> Sam
     if choice is None and steps is None:
         return None
     config = None if choice is None else parse_value("--sampler", choice)
-    sampler = model.sampler if config is None else Sampler.build(config)
+    shared = {"embedding": model.embedding, "head": model.head, "schedule": model.schedule}
+    sampler = model.sampler if config is None else Sampler.build_with(shared, config)
     if steps is None:
         return sampler
     if isinstance(config, dict) and "num_steps" in config:
@@ -56,7 +58,20 @@ def choose_sampler(model: DiffRec, choice: str | None, steps: int | None) -> Sam
         )
     if check_int("--steps", steps, minimum=1) > final:
         raise ValueError(f"--steps must be at most num_timesteps={final}, the model's N, got {steps}.")
-    return Sampler.build({**sampler.config(), "num_steps": steps})
+    return Sampler.build_with(shared, {**sampler.config(), "num_steps": steps})
+
+
+def choose_generating_sampler(choice: str | None, steps: int | None) -> Any:
+    """Name or config of the sampler of ``--sampler`` (``unmask`` if absent) and ``--steps``; None without both."""
+    if choice is None and steps is None:
+        return None
+    config = "unmask" if choice is None else parse_value("--sampler", choice)
+    if steps is None:
+        return config
+    if isinstance(config, dict) and "num_steps" in config:
+        raise ValueError(f"--steps={steps} and the num_steps of --sampler give the same setting. Keep one of the two.")
+    named = config if isinstance(config, dict) else {"name": config}
+    return {**named, "num_steps": check_int("--steps", steps, minimum=1)}
 
 
 def count_parameters(model: DiffRec) -> int:

@@ -56,6 +56,21 @@ SamplerOption = Annotated[
 StepsOption = Annotated[
     int | None, typer.Option(help="Number of reverse steps of the sampler; by default that of the sampler.")
 ]
+IncludeSeenOption = Annotated[bool, typer.Option(help="Also recommend items of the history.")]
+CandidatesOption = Annotated[
+    str | None, typer.Option(help="Recommend only these item ids, separated by commas, or a JSON list.")
+]
+ExcludeOption = Annotated[
+    str | None, typer.Option(help="Recommend none of these item ids, separated by commas, or a JSON list.")
+]
+GeneratingSamplerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--sampler",
+        help="Sampler: unmask, ddim or another chain, or a config as JSON, such as "
+        """'{"name": "unmask", "order": "confidence", "temperature": 0.8}'; by default unmask.""",
+    ),
+]
 WithOption = Annotated[
     list[Path] | None,
     typer.Option(

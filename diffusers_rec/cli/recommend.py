@@ -12,6 +12,9 @@ from rich.table import Table
 from diffusers_rec.cli.errors import suggesting_options
 from diffusers_rec.cli.models import choose_sampler, load_ensemble, load_model
 from diffusers_rec.cli.options import (
+    CandidatesOption,
+    ExcludeOption,
+    IncludeSeenOption,
     JsonOption,
     ModelArgument,
     SamplerOption,
@@ -32,14 +35,10 @@ def recommend_command(
     k: Annotated[
         int | None, typer.Option("-k", "--k", help="Number of items; 10, or all candidates if they are fewer.")
     ] = None,
-    include_seen: Annotated[bool, typer.Option(help="Also recommend items of the history.")] = False,
+    include_seen: IncludeSeenOption = False,
     others: WithOption = None,
-    candidates: Annotated[
-        str | None, typer.Option(help="Recommend only these item ids, separated by commas, or a JSON list.")
-    ] = None,
-    exclude: Annotated[
-        str | None, typer.Option(help="Recommend none of these item ids, separated by commas, or a JSON list.")
-    ] = None,
+    candidates: CandidatesOption = None,
+    exclude: ExcludeOption = None,
     unknown: Annotated[
         Unknown, typer.Option(help="Ids that the model does not know: report an error, or drop them.")
     ] = "error",

@@ -43,7 +43,7 @@ from diffusers_rec.training import RECIPES, TrainingConfig, train
 
 MAX_THREADS = 1024
 
-Preset = Literal["best", "paper"]
+Preset = Literal["best", "joint", "paper"]
 
 
 def train_command(
@@ -52,7 +52,11 @@ def train_command(
         str, typer.Option("--out", help="Folder for the model, the log and the state to resume from.")
     ],
     preset: Annotated[
-        Preset, typer.Option(help="The best configuration found so far, or the paper's (Sec. 5.1.4).")
+        Preset,
+        typer.Option(
+            help="The configuration that ranks best so far; joint, which also fills gaps and proposes slates; or the "
+            "paper's (Sec. 5.1.4)."
+        ),
     ] = "best",
     dim: Annotated[int | None, typer.Option(help="Latent width D.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Number of positions in a sequence.")] = None,

@@ -41,6 +41,7 @@ class SyntheticWorld:
     Attributes:
         items: Vocabulary of the raw ids ("item-017"), with indices 0..V-1.
         popularity: Distribution of the first item of a sequence, float64 ``(V,)``.
+        groups: Ring of each item, int64 ``(V,)``.
 
     Raises:
         ValueError: a group has fewer than two items, or a setting is out of range.
@@ -58,6 +59,7 @@ class SyntheticWorld:
         generator = np.random.default_rng(check_int("SyntheticWorld: seed", seed, minimum=0))
         place = generator.permutation(num_items)  # an item's index is independent of its place
         self.items = Vocabulary(_ids("item", num_items))
+        self.groups: IndexArray = place % num_groups
         self.popularity = _normalized(1 / (10 + generator.permutation(num_items)))
         self._after_last = _transitions(place, num_groups, ahead=1.5)
         self._after_before = _transitions(place, num_groups, ahead=4.0)

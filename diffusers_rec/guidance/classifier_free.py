@@ -19,6 +19,7 @@ from torch import Generator, Tensor
 from diffusers_rec.core.errors import check_float
 from diffusers_rec.denoisers.base import Denoiser
 from diffusers_rec.guidance.base import Guide
+from diffusers_rec.guidance.interval import acting
 from diffusers_rec.items.embeddings import ItemEmbedding
 from diffusers_rec.items.heads import ItemHead
 from diffusers_rec.processes.noising import Queries
@@ -40,7 +41,9 @@ class ClassifierFreeGuide(Guide, name="classifier-free"):
         base: A denoiser, its name or its config.
         drop: Probability p in [0, 1) that a query of a training batch sees nothing of its history.
         scale: Guidance scale w; 1 is the conditional prediction, 0 the unconditional one.
-        start: Share of the steps, from N downwards, after which guidance starts, in [0, 1].
+        start: Share of the steps, from N downwards, after which guidance starts, in [0, 1]; for predictions of items
+            see
+            :mod:`diffusers_rec.guidance.interval`.
         stop: Share of the steps, from N downwards, after which guidance stops, in [0, 1].
         schedule: See :class:`Guide`.
         embedding: See :class:`Guide`.
@@ -51,6 +54,7 @@ class ClassifierFreeGuide(Guide, name="classifier-free"):
     """
 
     per_call = "scale", "start", "stop"
+    needs_training = True
     scale: float
     start: float
     stop: float
@@ -102,8 +106,9 @@ class ClassifierFreeGuide(Guide, name="classifier-free"):
         null = self.base(xn, timesteps, condition.null)
         if self.start == 0 and self.stop == 1:
             return null + self.scale * (given - null)
-        done = 1 - timesteps.double() / self.schedule.num_timesteps
-        scale = torch.where((done >= self.start) & (done < self.stop), self.scale, 1.0).to(given.dtype)
+        together = self.prediction == "items" and timesteps.ndim > 2
+        acts = acting(self.start, self.stop, timesteps, self.schedule.num_timesteps, together=together)
+        scale = torch.where(acts, self.scale, 1.0).to(given.dtype)
         return null + scale.reshape(*scale.shape, *(1,) * (given.ndim - scale.ndim)) * (given - null)
 
     def _set(self, **settings: Any) -> None:

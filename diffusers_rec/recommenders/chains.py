@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from diffusers_rec.data.history import History
+from diffusers_rec.data.vocabulary import Vocabulary
 from diffusers_rec.denoisers import Denoiser
 from diffusers_rec.guidance import Guidance, guided
 from diffusers_rec.items.heads import ItemHead
@@ -26,6 +27,7 @@ class ChainParts(Parts, Protocol):
 
     noising: NoisingStrategy
     head: ItemHead
+    vocabulary: Vocabulary
 
     @property
     def max_length(self) -> int:
@@ -69,10 +71,19 @@ def run_chain(
         generators: One for each of the S draws.
         guidance: Guidance of this call, see :func:`~diffusers_rec.guidance.guided`.
         callback: Called at the end of every reverse step, with the model's head for its scores.
+
+    Raises:
+        ValueError: A guide steers distributions, but the sampler takes one step.
     """
     queries = model.noising.serving(history.lengths, model.noising.max_noised(model.max_length))
     chain = Chain(model, history, queries, sampler.own_process(model.process), generators, guidance)
     if isinstance(chain.denoise, ItemPredictor) and sampler.num_steps == 1:
+        if chain.denoise.denoiser.steers:
+            raise ValueError(
+                f"The guide {chain.denoise.denoiser.registered_name!r} steers the distributions that a chain draws "
+                "from, and one step draws none. Use slate(), complete(), or a sampler of several steps, such as "
+                "sampler='ddim'."
+            )
         start = torch.zeros_like(chain.start) if model.process.knows_blanks else chain.start
         last = torch.full(start.shape[:2], model.schedule.num_timesteps, device=start.device)
         return Drawn(chain.denoise.output(start, last), queries.answer)
@@ -114,7 +125,7 @@ class Chain:
     ) -> None:
         embedding = model.embedding
         history = history.with_latents(embedding(history.items))
-        denoiser = guided(model.denoiser, guidance)
+        denoiser = guided(model.denoiser, guidance, model)
         condition = denoiser.condition(denoiser.encode(queries.cut(history)), queries)
         latents = history.latent()
         shape = (len(history), len(generators), queries.positions.shape[-1], latents.shape[-1])

@@ -16,7 +16,7 @@ from diffusers_rec.core.randomness import generators_from
 from diffusers_rec.data.batching import pad
 from diffusers_rec.data.history import History
 from diffusers_rec.data.vocabulary import IndexArray, Vocabulary
-from diffusers_rec.guidance import Guidance
+from diffusers_rec.guidance import Guidance, Guide
 from diffusers_rec.items.choice import Choice
 from diffusers_rec.processes.mask import MaskProcess
 from diffusers_rec.processes.noising import Queries
@@ -201,12 +201,15 @@ def fill(
         distinct: Whether no item may stand twice in a sample of a chain; the sampler ``unmask`` has its own setting.
 
     Raises:
-        ValueError: Fewer items may be filled in than there are gaps.
+        ValueError: Fewer items may be filled in than there are gaps, or a guide cannot reach what it wants.
     """
     generators, process = generators_from(seeds), sampler.own_process(model.process)
     chain = _chain(model, blanks, choice, process, generators, guidance)
     last = torch.full((len(chain.start), 1), model.schedule.num_timesteps, device=model.device)
     blank = torch.zeros_like(chain.start[:, :1])
+    if isinstance(chain.predictor.denoiser, Guide) and chain.predictor.allowed is not None:
+        known, distinct = chain.predictor.decided(blank)[:, 0], getattr(sampler, "distinct", True)
+        chain.predictor.denoiser.check_request(known, chain.predictor.allowed, distinct=distinct)
     likeliest = [
         part.exp().topk(min(NUM_LISTED, part.shape[-1])) for _, part in chain.predictor.distributions(blank, last)
     ]

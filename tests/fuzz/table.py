@@ -9,9 +9,10 @@ import diffusers_rec
 from diffusers_rec import evaluation, presets, training
 from diffusers_rec.integrations import faiss
 
-from . import table_components, table_data, table_methods, table_models
+from . import table_components, table_data, table_guides, table_methods, table_models
 
 CALLS = {**table_data.CALLS, **table_components.CALLS, **table_methods.CALLS, **table_models.CALLS}
+CALLS |= table_guides.CALLS
 
 _ABSTRACT = "abstract: called through its subclasses"
 _RECORD = "a record that the library fills"
@@ -20,6 +21,7 @@ _FIT = "called by the pipeline, with itself"
 _SOLVER = "what a chain is made of: sample looks at the arguments first"
 
 EXEMPT = {
+    **table_guides.EXEMPT,
     "Component": "a base without a constructor of its own",
     "Denoiser": _ABSTRACT,
     "Denoiser.encode": _ABSTRACT,

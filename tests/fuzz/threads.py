@@ -19,7 +19,7 @@ from .harness import EQUAL, SILENT, Campaign, Note, Outcome
 from .kills import same
 
 THREADS, ANSWERS = 8, 125
-BACKBONES = [name for name in Denoiser.names() if name not in ("posterior", "noiseless")]
+BACKBONES = [name for name in Denoiser.names() if name not in ("attribute", "function", "noiseless", "posterior")]
 
 
 def prepare(folder: Path) -> None:
