@@ -264,7 +264,7 @@ class DiffRec(Pretrained, Recommender):
             sampler: Component, name, or config; the model's own when None.
             guidance: Scale of the model's guide for this call, or a mapping of its settings, such as ``{"scale": 2.0,
                 "start": 0.2}``; the guide's own when None. A mapping with the name of a further guide, such as
-                ``{"name": "attribute", "values": genre, "scale": 2.0}``, adds it for this call; a list combines several.
+                ``{"name": "attribute", "values": genre, "scale": 2.0}``, adds it for this call; a list adds several.
             callback: Called with a :class:`~diffusers_rec.SamplerStep` at the end of every reverse step.
 
         Returns:

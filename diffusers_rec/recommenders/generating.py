@@ -208,8 +208,8 @@ def fill(
     last = torch.full((len(chain.start), 1), model.schedule.num_timesteps, device=model.device)
     blank = torch.zeros_like(chain.start[:, :1])
     if isinstance(chain.predictor.denoiser, Guide) and chain.predictor.allowed is not None:
-        known, distinct = chain.predictor.decided(blank)[:, 0], getattr(sampler, "distinct", True)
-        chain.predictor.denoiser.check_request(known, chain.predictor.allowed, distinct=distinct)
+        known, own = chain.predictor.decided(blank)[:, 0], getattr(sampler, "distinct", distinct)
+        chain.predictor.denoiser.check_request(known, chain.predictor.allowed, distinct=own)
     likeliest = [
         part.exp().topk(min(NUM_LISTED, part.shape[-1])) for _, part in chain.predictor.distributions(blank, last)
     ]
