@@ -12,13 +12,12 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Self
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Generator, Tensor
 
 from diffusers_rec.core.entrances import guarded
-from diffusers_rec.core.errors import check_bool, check_choice, check_class, check_int, warn_caller
+from diffusers_rec.core.errors import check_class, check_int, warn_caller
 from diffusers_rec.core.randomness import MAX_SEED, generators_from, isolated_rng, weight_seed
 from diffusers_rec.core.registry import Component, Config
 from diffusers_rec.data.batching import Batch, Examples, TrainingBatches
@@ -36,19 +35,18 @@ from diffusers_rec.processes.process import Process
 from diffusers_rec.processes.schedules import NoiseSchedule
 from diffusers_rec.processes.source import Source
 from diffusers_rec.processes.timesteps import TimestepSampler
-from diffusers_rec.recommenders.base import Recommender, SamplerChoice, Seeds, Unknown
+from diffusers_rec.recommenders.base import SamplerChoice, Seeds, Unknown
 from diffusers_rec.recommenders.calibrating import fitted
 from diffusers_rec.recommenders.calibration import Calibration, Evidence
 from diffusers_rec.recommenders.chains import Drawn, items_at, run_chain
+from diffusers_rec.recommenders.completing import Completing
 from diffusers_rec.recommenders.extending import extended
-from diffusers_rec.recommenders.generating import GAP, Blanks, Completions, completed, with_known
 from diffusers_rec.recommenders.head_scores import head_scores
 from diffusers_rec.recommenders.memory import Memory, NoMemory
 from diffusers_rec.recommenders.passes import run_passes, steps_of_positions
 from diffusers_rec.recommenders.pretrained import Pretrained
 from diffusers_rec.recommenders.ranking import Scores
 from diffusers_rec.recommenders.replacing import replaced
-from diffusers_rec.recommenders.requests import Items, Requests
 from diffusers_rec.recommenders.trainable import Loss
 from diffusers_rec.samplers import Sampler, StepCallback
 
@@ -57,7 +55,7 @@ MAX_LAST_ALPHA_BAR = 0.05
 
 
 @guarded
-class DiffRec(Pretrained, Recommender):
+class DiffRec(Pretrained, Completing):
     """Sequential recommendation with diffusion models (Du et al. 2023). The defaults are the paper's choices.
 
     Every part is given as a component, a registered name, or a config (see :mod:`diffusers_rec.core.registry`).
@@ -274,118 +272,6 @@ class DiffRec(Pretrained, Recommender):
         with self.serving() as model:
             return model._draw(history, seeds, sampler, guidance, callback).latents
 
-    def complete(
-        self,
-        sequences: Iterable[Iterable[Hashable]],
-        samples: Seeds = 1,
-        *,
-        exclude_seen: bool = True,
-        candidates: Items | Iterable[Items] | None = None,
-        exclude: Items | Iterable[Items] | None = None,
-        sampler: SamplerChoice = "unmask",
-        guidance: Guidance = None,
-        batch_size: int = 256,
-    ) -> Completions:
-        """Fill in the gaps of sequences, given what stands on either side.
-
-        What stands before the first gap is the history; the model sees as many positions from there on as it fills in
-        together. The network alone fills them in: a memory ranks, but does not draw.
-
-        Args:
-            sequences: Raw item ids, oldest first, with :data:`~diffusers_rec.GAP` where an item is missing.
-            samples: Samples of each sequence: their seeds, or their number.
-            exclude_seen: Whether no item may stand twice in a sequence.
-            candidates: See :meth:`recommend`.
-            exclude: See :meth:`recommend`.
-            sampler: Component, name, or config: ``"unmask"``, or a chain of the model's process.
-            guidance: Guidance of this call, as in :meth:`sample`.
-            batch_size: Sequences at once.
-
-        Returns:
-            Whole sequences, the likeliest sample first. A sequence without a gap stays as it is.
-
-        Raises:
-            ValueError: No gap at all, a gap with nothing before it, gaps further apart than the model fills in
-                together, unknown ids, or more gaps than items that may be filled in.
-            TypeError: The denoiser does not predict items.
-        """
-        k = self._joint("complete")
-        blanks, given = Blanks.of(self.vocabulary, sequences, k)
-        known = [[each for each in sequence if each is not GAP] for sequence in given]
-        requests = Requests.of(
-            self.vocabulary, known, candidates=candidates, exclude=exclude, exclude_seen=exclude_seen, may_be_empty=True
-        )
-        chosen = self._built(sampler, distinct=check_bool("exclude_seen", exclude_seen))
-        found = completed(self, blanks, requests, chosen, samples, guidance, batch_size, distinct=exclude_seen)
-        return with_known(found, given)
-
-    def slate(
-        self,
-        histories: Iterable[Iterable[Hashable]],
-        k: int | None = None,
-        samples: Seeds | None = None,
-        *,
-        exclude_seen: bool = True,
-        candidates: Items | Iterable[Items] | None = None,
-        exclude: Items | Iterable[Items] | None = None,
-        unknown: Unknown = "error",
-        sampler: SamplerChoice | None = None,
-        guidance: Guidance = None,
-        batch_size: int = 256,
-    ) -> Completions:
-        """Propose the next k items together, none of them twice.
-
-        Args:
-            histories: Raw item ids, oldest first.
-            k: Number of items; as many as the model fills in together when None.
-            samples: Samples of each history: their seeds, or their number; None gives the slate that takes the
-                likeliest item at every step.
-            exclude_seen: Whether to leave out the items of the history.
-            candidates: See :meth:`recommend`.
-            exclude: See :meth:`recommend`.
-            unknown: See :meth:`recommend`.
-            sampler: Component, name, or config: ``"unmask"``, or a chain of the model's process.
-            guidance: Guidance of this call, as in :meth:`sample`.
-            batch_size: Histories at once.
-
-        Returns:
-            Slates, the likeliest sample first.
-
-        Raises:
-            ValueError: An empty history, an unknown id, or a k that is more than the model fills in together or than
-                there are items to choose from.
-            TypeError: The denoiser does not predict items.
-        """
-        most = self._joint("slate")
-        k = most if k is None else check_int("k", k, minimum=1)
-        if k > most:
-            raise ValueError(f"k must lie in 1..{most}, as many items as the model fills in together, got {k}.")
-        requests = Requests.of(
-            self.vocabulary,
-            histories,
-            candidates=candidates,
-            exclude=exclude,
-            exclude_seen=check_bool("exclude_seen", exclude_seen),
-            drop=check_choice("unknown", unknown, ("error", "drop")) == "drop",
-        )
-        greedy = {"name": "unmask", "order": "confidence", "temperature": 0.0}
-        chosen = self._built(greedy if sampler is None and samples is None else sampler or "unmask", distinct=True)
-        blanks = Blanks(requests.histories, [np.full(k, -1)] * len(requests.histories))
-        return completed(self, blanks, requests, chosen, 1 if samples is None else samples, guidance, batch_size)
-
-    def _joint(self, call: str) -> int:
-        """How many positions the model fills in together.
-
-        Raises:
-            TypeError: The denoiser does not predict items.
-        """
-        if self.denoiser.prediction != "items":
-            raise TypeError(
-                f"{call} needs a denoiser that predicts items, but {self.denoiser.registered_name!r} predicts "
-                f"{self.denoiser.prediction}. Build the model with presets.joint(items)."
-            )
-        return self.noising.max_noised(self.max_length - 1)
-
     def next_item_latents(
         self,
         history: History,
@@ -457,11 +343,11 @@ class DiffRec(Pretrained, Recommender):
     ) -> Drawn:
         for name in ("process", "denoiser"):
             self._check_shared(name, getattr(self, name))  # a schedule may have been assigned since
-        chosen = self.sampler if sampler is None else self._built(sampler)
+        chosen = self.sampler if sampler is None else self.built(sampler)
         generators = generators_from(self.seeds if seeds is None else seeds)
         return run_chain(self, history, chosen, generators, guidance, callback)
 
-    def _built(self, sampler: SamplerChoice, **settings: Any) -> Sampler:
+    def built(self, sampler: SamplerChoice, **settings: Any) -> Sampler:
         """A sampler of one call, with defaults of settings that it may have."""
         shared = {"embedding": self.embedding, "head": self.head, "schedule": self.schedule}
         chosen = Sampler.build_with({**shared, **settings}, sampler)
