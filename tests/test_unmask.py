@@ -233,6 +233,31 @@ def test_steering_sees_what_is_decided(monkeypatch):
         assert all(items[:, 1].eq(2).all() for items in calls)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("order", ORDERS)
+def test_guidance_that_leaves_no_item_is_refused(monkeypatch, order, temperature):
+    def steer(log_probabilities, timesteps, items):
+        return torch.full_like(log_probabilities, -torch.inf).index_fill(-1, torch.tensor(3), 0.0)
+
+    monkeypatch.setattr(MASK.denoiser, "steers", True)
+    monkeypatch.setattr(MASK.denoiser, "steer", steer)
+    sampler = unmask(order=order, temperature=temperature, distinct=True)
+    with pytest.raises(ValueError, match=r"No item is left to fill a gap with.*against the guidance"):
+        fill(sampler)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_rows_that_have_used_up_their_items_wait_for_the_others(order):
+    """Two rows of two allowed items: one has two gaps, the other one."""
+    allowed = torch.tensor([[True, True, False, False], [True, False, False, True]])
+    denoise = predictor(MASK, 1)
+    denoise.allowed, denoise.known = allowed, torch.tensor([[[-1, -1, 2]], [[-1, 3, 2]]])
+    sampler = unmask(order=order, distinct=True)
+    items = sampler.fill(denoise, MASK.process, BLANKS.expand(2, -1, -1, -1), seeded(0)).items
+    assert items[0].sort(-1).values.eq(torch.tensor([0, 1, 2])).all()
+    assert items[1].eq(torch.tensor([0, 3, 2])).all()
+
+
 def test_queries_that_are_narrower_than_the_world_are_marginals():
     """Of the oracle itself: a query of two positions has the joint distribution of the first two."""
     history = MASK.encode_histories([[1]])

@@ -57,6 +57,10 @@ class ItemDraws:
             item = torch.where(missed, self._first_of_the_likeliest(place, excluded), item)
         return item, self._log_probability(place, item, left)
 
+    def is_barred(self, place: Tensor, item: Tensor) -> Tensor:
+        """Whether the items have no probability, ``(R, 1)``: nothing was left to draw."""
+        return self.whole[self.row, place, item].isneginf()
+
     def _first_of_the_likeliest(self, place: Tensor, excluded: Tensor) -> Tensor:
         """The likeliest item that is not excluded, ``(R, 1)``."""
         if self._likeliest is None:

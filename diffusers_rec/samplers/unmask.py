@@ -117,7 +117,7 @@ class UnmaskSampler(Sampler, name="unmask"):
         """Draw items; the arguments are those of :meth:`sample`.
 
         Raises:
-            ValueError: ``start`` has no axis of draws.
+            ValueError: ``start`` has no axis of draws, or no item is left for a gap.
         """
         if start.ndim < 3:
             raise ValueError(f"The sampler 'unmask' takes latents (B, S, K, D), got {tuple(start.shape)}.")
@@ -190,6 +190,11 @@ class UnmaskSampler(Sampler, name="unmask"):
                 excluded = drawn[mine].gather(1, at[:, : turn if self.distinct else 0])
                 item, score = draws.draw(place, own.number.gather(1, column), excluded)
                 fills = turn < own.count[:, None]
+                if bool((fills & draws.is_barred(place, item)).any()):
+                    raise ValueError(
+                        "No item is left to fill a gap with: those that are allowed stand already, or are against the "
+                        "guidance. Allow more items, or ask for less."
+                    )
                 drawn[mine].scatter_(1, column, item.where(fills, drawn[mine].gather(1, column)))
                 log_probability[mine].scatter_(1, column, score)
         return drawn.view(shape), log_probability.view(shape)
