@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from diffusers_rec.core.entrances import guarded
-from diffusers_rec.core.errors import check_choice, check_int
+from diffusers_rec.core.errors import check_bool, check_choice, check_int
 from diffusers_rec.denoisers import Denoiser
 from diffusers_rec.guidance import Guidance
 from diffusers_rec.processes.noising import NoisingStrategy
