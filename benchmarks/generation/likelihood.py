@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import plots
+from benchmarks.generation.bert import gap_in_window
 from benchmarks.generation.setting import add_options, data_name, setting_of, split_of, trained
 from benchmarks.harness import Results, argument_parser, command, parse
 from diffusers_rec import DiffRec, Holdout, Split, TransitionMemory
@@ -40,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in options.models:
         model = trained(name, split, options).without_memory()
         for exclude_seen in (True, False):
-            joint_likelihood(results, name, model, test, k, exclude_seen, options)
+            if name != "bert4rec":
+                joint_likelihood(results, name, model, test, k, exclude_seen, options)
             gap(results, name, model, test, k, exclude_seen, options)
     neighbours(results, split, test, k, options)
     marks(results, k, options.seed)
@@ -105,8 +107,9 @@ def gap(
     sides = {"left side": list(range(middle))}
     if model.denoiser.prediction == "items":
         sides["both sides"] = [place for place in range(k) if place != middle]
+    ask = gap_in_window if name == "bert4rec" else evaluate_gap
     for words, known in sides.items():
-        found = evaluate_gap(model, test, middle, known, exclude_seen=exclude_seen)
+        found = ask(model, test, middle, known, exclude_seen=exclude_seen)
         add(results, "gap", name, words, exclude_seen, -found.log_probabilities, options, found)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.data import add_data_option, interactions_of
+from benchmarks.generation import bert  # noqa: F401 - registers its noising strategy
 from benchmarks.harness import argument_parser, command, parse
 from diffusers_rec import DiffRec, Sequences, Split, SyntheticWorld
 from diffusers_rec.presets import best, control, joint
@@ -95,7 +96,8 @@ def untrained(name: str, split: Split, setting: Setting, seed: int) -> DiffRec:
     if name == "joint":
         return joint(split.train.vocabulary, k=setting.k, **arguments)
     if name == "bert4rec":  # a query is a whole window behind its first item, and the network over it is all there is
-        return joint(split.train.vocabulary, k=49, per_row=1, **arguments).replace(
+        return joint(split.train.vocabulary, k=49, **arguments).replace(
+            noising="whole-windows",
             process={"blank": 1.0},
             denoiser={"num_layers": 1, "joint_layers": 2, "joint_dropout": setting.dropout},
             objective={"next_weight": 0.0},

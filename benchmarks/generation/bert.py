@@ -1,0 +1,56 @@
+"""BERT4Rec: the whole window is one query, so that the network sees all that is known, on either side of a gap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from diffusers_rec import DiffRec, Gaps, Holdout, Queries
+from diffusers_rec.data import pad
+from diffusers_rec.evaluation.joint import GapReport
+from diffusers_rec.items.choice import Choice
+from diffusers_rec.recommenders.generating import Blanks, gap_distributions
+
+
+class WholeWindows(Gaps, name="whole-windows"):
+    """Gaps anywhere in a window, which ends at its last target. Arguments as of :class:`~diffusers_rec.Gaps`."""
+
+    def training(self, targets: Tensor, width: int, generator: Generator) -> Queries:
+        return super().training(targets.amax(1, keepdim=True), width, generator)
+
+
+def gap_in_window(
+    model: DiffRec, test: Holdout, place: int, known: Sequence[int], *, exclude_seen: bool, batch_size: int = 256
+) -> GapReport:
+    """As :func:`~diffusers_rec.evaluation.evaluate_gap`, of a model whose queries are windows behind their first item.
+
+    Args:
+        model: The model ``bert4rec``.
+        test: Histories and what followed.
+        place: Place of the gap among the items that followed.
+        known: Places of the items that are given.
+        exclude_seen: Whether the items that are known are left out of the distribution.
+        batch_size: Users at once.
+    """
+    last = max([place, *known])
+    shown = [item in known for item in range(last + 1)]
+    windows, targets = [], []
+    for user in range(len(test)):
+        after = test.following[user][: last + 1]
+        targets.append(after[place])
+        windows.append(np.concatenate([test.histories[user], np.where(shown, after, -1)])[-model.max_length :])
+    blanks = Blanks([window[:1] for window in windows], [window[1:] for window in windows])
+    log_probabilities, ranks = np.zeros(len(test)), np.zeros(len(test), np.int64)
+    for users, part in blanks.batches(batch_size):
+        seen = pad([windows[user][windows[user] >= 0] for user in users], fill=-1).items if exclude_seen else None
+        at = torch.full((len(users),), len(part.windows[0]) - 1 - (last - place))
+        with model.serving() as served:
+            for rows, scores in gap_distributions(served, part, at, Choice(seen, None)):
+                mine = np.array(users)[rows]
+                own = scores.gather(1, torch.from_numpy(np.array(targets)[mine])[:, None])
+                log_probabilities[mine] = own[:, 0].double().numpy()
+                ranks[mine] = 1 + (scores > own).sum(1).numpy()
+    return GapReport(log_probabilities, ranks)
