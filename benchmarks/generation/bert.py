@@ -32,7 +32,7 @@ def gap_in_window(
         test: Histories and what followed.
         place: Place of the gap among the items that followed.
         known: Places of the items that are given.
-        exclude_seen: Whether the items that are known are left out of the distribution.
+        exclude_seen: Whether the items of the history and those given are left out of the distribution.
         batch_size: Users at once.
     """
     last = max([place, *known])
@@ -45,7 +45,8 @@ def gap_in_window(
     blanks = Blanks([window[:1] for window in windows], [window[1:] for window in windows])
     log_probabilities, ranks = np.zeros(len(test)), np.zeros(len(test), np.int64)
     for users, part in blanks.batches(batch_size):
-        seen = pad([windows[user][windows[user] >= 0] for user in users], fill=-1).items if exclude_seen else None
+        known = [np.concatenate([test.histories[user], windows[user][windows[user] >= 0]]) for user in users]
+        seen = pad(known, fill=-1).items if exclude_seen else None
         at = torch.full((len(users),), len(part.windows[0]) - 1 - (last - place))
         with model.serving() as served:
             for rows, scores in gap_distributions(served, part, at, Choice(seen, None)):

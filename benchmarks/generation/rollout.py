@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 
 from diffusers_rec import DiffRec, History, Sequences
 from diffusers_rec.data import pad
+from diffusers_rec.items.choice import Choice
 from diffusers_rec.nn.attention import CausalEncoder
 
 
@@ -41,8 +42,7 @@ def roll_out(
             with model.serving() as served:
                 scores = torch.cat([c.log_probabilities for c in served.score(pad(part, served.history_length))])
             scores = scores if tilt is None else scores + tilt
-            scores = scores.scatter(1, pad(part, fill=int(part[0][0])).items, -torch.inf)
-            scores[torch.arange(len(part)), torch.tensor([int(row[0]) for row in part])] = -torch.inf
+            Choice(pad(part, fill=-1).items, None).mask_(scores, slice(0, scores.shape[1]))
             found.append(torch.multinomial(scores.softmax(-1), 1, generator=generator)[:, 0])
         chosen.append(torch.cat(found))
     return torch.stack(chosen, 1).view(len(histories), draws, k)
@@ -108,11 +108,10 @@ def cached_roll_out(model: DiffRec, encoder: CausalEncoder, history: History, k:
         scores = model.head.logits(state).masked_fill_(barred[:, None], -torch.inf)
         for earlier in chosen:
             scores.scatter_(2, earlier[..., None], -torch.inf)
-        probabilities = scores.softmax(-1)
-        if turn:
-            drawn = torch.multinomial(probabilities.flatten(0, 1), 1, generator=generator).view(len(history), draws)
-        else:
-            drawn = torch.multinomial(probabilities[:, 0], draws, replacement=True, generator=generator)
+        numbers = torch.rand(len(history), scores.shape[1], draws // scores.shape[1], generator=generator)
+        cumulative = scores.softmax(-1).cumsum_(-1)
+        drawn = torch.searchsorted(cumulative, numbers * cumulative[..., -1:], right=True)
+        drawn = drawn.view(len(history), draws).clamp(max=scores.shape[-1] - 1)
         chosen.append(drawn)
         if turn < k - 1:
             state = cached.step(model.embedding(drawn))

@@ -2,8 +2,9 @@
 
 The wanted attribute is the commonest of those that at most a quarter of the actions have. The guide ``attribute``
 steers the joint model. One rival tilts each step of a rolled-out next-item model in the same way. Another ranks the
-control's items again by a mean of probability and attribute. The last two rows ask for three of five: by the guide for
-sets, and by the tilt whose mean is three. ``recall`` is that of a sample. ``nats`` is the mean negative log-probability
+control's items again by a mean of probability and attribute, one list a user. The last three rows ask for three of five:
+by the guide for sets, by the tilt whose mean on validation is three, and by the three best items with the attribute and
+the two best without. ``recall`` is that of a sample. ``nats`` is the mean negative log-probability
 of the items of a slate, one by one, under the control without steering.
 """
 
@@ -67,9 +68,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         add("control, tilted", f"scale {scale:g}", tilted)
         add("control, re-ranked", f"weight {scale / 4:g}", re_ranked(control, test, has, k, scale / 4))
     add("joint", f"{wanted} of {k}", steered({"count": wanted}))
-    scale = scale_for(control, test, has, wanted / k)
+    scale = scale_for(control, split.validation.sample(options.users, options.seed), has, wanted / k)
     add("control, tilted", f"mean {wanted} of {k}",
         roll_out(control, test.histories, k, options.draws, seeded(options), tilt=scale * has.double()))  # fmt: skip
+    add("control, best of both", f"{wanted} of {k}", best_of_both(control, test, has, wanted, k))
     marks(results, wanted, k)
     results.write(draw)
 
@@ -133,6 +135,14 @@ def re_ranked(model: DiffRec, test: Holdout, has: Tensor, k: int, weight: float)
     scores = probabilities(model, test).exp()
     mixed = (1 - weight) * scores / scores.amax(1, keepdim=True) + weight * has.double()
     return mixed.masked_fill(scores == 0, -1.0).topk(k, dim=1).indices[:, None]
+
+
+def best_of_both(model: DiffRec, test: Holdout, has: Tensor, wanted: int, k: int) -> Tensor:
+    """One list a user: the best items with the attribute, as many as wanted, and the best without, ``(U, 1, K)``."""
+    scores = probabilities(model, test)
+    parts = [(has, wanted), (~has, k - wanted)]
+    best = [scores.masked_fill(~chosen, -torch.inf).topk(number, dim=1).indices for chosen, number in parts]
+    return torch.cat(best, dim=1)[:, None]
 
 
 def scale_for(model: DiffRec, test: Holdout, has: Tensor, share: float) -> float:

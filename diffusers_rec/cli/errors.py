@@ -12,7 +12,7 @@ def naming_options(options: str) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{error} (On the command line: {options}.)") from error
+        raise _kind(error)(f"{error} (On the command line: {options}.)") from error
 
 
 @contextmanager
@@ -23,4 +23,9 @@ def suggesting_options(options: Mapping[str, str]) -> Iterator[None]:
     except (TypeError, ValueError) as error:
         found = next((option for words, option in options.items() if words in str(error)), None)
         suggestion = f" (On the command line: {found}.)" if found else ""
-        raise type(error)(f"{error}{suggestion}") from error
+        raise _kind(error)(f"{error}{suggestion}") from error
+
+
+def _kind(error: TypeError | ValueError) -> type[TypeError | ValueError]:
+    """The class to raise again: a subclass, such as that of JSON errors, may take other arguments."""
+    return TypeError if isinstance(error, TypeError) else ValueError

@@ -5,8 +5,8 @@ seen of a blank, which says nothing: a prediction does not depend on how many bl
 blanks is predicted as the next item is. The output of a position is added to the state, and starts at zero, so that the
 initial prediction is that of a plain next-item model.
 
-The denoiser predicts **items**: the head turns an output into the distribution given the history and the other
-positions. A reverse step costs K tokens, whatever the length of the history.
+The denoiser predicts **items**: the head turns an output into logits, to which the exact evidence of the position's own
+latent is added. A reverse step costs K tokens, whatever the length of the history.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ order from left to right asks for the next item K times.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -61,10 +61,11 @@ def evaluate_gap(
     place: int,
     known: Sequence[int] = (),
     *,
+    excluded: Sequence[int] = (),
     exclude_seen: bool = True,
     batch_size: int = 256,
 ) -> GapReport:
-    """Predict one of the items that followed, given some of the others.
+    """Predict one of the items that followed, given some of the others. The network alone predicts.
 
     Args:
         model: A model that predicts items, as of ``presets.joint``; or another recommender, which predicts the next
@@ -72,14 +73,22 @@ def evaluate_gap(
         holdout: Histories and what followed; users with fewer than ``max(place, *known) + 1`` items are left out.
         place: Place of the item among those that followed, from 0.
         known: Places of the items that are given.
+        excluded: Places of further items that are left out of the distribution, though the model does not see them.
         exclude_seen: Whether the items of the history and those given are left out of the distribution.
         batch_size: Users at once.
+
+    Raises:
+        ValueError: A negative place, the place of the item among the others, or gaps further apart than the model fills
+            in together.
     """
-    rows = _rows(holdout, max([place, *known]) + 1)
-    questions = _Questions(
-        rows, np.full(len(rows.items), place), np.tile(_marks(rows.items.shape[1], known), (len(rows.items), 1))
-    )
-    return _asked(model, questions, exclude_seen, batch_size)
+    places = [check_int("place", each, minimum=0) for each in (place, *known, *excluded)]
+    if place in places[1:]:
+        raise ValueError(f"The item at place {place} is asked for, so that it cannot be known or excluded as well.")
+    check_bool("exclude_seen", exclude_seen)
+    rows = _rows(holdout, max(places) + 1)
+    shown = np.tile(_marks(rows.items.shape[1], known), (len(rows.items), 1))
+    questions = _Questions(rows, np.full(len(rows.items), place), shown, list(excluded))
+    return _asked(model, questions, exclude_seen, check_int("batch_size", batch_size, minimum=1))
 
 
 @explained
@@ -95,7 +104,7 @@ def evaluate_joint(
     seed: int = 0,
     batch_size: int = 256,
 ) -> npt.NDArray[np.float64]:
-    """Log-likelihood of the next k items of each user, by the chain rule.
+    """Log-likelihood of the next k items of each user, by the chain rule. The network alone predicts.
 
     Args:
         model: A model that predicts items, as of ``presets.joint``; another recommender for ``"left-to-right"``.
@@ -111,9 +120,14 @@ def evaluate_joint(
 
     Returns:
         Nats for all k items, float64 ``(U,)``.
+
+    Raises:
+        ValueError: An unknown order, no user with k items, or more items than the model fills in together.
     """
     check_choice("order", order, ORDERS)
     check_bool("join", join)
+    check_bool("exclude_seen", exclude_seen)
+    check_int("batch_size", batch_size, minimum=1)
     rows = _rows(holdout, check_int("k", k, minimum=1))
     generator = np.random.default_rng(check_int("seed", seed, minimum=0))
     repeats = check_int("orders", orders, minimum=1) if order == "random" else 1
@@ -140,11 +154,15 @@ class _Rows:
 
 @dataclass(frozen=True)
 class _Questions:
-    """One gap a user: its ``place`` ``(U,)`` among the items, of which some are ``known`` ``(U, k)``."""
+    """One gap a user: its ``place`` ``(U,)`` among the items, of which some are ``known`` ``(U, k)``.
+
+    Items at the places ``excluded`` are left out of the distributions as well.
+    """
 
     rows: _Rows
     place: npt.NDArray[np.int64]
     known: npt.NDArray[np.bool_]
+    excluded: list[int] = field(default_factory=list)
 
 
 def _rows(holdout: Holdout, k: int) -> _Rows:
@@ -168,6 +186,12 @@ def _asked(
     rows, count = questions.rows, len(questions.place)
     log_probabilities, ranks = np.zeros(count), np.zeros(count, np.int64)
     joins = isinstance(model, DiffRec) and model.denoiser.prediction == "items"
+    model, most = model.without_memory(), len(questions.known[0])
+    if isinstance(model, DiffRec) and joins and most > model.noising.max_noised(model.max_length - 1):
+        raise ValueError(
+            f"The model fills in {model.noising.max_noised(model.max_length - 1)} items together, but {most} are asked "
+            "for. Ask for fewer, or train with a larger k."
+        )
     histories, windows, places = [], [], []
     for row in range(count):
         items, known, place = rows.items[row], questions.known[row], int(questions.place[row])
@@ -183,7 +207,7 @@ def _asked(
     targets = torch.from_numpy(np.take_along_axis(rows.items, questions.place[:, None], 1)[:, 0])
     at = torch.tensor(places)
     for some, part in Blanks(histories, windows).batches(batch_size):
-        seen = _seen(part) if exclude_seen else None
+        seen = _seen(part, rows.items[some][:, questions.excluded]) if exclude_seen else None
         with model.serving() as served:
             found = _distributions(served, part, at[some], seen)
             for chosen, scores in found:
@@ -195,11 +219,10 @@ def _asked(
     return GapReport(log_probabilities, ranks)
 
 
-def _seen(part: Blanks) -> Tensor:
-    """Items of the histories and of the windows, ``(B, E)``, padded with -1."""
-    return pad(
-        [np.concatenate([h, w[w >= 0]]) for h, w in zip(part.histories, part.windows, strict=True)], fill=-1
-    ).items
+def _seen(part: Blanks, further: npt.NDArray[np.int64]) -> Tensor:
+    """Items of the histories and of the windows, and further ones, ``(B, E)``, padded with -1."""
+    known = zip(part.histories, part.windows, further, strict=True)
+    return pad([np.concatenate([h, w[w >= 0], others]) for h, w, others in known], fill=-1).items
 
 
 def _distributions(

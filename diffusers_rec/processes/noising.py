@@ -211,9 +211,9 @@ class Gaps(NoisingStrategy, name="gaps"):
     """Gaps among known items: any number of the k positions up to the target are corrupted, the others are clean.
 
     In training, each row of a batch gives some queries that end at targets drawn from its own. The number of gaps of a
-    query is uniform in 1..k, and which positions they are is random; k gaps are k next items. Averaged over the gaps of
-    each query, the cross-entropy is then that of all orders in which the k items can be filled in (Hoogeboom et al.
-    2022, *ARDM*). A query sees one item of the history at least, so that it is shorter at the beginning of a row.
+    query is uniform in 1..k, and which positions they are is random; k gaps are k next items. So a model learns what
+    every order of filling in asks for (Hoogeboom et al. 2022, *ARDM*, whose bound weighs each query alike; here each
+    gap counts alike). A query sees one item of the history at least, so that it is shorter at the beginning of a row.
 
     When serving, a query asks for the next item alone, ``recommend``, or has the gaps of a call, ``complete`` and
     ``slate``.
@@ -246,6 +246,7 @@ class Gaps(NoisingStrategy, name="gaps"):
         # The targets of a row may be anywhere in it: sorted, they are its last ones.
         place = targets.shape[1] - found + (number * found).long()
         chosen = targets.sort(1).values.gather(1, place.clamp(max=targets.shape[1] - 1))
+        chosen = chosen.masked_fill(torch.arange(shape[1], device=device) >= found, -1)  # no more than it has targets
         queries = self.queries(chosen, width)
         skipped = ((queries.visible == 0) & (queries.count > 1)).long()
         count = queries.count - skipped

@@ -233,7 +233,10 @@ class Recommender(Trainable, ABC):
         guidance: Guidance = None,
         batch_size: int = 256,
     ) -> Recommendations:
-        """Draw next items from the probabilities that the model reports, independently of one another.
+        """Draw next items from the probabilities that the model reports.
+
+        The draws of a history are independent of one another. Histories share the seeds, so that equal histories have
+        equal draws.
 
         Args:
             histories: Raw item ids, oldest first.

@@ -49,7 +49,8 @@ class Completing(Recommender):
 
         Args:
             sequences: Raw item ids, oldest first, with :data:`~diffusers_rec.GAP` where an item is missing.
-            samples: Samples of each sequence: their seeds, or their number.
+            samples: Samples of each sequence: their seeds, or their number. Sequences share the seeds, so that a
+                sequence has the same samples in any call.
             exclude_seen: Whether no item may stand twice in a sequence.
             candidates: See :meth:`recommend`.
             exclude: See :meth:`recommend`.
@@ -108,8 +109,8 @@ class Completing(Recommender):
             Slates, the likeliest sample first.
 
         Raises:
-            ValueError: An empty history, an unknown id, or a k that is more than the model fills in together or than
-                there are items to choose from.
+            ValueError: An empty history, an unknown id, a k that is more than the model fills in together or than
+                there are items to choose from, or a sampler of one step or with ``distinct=False``.
             TypeError: The denoiser does not predict items.
         """
         most = self._joint("slate")
@@ -126,6 +127,8 @@ class Completing(Recommender):
         )
         greedy = {"name": "unmask", "order": "confidence", "temperature": 0.0}
         chosen = self.built(greedy if sampler is None and samples is None else sampler or "unmask", distinct=True)
+        if not getattr(chosen, "distinct", True):
+            raise ValueError("A slate has no item twice, but the sampler has distinct=False. Use distinct=True.")
         blanks = Blanks(requests.histories, [np.full(k, -1)] * len(requests.histories))
         return completed(self, blanks, requests, chosen, 1 if samples is None else samples, guidance, batch_size)
 

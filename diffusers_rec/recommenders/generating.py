@@ -51,8 +51,8 @@ class Completions:
     Attributes:
         items: Raw item ids, ``items[row][sample]``: the sequence with its gaps filled in, or the slate. The samples of
             a row are in the order of their log-likelihood.
-        log_likelihood: Logarithm of the probability with which the items of each sample were drawn, ``(B, S)``; None if
-            the sampler does not know it.
+        log_likelihood: Logarithm of the probability of the items of each sample under the distributions that they were
+            drawn from, in the order in which they were drawn, ``(B, S)``; None if the sampler does not know it.
         marginals: For each row and each of its gaps the likeliest items that may stand there and their
             probabilities, while the other gaps are open.
     """
@@ -115,8 +115,8 @@ class Blanks:
                 )
             if places and places[-1] - first >= most:
                 raise ValueError(
-                    f"sequences[{row}] has gaps {places[-1] - first + 1} positions apart, but the model fills in "
-                    f"{most} positions together. Train with a larger k, such as joint(items, "
+                    f"sequences[{row}] spans {places[-1] - first + 1} positions from its first gap to its last, but "
+                    f"the model fills in {most} together. Train with a larger k, such as joint(items, "
                     f"k={places[-1] - first + 1})."
                 )
             known = _encoded(vocabulary, [each for each in sequence if each is not GAP], row)
@@ -204,7 +204,12 @@ def fill(
         ValueError: Fewer items may be filled in than there are gaps, or a guide cannot reach what it wants.
     """
     generators, process = generators_from(seeds), sampler.own_process(model.process)
-    chain = _chain(model, blanks, choice, process, generators, guidance)
+    if sampler.num_steps == 1 and not isinstance(sampler, UnmaskSampler):
+        raise ValueError(
+            f"A slate needs items, but one step of the sampler {sampler.registered_name!r} gives the mean of many. Use "
+            "sampler='unmask', or a chain of several steps."
+        )
+    chain = _chain(model, blanks, choice, process, generators, guidance, distinct=distinct)
     last = torch.full((len(chain.start), 1), model.schedule.num_timesteps, device=model.device)
     blank = torch.zeros_like(chain.start[:, :1])
     if isinstance(chain.predictor.denoiser, Guide) and chain.predictor.allowed is not None:
@@ -228,6 +233,8 @@ def _chain(
     process: Process,
     generators: Sequence[Generator],
     guidance: Guidance = None,
+    *,
+    distinct: bool = True,
 ) -> Chain:
     """The chain that fills in the gaps."""
     history, queries, window = blanks.queries(model.max_length - len(blanks.windows[0]), model.device)
@@ -235,7 +242,7 @@ def _chain(
     choice.mask_(barred, slice(0, barred.shape[1]))
     allowed = barred == 0
     for gaps, choices in zip(queries.gaps.sum(-1)[:, 0].tolist(), allowed.sum(1).tolist(), strict=True):
-        if choices < gaps:
+        if choices < (gaps if distinct else 1):
             raise ValueError(
                 f"{gaps} items are to be filled in, but only {choices} may be: the others are seen, excluded or no "
                 "candidates. Ask for fewer, or allow more."

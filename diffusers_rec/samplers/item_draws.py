@@ -10,6 +10,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from diffusers_rec.items.choice import inverse_cdf
+
+SMALL = 1e-3
+"""Mass that is left of a distribution below which its differences are not exact enough in float32."""
 
 
 class ItemDraws:
@@ -52,14 +58,30 @@ class ItemDraws:
         numbers = target.view(len(self.scores), 1, -1).expand(-1, self.scores.shape[1], -1).contiguous()
         found = torch.searchsorted(self.cumulative, numbers, right=True).transpose(1, 2).flatten(0, 1)
         item = found.gather(1, place).clamp(max=self.scores.shape[-1] - 1)
+        log_probability = self._log_probability(place, item, left)
         missed = (item == excluded).any(1, keepdim=True) | self.scores[self.row, place, item].isneginf()
-        if bool(missed.any()):  # by rounding, or because nothing is left of the likeliest
-            item = torch.where(missed, self._first_of_the_likeliest(place, excluded), item)
-        return item, self._log_probability(place, item, left)
+        inexact = (missed | (left < SMALL))[:, 0]
+        if bool(inexact.any()):
+            item[inexact], log_probability[inexact] = self._exact(
+                self.row[inexact, 0], place[inexact, 0], number[inexact], excluded[inexact]
+            )
+        return item, log_probability
 
     def is_barred(self, place: Tensor, item: Tensor) -> Tensor:
         """Whether the items have no probability, ``(R, 1)``: nothing was left to draw."""
         return self.whole[self.row, place, item].isneginf()
+
+    def _exact(self, row: Tensor, place: Tensor, number: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor]:
+        """Items of some rows whose distributions are copied, without what is excluded, in float64.
+
+        If nothing is left of the likeliest, the distribution before ``top_p`` takes their place.
+        """
+        barred = [_without(each[row, place].double(), excluded) for each in (self.scores, self.whole)]
+        scores = torch.where(barred[0].isneginf().all(1, keepdim=True), barred[1], barred[0])
+        none = scores.isneginf().all(1, keepdim=True)
+        scores = torch.where(none, 0.0, scores).log_softmax(-1)
+        item = inverse_cdf(scores, number.double())
+        return item, scores.gather(1, item).masked_fill(none, 0.0)
 
     def _first_of_the_likeliest(self, place: Tensor, excluded: Tensor) -> Tensor:
         """The likeliest item that is not excluded, ``(R, 1)``."""
@@ -71,4 +93,10 @@ class ItemDraws:
 
     def _log_probability(self, place: Tensor, item: Tensor, left: Tensor) -> Tensor:
         score = self.scores[self.row, place, item].double() - left.double().log()
-        return score.where(score.isfinite(), 0.0)  # the only item that could be taken
+        return score.where(score.isfinite(), 0.0)
+
+
+def _without(scores: Tensor, excluded: Tensor) -> Tensor:
+    """Log-probabilities ``(R, V)`` with minus infinity at some items ``(R, E)``, padded with -1."""
+    padded = F.pad(scores, (0, 1))
+    return padded.scatter_(1, excluded.where(excluded >= 0, scores.shape[1]), -torch.inf)[:, :-1]

@@ -15,6 +15,7 @@ from diffusers_rec.items.choice import inverse_cdf
 from diffusers_rec.items.embeddings import ItemEmbedding
 from diffusers_rec.items.evidence import EvidenceHead, with_evidence
 from diffusers_rec.items.heads import ItemHead
+from diffusers_rec.processes.mask import is_blank
 from diffusers_rec.processes.process import Process
 from diffusers_rec.samplers.base import Denoise
 
@@ -110,7 +111,7 @@ class ItemPredictor:
                     scores.masked_fill_(~self.allowed[user, None], -torch.inf)
                 scores = scores.log_softmax(-1)
                 if steers:
-                    decided = self.decided(xn) if items is None else items
+                    decided = self._filled(xn) if items is None else items
                     scores = self.denoiser.steer(scores, steps.flatten(0, 1)[rows], decided.flatten(0, 1)[rows])
                     if places is not None:
                         at = places.flatten(0, 1)[rows, :, None]
@@ -126,6 +127,15 @@ class ItemPredictor:
         else:
             found = torch.cat([part.exp_() @ self.table.to(part.dtype) for part in parts])
         return self._with_known(found.view(xn.shape).to(xn.dtype))
+
+    def _filled(self, xn: Tensor) -> Tensor:
+        """Items that are decided, -1 elsewhere: those that are known, or that a chain of blanks has filled in."""
+        decided = self.decided(xn)
+        if not self.process.draws_items:
+            return decided
+        table = self.table.to(xn.dtype)
+        nearest = (xn @ table.T - 0.5 * table.square().sum(-1)).argmax(-1)
+        return torch.where((decided < 0) & ~is_blank(xn), nearest, decided)
 
     def nearest(self, latents: Tensor, *, distinct: bool = True) -> Tensor:
         """The allowed items whose latents are nearest.

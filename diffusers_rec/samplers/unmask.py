@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,6 +80,16 @@ class UnmaskSampler(Sampler, name="unmask"):
         self.top_p = check_float("top_p", top_p, above=0, maximum=1)
         self.remask = check_int("remask", remask, minimum=0)
         self.distinct = check_bool("distinct", distinct)
+
+    def check_fit(self, model: Any) -> None:
+        """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
+        super().check_fit(model)
+        if model.denoiser.prediction == "items" and not model.process.knows_blanks:
+            raise ValueError(
+                "The parts do not fit: the sampler 'unmask' fills blanks, which the denoiser does not learn with the "
+                f"process {model.process.registered_name!r}. Train with process='mixed' or 'mask', or use a chain such "
+                "as sampler='ddpm'."
+            )
 
     def own_process(self, process: Process) -> Process:
         """The absorbing process with the same steps."""
