@@ -189,7 +189,7 @@ def test_calls_touch_no_global_random_state():
             [[ITEMS[0], GAP, *ITEMS[2:5], GAP]],
             {},
             ValueError,
-            r"sequences\[0\] has gaps 5 positions apart, but the model fills in 4.*joint\(items, k=5\)",
+            r"sequences\[0\] spans 5 positions.*, but the model fills in 4.*joint\(items, k=5\)",
         ),
         ([[ITEMS[0], GAP, "nowhere"]], {}, ValueError, r"sequences\[0\]: .*unknown id"),
         ([[ITEMS[0], GAP, ["a"]]], {}, TypeError, r"sequences\[0\]: .*hashable"),
@@ -251,3 +251,41 @@ def test_a_model_that_predicts_latents_is_refused(call, model):
 
 def test_unknown_ids_of_a_history_are_dropped_on_request():
     assert MODEL.slate([["nowhere", *ITEMS[:2]]], unknown="drop").items == MODEL.slate([ITEMS[:2]]).items
+
+
+def test_a_chain_of_blanks_counts_what_it_has_filled_in():
+    """Steered to three of four, one position after another."""
+    values = {item: float(number % 2) for number, item in enumerate(ITEMS)}
+    guidance = {"name": "attribute", "values": values, "count": 3}
+    fine = MASK.replace(schedule={"num_timesteps": 300}).eval()
+    found = fine.slate([[ITEMS[0]], [ITEMS[5]]], 4, samples=30, sampler="ddpm", guidance=guidance)
+    counts = [sum(values[item] for item in sample) for row in found.items for sample in row]
+    assert sum(count == 3 for count in counts) > 0.8 * len(counts)  # but where a step fills several
+
+
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        ("one-step", "gives the mean of many"),
+        ({"name": "ddim", "num_steps": 1}, "gives the mean of many"),
+        ({"name": "unmask", "distinct": False}, "no item twice"),
+    ],
+)
+def test_a_slate_needs_a_sampler_of_items(sampler, message):
+    with pytest.raises(ValueError, match=message):
+        MODEL.slate([[ITEMS[0]]], 2, samples=2, sampler=sampler)
+
+
+def test_unmask_needs_a_process_with_blanks():
+    gaussian = build(process="gaussian")
+    with pytest.raises(ValueError, match="fills blanks, which the denoiser does not learn"):
+        gaussian.slate([[ITEMS[0]]], 2, samples=2)
+    assert gaussian.slate([[ITEMS[0]]], 2, samples=2, sampler="ddpm").items[0]
+
+
+def test_repeats_need_fewer_candidates_than_gaps():
+    sequence = [ITEMS[0], GAP, GAP]
+    found = MODEL.complete([sequence], candidates=[ITEMS[3]], exclude_seen=False)
+    assert found[0][0] == [ITEMS[0], ITEMS[3], ITEMS[3]]
+    with pytest.raises(ValueError, match="only 1 may be"):
+        MODEL.complete([sequence], candidates=[ITEMS[3]])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -72,3 +74,15 @@ def test_where_nothing_likely_is_left_the_likeliest_of_the_whole_is_taken():
     item, log_probability = draws.draw(torch.zeros(1, 1).long(), torch.tensor([[0.3]]), torch.tensor([[0]]))
     assert item.item() == 1
     assert log_probability.item() == 0.0, "no other could be taken"
+
+
+def test_what_little_is_left_is_drawn_from_as_it_is():
+    """Nearly all of the mass is excluded: in float32, nothing would be left of the rest."""
+    scores = torch.full((1, 1, 1000), -25.0)
+    scores[0, 0, 0] = 0.0
+    scores = scores.log_softmax(-1)
+    draws = ItemDraws(scores, scores, 400, greedy=False, most=2)
+    numbers = torch.rand(400, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    item, log_probability = draws.draw(torch.zeros(400, 1).long(), numbers, torch.zeros(400, 1).long())
+    assert len(item.unique()) > 250
+    assert torch.allclose(log_probability, torch.full_like(log_probability, -math.log(999)), atol=1e-5)

@@ -90,3 +90,23 @@ def test_a_next_item_model_is_asked_from_left_to_right_alone(holdout):
 def test_refuses_what_cannot_be_asked(model, holdout, settings, message):
     with pytest.raises(ValueError, match=message):
         evaluate_joint(model, holdout, **settings)
+
+
+def test_the_item_that_is_asked_for_cannot_be_shown(model, holdout):
+    for settings in ({"known": [0, 1]}, {"excluded": [1]}, {"known": [-1]}):
+        with pytest.raises(ValueError, match=r"asked for|place must be"):
+            evaluate_gap(model, holdout, 1, **settings)
+
+
+def test_items_that_are_left_out_without_being_seen_have_no_share(model, holdout):
+    plain, without = (evaluate_gap(model, holdout, 1, [0], excluded=places) for places in ([], [2]))
+    other = evaluate_gap(model, holdout, 1, [0], exclude_seen=False)
+    assert (without.log_probabilities >= plain.log_probabilities - 1e-9).all()
+    assert (without.log_probabilities > plain.log_probabilities + 1e-4).any()
+    assert (plain.log_probabilities >= other.log_probabilities - 1e-9).all()
+
+
+def test_no_more_is_asked_than_the_model_fills_in(model, holdout):
+    small = model.replace(noising={"k": 2}).eval()
+    with pytest.raises(ValueError, match="fills in 2 items together"):
+        evaluate_joint(small, holdout, 3, "random")

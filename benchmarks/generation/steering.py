@@ -2,10 +2,10 @@
 
 The wanted attribute is the commonest of those that at most a quarter of the actions have. The guide ``attribute``
 steers the joint model. One rival tilts each step of a rolled-out next-item model in the same way. Another ranks the
-control's items again by a mean of probability and attribute, one list a user. The last three rows ask for three of five:
-by the guide for sets, by the tilt whose mean on validation is three, and by the three best items with the attribute and
-the two best without. ``recall`` is that of a sample. ``nats`` is the mean negative log-probability
-of the items of a slate, one by one, under the control without steering.
+control's items again by a mean of probability and attribute, one list a user. The last three rows ask for three of
+five: by the guide for sets, by the tilt whose mean on validation is three, and by the three best items with it and
+the two best without. ``recall`` is that of a sample. ``nats`` is the mean negative log-probability of the items of a
+slate, one by one, under the control without steering.
 """
 
 from __future__ import annotations

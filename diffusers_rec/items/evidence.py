@@ -4,9 +4,9 @@ r"""Item predictions: the head's logits plus the exact evidence of the position'
           \qquad \hat x_0 = \textstyle\sum_v p(v \mid x_n, \text{history})\, E_v
 
 with l and q of :meth:`Process.evidence <diffusers_rec.Process.evidence>`, for Gaussian noise :math:`l = a x_n / s^2`
-and :math:`q = a^2 / 2 s^2`. What is left for the denoiser is the distribution given the history and the
-*other* positions; the own position is exact. Trained by cross-entropy at every step, the prediction never leaves the hull of the items,
-and chains end on items. Dieleman et al. 2022, *CDCD* (score interpolation).
+and :math:`q = a^2 / 2 s^2`. What is left for the denoiser is the distribution given the history and the *other*
+positions; the own position is exact. Trained by cross-entropy at every step, the prediction never leaves the hull of
+the items, and chains end on items. Dieleman et al. 2022, *CDCD* (score interpolation).
 
 The sum is an inner product of longer vectors, so a head with evidence is a head: chunks, sampled negatives and top-k
 work as they do without.

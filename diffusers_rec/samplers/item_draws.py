@@ -74,13 +74,12 @@ class ItemDraws:
     def _exact(self, row: Tensor, place: Tensor, number: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor]:
         """Items of some rows whose distributions are copied, without what is excluded, in float64.
 
-        If nothing is left of the likeliest, the distribution before ``top_p`` takes their place.
+        If nothing is left of the likeliest, it is the likeliest of all that is left.
         """
-        barred = [_without(each[row, place].double(), excluded) for each in (self.scores, self.whole)]
-        scores = torch.where(barred[0].isneginf().all(1, keepdim=True), barred[1], barred[0])
+        scores, whole = (_without(each[row, place].double(), excluded) for each in (self.scores, self.whole))
         none = scores.isneginf().all(1, keepdim=True)
         scores = torch.where(none, 0.0, scores).log_softmax(-1)
-        item = inverse_cdf(scores, number.double())
+        item = torch.where(none, whole.argmax(1, keepdim=True), inverse_cdf(scores, number.double()))
         return item, scores.gather(1, item).masked_fill(none, 0.0)
 
     def _first_of_the_likeliest(self, place: Tensor, excluded: Tensor) -> Tensor:
