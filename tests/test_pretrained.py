@@ -157,7 +157,9 @@ def test_an_objective_with_an_unknown_pass_is_refused():
     model = build()
     for passes in (("sampled", "end"), ("final",), ()):
         model.objective.passes = passes
-        with pytest.raises(ValueError, match=r"passes must be 'sampled' and any of final, null, negative, got \("):
+        with pytest.raises(
+            ValueError, match=r"passes must be 'sampled' and any of final, null, negative, next, got \("
+        ):
             model.check_fit()
 
 

@@ -12,17 +12,16 @@ from dataclasses import asdict
 from benchmarks.harness import argument_parser, at_least, command
 from benchmarks.paper.options import add_run_options, parse_trials, results_of, sequences_of
 from benchmarks.paper.serving import add_model_options, trained_model
-from benchmarks.paper.settings import DATASETS
+from benchmarks.paper.settings import DATASETS, PAPER_PRESETS
 from diffusers_rec import NoiselessDenoiser
 from diffusers_rec.evaluation import audit
-from diffusers_rec.presets import PRESETS
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
     add_run_options(parser)
     add_model_options(parser)
-    parser.add_argument("--preset", default="best", choices=PRESETS, help="preset to train without --model")
+    parser.add_argument("--preset", default="best", choices=PAPER_PRESETS, help="preset to train without --model")
     parser.add_argument("--datasets", "--dataset", nargs="+", default=DATASETS, choices=DATASETS)
     parser.add_argument("--users", type=at_least(1), default=2048, help="maximum number of users")
     options = parse_trials(parser, argv)

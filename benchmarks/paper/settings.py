@@ -13,6 +13,9 @@ from diffusers_rec.presets import PRESETS
 from diffusers_rec.training import RECIPES
 
 DATASETS = ("beauty", "toys", "ml-1m")
+PAPER_PRESETS = ("best", "paper")
+"""Presets that the paper's tables and figures compare."""
+
 BEST_NETWORK = "best-without-memory"
 """The network of ``best`` alone: the memory, which adds to every ranking, would hide what the network's parts do."""
 

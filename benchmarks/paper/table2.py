@@ -17,6 +17,7 @@ from benchmarks.paper.rows import mean_score, published, rows_of
 from benchmarks.paper.running import ensemble_file, is_finished, run, run_ensemble
 from benchmarks.paper.settings import (
     FROM_LAST_ITEM_EPOCHS,
+    PAPER_PRESETS,
     base,
     from_last_item,
     on_another_network,
@@ -26,13 +27,12 @@ from benchmarks.paper.settings import (
 from benchmarks.paper.trial import Trial, control_of, with_epochs
 from diffusers_rec import TransitionMemory
 from diffusers_rec.evaluation import evaluate_item_to_item, evaluate_memory, evaluate_popularity
-from diffusers_rec.presets import PRESETS
 
 
 def trials(dataset: str) -> dict[str, Trial]:
     """Trials by name: each preset, four changes to ``paper``, and the control of each."""
     wanted = [
-        *(base(preset, dataset) for preset in PRESETS),
+        *(base(preset, dataset) for preset in PAPER_PRESETS),
         one_target_per_user(dataset),
         with_epochs(from_last_item(dataset), FROM_LAST_ITEM_EPOCHS[dataset]),
         on_another_network(dataset),

@@ -16,9 +16,8 @@ from benchmarks.paper.comparison import add_comparison_options, place_of, refuse
 from benchmarks.paper.options import add_trial_options, parse_trials, results_of, seeds_of, sequences_of
 from benchmarks.paper.rows import mean_score
 from benchmarks.paper.running import run
-from benchmarks.paper.settings import BEST_NETWORK, DATASETS
+from benchmarks.paper.settings import BEST_NETWORK, DATASETS, PAPER_PRESETS
 from benchmarks.paper.trial import Trial, with_epochs
-from diffusers_rec.presets import PRESETS
 
 Variants = Callable[[str, str], dict[str, Trial]]
 """Function from a preset and a data set to trials by label."""
@@ -31,7 +30,7 @@ Draw = Callable[[Path, list[dict[str, str]]], None]
 
 def add_figure_options(parser: argparse.ArgumentParser, default: str) -> None:
     """``--preset`` with its default."""
-    presets = [*PRESETS, BEST_NETWORK]
+    presets = [*PAPER_PRESETS, BEST_NETWORK]
     parser.add_argument("--preset", default=default, choices=presets, help="preset that the variants change")
 
 

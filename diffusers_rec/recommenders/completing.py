@@ -27,7 +27,7 @@ class Completing(Recommender):
     noising: NoisingStrategy
 
     @abstractmethod
-    def built(self, sampler: SamplerChoice, **settings: Any) -> Sampler:
+    def _built(self, sampler: SamplerChoice, **settings: Any) -> Sampler:
         """A sampler of one call, with defaults of settings that it may have."""
 
     def complete(
@@ -72,7 +72,7 @@ class Completing(Recommender):
         requests = Requests.of(
             self.vocabulary, known, candidates=candidates, exclude=exclude, exclude_seen=exclude_seen, may_be_empty=True
         )
-        chosen = self.built(sampler, distinct=check_bool("exclude_seen", exclude_seen))
+        chosen = self._built(sampler, distinct=check_bool("exclude_seen", exclude_seen))
         found = completed(self, blanks, requests, chosen, samples, guidance, batch_size, distinct=exclude_seen)
         return with_known(found, given)
 
@@ -126,7 +126,7 @@ class Completing(Recommender):
             drop=check_choice("unknown", unknown, ("error", "drop")) == "drop",
         )
         greedy = {"name": "unmask", "order": "confidence", "temperature": 0.0}
-        chosen = self.built(greedy if sampler is None and samples is None else sampler or "unmask", distinct=True)
+        chosen = self._built(greedy if sampler is None and samples is None else sampler or "unmask", distinct=True)
         if not getattr(chosen, "distinct", True):
             raise ValueError("A slate has no item twice, but the sampler has distinct=False. Use distinct=True.")
         blanks = Blanks(requests.histories, [np.full(k, -1)] * len(requests.histories))

@@ -343,11 +343,11 @@ class DiffRec(Pretrained, Completing):
     ) -> Drawn:
         for name in ("process", "denoiser"):
             self._check_shared(name, getattr(self, name))  # a schedule may have been assigned since
-        chosen = self.sampler if sampler is None else self.built(sampler)
+        chosen = self.sampler if sampler is None else self._built(sampler)
         generators = generators_from(self.seeds if seeds is None else seeds)
         return run_chain(self, history, chosen, generators, guidance, callback)
 
-    def built(self, sampler: SamplerChoice, **settings: Any) -> Sampler:
+    def _built(self, sampler: SamplerChoice, **settings: Any) -> Sampler:
         """A sampler of one call, with defaults of settings that it may have."""
         shared = {"embedding": self.embedding, "head": self.head, "schedule": self.schedule}
         chosen = Sampler.build_with({**shared, **settings}, sampler)

@@ -95,7 +95,7 @@ class Maker:
             "embedding": lambda: TableEmbedding(size["num_items"], size["dim"], seed=5),
             "head": lambda: LinearHead(size["num_items"], size["dim"]),
             "schedule": lambda: SqrtSchedule(size["num_timesteps"]),
-            **({"values": lambda: [0.9, 0.5, 0.2]} if self.family.kind == "schedule" else {}),
+            **({"values": lambda: [0.9, 0.5, 0.2]} if getattr(self.family, "kind", "") == "schedule" else {}),
             "base": lambda: "conditional-mlp",
             "features": lambda: {"name": "features", "num_features": size["num_features"]},
         }
