@@ -9,7 +9,10 @@ from pathlib import Path
 
 from benchmarks.harness import RESULTS, read_csv
 
-PAPER = Path(__file__).with_name("paper")
+HERE = Path(__file__).parent
+FOLDERS = ("paper", "generation")
+"""Folders of further programs."""
+
 NOT_DRAWN = ("-ratios", "-accuracy")
 """Endings of the CSVs that are shown as tables alone."""
 
@@ -29,8 +32,9 @@ def drawing_of(table: Path) -> Callable[[Path, list[dict[str, str]]], None] | No
     if table.stem.endswith(NOT_DRAWN):
         return None
     name = table.stem.partition("-")[0]
-    package = "benchmarks.paper" if (PAPER / f"{name}.py").is_file() else "benchmarks"
-    return getattr(import_module(f"{package}.{name}"), "draw", None)
+    folder = next((each for each in FOLDERS if (HERE / each / f"{name}.py").is_file()), None)
+    module = f"benchmarks.{folder}.{name}" if folder else f"benchmarks.{name}"
+    return getattr(import_module(module), "draw", None)
 
 
 if __name__ == "__main__":
