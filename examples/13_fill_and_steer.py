@@ -87,7 +87,7 @@ for name, dial, marker, above in (("scale", by_scale, "o-", -13), ("count", by_c
         )
 left.plot(by_scale[0.0][0].mean() / 5, by_scale[0.0][1], "o", ms=10, mfc="none", color=GREY, label="not steered")
 left.set(
-    title="The dial", xlabel="share of comedies in a slate", ylabel="cost: divergence from the truth, nats an item"
+    title="The dial", xlabel="share of comedies in a slate", ylabel="cost: at most so far from the truth, nats an item"
 )
 left.set_ylim(0)
 left.legend()
@@ -101,7 +101,7 @@ right.legend()
 options.out.mkdir(parents=True, exist_ok=True)
 figure.savefig(options.out / "13_fill_and_steer.png")
 
-print("A scale sets the mean, a count every slate, which costs more. The cost is the divergence")
+print("A scale sets the mean, a count every slate, which costs more. The cost bounds the divergence")
 print("(Kullback-Leibler) from what follows in truth; without guidance it is the model's own error.\n")
 print(f"{'guidance':<14}{'comedies of five':>20}{'deviation':>12}{'cost, nats an item':>21}")
 rows = {"none": by_scale[0.0], f"scale {nearest:g}": by_scale[nearest]}
