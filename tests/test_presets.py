@@ -100,7 +100,7 @@ def test_the_papers_recipe_is_the_papers():
 
 def test_a_prediction_of_items_has_no_control():
     """Its next item is trained without noise already; what noise adds there is the control of ``best``."""
-    with pytest.raises(ValueError, match="'noiseless' wraps a denoiser that predicts x0, but the base predicts items"):
+    with pytest.raises(ValueError, match="trains the next one without noise already"):
         control(PRESETS["joint"](ITEMS, dim=16, max_length=12))
 
 

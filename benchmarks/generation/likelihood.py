@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks import plots
 from benchmarks.generation.bert import gap_in_window
-from benchmarks.generation.setting import add_options, data_name, setting_of, split_of, trained
+from benchmarks.generation.setting import MODELS, add_options, data_name, setting_of, split_of, trained
 from benchmarks.harness import Results, argument_parser, command, parse
 from diffusers_rec import DiffRec, Holdout, Split, TransitionMemory
 from diffusers_rec.evaluation import evaluate_gap, evaluate_joint
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_options(parser)
     parser.add_argument("--users", type=int, default=1500, help="test users to look at")
     parser.add_argument("--orders", type=int, default=4, help="random orders per user")
-    parser.add_argument("--models", nargs="+", default=("control", "joint", "bert4rec"))
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=("control", "joint", "bert4rec"))
     options = parse(parser, argv)
     results = Results(f"likelihood-{data_name(options)}", options, place=place)
     split, k = split_of(options), setting_of(options).k

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from benchmarks import plots
-from benchmarks.generation.setting import add_options, data_name, split_of, trained
+from benchmarks.generation.setting import MODELS, add_options, data_name, split_of, trained
 from benchmarks.harness import Results, argument_parser, command, parse
 from diffusers_rec.evaluation import evaluate
 
@@ -16,7 +16,7 @@ draw = partial(plots.dots, names=["memory", "model", "seen"], panels={"ndcg@10":
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
     add_options(parser)
-    parser.add_argument("--models", nargs="+", default=("control", "best", "joint", "bert4rec"))
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=("control", "best", "joint", "bert4rec"))
     options = parse(parser, argv)
     results = Results(f"ranking-{data_name(options)}", options)
     split = split_of(options)

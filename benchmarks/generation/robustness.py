@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 
 from benchmarks import plots
-from benchmarks.generation.setting import add_options, data_name, split_of, trained
+from benchmarks.generation.setting import MODELS, add_options, data_name, split_of, trained
 from benchmarks.harness import Results, argument_parser, command, parse
 from diffusers_rec import Holdout, Sequences
 from diffusers_rec.evaluation import evaluate
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
     add_options(parser)
     parser.add_argument("--users", type=int, default=3000, help="test users to look at")
-    parser.add_argument("--models", nargs="+", default=("control", "joint"))
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=("control", "joint"))
     options = parse(parser, argv)
     results = Results(f"robustness-{data_name(options)}", options)
     split = split_of(options)

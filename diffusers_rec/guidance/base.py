@@ -120,6 +120,7 @@ class Guide(Denoiser):
             raise ValueError(
                 f"The parts do not fit: {self.registered_name!r} wraps a denoiser that predicts "
                 f"{' or '.join(self.base_predicts)}, but the base predicts {self.prediction}."
+                + (" Build the model with presets.joint(items)." if self.base_predicts == ("items",) else "")
             )
 
     def with_settings(self, **settings: Any) -> Self:

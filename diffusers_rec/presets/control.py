@@ -20,10 +20,18 @@ def control(model: DiffRec) -> DiffRec:
 
     Args:
         model: A model, trained or not; its weights are not copied.
+
+    Raises:
+        ValueError: The denoiser predicts items, or another quantity than the clean latent.
     """
     config = model.config()
     length = torch.tensor([model.history_length])
     seen = model.noising.serving(length, model.noising.max_noised(model.max_length)).visible
+    if model.denoiser.prediction == "items":
+        raise ValueError(
+            f"The denoiser {model.denoiser.registered_name!r} predicts items, and trains the next one without noise "
+            "already. Use the control of a model that ranks, such as control(best(items))."
+        )
     # One draw and one step are enough, because nothing is random.
     plain = {
         **config,

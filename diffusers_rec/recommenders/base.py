@@ -58,6 +58,9 @@ class Recommendations:
     def __len__(self) -> int:
         return len(self.items)
 
+    def __iter__(self) -> Iterator[list[tuple[Hashable, float, float]]]:
+        return (self[row] for row in range(len(self)))
+
     def __getitem__(self, row: int) -> list[tuple[Hashable, float, float]]:
         """Item, score and standard deviation of each recommendation for history ``row``."""
         row = check_int("row", row)

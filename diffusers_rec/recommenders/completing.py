@@ -116,7 +116,9 @@ class Completing(Recommender):
         most = self._joint("slate")
         k = most if k is None else check_int("k", k, minimum=1)
         if k > most:
-            raise ValueError(f"k must lie in 1..{most}, as many items as the model fills in together, got {k}.")
+            raise ValueError(
+                f"k must lie in 1..{most}, as many items as the model fills in together, got {k}. Train with a larger k."
+            )
         requests = Requests.of(
             self.vocabulary,
             histories,

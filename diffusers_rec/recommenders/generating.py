@@ -67,6 +67,9 @@ class Completions:
     def __getitem__(self, row: int) -> list[list[Hashable]]:
         return self.items[row]
 
+    def __iter__(self) -> Iterator[list[list[Hashable]]]:
+        return iter(self.items)
+
 
 @dataclass(frozen=True)
 class Blanks:
