@@ -117,7 +117,8 @@ class Completing(Recommender):
         k = most if k is None else check_int("k", k, minimum=1)
         if k > most:
             raise ValueError(
-                f"k must lie in 1..{most}, as many items as the model fills in together, got {k}. Train with a larger k."
+                f"k must lie in 1..{most}, as many items as the model fills in together, got {k}. Ask for fewer, or "
+                "train with a larger k."
             )
         requests = Requests.of(
             self.vocabulary,
