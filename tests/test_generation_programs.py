@@ -10,27 +10,9 @@ import torch
 
 from benchmarks.generation import likelihood, ranking, robustness, samples, steering
 from benchmarks.generation.rollout import CachedEncoder
-from benchmarks.generation.setting import last_items
-from diffusers_rec import History, SyntheticWorld
+from diffusers_rec import History
 from diffusers_rec.guidance import unwrapped
 from diffusers_rec.presets import best
-
-
-def test_the_last_items_are_the_test_and_short_users_train_whole():
-    sequences = SyntheticWorld(30, seed=0).sample(40, min_length=3, max_length=9, seed=1).sequences()
-    split = last_items(sequences, 3)
-    by_name = {name: split.train[row] for row, name in enumerate(split.train.users.ids)}
-    held = dict(zip(split.test.histories.users.ids, range(len(split.test)), strict=True))
-    for row, name in enumerate(sequences.users.ids):
-        whole = sequences[row]
-        if len(whole) < 6:
-            assert np.array_equal(by_name[name], whole)
-            assert name not in held
-        else:
-            user = held[name]
-            assert np.array_equal(by_name[name], whole[:-4])
-            assert np.array_equal(split.test.histories[user], whole[:-3])
-            assert np.array_equal(split.test.following[user], whole[-3:])
 
 
 def test_a_cached_step_is_the_state_of_the_longer_history():

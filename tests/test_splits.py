@@ -305,3 +305,26 @@ def test_training_validates_on_several_items_and_fits_all_of_them_last():
     assert result.best_score == pytest.approx(found)
     last = train(trained, parts.final(), None, config, device="cpu")
     assert last.best_epoch == 2
+
+
+def test_the_last_items_are_the_test_and_short_users_train_whole():
+    sequences = SyntheticWorld(30, seed=0).sample(40, min_length=3, max_length=9, seed=1).sequences()
+    split = sequences.leave_last_out(3)
+    by_name = {name: split.train[row] for row, name in enumerate(split.train.users.ids)}
+    held = dict(zip(split.test.histories.users.ids, range(len(split.test)), strict=True))
+    for row, name in enumerate(sequences.users.ids):
+        whole = sequences[row]
+        if len(whole) < 6:
+            assert np.array_equal(by_name[name], whole)
+            assert name not in held
+        else:
+            user = held[name]
+            assert np.array_equal(by_name[name], whole[:-4])
+            assert np.array_equal(split.test.histories[user], whole[:-3])
+            assert np.array_equal(split.test.following[user], whole[-3:])
+
+
+def test_leave_last_out_needs_a_user_with_enough_items():
+    sequences = SyntheticWorld(30, seed=0).sample(5, min_length=4, max_length=5, seed=1).sequences()
+    with pytest.raises(ValueError, match="no user has the 6 items that k=3 needs"):
+        sequences.leave_last_out(3)

@@ -11,14 +11,11 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from benchmarks.data import add_data_option, interactions_of
 from benchmarks.generation import bert  # noqa: F401 - registers its noising strategy
 from benchmarks.harness import argument_parser, command, parse
-from diffusers_rec import DiffRec, Sequences, Split, SyntheticWorld
+from diffusers_rec import DiffRec, Split, SyntheticWorld
 from diffusers_rec.presets import best, control, joint
 from diffusers_rec.training import RECIPES, TrainingConfig, train
 
@@ -70,24 +67,7 @@ def split_of(options: argparse.Namespace) -> Split:
         sequences = SyntheticWorld(60, seed=options.seed).sample(150, min_length=8, seed=options.seed).sequences()
     else:
         sequences = interactions_of(options.dataset, options.data_dir).sequences()
-    return last_items(sequences, setting_of(options).k)
-
-
-def last_items(sequences: Sequences, k: int) -> Split:
-    """A split that holds out the last k items of each user for the test, and the one before for validation."""
-    lengths, items = sequences.lengths, [sequences[user] for user in range(len(sequences))]
-    held = np.where(lengths >= k + 3, k + 1, 0)
-
-    def part(pick: Any) -> Sequences:
-        rows = [pick(row, size) for row, size in zip(items, held, strict=True)]
-        offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
-        return Sequences(np.concatenate(rows), offsets, sequences.users, sequences.vocabulary)
-
-    return Split.of(
-        part(lambda row, size: row[: len(row) - size]),
-        part(lambda row, size: row[len(row) - size : len(row) - size + 1][:size]),
-        part(lambda row, size: row[len(row) - size + 1 :] if size else row[:0]),
-    )
+    return sequences.leave_last_out(setting_of(options).k)
 
 
 def untrained(name: str, split: Split, setting: Setting, seed: int) -> DiffRec:

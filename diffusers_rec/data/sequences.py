@@ -174,6 +174,26 @@ class Sequences:
             before_test=older if train is histories else self._without_last(np.where(is_short, 0, 1)),
         )
 
+    def leave_last_out(self, k: int) -> Split:
+        """Each user's last k items for the test, the one before for validation, the rest for training.
+
+        For models that are asked for several items: :func:`~diffusers_rec.evaluation.evaluate_joint`,
+        :func:`~diffusers_rec.evaluation.evaluate_gap`. Users with fewer than k + 3 items are trained on as a whole.
+
+        Args:
+            k: Number of items.
+
+        Raises:
+            ValueError: No user has k + 3 items, or k below 1.
+        """
+        held = np.where(self.lengths >= check_int("leave_last_out: k", k, minimum=1) + 3, k + 1, 0)
+        if not held.any():
+            raise ValueError(f"leave_last_out: no user has the {k + 3} items that k={k} needs. Use a smaller k.")
+        behind = np.repeat(self.lengths, self.lengths) - places_within(self.lengths)  # 1 for the last item of a user
+        held_of = np.repeat(held, self.lengths)
+        parts = behind > held_of, (behind == held_of) & (held_of > 0), behind < held_of
+        return Split.of(*(self._where(part) for part in parts))
+
     def split_by_time(self, validation: TimePoint, test: TimePoint) -> Split:
         """Two points in time, the same for all users: older items train, newer ones are held out.
 

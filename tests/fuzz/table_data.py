@@ -79,6 +79,7 @@ CALLS: dict[str, Call] = {
     "Sequences.split_by_time": Call(
         lambda: world.log().sequences(times=True).split_by_time, lambda: {"validation": 8, "test": "60%"}, of(dr.Split)
     ),
+    "Sequences.leave_last_out": Call(lambda: world.sequences().leave_last_out, lambda: {"k": 1}, of(dr.Split)),
     "Sequences.leave_one_out": Call(lambda: world.sequences().leave_one_out, lambda: {"short": "error"}, of(dr.Split)),
     "Holdout": Call(
         lambda: dr.Holdout,
