@@ -36,7 +36,7 @@ def test_a_cached_step_is_the_state_of_the_longer_history():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("program", "rows"), [(likelihood, 30), (samples, 13), (ranking, 16), (robustness, 8), (steering, 17)]
+    ("program", "rows"), [(likelihood, 24), (samples, 13), (ranking, 16), (robustness, 8), (steering, 17)]
 )
 def test_a_quick_run_writes_its_table_and_its_marks(program, rows, tmp_path):
     arguments = ["--quick", "--threads", "1", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
