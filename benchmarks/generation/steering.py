@@ -33,7 +33,11 @@ SCALES = (0.0, 0.5, 1.0, 2.0, 4.0)
 
 def draw(path: Path, rows: list[dict[str, str]]) -> None:
     """Share and recall of every way."""
-    panels = {"share": "share of the attribute", "recall": "recall of one sample", "deviation": "distance from the wanted count"}
+    panels = {
+        "share": "share of the attribute",
+        "recall": "recall of one sample",
+        "deviation": "distance from the wanted count",
+    }
     plots.dots(path, rows, names=["way", "dial"], panels=panels)
 
 
