@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,12 @@ def among(indices: Tensor, items: slice) -> Tensor:
     column = torch.where((indices >= items.start) & (indices < items.stop), indices - items.start, size)
     marks = torch.zeros(*indices.shape[:-1], size + 1, dtype=torch.bool, device=indices.device)
     return marks.scatter_(-1, column, True)[..., :-1]
+
+
+def barred(scores: Tensor, items: Tensor) -> Tensor:
+    """Scores ``(R, V)`` with minus infinity at some items ``(R, E)``, padded with -1."""
+    padded = F.pad(scores, (0, 1))
+    return padded.scatter_(1, items.where(items >= 0, scores.shape[1]), -math.inf)[:, :-1]
 
 
 def inverse_cdf(log_probabilities: Tensor, numbers: Tensor) -> Tensor:

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from diffusers_rec.items.choice import inverse_cdf
+from diffusers_rec.items.choice import barred, inverse_cdf
 
 SMALL = 1e-3
 """Mass that is left of a distribution below which its differences are not exact enough in float32."""
@@ -76,7 +75,7 @@ class ItemDraws:
 
         If nothing is left of the likeliest, it is the likeliest of all that is left.
         """
-        scores, whole = (_without(each[row, place].double(), excluded) for each in (self.scores, self.whole))
+        scores, whole = (barred(each[row, place].double(), excluded) for each in (self.scores, self.whole))
         none = scores.isneginf().all(1, keepdim=True)
         scores = torch.where(none, 0.0, scores).log_softmax(-1)
         item = torch.where(none, whole.argmax(1, keepdim=True), inverse_cdf(scores, number.double()))
@@ -93,9 +92,3 @@ class ItemDraws:
     def _log_probability(self, place: Tensor, item: Tensor, left: Tensor) -> Tensor:
         score = self.scores[self.row, place, item].double() - left.double().log()
         return score.where(score.isfinite(), 0.0)
-
-
-def _without(scores: Tensor, excluded: Tensor) -> Tensor:
-    """Log-probabilities ``(R, V)`` with minus infinity at some items ``(R, E)``, padded with -1."""
-    padded = F.pad(scores, (0, 1))
-    return padded.scatter_(1, excluded.where(excluded >= 0, scores.shape[1]), -torch.inf)[:, :-1]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from diffusers_rec.core.randomness import Generators, uniform
 from diffusers_rec.denoisers import Denoiser
-from diffusers_rec.items.choice import inverse_cdf
+from diffusers_rec.items.choice import barred, inverse_cdf
 from diffusers_rec.items.embeddings import ItemEmbedding
 from diffusers_rec.items.evidence import EvidenceHead, with_evidence
 from diffusers_rec.items.heads import ItemHead
@@ -98,6 +98,7 @@ class ItemPredictor:
         head, latents = (self._plain, output) if joined is None else (self._joined, joined)
         keys, bias = self._keys_of(head)
         steers = self.denoiser.steers
+        decided = (self._filled(xn) if items is None else items).flatten(0, 1) if steers else None
         if places is not None and not steers:
             latents = latents.gather(2, places[..., None].expand(*places.shape, latents.shape[-1]))
         with torch.autocast(latents.device.type, enabled=False):
@@ -106,13 +107,10 @@ class ItemPredictor:
             for start in range(0, len(queries), size):
                 rows = slice(start, min(start + size, len(queries)))
                 scores = F.linear(queries[rows], keys, bias)
-                if self.allowed is not None:
-                    user = torch.arange(rows.start, rows.stop, device=scores.device) // xn.shape[1]
-                    scores.masked_fill_(~self.allowed[user, None], -torch.inf)
+                self._bar(scores, rows, xn.shape[1])
                 scores = scores.log_softmax(-1)
-                if steers:
-                    decided = self._filled(xn) if items is None else items
-                    scores = self.denoiser.steer(scores, steps.flatten(0, 1)[rows], decided.flatten(0, 1)[rows])
+                if decided is not None:
+                    scores = self.denoiser.steer(scores, steps.flatten(0, 1)[rows], decided[rows])
                     if places is not None:
                         at = places.flatten(0, 1)[rows, :, None]
                         scores = scores.gather(1, at.expand(-1, -1, scores.shape[-1]))
@@ -133,9 +131,27 @@ class ItemPredictor:
         decided = self.decided(xn)
         if not self.process.draws_items:
             return decided
-        table = self.table.to(xn.dtype)
-        nearest = (xn @ table.T - 0.5 * table.square().sum(-1)).argmax(-1)
+        parts = torch.split(xn.flatten(0, 2), max(1, CHUNK_SCORES // len(self.table)))
+        nearest = torch.cat([self._nearness(part).argmax(-1) for part in parts]).view(decided.shape)
         return torch.where((decided < 0) & ~is_blank(xn), nearest, decided)
+
+    def _nearness(self, latents: Tensor) -> Tensor:
+        """How near each item is to latents ``(R, D)``, ``(R, V)``: half the squared distance less, up to a constant."""
+        table = self.table.to(latents.dtype)
+        return latents @ table.T - 0.5 * table.square().sum(-1)
+
+    def _bar(self, scores: Tensor, rows: slice, draws: int) -> None:
+        """Set the scores of what is not allowed to minus infinity, in place.
+
+        Args:
+            scores: Scores of the items for some rows of the B S draws, ``(r, ..., V)``.
+            rows: These rows.
+            draws: Number S of draws of a history.
+        """
+        if self.allowed is not None:
+            user = torch.arange(rows.start, rows.stop, device=scores.device) // draws
+            refused = ~self.allowed[user]
+            scores.masked_fill_(refused.view(len(scores), *(1,) * (scores.ndim - 2), -1), -torch.inf)
 
     def nearest(self, latents: Tensor, *, distinct: bool = True) -> Tensor:
         """The allowed items whose latents are nearest.
@@ -149,15 +165,13 @@ class ItemPredictor:
         """
         draws, width = latents.shape[1:3]
         items = self.decided(latents).clone().flatten(0, 1)
-        table, flat = self.table.to(latents.dtype), latents.flatten(0, 1)
-        size = max(1, CHUNK_SCORES // len(table))
+        flat, size = latents.flatten(0, 1), max(1, CHUNK_SCORES // len(self.table))
         for start in range(0, len(flat), size):
-            part, own = flat[start : start + size], items[start : start + size]
+            rows = slice(start, min(start + size, len(flat)))
+            own = items[rows]
             for place in range(width):
-                near = part[:, place] @ table.T - 0.5 * table.square().sum(-1)
-                if self.allowed is not None:
-                    user = torch.arange(start, start + len(part), device=near.device) // draws
-                    near.masked_fill_(~self.allowed[user], -torch.inf)
+                near = self._nearness(flat[rows, place])
+                self._bar(near, rows, draws)
                 found = (barred(near, own) if distinct else near).argmax(-1)
                 own[:, place] = torch.where(own[:, place] >= 0, own[:, place], found)
         return items.view(latents.shape[:3])
@@ -167,10 +181,9 @@ class ItemPredictor:
         if self.noised is not None:
             xn = self.noised(xn, timesteps)
         steps = (timesteps[..., None] if timesteps.ndim == 2 else timesteps).expand(xn.shape[:3])
-        if self.known is not None:
-            xn, steps = self._with_known(xn), steps.masked_fill(self.known >= 0, 0)
+        xn = self._with_known(xn)
         steps = self.process.seen_steps(xn, steps)
-        return xn, steps.masked_fill(self.known >= 0, 0) if self.known is not None else steps
+        return xn, steps if self.known is None else steps.masked_fill(self.known >= 0, 0)
 
     def _with_known(self, latents: Tensor) -> Tensor:
         if self.known is None:
@@ -190,12 +203,6 @@ class ItemPredictor:
         if head not in self._keys:
             self._keys[head] = head.scoring_keys()
         return self._keys[head]
-
-
-def barred(scores: Tensor, items: Tensor) -> Tensor:
-    """Scores ``(R, V)`` with minus infinity at some items ``(R, E)``, padded with -1."""
-    padded = F.pad(scores, (0, 1))
-    return padded.scatter_(1, items.where(items >= 0, scores.shape[1]), -torch.inf)[:, :-1]
 
 
 def _side_by_side(parts: Iterator[Tensor], numbers: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
