@@ -25,7 +25,6 @@ from diffusers_rec.nn.attention import (
 )
 from diffusers_rec.nn.step_embedding import StepEmbedding
 from diffusers_rec.processes.noising import Queries
-from diffusers_rec.processes.schedules.lookup import unexpanded
 
 
 class _Condition(NamedTuple):
@@ -123,20 +122,12 @@ class ConditionalMLPDenoiser(Denoiser, name="conditional-mlp"):
         longest = context.last_input.shape[1]
         repeated = visible.shape[1] > longest  # encode each prefix once, the empty one first
         prefixes = torch.arange(longest + 1, device=visible.device).expand(len(visible), -1) if repeated else visible
-        states = self._states(prefixes, context)
+        states = self.encoder.states_after(context, prefixes, self.empty)
         parts = states, F.linear(states, self.join.weight[:, 2 * self.dim :], self.join.bias)
         if repeated:
             index = visible[..., None].expand(-1, -1, self.dim)
             parts = parts[0].gather(1, index), parts[1].gather(1, index)
         return parts[0][:, :, None], parts[1][:, :, None]
-
-    def _states(self, visible: Tensor, context: CausalContext) -> Tensor:
-        """States after each prefix of ``visible`` items, ``(B, Q, D)``."""
-        if not context.last_input.shape[1]:
-            return self.empty.expand(*visible.shape, -1)
-        last = (unexpanded(visible) - 1).clamp(min=0).expand(visible.shape)
-        states = self.encoder.states(context, last)
-        return torch.where(visible[..., None] == 0, self.empty.to(states.dtype), states)
 
 
 class _ModulatedLayer(nn.Module):

@@ -98,7 +98,7 @@ class JointDenoiser(Denoiser, name="joint"):
 
     def condition(self, context: CausalContext, queries: Queries, *, null: bool | Tensor = False) -> _Condition:
         queries = queries.blind(null)
-        state = self._state(queries.visible, context)
+        state = self.encoder.states_after(context, queries.visible, self.empty)[:, :, None]
         return _Condition(state, self.from_state(state) + self.offset[: queries.positions.shape[-1]], queries.keys)
 
     def forward(self, xn: Tensor, timesteps: Tensor, condition: _Condition) -> Tensor:
@@ -115,10 +115,3 @@ class JointDenoiser(Denoiser, name="joint"):
             x = block(x, mask)
         output = self.out(rearrange(self.norm(x), "(b q) k d -> b q k d", b=batch))
         return condition.state + self.of_offset[:width] + output
-
-    def _state(self, visible: Tensor, context: CausalContext) -> Tensor:
-        """States after each prefix of ``visible`` items, ``(B, Q, 1, D)``."""
-        if not context.last_input.shape[1]:
-            return self.empty.expand(*visible.shape, 1, -1)
-        states = self.encoder.states(context, (visible - 1).clamp(min=0))
-        return torch.where(visible[..., None] == 0, self.empty.to(states.dtype), states)[:, :, None]

@@ -22,7 +22,7 @@ from diffusers_rec.data.vocabulary import Vocabulary
 from diffusers_rec.denoisers.base import Denoiser
 from diffusers_rec.guidance.base import Guide, guides_of
 from diffusers_rec.guidance.counts import given_count
-from diffusers_rec.guidance.interval import acting
+from diffusers_rec.guidance.interval import acting, check_interval
 from diffusers_rec.items.embeddings import ItemEmbedding
 from diffusers_rec.items.heads import ItemHead
 from diffusers_rec.processes.schedules import NoiseSchedule
@@ -194,8 +194,7 @@ class AttributeGuide(Guide, name="attribute"):
             None if settings["share"] is None else check_float("share", settings["share"], minimum=0, maximum=1)
         )
         self.count = None if settings["count"] is None else check_int("count", settings["count"], minimum=0)
-        self.start = check_float("start", settings["start"], minimum=0, maximum=1)
-        self.stop = check_float("stop", settings["stop"], minimum=self.start, maximum=1)
+        self.start, self.stop = check_interval(settings["start"], settings["stop"])
         self._values = None if settings["values"] is None else _numbers(settings["values"])
         self.steers = self.base.steers or self._values is not None
         if self.share is not None and self.count is not None:

@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 from diffusers_rec.core.errors import check_float
 from diffusers_rec.denoisers.base import Denoiser
 from diffusers_rec.guidance.base import Guide
-from diffusers_rec.guidance.interval import acting
+from diffusers_rec.guidance.interval import acting, check_interval
 from diffusers_rec.items.embeddings import ItemEmbedding
 from diffusers_rec.items.heads import ItemHead
 from diffusers_rec.processes.noising import Queries
@@ -113,5 +113,4 @@ class ClassifierFreeGuide(Guide, name="classifier-free"):
 
     def _set(self, **settings: Any) -> None:
         self.scale = check_float("scale", settings["scale"], minimum=0)
-        self.start = check_float("start", settings["start"], minimum=0, maximum=1)
-        self.stop = check_float("stop", settings["stop"], minimum=self.start, maximum=1)
+        self.start, self.stop = check_interval(settings["start"], settings["stop"])

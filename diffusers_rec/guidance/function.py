@@ -18,7 +18,7 @@ from diffusers_rec.core.errors import check_float, shown
 from diffusers_rec.core.registry import Config
 from diffusers_rec.denoisers.base import Denoiser
 from diffusers_rec.guidance.base import Guide
-from diffusers_rec.guidance.interval import acting
+from diffusers_rec.guidance.interval import acting, check_interval
 from diffusers_rec.items.embeddings import ItemEmbedding
 from diffusers_rec.items.heads import ItemHead
 from diffusers_rec.processes.schedules import NoiseSchedule
@@ -130,6 +130,5 @@ class FunctionGuide(Guide, name="function"):
             )
         self.function = function
         self.scale = check_float("scale", settings["scale"])
-        self.start = check_float("start", settings["start"], minimum=0, maximum=1)
-        self.stop = check_float("stop", settings["stop"], minimum=self.start, maximum=1)
+        self.start, self.stop = check_interval(settings["start"], settings["stop"])
         self.steers = self.base.steers or function is not None

@@ -22,7 +22,7 @@ from diffusers_rec.data.history import History
 from diffusers_rec.data.vocabulary import Vocabulary
 from diffusers_rec.denoisers.base import Denoiser
 from diffusers_rec.guidance.base import Guide
-from diffusers_rec.guidance.interval import acting
+from diffusers_rec.guidance.interval import acting, check_interval
 from diffusers_rec.items.embeddings import ItemEmbedding
 from diffusers_rec.items.heads import ItemHead
 from diffusers_rec.processes.noising import Queries
@@ -153,5 +153,4 @@ class NegativeGuide(Guide, name="negative"):
                 raise ValueError("negative: history is empty; it needs one item at least.")
         self.history = history
         self.scale = check_float("scale", settings["scale"], minimum=0)
-        self.start = check_float("start", settings["start"], minimum=0, maximum=1)
-        self.stop = check_float("stop", settings["stop"], minimum=self.start, maximum=1)
+        self.start, self.stop = check_interval(settings["start"], settings["stop"])

@@ -177,6 +177,23 @@ class CausalEncoder(nn.Module):
             attended = self.filters[last](block.attention_input(sequence), source, distance, attended)
         return self.norm(block.add_attention(x, attended))
 
+    def states_after(self, context: CausalContext, visible: Tensor, empty: Tensor) -> Tensor:
+        """States after each prefix of the history.
+
+        Args:
+            context: Result of :meth:`cache`.
+            visible: Number of items of each prefix, ``(B, Q)``.
+            empty: State of the prefix without items, ``(D,)``.
+
+        Returns:
+            States, ``(B, Q, D)``.
+        """
+        if not context.last_input.shape[1]:
+            return empty.expand(*visible.shape, -1)
+        last = (unexpanded(visible) - 1).clamp(min=0).expand(visible.shape)
+        states = self.states(context, last)
+        return torch.where(visible[..., None] == 0, empty.to(states.dtype), states)
+
 
 def check_architecture(dim: int, num_layers: int, num_heads: int, dropout: float) -> tuple[int, int, float]:
     """Check settings that all attention backbones share, and return layers, heads and dropout.

@@ -9,7 +9,6 @@ Gaussian noise knows both. Austin et al. 2021, *D3PM*; Shi et al. 2024, *MD4*. B
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -97,10 +96,6 @@ class MaskProcess(Process, name="mask"):
     def seen_steps(self, xn: Tensor, timesteps: Tensor) -> Tensor:
         """N at blanks, 0 elsewhere, ``(B, Q, K)``."""
         return is_blank(xn) * self.schedule.num_timesteps
-
-    def check_fit(self, model: Any) -> None:
-        """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
-        _check_prediction(self, model)
 
     def bound_weight(self, timesteps: Tensor) -> Tensor:
         r"""Weight of the cross-entropy at blanks in the bound of the log-likelihood, for the steps n.
@@ -202,20 +197,7 @@ class MixedProcess(Process, name="mixed"):
         steps = timesteps[..., None] if timesteps.ndim < xn.ndim - 1 else timesteps
         return torch.where(is_blank(xn), self.schedule.num_timesteps, steps)
 
-    def check_fit(self, model: Any) -> None:
-        """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
-        _check_prediction(self, model)
-
     def evidence(self, xn: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """The evidence of the Gaussian process; none at blanks."""
         linear, quadratic = self._gaussian.evidence(xn, timesteps)
         return linear, quadratic.masked_fill(is_blank(xn)[..., None], 0.0)
-
-
-def _check_prediction(process: Process, model: Any) -> None:
-    """Refuse a denoiser that predicts Gaussian noise, of which a blank has none."""
-    if model.denoiser.prediction in ("noise", "velocity"):
-        raise ValueError(
-            f"The parts do not fit: the process {process.registered_name!r} has blanks, which hold no noise, but the "
-            f"denoiser predicts {model.denoiser.prediction}. Use a denoiser that predicts items or x0."
-        )

@@ -108,6 +108,14 @@ class Process(Component, ABC, kind="process"):
             Latents at step m, like ``xn``. The arguments are not changed.
         """
 
+    def check_fit(self, model: Any) -> None:
+        """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
+        if self.knows_blanks and model.denoiser.prediction in ("noise", "velocity"):
+            raise ValueError(
+                f"The parts do not fit: the process {self.registered_name!r} has blanks, which hold no noise, but the "
+                f"denoiser predicts {model.denoiser.prediction}. Use a denoiser that predicts items or x0."
+            )
+
     def seen_steps(self, xn: Tensor, timesteps: Tensor) -> Tensor:
         """Steps that the denoiser is told; by default, the steps of the process.
 
