@@ -23,7 +23,7 @@ def test_a_cached_step_is_the_state_of_the_longer_history():
     lengths, later = torch.tensor([6, 2, 4]), torch.randint(20, (3, 2, 3), generator=generator)
     with torch.no_grad():
         torch.nn.init.normal_(encoder.distance_bias, generator=generator)
-        cached = CachedEncoder(encoder, History(items, lengths, latents=model.embedding(items)), draws=2)
+        cached = CachedEncoder(encoder, History(items, lengths, latents=model.embedding(items)))
         for turn in range(3):
             state = cached.step(model.embedding(later[..., turn]))
             for row in range(3):

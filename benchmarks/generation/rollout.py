@@ -54,11 +54,10 @@ class CachedEncoder:
     Args:
         encoder: Encoder without a low-pass filter.
         history: B histories with latents.
-        draws: Number S of draws that share a history.
     """
 
-    def __init__(self, encoder: CausalEncoder, history: History, draws: int) -> None:
-        self.encoder, self.lengths, self.draws = encoder, history.lengths, draws
+    def __init__(self, encoder: CausalEncoder, history: History) -> None:
+        self.encoder, self.lengths = encoder, history.lengths
         self.keys: list[tuple[Tensor, Tensor]] = []
         self.own: list[list[tuple[Tensor, Tensor]]] = [[] for _ in encoder.layers]
         x = encoder.input_norm(history.latent())
@@ -99,7 +98,7 @@ def cached_roll_out(model: DiffRec, encoder: CausalEncoder, history: History, k:
     """Items drawn one after another from the head's scores of the encoder's states, ``(B, S, K)``."""
     generator = Generator().manual_seed(seed)
     history = history.with_latents(model.embedding(history.items))
-    cached = CachedEncoder(encoder, history, draws)
+    cached = CachedEncoder(encoder, history)
     barred = torch.zeros(len(history), len(model.vocabulary), dtype=torch.bool)
     barred.scatter_(1, history.items.where(history.mask, history.items[:, :1]), True)
     chosen: list[Tensor] = []

@@ -70,7 +70,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     split, k = split_of(options), setting_of(options).k
     test = split.test.sample(options.users, options.seed)
     joint, control = (trained(name, split, options).without_memory() for name in ("joint", "control"))
-    joint.calibration = control.calibration = None
     marginals = marginals_of(joint, test, k)
 
     blanks_alone = joint.replace(process="mask").eval()

@@ -51,7 +51,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     split, k = split_of(options), setting_of(options).k
     test = split.test.sample(options.users, options.seed)
     joint, control = (trained(name, split, options).without_memory() for name in ("joint", "control"))
-    joint.calibration = control.calibration = None
     name, has = attribute_of(split, options)
     wanted = round(0.6 * k)
 

@@ -19,7 +19,7 @@ from diffusers_rec.cli.options import (
     StepsOption,
 )
 from diffusers_rec.cli.terminal import print_json, stdout
-from diffusers_rec.cli.values import parse_ids, parse_sequence
+from diffusers_rec.cli.values import parse_choice, parse_sequence
 from diffusers_rec.core.errors import check_int
 from diffusers_rec.recommenders.generating import GAP
 
@@ -50,10 +50,7 @@ def complete_command(
     fixes = {"expected a gap": "? or a JSON null marks a gap", "needs a denoiser": "diffrec train --preset joint"}
     with suggesting_options(fixes):
         sequences = [parse_sequence("--sequence", text, trained.vocabulary) for text in sequence]
-        among, without = (
-            None if text is None else parse_ids(option, text, trained.vocabulary, strict=True)
-            for option, text in (("--candidates", candidates), ("--exclude", exclude))
-        )
+        among, without = parse_choice(candidates, exclude, trained.vocabulary, strict=True)
         found = trained.complete(
             sequences,
             samples,

@@ -23,7 +23,7 @@ from diffusers_rec.cli.options import (
     WithOption,
 )
 from diffusers_rec.cli.terminal import print_json, stderr, stdout
-from diffusers_rec.cli.values import parse_ids
+from diffusers_rec.cli.values import parse_choice, parse_ids
 from diffusers_rec.recommenders.base import Empty, Unknown
 
 
@@ -61,10 +61,7 @@ def recommend_command(
     strict = unknown == "error"
     with suggesting_options({"unknown id": "--unknown drop", "one item at least": "--empty popularity"}):
         histories = [parse_ids("--history", text, trained.vocabulary, strict=strict) for text in history]
-        allowed, excluded = (
-            None if text is None else parse_ids(option, text, trained.vocabulary, strict=strict)
-            for option, text in (("--candidates", candidates), ("--exclude", exclude))
-        )
+        allowed, excluded = parse_choice(candidates, exclude, trained.vocabulary, strict=strict)
         found = load_ensemble(trained, model, others).recommend(
             histories, k,
             exclude_seen=not include_seen,

@@ -19,7 +19,7 @@ from diffusers_rec.cli.options import (
     StepsOption,
 )
 from diffusers_rec.cli.terminal import print_json, stdout
-from diffusers_rec.cli.values import parse_ids
+from diffusers_rec.cli.values import parse_choice, parse_ids
 from diffusers_rec.core.errors import check_int
 from diffusers_rec.recommenders.base import Unknown
 
@@ -55,10 +55,7 @@ def slate_command(
     strict = unknown == "error"
     with suggesting_options({"unknown id": "--unknown drop", "needs a denoiser": "diffrec train --preset joint"}):
         histories = [parse_ids("--history", text, trained.vocabulary, strict=strict) for text in history]
-        among, without = (
-            None if text is None else parse_ids(option, text, trained.vocabulary, strict=strict)
-            for option, text in (("--candidates", candidates), ("--exclude", exclude))
-        )
+        among, without = parse_choice(candidates, exclude, trained.vocabulary, strict=strict)
         found = trained.slate(
             histories,
             k,

@@ -75,3 +75,14 @@ def _json_list(option: str, text: str, *, gaps: bool = False) -> list[Any] | Non
         also = ", or null for a gap" if gaps else ""
         raise ValueError(f"{option} {text}: expected a JSON list of ids, each a text or a whole number{also}.")
     return ids
+
+
+def parse_choice(
+    candidates: str | None, exclude: str | None, vocabulary: Vocabulary, *, strict: bool
+) -> tuple[list[int | str] | None, list[int | str] | None]:
+    """The ids of ``--candidates`` and ``--exclude``; None for an option that is not given."""
+    options = ("--candidates", candidates), ("--exclude", exclude)
+    among, without = (
+        None if text is None else parse_ids(option, text, vocabulary, strict=strict) for option, text in options
+    )
+    return among, without

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any, Self
 
 import numpy.typing as npt
@@ -221,15 +220,12 @@ class DiffRec(Pretrained, Completing):
         queries = self.noising.training(batch.positions, min(self.noising.max_noised(length), length), generator)
         items = items_at(batch.items, queries.positions)
         timesteps, weights = self.timesteps.sample(self.noising.timestep_shape(queries), generator, device=items.device)
+        following, widest = None, queries
+        if "next" in self.objective.passes:  # its queries see as much as any other query about the same targets
+            widest = TargetOnly().queries(batch.positions, 1)
+            following = widest, items_at(batch.items, widest.positions)
         # No row shows more than its queries see: its own target above all stays hidden.
-        following = None
-        visible = queries.visible
-        if "next" in self.objective.passes:
-            each = TargetOnly().queries(batch.positions, 1)
-            following = each, items_at(batch.items, each.positions)
-            visible = torch.cat([visible, each.visible], dim=1)
-        history = replace(batch.history, lengths=torch.minimum(batch.lengths, visible.amax(1)))
-        history = history.first(int(visible.max()))
+        history = widest.cut(batch.history).first(int(widest.visible.max()))
         passes, predicted = run_passes(self, history, queries, items, timesteps, generator, following)
         sampled = passes["sampled"]
         negatives = self.negatives.draw(sampled.items, len(self.vocabulary), generator)

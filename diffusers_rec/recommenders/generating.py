@@ -22,7 +22,7 @@ from diffusers_rec.processes.mask import MaskProcess
 from diffusers_rec.processes.noising import Queries
 from diffusers_rec.processes.process import Process
 from diffusers_rec.recommenders.chains import Chain
-from diffusers_rec.recommenders.requests import Items, Requests
+from diffusers_rec.recommenders.requests import Items, Requests, encode_ids
 from diffusers_rec.samplers import Sampler, UnmaskSampler
 
 NUM_LISTED = 10
@@ -122,7 +122,7 @@ class Blanks:
                     f"the model fills in {most} together. Train with a larger k, such as joint(items, "
                     f"k={places[-1] - first + 1})."
                 )
-            known = _encoded(vocabulary, [each for each in sequence if each is not GAP], row)
+            known = encode_ids(vocabulary, [each for each in sequence if each is not GAP], f"sequences[{row}]")
             histories.append(known[:first])
             window = np.full(min(most, len(sequence) - first), -1, np.int64)
             is_known = np.array([each is not GAP for each in sequence[first : first + most]], bool)
@@ -307,10 +307,3 @@ def _listed(sequence: Items, row: int) -> list[Any]:
     if isinstance(sequence, str | bytes | Mapping | set | frozenset) or not isinstance(sequence, Iterable):
         raise TypeError(f"sequences[{row}] must be a list of item ids and GAP, got {shown(sequence)}.")
     return list(sequence)
-
-
-def _encoded(vocabulary: Vocabulary, ids: list[Any], row: int) -> IndexArray:
-    try:
-        return vocabulary.encode(ids)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"sequences[{row}]: {error}") from error

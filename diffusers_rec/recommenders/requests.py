@@ -137,7 +137,7 @@ def _encoded_histories(
     """
     rows = []
     for number, history in enumerate(histories):
-        rows.append(_encoded(vocabulary, history, f"histories[{number}]", drop=drop))
+        rows.append(encode_ids(vocabulary, history, f"histories[{number}]", drop=drop))
         if not len(rows[-1]) and not may_be_empty:
             known = "holds no known item" if drop else "is empty"
             raise ValueError(
@@ -179,13 +179,13 @@ def _selection(
     if isinstance(ids, str | bytes | Mapping) or not isinstance(ids, Iterable):
         raise TypeError(f"{name} must be a list of item ids, or one list a history, got {shown(ids)}.")
     if isinstance(ids, np.ndarray | Tensor):
-        return [_encoded(vocabulary, ids, name, drop=drop)]
+        return [encode_ids(vocabulary, ids, name, drop=drop)]
     given: list[Any] = list(ids)
     if not any(_is_list(each, vocabulary) for each in given):
-        return [_encoded(vocabulary, given, name, drop=drop)]
+        return [encode_ids(vocabulary, given, name, drop=drop)]
     if len(given) != count:
         raise ValueError(f"{name} holds {len(given)} lists for {count} histories. Give one list a history, or one.")
-    return [_encoded(vocabulary, each, f"{name}[{row}]", drop=drop) for row, each in enumerate(given)]
+    return [encode_ids(vocabulary, each, f"{name}[{row}]", drop=drop) for row, each in enumerate(given)]
 
 
 def _is_list(each: Any, vocabulary: Vocabulary) -> bool:
@@ -193,7 +193,8 @@ def _is_list(each: Any, vocabulary: Vocabulary) -> bool:
     return isinstance(each, Iterable) and not isinstance(each, str | bytes) and each not in vocabulary
 
 
-def _encoded(vocabulary: Vocabulary, ids: Items, name: str, *, drop: bool) -> IndexArray:
+def encode_ids(vocabulary: Vocabulary, ids: Items, name: str, *, drop: bool = False) -> IndexArray:
+    """Item indices; an error begins with the name of the argument."""
     given = _ids(ids, name)
     try:
         return vocabulary.encode([each for each in given if each in vocabulary] if drop else given)
