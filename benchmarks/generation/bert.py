@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import Generator, Tensor
 
 from diffusers_rec import DiffRec, Gaps, Holdout, Queries
-from diffusers_rec.data import pad
-from diffusers_rec.evaluation.joint import GapReport
-from diffusers_rec.items.choice import Choice
-from diffusers_rec.recommenders.generating import Blanks, gap_distributions
+from diffusers_rec.evaluation.joint import GapReport, report_of_gaps
+from diffusers_rec.recommenders.generating import Blanks
 
 
 class WholeWindows(Gaps, name="whole-windows"):
@@ -43,15 +40,6 @@ def gap_in_window(
         targets.append(after[place])
         windows.append(np.concatenate([test.histories[user], np.where(shown, after, -1)])[-model.max_length :])
     blanks = Blanks([window[:1] for window in windows], [window[1:] for window in windows])
-    log_probabilities, ranks = np.zeros(len(test)), np.zeros(len(test), np.int64)
-    for users, part in blanks.batches(batch_size):
-        known = [np.concatenate([test.histories[user], windows[user][windows[user] >= 0]]) for user in users]
-        seen = pad(known, fill=-1).items if exclude_seen else None
-        at = torch.full((len(users),), len(part.windows[0]) - 1 - (last - place))
-        with model.serving() as served:
-            for rows, scores in gap_distributions(served, part, at, Choice(seen, None)):
-                mine = np.array(users)[rows]
-                own = scores.gather(1, torch.from_numpy(np.array(targets)[mine])[:, None])
-                log_probabilities[mine] = own[:, 0].double().numpy()
-                ranks[mine] = 1 + (scores > own).sum(1).numpy()
-    return GapReport(log_probabilities, ranks)
+    places = [len(window) - 1 - (last - place) for window in blanks.windows]
+    seen = [np.concatenate([own, window[window >= 0]]) for own, window in zip(test.histories, windows, strict=True)]
+    return report_of_gaps(model, blanks, places, np.array(targets), seen if exclude_seen else None, batch_size)

@@ -183,8 +183,7 @@ def _asked(
     model: Recommender, questions: _Questions, exclude_seen: bool, batch_size: int, *, join: bool = True
 ) -> GapReport:
     """Probability and rank of the item at every gap."""
-    rows, count = questions.rows, len(questions.place)
-    log_probabilities, ranks = np.zeros(count), np.zeros(count, np.int64)
+    rows = questions.rows
     joins = isinstance(model, DiffRec) and model.denoiser.prediction == "items"
     model, most = model.without_memory(), len(questions.known[0])
     if isinstance(model, DiffRec) and joins and most > model.noising.max_noised(model.max_length - 1):
@@ -193,7 +192,7 @@ def _asked(
             "for. Ask for fewer, or train with a larger k."
         )
     histories, windows, places = [], [], []
-    for row in range(count):
+    for row in range(len(questions.place)):
         items, known, place = rows.items[row], questions.known[row], int(questions.place[row])
         first = int(np.argmin(known)) if join else 0
         if not joins and not np.array_equal(known, np.arange(len(known)) < place):
@@ -204,25 +203,43 @@ def _asked(
         histories.append(np.concatenate([rows.histories[row], items[:first]]))
         windows.append(np.where(known, items, -1)[first:] if joins else np.full(1, -1))
         places.append(place - first if joins else 0)
-    targets = torch.from_numpy(np.take_along_axis(rows.items, questions.place[:, None], 1)[:, 0])
-    at = torch.tensor(places)
-    for some, part in Blanks(histories, windows).batches(batch_size):
-        seen = _seen(part, rows.items[some][:, questions.excluded]) if exclude_seen else None
+    blanks = Blanks(histories, windows)
+    targets = np.take_along_axis(rows.items, questions.place[:, None], 1)[:, 0]
+    further = rows.items[:, questions.excluded]
+    known_items = [window[window >= 0] for window in windows]
+    seen = [np.concatenate(each) for each in zip(histories, known_items, further, strict=True)]
+    return report_of_gaps(model, blanks, places, targets, seen if exclude_seen else None, batch_size)
+
+
+def report_of_gaps(
+    model: Recommender,
+    blanks: Blanks,
+    places: Sequence[int],
+    targets: npt.NDArray[np.int64],
+    excluded: Sequence[npt.NDArray[np.int64]] | None,
+    batch_size: int,
+) -> GapReport:
+    """Probability and rank of the item at one gap of each sequence.
+
+    Args:
+        model: As of :func:`evaluate_gap`.
+        blanks: U sequences.
+        places: Place of the gap within each window.
+        targets: Items at the gaps, ``(U,)``.
+        excluded: Items that are left out of the distributions, one array a sequence; none if None.
+        batch_size: Sequences at once.
+    """
+    log_probabilities, ranks = np.zeros(len(targets)), np.zeros(len(targets), np.int64)
+    for some, part in blanks.batches(batch_size):
+        seen = None if excluded is None else pad([excluded[row] for row in some], fill=-1).items
+        at = torch.tensor([places[row] for row in some])
         with model.serving() as served:
-            found = _distributions(served, part, at[some], seen)
-            for chosen, scores in found:
-                target = targets[some][chosen, None]
-                own = scores.gather(1, target)
-                mine = np.array(some)[chosen]
+            for rows, scores in _distributions(served, part, at, seen):
+                mine = np.array(some)[rows]
+                own = scores.gather(1, torch.from_numpy(targets[mine])[:, None])
                 log_probabilities[mine] = own[:, 0].double().numpy()
                 ranks[mine] = 1 + (scores > own).sum(1).numpy()
     return GapReport(log_probabilities, ranks)
-
-
-def _seen(part: Blanks, further: npt.NDArray[np.int64]) -> Tensor:
-    """Items of the histories and of the windows, and further ones, ``(B, E)``, padded with -1."""
-    known = zip(part.histories, part.windows, further, strict=True)
-    return pad([np.concatenate([h, w[w >= 0], others]) for h, w, others in known], fill=-1).items
 
 
 def _distributions(
