@@ -13,6 +13,7 @@ from functools import partial
 from itertools import islice
 
 import numpy as np
+import torch
 
 from benchmarks import plots
 from benchmarks.data import add_data_option, split_of
@@ -24,6 +25,7 @@ from diffusers_rec.training import RECIPES, TrainingConfig
 from diffusers_rec.training.learner import Learner
 from diffusers_rec.training.loop import step_generator, training_batches
 from diffusers_rec.training.optimizers import build_optimizer
+from diffusers_rec.training.precision import resolved
 from diffusers_rec.training.processes import Processes
 
 PAPER_BATCH = 256
@@ -131,8 +133,9 @@ def recipes(results: Results, options: argparse.Namespace) -> None:
             best(split.train.vocabulary, seed=options.seed), split, RECIPES["best"], 4 if options.quick else 32
         )
         timings = compare({"best": steps}, **effort(options, 15))
-        add(results, timings["best"], steps.targets, dataset=name, model="best", precision=RECIPES["best"].precision,
-            examples=RECIPES["best"].examples, batch_targets=RECIPES["best"].batch_targets)  # fmt: skip
+        recipe, precision = RECIPES["best"], resolved(RECIPES["best"].precision, torch.device("cpu"))
+        add(results, timings["best"], steps.targets, dataset=name, model="best", precision=precision,
+            examples=recipe.examples, batch_targets=recipe.batch_targets)  # fmt: skip
 
 
 def effort(options: argparse.Namespace, budget: float) -> dict[str, float]:

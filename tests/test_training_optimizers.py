@@ -13,6 +13,7 @@ from training_runs import CONFIG, build, end, fit, uninterrupted
 from diffusers_rec import DiffRec
 from diffusers_rec.training import TrainingConfig
 from diffusers_rec.training.learner import Learner
+from diffusers_rec.training.precision import has_fast_bf16, resolved
 
 
 def test_rates():
@@ -115,6 +116,18 @@ def test_bf16_stays_close_to_fp32():
         assert [row[name] for row in rough[1]] == pytest.approx([row[name] for row in exact[1]], rel=0.02)
     model, _ = fit(precision="bf16", epochs=1)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(("fast", "precision"), [(False, "fp32"), (True, "bf16")])
+def test_auto_is_bf16_where_the_device_has_units_for_it(fast, precision, monkeypatch):
+    monkeypatch.setattr("diffusers_rec.training.precision.has_fast_bf16", lambda device: fast)
+    assert resolved("auto", torch.device("cpu")) == precision
+    assert end(*fit(precision="auto", epochs=1)) == end(*fit(precision=precision, epochs=1))
+
+
+def test_a_device_without_known_units_has_no_fast_bf16():
+    assert not has_fast_bf16(torch.device("meta"))
+    assert isinstance(has_fast_bf16(torch.device("cpu")), bool)
 
 
 # An optimizer of the user

@@ -36,8 +36,8 @@ class TrainingConfig:
         validation_seeds: Number of noise draws that a validation averages.
         calibrate: Whether to calibrate the trained model's probabilities on validation, where there is any, see
             :meth:`DiffRec.calibrate <diffusers_rec.DiffRec.calibrate>`. The ranking stays as it is.
-        precision: Precision of the matrix products of the backbone, ``"fp32"`` or ``"bf16"``; losses and softmax are
-            always fp32.
+        precision: Precision of the matrix products of the backbone, ``"fp32"`` or ``"bf16"``; ``"auto"`` is bf16 where
+            the device has units for it, which a CPU may lack, and fp32 elsewhere. Losses and softmax are always fp32.
         seed: Seed of the order of the examples, the timesteps, the noise and the dropout.
     """
 
@@ -75,7 +75,7 @@ class TrainingConfig:
         if not isinstance(self.select_by, str) or not re.fullmatch("(hr|ndcg)@[1-9][0-9]*", self.select_by):
             raise ValueError(f"select_by must be 'hr@K' or 'ndcg@K', K a whole number >= 1, got {self.select_by!r}.")
         check_choice("decay", self.decay, ("constant", "cosine"))
-        check_choice("precision", self.precision, ("fp32", "bf16"))
+        check_choice("precision", self.precision, ("fp32", "bf16", "auto"))
         check_choice("examples", self.examples, ("every-prefix", "last-target", "all-positions"))
 
     @explained
@@ -107,7 +107,7 @@ class TrainingConfig:
 
 
 _AVERAGED = TrainingConfig(
-    epochs=30, examples="all-positions", batch_targets=400, decay="cosine", average_decay=0.999, precision="bf16"
+    epochs=30, examples="all-positions", batch_targets=400, decay="cosine", average_decay=0.999, precision="auto"
 )
 
 RECIPES = {"paper": TrainingConfig(), "best": _AVERAGED, "joint": _AVERAGED}

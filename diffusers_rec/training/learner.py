@@ -14,6 +14,7 @@ from diffusers_rec.data.batching import Batch
 from diffusers_rec.recommenders.base import Recommender
 from diffusers_rec.recommenders.trainable import Loss
 from diffusers_rec.training.config import TrainingConfig
+from diffusers_rec.training.precision import resolved
 from diffusers_rec.training.processes import Processes
 
 
@@ -71,7 +72,8 @@ class Learner:
         for group, rate in zip(self.optimizer.param_groups, self.rates(epochs_done), strict=True):
             group["lr"] = rate
         device = self.processes.device
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+        precision = resolved(self.config.precision, device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             loss = self._wrapped(batch.to(device, non_blocking=True), generator)
         check_class(f"{type(self.model).__name__}.forward(batch, generator)", loss, Loss)
         if not torch.isfinite(loss.total):
