@@ -56,6 +56,24 @@ def test_without_gradients_it_is_just_the_value():
     torch.testing.assert_close(loss, F.cross_entropy(F.linear(*parts), target))
 
 
+@given(fixed=st.integers(0, 5), chunk=st.integers(1, 70))
+def test_fixed_dimensions_count_and_have_no_gradient(fixed, chunk):
+    *parts, target = case(6, 4)
+    loss = chunked_cross_entropy(*parts, target, fixed=fixed, chunk_scores=chunk)
+    expected = F.cross_entropy(F.linear(*parts), target)
+    torch.testing.assert_close(loss, expected)
+    for got, exact in zip(*(torch.autograd.grad(x, parts) for x in (loss, expected)), strict=True):
+        learned = exact.shape[-1] - (fixed if exact.ndim == 2 else 0)
+        torch.testing.assert_close(got[..., :learned], exact[..., :learned])
+        assert not got[..., learned:].any()
+
+
+def test_no_more_dimensions_are_fixed_than_there_are():
+    *parts, target = case(6, 4)
+    with pytest.raises(ValueError, match="fixed must be an integer >= 0 and <= 5, got 6"):
+        chunked_cross_entropy(*parts, target, fixed=6)
+
+
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
 def test_extreme_scores_stay_finite(scale):
     queries, keys, bias, target = case(6, 4, dtype=torch.float32)

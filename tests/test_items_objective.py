@@ -69,6 +69,20 @@ def test_a_blank_is_weighed_by_the_prediction_alone(schedule):
         torch.testing.assert_close(made.cross_entropy(HEAD), expected)
 
 
+@pytest.mark.parametrize("negatives", [None, NegativeSample(torch.arange(V), torch.zeros(V).double())])
+def test_blanks_and_corrupted_latents_of_one_batch_count_alike(negatives):
+    made = a_pass(MixedProcess(schedule_of("cosine", 20)), gaussian(M, D).requires_grad_())
+    made = replace(made, xn=made.xn * (torch.arange(M) % 3 > 0)[:, None])  # a third are blanks
+    joined = with_evidence(made.process, made.output, made.xn, made.timesteps)
+    expected = EvidenceHead(HEAD, EMBEDDING).loss(joined, made.items, negatives)
+    found = made.cross_entropy(HEAD, negatives)
+    torch.testing.assert_close(found, expected)
+    for got, exact in zip(
+        *(torch.autograd.grad(x, [made.output, HEAD.weight]) for x in (found, expected)), strict=True
+    ):
+        torch.testing.assert_close(got, exact)
+
+
 def test_the_cross_entropy_is_least_at_the_prior_of_the_items():
     """In a world of one position, the prediction that evidence is added to is log p(item): no more, no less."""
     draws, prior = 40_000, torch.tensor([0.4, 0.25, 0.15, 0.1, 0.05, 0.03, 0.02], dtype=torch.float64)

@@ -35,6 +35,7 @@ def chunked_cross_entropy(
     target: Tensor,
     *,
     gradient_dtype: torch.dtype | None = None,
+    fixed: int = 0,
     chunk_scores: int = CHUNK_SCORES,
 ) -> Tensor:
     """Mean cross-entropy of M targets among V items, ``F.cross_entropy(F.linear(queries, keys, bias), target)``.
@@ -50,6 +51,7 @@ def chunked_cross_entropy(
         target: Item indices of the targets, ``(M,)``.
         gradient_dtype: Dtype of the matrix products of the gradient, such as bfloat16 for speed; the dtype of the
             scores if None.
+        fixed: Number of trailing dimensions of D that have no gradient in queries and keys.
         chunk_scores: Maximum number of scores in a chunk; a chunk has at least one target.
 
     Returns:
@@ -73,6 +75,7 @@ def chunked_cross_entropy(
             f"Expected keys (V, D), V at least 1, with D = {queries.shape[1]} as of the queries, and bias (V,) or "
             f"None, got {tuple(keys.shape)} and {None if bias is None else tuple(bias.shape)}."
         )
+    check_int("fixed", fixed, minimum=0, maximum=keys.shape[1])
     rows = max(1, check_int("chunk_scores", chunk_scores, minimum=1) // len(keys))
     dtype = reduce(
         torch.promote_types, (part.dtype for part in (queries, keys, bias) if part is not None), torch.float32
@@ -82,19 +85,26 @@ def chunked_cross_entropy(
         queries, keys, bias = queries.detach(), keys.detach(), None if bias is None else bias.detach()
     apply: Any = _ChunkedCrossEntropy.apply  # PyTorch does not annotate it
     with torch.autocast(queries.device.type, enabled=False):
-        return apply(queries, keys, bias, target, rows, gradient_dtype or dtype)
+        return apply(queries, keys, bias, target, rows, gradient_dtype or dtype, queries.shape[1] - fixed)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, queries: Tensor, keys: Tensor, bias: Tensor | None, target: Tensor, rows: int, low: torch.dtype
+        ctx: Any,
+        queries: Tensor,
+        keys: Tensor,
+        bias: Tensor | None,
+        target: Tensor,
+        rows: int,
+        low: torch.dtype,
+        learned: int,
     ) -> Tensor:
         parts = zip((queries, keys, bias), ctx.needs_input_grad, strict=False)
         gradients = [torch.zeros_like(part) if part is not None and wanted else None for part, wanted in parts]
         of_queries, of_keys, of_bias = gradients
         total = queries.new_zeros(())
-        low_keys = None if of_queries is None else keys.to(low)
+        low_keys = None if of_queries is None else keys[:, :learned].to(low)
         for chunk in (slice(start, start + rows) for start in range(0, len(queries), rows)):
             some, true = queries[chunk], target[chunk, None]
             scores = some @ keys.T if bias is None else torch.addmm(bias, some, keys.T)
@@ -108,9 +118,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 of_bias += gradient.sum(0)
             gradient = gradient.to(low)
             if of_queries is not None and low_keys is not None:
-                of_queries[chunk] = gradient @ low_keys
+                of_queries[chunk, :learned] = gradient @ low_keys
             if of_keys is not None:
-                of_keys += gradient.T @ some.to(low)
+                of_keys[:, :learned] += gradient.T @ some[:, :learned].to(low)
             del scores, gradient  # free them before the next chunk is computed
         ctx.save_for_backward(*(None if part is None else part.div_(max(1, len(queries))) for part in gradients))
         return total / len(queries)
@@ -119,4 +129,4 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
         parts = (None if part is None else part * factor for part in ctx.saved_tensors)
-        return (*parts, None, None, None)
+        return (*parts, None, None, None, None)

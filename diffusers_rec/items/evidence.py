@@ -35,11 +35,12 @@ class EvidenceHead(ItemHead):
     def __init__(self, head: ItemHead, embedding: ItemEmbedding) -> None:
         super().__init__()
         self._shared = head, embedding
+        self.fixed_dims = embedding.dim + 1
 
     def queries(self, latent: Tensor) -> Tensor:
-        head, embedding = self._shared
-        extra = embedding.dim + 1
-        return torch.cat([head.queries(latent[..., :-extra]), latent[..., -extra:]], dim=-1)
+        head, _ = self._shared
+        output, evidence = latent[..., : -self.fixed_dims], latent[..., -self.fixed_dims :]
+        return torch.cat([head.queries(output), evidence], dim=-1)
 
     def keys(self, items: Tensor | None = None) -> Tensor:
         head, embedding = self._shared

@@ -27,6 +27,8 @@ class ItemHead(nn.Module, Component, ABC, kind="head"):
 
     made_by: ClassVar[str] = "model.head"
     entrances = "queries", "keys", "bias", "scoring_keys", "logits", "loss"
+    fixed_dims: int = 0
+    """Number of trailing dimensions of queries and keys that the loss gives no gradient."""
 
     def check_fit(self, model: Any) -> None:
         """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
@@ -77,7 +79,9 @@ class ItemHead(nn.Module, Component, ABC, kind="head"):
             keys, bias = self.scoring_keys(None if negatives is None else target)
             queries = self.queries(latent.to(keys.dtype)).reshape(-1, keys.shape[-1])
             if negatives is None:
-                return chunked_cross_entropy(queries, keys, bias, target, gradient_dtype=gradient_dtype)
+                return chunked_cross_entropy(
+                    queries, keys, bias, target, gradient_dtype=gradient_dtype, fixed=self.fixed_dims
+                )
             positive = (queries * keys).sum(-1)
             positive = positive if bias is None else positive + bias
             negative = F.linear(queries, *self.scoring_keys(negatives.items))

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from diffusers_rec.core.entrances import guarded
@@ -104,7 +105,14 @@ class Pass:
         joined = with_evidence(self.process, self.output, self.xn, self.timesteps)
         if joined is None:
             return head.loss(self.output, self.items, negatives)
-        return EvidenceHead(head, self.embedding).loss(joined, self.items, negatives)
+        wide, told = EvidenceHead(head, self.embedding), joined[:, -1] > 0  # nothing is told of a blank
+        if told.all():
+            return wide.loss(joined, self.items, negatives)
+        if not told.any():
+            return head.loss(self.output, self.items, negatives)
+        informed = wide.loss(joined[told], self.items[told], negatives)
+        blank = head.loss(self.output[~told], self.items[~told], negatives)
+        return torch.lerp(blank, informed, told.to(blank.dtype).mean())
 
 
 @guarded
