@@ -210,10 +210,11 @@ class LastK(NoisingStrategy, name="last-k"):
 class Gaps(NoisingStrategy, name="gaps"):
     """Gaps among known items: any number of the k positions up to the target are corrupted, the others are clean.
 
-    In training, each row of a batch gives some queries that end at targets drawn from its own. The number of gaps of a
-    query is uniform in 1..k, and which positions they are is random; k gaps are k next items. So a model learns what
-    every order of filling in asks for (Hoogeboom et al. 2022, *ARDM*, whose bound weighs each query alike; here each
-    gap counts alike). A query sees one item of the history at least, so that it is shorter at the beginning of a row.
+    In training, each row of a batch gives some queries that end at targets drawn from its own. A query has g of 1..k
+    gaps with a probability in proportion to 1/g, at random positions; k gaps are k next items. Each g therefore gives
+    as many gaps as any other, and a model learns what every order of filling in asks for, the first item as often as
+    the last (Hoogeboom et al. 2022, *ARDM*). A query sees one item of the history at least, so that it is shorter at
+    the beginning of a row.
 
     When serving, a query asks for the next item alone, ``recommend``, or has the gaps of a call, ``complete`` and
     ``slate``.
@@ -257,7 +258,9 @@ class Gaps(NoisingStrategy, name="gaps"):
             count=count,
             answer=(count - 1).clamp(min=0),
         )
-        gaps = 1 + (uniform(shape, generator, device=device) * count).long()
+        harmonic = (1 / torch.arange(1, self.k + 1, device=device)).cumsum(0)
+        drawn = uniform(shape, generator, device=device) * harmonic[(count - 1).clamp(min=0)]
+        gaps = 1 + (drawn[..., None] >= harmonic).sum(-1)
         order = uniform(queries.positions.shape, generator, device=device).masked_fill(~queries.mask, 2.0)
         return replace(queries, known=(order.argsort(-1).argsort(-1) >= gaps[..., None]) & queries.mask)
 
