@@ -146,3 +146,38 @@ def test_the_control_of_a_wrapped_model_is_that_of_what_it_wraps(denoiser):
     assert control(plain).config() == plain.config()
     answer = model.eval().sample([ITEMS.ids[:2]], seeds=1, sampler=DDIMSampler(num_steps=3))
     assert answer.isfinite().all()
+
+
+# A joint model that starts from a ranker
+
+
+def built(name, **settings):
+    return PRESETS[name](ITEMS, dim=16, max_length=12, **settings)
+
+
+@pytest.mark.parametrize("of", [built("best", seed=1), control(built("best", seed=1)), built("joint", seed=1)])
+def test_a_joint_model_starts_from_the_items_and_the_encoder_of_a_ranker(of):
+    model, fresh = built("joint", ranker=of), built("joint")
+    copied = {name for name, value in model.state_dict().items() if not torch.equal(value, fresh.state_dict()[name])}
+    theirs = {name.replace("denoiser.base.", "denoiser."): value for name, value in of.state_dict().items()}
+    assert all(torch.equal(model.state_dict()[name], theirs[name]) for name in copied)
+    assert {name.split(".")[0] for name in copied} == {"embedding", "denoiser"}, "the offsets of both heads are zero"
+    assert {name.split(".")[1] for name in copied if name.startswith("denoiser")} == {"encoder", "empty"}
+
+
+@pytest.mark.parametrize(
+    ("ranker", "message"),
+    [
+        (PRESETS["best"](ITEMS, dim=8, max_length=12), "dim of the model is 16, dim of the ranker is 8"),
+        (PRESETS["best"](ITEMS, dim=16, max_length=9), "max_length of the model is 12, max_length of the ranker is 9"),
+        (built("best", low_pass=0.5), "low_pass of the model is 0.7, low_pass of the ranker is 0.5"),
+        (PRESETS["best"](ITEMS.ids[::-1], dim=16, max_length=12), "Build the model with items=ranker.vocabulary"),
+        (built("best").replace(head="linear"), "head of the model is {'name': 'tied'"),
+        (built("paper"), "'transformer', whose history encoder is another one"),
+    ],
+)
+def test_a_joint_model_refuses_a_ranker_of_other_parts(ranker, message):
+    with pytest.raises(ValueError, match=message):
+        built("joint", ranker=ranker)
+    with pytest.raises(TypeError, match="ranker"):
+        built("joint", ranker="best")

@@ -47,7 +47,8 @@ SETTINGS = {
 }
 
 MODELS = ("control", "best", "joint", "bert4rec")
-"""``best``, its control without noise, ``joint``, and BERT4Rec, the absorbing process over whole windows."""
+"""``best``, its control without noise, ``joint``, which starts from the trained control, and BERT4Rec, the absorbing
+process over whole windows."""
 
 
 def data_name(options: argparse.Namespace) -> str:
@@ -70,11 +71,11 @@ def split_of(options: argparse.Namespace) -> Split:
     return sequences.leave_last_out(setting_of(options).k)
 
 
-def untrained(name: str, split: Split, setting: Setting, seed: int) -> DiffRec:
-    """One of :data:`MODELS`."""
+def untrained(name: str, split: Split, setting: Setting, seed: int, ranker: DiffRec | None) -> DiffRec:
+    """One of :data:`MODELS`; ``joint`` starts from a ``ranker``."""
     arguments = {"dropout": setting.dropout, "low_pass": 0.0, "seed": seed}
     if name == "joint":
-        return joint(split.train.vocabulary, k=setting.k, **arguments)
+        return joint(split.train.vocabulary, k=setting.k, ranker=ranker, **arguments)
     if name == "bert4rec":  # a query is a whole window behind its first item, and the network over it is all there is
         return joint(split.train.vocabulary, k=49, **arguments).replace(
             noising="whole-windows",
@@ -104,7 +105,8 @@ def folder_of(name: str, options: argparse.Namespace) -> Path:
 def trained(name: str, split: Split, options: argparse.Namespace) -> DiffRec:
     """Train a model, resume its training, or read it."""
     setting = setting_of(options)
-    model = untrained(name, split, setting, options.seed)
+    ranker = trained("control", split, options) if name == "joint" else None
+    model = untrained(name, split, setting, options.seed, ranker)
     config: TrainingConfig = replace(
         RECIPES["best"],
         epochs=setting.epochs,

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 
 from diffusers_rec.core.entrances import explained
+from diffusers_rec.core.errors import check_class, check_same
+from diffusers_rec.core.registry import Component, Config
 from diffusers_rec.data.vocabulary import Vocabulary
+from diffusers_rec.denoisers import ConditionalMLPDenoiser, JointDenoiser
+from diffusers_rec.guidance import unwrapped
 from diffusers_rec.recommenders.diffrec import DiffRec
 
 
@@ -19,6 +23,7 @@ def joint(
     per_row: int = 12,
     dropout: float = 0.5,
     low_pass: float = 0.7,
+    ranker: DiffRec | None = None,
     seed: int = 0,
 ) -> DiffRec:
     """Build the model for :meth:`DiffRec.complete <diffusers_rec.DiffRec.complete>` and
@@ -37,9 +42,14 @@ def joint(
         per_row: Number of queries that a row of a training batch gives.
         dropout: Dropout rate of the history encoder; sparse data need a higher rate.
         low_pass: Share of the low-pass filter in the attention of the history encoder.
+        ranker: Trained model to start from, such as one of :func:`best` or its control, with the same vocabulary, sizes
+            and history encoder. Item vectors, head and history encoder are copied.
         seed: Seed of the initial weights.
+
+    Raises:
+        ValueError: The ranker has another vocabulary, other sizes or another history encoder.
     """
-    return DiffRec(
+    model = DiffRec(
         items,
         dim=dim,
         max_length=max_length,
@@ -56,3 +66,32 @@ def joint(
         seeds=1,
         seed=seed,
     )
+    if ranker is not None:
+        _start_from(model, ranker)
+    return model
+
+
+def _start_from(model: DiffRec, ranker: DiffRec) -> None:
+    """Copy item vectors, head and history encoder."""
+    check_class("ranker", ranker, DiffRec)
+    mine, theirs = model.denoiser, unwrapped(ranker.denoiser)
+    if not isinstance(mine, JointDenoiser) or not isinstance(theirs, ConditionalMLPDenoiser | JointDenoiser):
+        raise ValueError(
+            f"ranker: expected the denoiser 'conditional-mlp' or 'joint', got {theirs.registered_name!r}, whose "
+            "history encoder is another one. Use a model of best() or its control."
+        )
+    if ranker.vocabulary != model.vocabulary:
+        raise ValueError("ranker: its vocabulary is another one. Build the model with items=ranker.vocabulary.")
+    for name in ("dim", "max_length", "num_layers", "num_heads", "low_pass"):
+        check_same(f"{name} of the model", getattr(mine, name), f"{name} of the ranker", getattr(theirs, name))
+    for name in ("embedding", "head"):
+        part, its = getattr(model, name), getattr(ranker, name)
+        check_same(f"{name} of the model", _settings(part), f"{name} of the ranker", _settings(its))
+        part.load_state_dict(its.state_dict())
+    mine.encoder.load_state_dict(theirs.encoder.state_dict())
+    mine.load_state_dict({"empty": theirs.empty}, strict=False)
+
+
+def _settings(part: Component) -> Config:
+    """Settings of a part, whatever its initial weights."""
+    return {name: value for name, value in part.config().items() if name != "seed"}
