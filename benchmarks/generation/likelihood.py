@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks import plots
 from benchmarks.generation.bert import gap_in_window
-from benchmarks.generation.setting import MODELS, add_options, data_name, setting_of, split_of, trained
+from benchmarks.generation.setting import MODELS, add_options, data_name, epochs_of, setting_of, split_of, trained
 from benchmarks.harness import Results, argument_parser, command, parse
 from diffusers_rec import DiffRec, Holdout, Split, TransitionMemory
 from diffusers_rec.evaluation import evaluate_gap, evaluate_joint
@@ -163,7 +163,7 @@ def add(
         row |= {"nats": float(nats.mean()), "nats_noise": float(nats.std() / len(nats) ** 0.5)}
     if report is not None:
         row["hr@10"] = report.hit_rate(10)
-    results.add(row | {"epochs": setting_of(options).epochs})
+    results.add(row | {"epochs": epochs_of(model, options) if model in MODELS else ""})
 
 
 if __name__ == "__main__":

@@ -28,22 +28,24 @@ class Setting:
         k: Number K of test items a user.
         dropout: Dropout rate of the history encoders.
         epochs: Number of epochs.
+        joint_epochs: Number of epochs of ``joint``, after those of the control.
         batch_targets: Largest number of targets in a batch.
     """
 
     k: int
     dropout: float
     epochs: int
+    joint_epochs: int
     batch_targets: int
 
 
-QUICK = Setting(k=3, dropout=0.2, epochs=1, batch_targets=200)
+QUICK = Setting(k=3, dropout=0.2, epochs=1, joint_epochs=1, batch_targets=200)
 """A synthetic world, for a look."""
 
 SETTINGS = {
-    "beauty": Setting(k=3, dropout=0.5, epochs=30, batch_targets=400),
-    "toys": Setting(k=3, dropout=0.5, epochs=30, batch_targets=400),
-    "ml-1m": Setting(k=5, dropout=0.2, epochs=20, batch_targets=1000),
+    "beauty": Setting(k=3, dropout=0.5, epochs=30, joint_epochs=15, batch_targets=400),
+    "toys": Setting(k=3, dropout=0.5, epochs=30, joint_epochs=15, batch_targets=400),
+    "ml-1m": Setting(k=5, dropout=0.2, epochs=20, joint_epochs=10, batch_targets=1000),
 }
 
 MODELS = ("control", "best", "joint", "bert4rec")
@@ -59,7 +61,11 @@ def data_name(options: argparse.Namespace) -> str:
 def setting_of(options: argparse.Namespace) -> Setting:
     """The setting of the chosen data set."""
     setting = QUICK if options.quick else SETTINGS[options.dataset]
-    return replace(setting, epochs=options.epochs or setting.epochs)
+    return replace(
+        setting,
+        epochs=options.epochs or setting.epochs,
+        joint_epochs=options.joint_epochs or setting.joint_epochs,
+    )
 
 
 def split_of(options: argparse.Namespace) -> Split:
@@ -94,11 +100,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/generation"), help="folder of the trained models")
     parser.add_argument("--progress", action="store_true", help="show progress bars")
     parser.add_argument("--epochs", type=int, help="number of epochs; that of the setting if absent")
+    parser.add_argument("--joint-epochs", type=int, help="the same for joint, after those of the control")
+
+
+def epochs_of(name: str, options: argparse.Namespace) -> str:
+    """Epochs of a model, as in ``"12"``; ``"12+6"`` where it starts from another one."""
+    setting = setting_of(options)
+    return f"{setting.epochs}+{setting.joint_epochs}" if name == "joint" else str(setting.epochs)
 
 
 def folder_of(name: str, options: argparse.Namespace) -> Path:
     """The folder of a training."""
-    folder: Path = options.runs / data_name(options) / f"{name}-{options.seed}-{setting_of(options).epochs}"
+    folder: Path = options.runs / data_name(options) / f"{name}-{options.seed}-{epochs_of(name, options)}"
     return folder
 
 
@@ -109,7 +122,7 @@ def trained(name: str, split: Split, options: argparse.Namespace) -> DiffRec:
     model = untrained(name, split, setting, options.seed, ranker)
     config: TrainingConfig = replace(
         RECIPES["best"],
-        epochs=setting.epochs,
+        epochs=setting.joint_epochs if name == "joint" else setting.epochs,
         batch_targets=setting.batch_targets,
         seed=options.seed,
     )
