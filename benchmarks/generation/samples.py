@@ -4,10 +4,11 @@ For each user S samples of K items: from the roll-out of a next-item model, from
 history alone), from blanks in 1 to K steps, and from Gaussian chains. Seen items are left out. No item comes twice in a
 sample, but from the marginals.
 
-``probability`` is the mean probability, given the history alone, of the items at their positions. ``distinct_at_place``
-counts the items of a user's samples at one position. Blanks in K steps are exact draws of the joint model, so that
-calibrated chains agree with them in both. The two look at one position at a time: ``likelihood`` measures whether
-the items of a sample fit one another.
+``probability`` is the mean probability, given the history alone, of the items at their positions, and ``ece`` the
+expected calibration error of these numbers: how far they are from the share of items that came at that position.
+``distinct_at_place`` counts the items of a user's samples at one position. Blanks in K steps are exact draws of the
+joint model, so that calibrated chains agree with them in all three. They look at one position at a time: ``likelihood``
+measures whether the items of a sample fit one another.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from benchmarks.generation.setting import add_options, data_name, setting_of, sp
 from benchmarks.harness import Results, argument_parser, command, compare, parse
 from diffusers_rec import DiffRec, Holdout
 from diffusers_rec.data import pad
+from diffusers_rec.evaluation.calibration import expected_calibration_error
 from diffusers_rec.guidance import unwrapped
 from diffusers_rec.items.choice import Choice
 from diffusers_rec.recommenders.generating import Blanks, gap_distributions
@@ -82,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for way, sample in ways.items():
         items = sample()
         row = {"dataset": data_name(options), "way": way, "users": len(test)}
-        found = metrics(items, test, k) | calibration(items, marginals)
+        found = metrics(items, test, k) | calibration(items, marginals, test)
         results.add(row | {"draws": options.draws} | found)
     marks(results)
     cost(results, joint, control, test, k, options)
@@ -155,7 +157,7 @@ def exact_draws(marginals: Tensor, draws: int, generator: Generator) -> Tensor:
 
 def metrics(items: Tensor, test: Holdout, k: int) -> dict[str, float]:
     """Recall of one sample, of the best and of all together; items at their own place; sets that are hit whole."""
-    truth = torch.from_numpy(np.stack([row[:k] for row in test.following]))
+    truth = following(test, k)
     hit = (items[..., None] == truth[:, None, None]).any(2)  # (U, S, K): whether a sample holds the k-th item
     recall = hit.float().mean(-1)
     distinct = [len(row.unique()) for row in items.flatten(1)]
@@ -171,11 +173,21 @@ def metrics(items: Tensor, test: Holdout, k: int) -> dict[str, float]:
     }
 
 
-def calibration(items: Tensor, marginals: Tensor) -> dict[str, float]:
-    """Mean probability of the items of a sample, and distinct items at a position, over the positions."""
-    probability = marginals.gather(2, items.transpose(1, 2))
+def calibration(items: Tensor, marginals: Tensor, test: Holdout) -> dict[str, float]:
+    """Mean probability of the items of a sample, how far it is from coming true, and distinct items at a position."""
+    probability = marginals.gather(2, items.transpose(1, 2))  # (U, K, S)
+    came_true = (items == following(test, items.shape[2])[:, None]).transpose(1, 2).double()
     distinct = [len(column.unique()) for row in items for column in row.T]
-    return {"probability": float(probability.mean()), "distinct_at_place": float(np.mean(distinct))}
+    return {
+        "probability": float(probability.mean()),
+        "ece": expected_calibration_error(probability.flatten().double(), came_true.flatten()),
+        "distinct_at_place": float(np.mean(distinct)),
+    }
+
+
+def following(test: Holdout, k: int) -> Tensor:
+    """The first k items that followed, ``(U, K)``."""
+    return torch.from_numpy(np.stack([row[:k] for row in test.following]))
 
 
 def seeded(options: argparse.Namespace) -> Generator:

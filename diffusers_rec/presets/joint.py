@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 
 from diffusers_rec.core.entrances import explained
-from diffusers_rec.core.errors import check_class, check_same
+from diffusers_rec.core.errors import check_class, check_int, check_same
 from diffusers_rec.core.registry import Component, Config
 from diffusers_rec.data.vocabulary import Vocabulary
 from diffusers_rec.denoisers import ConditionalMLPDenoiser, JointDenoiser
@@ -47,8 +47,11 @@ def joint(
         seed: Seed of the initial weights.
 
     Raises:
-        ValueError: The ranker has another vocabulary, other sizes or another history encoder.
+        ValueError: k items leave no room for a history, or the ranker has another vocabulary, other sizes or another
+            history encoder.
     """
+    if check_int("k", k, minimum=1) >= check_int("max_length", max_length, minimum=1):
+        raise ValueError(f"joint: k={k} of max_length={max_length} positions leave none for the history. Lower k.")
     model = DiffRec(
         items,
         dim=dim,
