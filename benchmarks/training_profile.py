@@ -53,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def steps_of(split: Split, count: int, seed: int) -> dict[str, Steps]:
     """Training steps by model."""
     items = split.train.vocabulary
-    every_prefix = TrainingConfig(batch_targets=PAPER_BATCH, precision="bf16", seed=seed)
-    all_positions = TrainingConfig(examples="all-positions", batch_targets=1024, precision="bf16", seed=seed)
+    every_prefix = TrainingConfig(batch_targets=PAPER_BATCH, precision="auto", seed=seed)
+    all_positions = TrainingConfig(examples="all-positions", batch_targets=1024, precision="auto", seed=seed)
     return {
         "paper": Steps(paper(items, seed=seed), split, every_prefix, count),
         "causal-transformer": Steps(

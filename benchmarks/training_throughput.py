@@ -29,6 +29,9 @@ from diffusers_rec.training.precision import resolved
 from diffusers_rec.training.processes import Processes
 
 PAPER_BATCH = 256
+FASTEST = resolved("auto", torch.device("cpu"))
+"""Precision of the recipes on this machine."""
+
 LOOKED_AT = 512  # batches of the epoch that the sample is drawn from; their order is random
 
 draw = partial(
@@ -103,7 +106,7 @@ def examples_against_examples(results: Results, options: argparse.Namespace) -> 
             (examples, size): Steps(
                 DiffRec(split.train.vocabulary, denoiser=backbone, seed=options.seed),
                 split,
-                TrainingConfig(examples=examples, batch_targets=size, precision="bf16", seed=options.seed),
+                TrainingConfig(examples=examples, batch_targets=size, precision=FASTEST, seed=options.seed),
                 1 if options.quick else 4,
             )
             for examples in sizes
@@ -111,7 +114,7 @@ def examples_against_examples(results: Results, options: argparse.Namespace) -> 
         }
         timings = compare(steps, **effort(options, 60))
         for (examples, size), timing in timings.items():
-            add(results, timing, steps[examples, size].targets, dataset=name, model=backbone, precision="bf16",
+            add(results, timing, steps[examples, size].targets, dataset=name, model=backbone, precision=FASTEST,
                 examples=examples, batch_targets=size)  # fmt: skip
         one, many = (
             min(
@@ -133,8 +136,8 @@ def recipes(results: Results, options: argparse.Namespace) -> None:
             best(split.train.vocabulary, seed=options.seed), split, RECIPES["best"], 4 if options.quick else 32
         )
         timings = compare({"best": steps}, **effort(options, 15))
-        recipe, precision = RECIPES["best"], resolved(RECIPES["best"].precision, torch.device("cpu"))
-        add(results, timings["best"], steps.targets, dataset=name, model="best", precision=precision,
+        recipe = RECIPES["best"]
+        add(results, timings["best"], steps.targets, dataset=name, model="best", precision=FASTEST,
             examples=recipe.examples, batch_targets=recipe.batch_targets)  # fmt: skip
 
 
