@@ -34,8 +34,8 @@ def canvas(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def lines(path: Path, rows: Rows, *, x: str, panels: dict[str, str], by: str) -> None:
-    """Draw columns over another one, in panels below each other with logarithmic axes: a line per value of ``by``.
+def lines(path: Path, rows: Rows, *, x: str, panels: dict[str, str], by: str, log: bool = True) -> None:
+    """Draw columns over another one, in panels below each other: a line per value of ``by``.
 
     Measured points have a dot; extrapolated ones lie on the line alone.
 
@@ -45,6 +45,7 @@ def lines(path: Path, rows: Rows, *, x: str, panels: dict[str, str], by: str) ->
         x: Column of the horizontal axis.
         panels: Label of each panel by its column.
         by: Column whose values have a line each.
+        log: Whether the axes are logarithmic.
     """
     figure = canvas(6, 0.8 + 2.4 * len(panels))
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
@@ -54,8 +55,9 @@ def lines(path: Path, rows: Rows, *, x: str, panels: dict[str, str], by: str) ->
             measured = [index for index, row in enumerate(found) if not row.get("extrapolated")]
             points = [[float(row[each]) for row in found] for each in (x, column)]
             axis.plot(*points, "o-", color=f"C{place}", markevery=measured, label=words(name))
-        axis.set(xscale="log", yscale="log", ylabel=label)
-    axes[-1].set_xlabel(x.replace("_", " "))
+        scale = "log" if log else "linear"
+        axis.set(xscale=scale, yscale=scale, ylabel=label)
+    axes[-1].set_xlabel(words(x.replace("_", " ")))
     legend(figure, axes)
     figure.savefig(path)
 

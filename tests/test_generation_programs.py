@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.generation import likelihood, ranking, robustness, samples, steering
+from benchmarks.generation import diversity, likelihood, ranking, robustness, samples, steering
 from benchmarks.generation.rollout import CachedEncoder
-from diffusers_rec import History
+from diffusers_rec import History, attribute_bags
 from diffusers_rec.guidance import unwrapped
 from diffusers_rec.presets import best
 
@@ -34,9 +34,38 @@ def test_a_cached_step_is_the_state_of_the_longer_history():
                     assert torch.allclose(state[row, draw], expected, atol=1e-9)
 
 
+def test_marginal_relevance_goes_from_the_likeliest_to_the_most_different():
+    bags = attribute_bags(list("abcdef"), [["x"], ["x"], ["x", "y"], ["y"], ["z"], ["z"]])
+    scores = torch.tensor([[0.3, 0.25, 0.2, 0.15, 0.1, 0.0]]).log()
+    assert diversity.marginally_relevant(scores, bags, 3, weight=1.0).tolist() == [[[0, 1, 2]]]
+    assert diversity.marginally_relevant(scores, bags, 3, weight=0.5).tolist() == [[[0, 3, 4]]]
+    every = diversity.marginally_relevant(scores, bags, 5, weight=0.01)
+    assert sorted(every[0, 0].tolist()) == [0, 1, 2, 3, 4]  # an item without probability is left out
+
+
+def test_draws_without_replacement_follow_the_tempered_distribution():
+    scores = torch.tensor([[0.5, 0.3, 0.2, 0.0]]).log()
+    generator = torch.Generator().manual_seed(0)
+    lists = diversity.without_replacement(scores, 2, 20_000, generator, temperature=0.5)[0]
+    assert bool((lists[:, 0] != lists[:, 1]).all())
+    assert int(lists.max()) < 3
+    expected = torch.tensor([0.25, 0.09, 0.04]) / 0.38
+    assert torch.allclose(torch.bincount(lists[:, 0]) / len(lists), expected, atol=0.015)
+
+
+def test_ratios_at_equal_ndcg_interpolate_the_rival():
+    rival = [{"ndcg": 0.3, "distance": 0.2, "coverage": 0.1}, {"ndcg": 0.1, "distance": 0.6, "coverage": 0.3}]
+    mine = [{"ndcg": 0.2, "distance": 0.8, "coverage": 0.2}, {"ndcg": 0.05, "distance": 9.0, "coverage": 9.0}]
+    within, means = diversity.at_equal_ndcg(mine, rival)
+    assert within == 1
+    assert means == pytest.approx({"distance": 2.0, "coverage": 1.0})
+    assert diversity.at_equal_ndcg(mine[1:], rival) == (0, {})
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("program", "rows"), [(likelihood, 24), (samples, 13), (ranking, 16), (robustness, 8), (steering, 17)]
+    ("program", "rows"),
+    [(likelihood, 24), (samples, 13), (ranking, 16), (robustness, 8), (steering, 17), (diversity, 21)],
 )
 def test_a_quick_run_writes_its_table_and_its_marks(program, rows, tmp_path):
     arguments = ["--quick", "--threads", "1", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]

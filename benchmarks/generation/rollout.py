@@ -18,7 +18,13 @@ from diffusers_rec.nn.attention import CausalEncoder
 
 
 def roll_out(
-    model: DiffRec, histories: Sequences, k: int, draws: int, generator: Generator, tilt: Tensor | None = None
+    model: DiffRec,
+    histories: Sequences,
+    k: int,
+    draws: int,
+    generator: Generator,
+    tilt: Tensor | None = None,
+    temperature: float = 1.0,
 ) -> Tensor:
     """Items drawn one after another, none that was seen or drawn before, ``(B, S, K)``.
 
@@ -29,6 +35,7 @@ def roll_out(
         draws: Number S of samples a history.
         generator: Generator of the draws.
         tilt: Numbers that are added to the log-probabilities of the items, ``(V,)``.
+        temperature: Divisor of the log-probabilities; 0 takes the likeliest item.
     """
     rows = [history for history in histories for _ in range(draws)]
     chosen: list[Tensor] = []
@@ -43,7 +50,10 @@ def roll_out(
                 scores = torch.cat([c.log_probabilities for c in served.score(pad(part, served.history_length))])
             scores = scores if tilt is None else scores + tilt
             Choice(pad(part, fill=-1).items, None).mask_(scores, slice(0, scores.shape[1]))
-            found.append(torch.multinomial(scores.softmax(-1), 1, generator=generator)[:, 0])
+            if temperature:
+                found.append(torch.multinomial((scores / temperature).softmax(-1), 1, generator=generator)[:, 0])
+            else:
+                found.append(scores.argmax(-1))
         chosen.append(torch.cat(found))
     return torch.stack(chosen, 1).view(len(histories), draws, k)
 

@@ -154,8 +154,16 @@ def diversity(items: Tensor, attributes: AttributeBags) -> float:
     return float(means.mean())
 
 
-def _list_diversities(items: Tensor, attributes: AttributeBags) -> Tensor:
-    """Mean distance of the pairs of each list that has any."""
+def jaccard_distances(items: Tensor, attributes: AttributeBags) -> Tensor:
+    """Jaccard distances between the attributes of the items of each list.
+
+    Args:
+        items: Item indices of the lists, int64 ``(U, k)``; padding counts as the first item.
+        attributes: Attributes of the V items.
+
+    Returns:
+        float64 ``(U, k, k)``.
+    """
     width = len(attributes.attributes)
     bags = attributes.indices[items.clamp(min=0)]
     marks = torch.zeros(*items.shape, width + 1)  # the last column is for padding
@@ -163,7 +171,12 @@ def _list_diversities(items: Tensor, attributes: AttributeBags) -> Tensor:
     shared = marks @ marks.transpose(1, 2)
     sizes = marks.sum(2)
     union = sizes[:, :, None] + sizes[:, None, :] - shared
-    distances = (union - shared).double() / union.clamp(min=1)
+    return (union - shared).double() / union.clamp(min=1)
+
+
+def _list_diversities(items: Tensor, attributes: AttributeBags) -> Tensor:
+    """Mean distance of the pairs of each list that has any."""
+    distances = jaccard_distances(items, attributes)
     listed = items >= 0
     pairs = (listed[:, :, None] & listed[:, None, :]).triu(1)
     return _list_means(distances.flatten(1), pairs.flatten(1))
