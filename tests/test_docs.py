@@ -66,6 +66,7 @@ UNSHOWN = {
     "recommenders.serving",
     "samplers.item_draws",
     "training.learner",
+    "training.precision",
     "training.processes",
     "training.run_store",
     "training.state",
