@@ -31,10 +31,10 @@ import torch
 from torch import Generator, Tensor
 
 from benchmarks import plots
-from benchmarks.generation.rollout import roll_out
+from benchmarks.generation.rollout import next_item, roll_out
 from benchmarks.generation.samples import ROLL_OUT, USERS_AT_ONCE, seeded, slates
 from benchmarks.generation.setting import add_options, data_name, setting_of, split_of, trained
-from benchmarks.generation.steering import probabilities, tags_of
+from benchmarks.generation.steering import tags_of
 from benchmarks.harness import Results, Row, argument_parser, command, parse
 from diffusers_rec import AttributeBags, Holdout, attribute_bags
 from diffusers_rec.evaluation import coverage, diversity, ndcg, recall
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     test = split.test.sample(options.users, options.seed)
     joint, control = (trained(name, split, options).without_memory() for name in ("joint", "control"))
     bags = attribute_bags(joint.vocabulary, [sorted(own) for own in tags_of(joint.vocabulary, options)])
-    scores = probabilities(control, test)
+    scores = next_item(control, list(test.histories))
 
     def add(way: str, dial: str, items: Tensor) -> None:
         row = {"dataset": data_name(options), "way": way, "dial": dial, "users": len(test), "draws": items.shape[1]}

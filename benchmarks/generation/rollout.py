@@ -7,19 +7,25 @@ all draws, and an item costs one token a draw. It is timed as a lower bound, for
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from diffusers_rec import DiffRec, History, Sequences
+from diffusers_rec import DiffRec, History
 from diffusers_rec.data import pad
 from diffusers_rec.items.choice import Choice
 from diffusers_rec.nn.attention import CausalEncoder
+from diffusers_rec.recommenders.ranking import distributions
+
+ROWS_AT_ONCE = 1024
 
 
 def roll_out(
     model: DiffRec,
-    histories: Sequences,
+    histories: Iterable[NDArray[np.int64]],
     k: int,
     draws: int,
     generator: Generator,
@@ -43,19 +49,24 @@ def roll_out(
         lengthened = rows if not chosen else [
             np.concatenate([row, drawn]) for row, drawn in zip(rows, torch.stack(chosen, 1).numpy(), strict=True)
         ]  # fmt: skip
-        found = []
-        for start in range(0, len(rows), 1024):
-            part = lengthened[start : start + 1024]
-            with model.serving() as served:
-                scores = torch.cat([c.log_probabilities for c in served.score(pad(part, served.history_length))])
-            scores = scores if tilt is None else scores + tilt
-            Choice(pad(part, fill=-1).items, None).mask_(scores, slice(0, scores.shape[1]))
-            if temperature:
-                found.append(torch.multinomial((scores / temperature).softmax(-1), 1, generator=generator)[:, 0])
-            else:
-                found.append(scores.argmax(-1))
-        chosen.append(torch.cat(found))
+        scores = next_item(model, lengthened)
+        scores = scores if tilt is None else scores + tilt
+        if temperature:
+            chosen.append(torch.multinomial((scores / temperature).softmax(-1), 1, generator=generator)[:, 0])
+        else:
+            chosen.append(scores.argmax(-1))
     return torch.stack(chosen, 1).view(len(histories), draws, k)
+
+
+def next_item(model: DiffRec, histories: Sequence[NDArray[np.int64]]) -> Tensor:
+    """Log-probabilities of the next item of B histories, ``(B, V)``; seen items have none."""
+    found = []
+    for start in range(0, len(histories), ROWS_AT_ONCE):
+        part = histories[start : start + ROWS_AT_ONCE]
+        seen = Choice(pad(part, fill=-1).items, None)
+        with model.serving() as served:
+            found += [scores for _, scores in distributions(served.score(pad(part, served.history_length)), seen)]
+    return torch.cat(found)
 
 
 class CachedEncoder:

@@ -21,12 +21,11 @@ import torch
 from torch import Tensor
 
 from benchmarks import plots
-from benchmarks.generation.rollout import roll_out
+from benchmarks.generation.rollout import next_item, roll_out
 from benchmarks.generation.samples import metrics, seeded, slates
 from benchmarks.generation.setting import add_options, data_name, setting_of, split_of, trained
 from benchmarks.harness import Results, argument_parser, command, parse
 from diffusers_rec import DiffRec, Holdout, Split, Vocabulary
-from diffusers_rec.data import pad
 
 SCALES = (0.0, 0.5, 1.0, 2.0, 4.0)
 
@@ -114,35 +113,22 @@ def tags_of(vocabulary: Vocabulary, options: argparse.Namespace) -> list[set[str
     return [found.get(str(item), set()) for item in vocabulary.ids]
 
 
-def probabilities(model: DiffRec, test: Holdout) -> Tensor:
-    """Log-probabilities of the next item, ``(U, V)``; seen items have none."""
-    found = []
-    for start in range(0, len(test), 256):
-        histories = list(test.histories)[start : start + 256]
-        with model.serving() as served:
-            scores = torch.cat([each.log_probabilities for each in served.score(pad(histories, served.history_length))])
-        for row, history in enumerate(histories):
-            scores[row, torch.from_numpy(history)] = -torch.inf
-        found.append(scores.log_softmax(-1))
-    return torch.cat(found)
-
-
 def nats_of(model: DiffRec, test: Holdout, items: Tensor) -> float:
     """Mean negative log-probability of the items of slates ``(U, S, K)`` as the next item."""
-    scores = probabilities(model, test)
+    scores = next_item(model, list(test.histories))
     return float(-scores.gather(1, items.flatten(1)).mean())
 
 
 def re_ranked(model: DiffRec, test: Holdout, has: Tensor, k: int, weight: float) -> Tensor:
     """One list a user: the k best by a weighted mean of the probability and the attribute, ``(U, 1, K)``."""
-    scores = probabilities(model, test).exp()
+    scores = next_item(model, list(test.histories)).exp()
     mixed = (1 - weight) * scores / scores.amax(1, keepdim=True) + weight * has.double()
     return mixed.masked_fill(scores == 0, -1.0).topk(k, dim=1).indices[:, None]
 
 
 def best_of_both(model: DiffRec, test: Holdout, has: Tensor, wanted: int, k: int) -> Tensor:
     """One list a user: the best items with the attribute, as many as wanted, and the best without, ``(U, 1, K)``."""
-    scores = probabilities(model, test)
+    scores = next_item(model, list(test.histories))
     parts = [(has, wanted), (~has, k - wanted)]
     best = [scores.masked_fill(~chosen, -torch.inf).topk(number, dim=1).indices for chosen, number in parts]
     return torch.cat(best, dim=1)[:, None]
@@ -150,7 +136,7 @@ def best_of_both(model: DiffRec, test: Holdout, has: Tensor, wanted: int, k: int
 
 def scale_for(model: DiffRec, test: Holdout, has: Tensor, share: float) -> float:
     """The tilt with which the next item has the attribute with this probability, on average over the users."""
-    scores = probabilities(model, test).double()
+    scores = next_item(model, list(test.histories)).double()
     low, high = -10.0, 10.0
     for _ in range(40):
         middle = (low + high) / 2

@@ -27,7 +27,7 @@ from diffusers_rec.items.choice import Choice
 from diffusers_rec.recommenders.base import Recommender
 from diffusers_rec.recommenders.diffrec import DiffRec
 from diffusers_rec.recommenders.generating import Blanks, gap_distributions
-from diffusers_rec.recommenders.ranking import user_groups
+from diffusers_rec.recommenders.ranking import distributions
 
 ORDERS = "left-to-right", "random", "factorised"
 
@@ -250,9 +250,4 @@ def _distributions(
         yield from gap_distributions(model, part, places, Choice(seen, None))
         return
     history = pad(part.histories, model.history_length).to(model.device)
-    for group in user_groups(model.score(history)):
-        chunks = list(group)
-        scores = torch.cat([chunk.log_probabilities for chunk in chunks], dim=1)
-        rows = chunks[0].users
-        Choice(seen, None).take(rows).mask_(scores, slice(0, scores.shape[1]))
-        yield rows, scores.log_softmax(-1)
+    yield from distributions(model.score(history), Choice(seen, None))

@@ -246,6 +246,23 @@ def user_groups(scores: Iterable[Scores]) -> Iterator[Iterator[Scores]]:
         yield group
 
 
+def distributions(scores: Iterable[Scores], choice: Choice) -> Iterator[tuple[slice, Tensor]]:
+    """The distribution of each user among the items that are allowed.
+
+    Args:
+        scores: Log-probabilities of B users.
+        choice: Items that are allowed.
+
+    Yields:
+        Users, and their log-probabilities ``(b, V)``; minus infinity where an item is not allowed.
+    """
+    for group in user_groups(scores):
+        chunks = list(group)
+        users, together = chunks[0].users, torch.cat([chunk.log_probabilities for chunk in chunks], dim=1)
+        choice.take(users).mask_(together, slice(0, together.shape[1]))
+        yield users, together.log_softmax(-1)
+
+
 def _in_order(scores: Iterable[Scores]) -> Iterator[Scores]:
     users, items, num_items = slice(0, 0), slice(0, 0), 0
     if isinstance(scores, Scores):
