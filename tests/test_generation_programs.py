@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
+from argparse import Namespace
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.generation import diversity, likelihood, ranking, robustness, samples, steering
+from benchmarks.generation import cold, diversity, likelihood, ranking, robustness, samples, setting, steering
+from benchmarks.generation.attributes import nearest, ridge_regression, similarity
+from benchmarks.generation.cold_split import cold_split_of, joined
 from benchmarks.generation.rollout import CachedEncoder
-from diffusers_rec import History, attribute_bags
+from diffusers_rec import History, Holdout, Vocabulary, attribute_bags
 from diffusers_rec.guidance import unwrapped
 from diffusers_rec.presets import best
 
@@ -62,10 +65,57 @@ def test_ratios_at_equal_ndcg_interpolate_the_rival():
     assert diversity.at_equal_ndcg(mine[1:], rival) == (0, {})
 
 
+def test_a_split_without_cold_items_asks_for_the_first_cold_one_and_the_first_warm_one():
+    options = Namespace(quick=True, seed=0, epochs=None, joint_epochs=None)
+    data, whole = cold_split_of(options), setting.split_of(options)
+    count, ids = len(data.bags), data.cold.histories.vocabulary
+    assert len(data.split.train.vocabulary) == count == 40
+    assert sorted(ids.ids) == sorted(whole.train.vocabulary.ids)
+    test = whole.test
+    for user, history, following in zip(test.histories.users.ids, test.histories, test.following, strict=True):
+        before, after = (ids.encode(whole.train.vocabulary.decode(row)) for row in (history, following))
+        for cases, wanted in ((data.cold, after >= count), (data.warm, after < count)):
+            assert (user in cases.histories.users) == wanted.any()
+            if wanted.any():
+                row, place = cases.histories.users.encode([user])[0], int(wanted.argmax())
+                known = np.concatenate([before, after[:place]])
+                assert cases.targets[row] == after[place]
+                assert cases.histories[row].tolist() == known[known < count].tolist()
+
+
+def test_ranks_leave_out_seen_items_and_order_equal_ones_at_random():
+    histories, targets = ([np.array([item]) for item in each] for each in ([0, 1], [3, 2]))
+    cases = Holdout.of(*(joined(rows, Vocabulary(["a", "b"]), Vocabulary(range(5))) for rows in (histories, targets)))
+    scores = torch.tensor([[9.0, 5.0, 4.0, 3.0, 2.0], [1.0, 9.0, 1.0, 1.0, 1.0]])
+    found = torch.stack([cold.ranks(lambda _: scores, cases, [0, 2], seed) for seed in range(200)])
+    assert (found[:, :, 0] == torch.tensor([3, 2])).all()
+    assert [found[:, row, 1].unique().tolist() for row in (0, 1)] == [[1, 2, 3, 4], [1, 2, 3]]
+
+
+def test_ridge_and_neighbours_find_what_attributes_determine():
+    generator = torch.Generator().manual_seed(0)
+    x = (torch.rand(400, 6, generator=generator) < 0.4).float()
+    weights = torch.randn(6, 3, generator=generator)
+    assert torch.allclose(
+        ridge_regression(x[:300], x[:300] @ weights + 1, x[300:], 0), x[300:] @ weights + 1, atol=0.02
+    )
+    likeness = similarity(torch.tensor([[1.0, 1, 0]]), torch.tensor([[1.0, 1, 0], [1, 0, 0], [0, 0, 1], [1, 1, 1]]))
+    assert torch.allclose(likeness, torch.tensor([[1, 1 / 2, 0, 2 / 3]]))
+    assert torch.allclose(nearest(likeness, 2), torch.tensor([[0.6, 0, 0, 0.4]]))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "rows"),
-    [(likelihood, 24), (samples, 13), (ranking, 16), (robustness, 8), (steering, 17), (diversity, 21)],
+    [
+        (likelihood, 24),
+        (samples, 13),
+        (ranking, 16),
+        (robustness, 8),
+        (steering, 17),
+        (diversity, 21),
+        (cold, 14),
+    ],
 )
 def test_a_quick_run_writes_its_table_and_its_marks(program, rows, tmp_path):
     arguments = ["--quick", "--threads", "1", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]

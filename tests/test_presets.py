@@ -8,7 +8,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from diffusers_rec import DDIMSampler, DiffRec, Objective, SyntheticWorld, TrainingBatches
+from diffusers_rec import (
+    AttributeEmbedding,
+    DDIMSampler,
+    DiffRec,
+    Objective,
+    SummedEmbedding,
+    SyntheticWorld,
+    TrainingBatches,
+)
 from diffusers_rec.nn.dropout import Dropout
 from diffusers_rec.presets import PRESETS, control, paper
 from diffusers_rec.training import RECIPES, TrainingConfig, train
@@ -169,6 +177,17 @@ def test_a_joint_model_starts_from_the_items_and_the_encoder_of_a_ranker(of):
     assert all(torch.equal(model.state_dict()[name], theirs[name]) for name in copied)
     assert {name.split(".")[0] for name in copied} == {"embedding", "denoiser"}, "the offsets of both heads are zero"
     assert {name.split(".")[1] for name in copied if name.startswith("denoiser")} == {"encoder", "empty"}
+
+
+@pytest.mark.parametrize("name", ["attributes", "table+features"])
+def test_a_joint_model_takes_over_an_embedding_of_features(name):
+    attributes = AttributeEmbedding.from_features(torch.arange(len(ITEMS))[:, None] % 3, dim=16)
+    embedding = SummedEmbedding(len(ITEMS), 16, features=attributes) if name == "table+features" else attributes
+    ranker = control(built("best", seed=1).replace(embedding=embedding))
+    model = built("joint", ranker=ranker)
+    assert model.embedding.config() == ranker.embedding.config()
+    assert torch.equal(model.embedding.table(), ranker.embedding.table())
+    assert torch.equal(model.head.keys(), ranker.embedding.vectors())
 
 
 @pytest.mark.parametrize(

@@ -58,12 +58,12 @@ def roll_out(
     return torch.stack(chosen, 1).view(len(histories), draws, k)
 
 
-def next_item(model: DiffRec, histories: Sequence[NDArray[np.int64]]) -> Tensor:
-    """Log-probabilities of the next item of B histories, ``(B, V)``; seen items have none."""
+def next_item(model: DiffRec, histories: Sequence[NDArray[np.int64]], *, exclude_seen: bool = True) -> Tensor:
+    """Log-probabilities of the next item of B histories, ``(B, V)``; seen items have none, unless they are kept."""
     found = []
     for start in range(0, len(histories), ROWS_AT_ONCE):
         part = histories[start : start + ROWS_AT_ONCE]
-        seen = Choice(pad(part, fill=-1).items, None)
+        seen = Choice(pad(part, fill=-1).items if exclude_seen else None, None)
         with model.serving() as served:
             found += [scores for _, scores in distributions(served.score(pad(part, served.history_length)), seen)]
     return torch.cat(found)

@@ -71,10 +71,15 @@ def setting_of(options: argparse.Namespace) -> Setting:
 def split_of(options: argparse.Namespace) -> Split:
     """The last K items of each user for the test, the one before for validation."""
     if options.quick:
-        sequences = SyntheticWorld(60, seed=options.seed).sample(150, min_length=8, seed=options.seed).sequences()
+        sequences = world_of(options).sample(150, min_length=8, seed=options.seed).sequences()
     else:
         sequences = interactions_of(options.dataset, options.data_dir).sequences()
     return sequences.leave_last_out(setting_of(options).k)
+
+
+def world_of(options: argparse.Namespace) -> SyntheticWorld:
+    """The synthetic world of a quick run."""
+    return SyntheticWorld(60, seed=options.seed)
 
 
 def untrained(name: str, split: Split, setting: Setting, seed: int, ranker: DiffRec | None) -> DiffRec:
@@ -109,17 +114,17 @@ def epochs_of(name: str, options: argparse.Namespace) -> str:
     return f"{setting.epochs}+{setting.joint_epochs}" if name == "joint" else str(setting.epochs)
 
 
-def folder_of(name: str, options: argparse.Namespace) -> Path:
-    """The folder of a training."""
-    folder: Path = options.runs / data_name(options) / f"{name}-{options.seed}-{epochs_of(name, options)}"
-    return folder
-
-
 def trained(name: str, split: Split, options: argparse.Namespace) -> DiffRec:
     """Train a model, resume its training, or read it."""
-    setting = setting_of(options)
     ranker = trained("control", split, options) if name == "joint" else None
-    model = untrained(name, split, setting, options.seed, ranker)
+    model = untrained(name, split, setting_of(options), options.seed, ranker)
+    return fitted(model, name, split, options)
+
+
+def fitted(model: DiffRec, name: str, split: Split, options: argparse.Namespace, variant: str = "") -> DiffRec:
+    """Train a model with the settings of one of :data:`MODELS`, resume its training, or read it."""
+    setting = setting_of(options)
+    folder = options.runs / data_name(options) / f"{variant}{name}-{options.seed}-{epochs_of(name, options)}"
     config: TrainingConfig = replace(
         RECIPES["best"],
         epochs=setting.joint_epochs if name == "joint" else setting.epochs,
@@ -131,7 +136,7 @@ def trained(name: str, split: Split, options: argparse.Namespace) -> DiffRec:
         split.train,
         split.validation,
         config,
-        directory=folder_of(name, options),
+        directory=folder,
         device="cpu",
         progress=options.progress,
     )

@@ -23,7 +23,7 @@ from torch import Tensor
 from benchmarks import plots
 from benchmarks.generation.rollout import next_item, roll_out
 from benchmarks.generation.samples import metrics, seeded, slates
-from benchmarks.generation.setting import add_options, data_name, setting_of, split_of, trained
+from benchmarks.generation.setting import add_options, data_name, setting_of, split_of, trained, world_of
 from benchmarks.harness import Results, argument_parser, command, parse
 from diffusers_rec import DiffRec, Holdout, Split, Vocabulary
 
@@ -101,9 +101,11 @@ def attribute_of(split: Split, options: argparse.Namespace) -> tuple[str, Tensor
 
 
 def tags_of(vocabulary: Vocabulary, options: argparse.Namespace) -> list[set[str]]:
-    """Attributes of the items: genres, or categories and brands; of a synthetic world, a fifth of the items each."""
+    """Attributes of the items: genres, or categories and brands; in a synthetic world the group and a last digit."""
     if options.quick:
-        return [{str(int(str(item)[-1]) % 5)} for item in vocabulary.ids]
+        world = world_of(options)
+        groups = world.groups[world.items.encode(vocabulary.ids)]
+        return [{str(int(item[-1]) % 5), f"group {own}"} for item, own in zip(vocabulary.ids, groups, strict=True)]
     if options.dataset == "ml-1m":
         with (options.data_dir / "ml-1m_items.csv").open(newline="", encoding="utf-8") as file:
             found = {row["item"]: set(row["genres"].split("|")) for row in csv.DictReader(file)}

@@ -43,7 +43,7 @@ def joint(
         dropout: Dropout rate of the history encoder; sparse data need a higher rate.
         low_pass: Share of the low-pass filter in the attention of the history encoder.
         ranker: Trained model to start from, such as one of :func:`best` or its control, with the same vocabulary, sizes
-            and history encoder. Item vectors, head and history encoder are copied.
+            and history encoder. Item vectors, head and history encoder are copied; so is an embedding of features.
         seed: Seed of the initial weights.
 
     Raises:
@@ -69,13 +69,11 @@ def joint(
         seeds=1,
         seed=seed,
     )
-    if ranker is not None:
-        _start_from(model, ranker)
-    return model
+    return model if ranker is None else _started_from(model, ranker)
 
 
-def _start_from(model: DiffRec, ranker: DiffRec) -> None:
-    """Copy item vectors, head and history encoder."""
+def _started_from(model: DiffRec, ranker: DiffRec) -> DiffRec:
+    """The model with the item vectors, head and history encoder of a ranker."""
     check_class("ranker", ranker, DiffRec)
     mine, theirs = model.denoiser, unwrapped(ranker.denoiser)
     if not isinstance(mine, JointDenoiser) or not isinstance(theirs, ConditionalMLPDenoiser | JointDenoiser):
@@ -87,12 +85,15 @@ def _start_from(model: DiffRec, ranker: DiffRec) -> None:
         raise ValueError("ranker: its vocabulary is another one. Build the model with items=ranker.vocabulary.")
     for name in ("dim", "max_length", "num_layers", "num_heads", "low_pass"):
         check_same(f"{name} of the model", getattr(mine, name), f"{name} of the ranker", getattr(theirs, name))
+    if ranker.embedding.takes_features:
+        model = model.replace(embedding=ranker.embedding.config())
     for name in ("embedding", "head"):
         part, its = getattr(model, name), getattr(ranker, name)
         check_same(f"{name} of the model", _settings(part), f"{name} of the ranker", _settings(its))
         part.load_state_dict(its.state_dict())
-    mine.encoder.load_state_dict(theirs.encoder.state_dict())
-    mine.load_state_dict({"empty": theirs.empty}, strict=False)
+    encoder = {name: value for name, value in theirs.state_dict().items() if name.startswith(("encoder.", "empty"))}
+    model.denoiser.load_state_dict(encoder, strict=False)
+    return model
 
 
 def _settings(part: Component) -> Config:
