@@ -196,10 +196,30 @@ def test_a_number_is_a_scale_alone():
         guided(Shift(schedule=LinearSchedule(50), dim=8, max_length=9), 2.0)
 
 
+def test_the_settings_of_a_call_are_stored_without_a_word_of_the_guide(fresh_registry):
+    class Scaled(Guide, name="test-scaled"):
+        per_call = ("strength",)
+
+        def __init__(self, base="conditional-mlp", *, strength=0.0, schedule, dim=8, max_length=9, seed=0):
+            super().__init__(base, schedule=schedule, dim=dim, max_length=max_length, seed=seed)
+            self.strength = strength
+
+        def forward(self, xn, timesteps, condition):
+            return (1 - self.strength) * self.base(xn, timesteps, condition)
+
+    model = DiffRec(range(20), dim=8, max_length=9, denoiser="test-scaled").eval()
+    plain, halved = (model.sample([[1, 2]], guidance={"strength": strength}) for strength in (0.0, 0.5))
+    torch.testing.assert_close(halved, plain / 2)
+    assert model.denoiser.strength == 0.0
+
+
 @pytest.mark.parametrize("denoiser", ["conditional-mlp", "noiseless"])
 def test_guidance_of_a_model_without_it_is_refused(denoiser):
     model = DiffRec(range(20), dim=8, max_length=9, denoiser=denoiser)
-    with pytest.raises(ValueError, match=r"guidance=2\.0, but the model has no guide. Build it with denoiser="):
+    with pytest.raises(
+        ValueError,
+        match=r"guidance=2\.0, but the model has no guide with settings of a call\..* Build it with denoiser=",
+    ):
         model.sample([[1, 2]], guidance=2.0)
     assert guided(model.denoiser, None) is model.denoiser
 

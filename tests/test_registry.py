@@ -230,6 +230,17 @@ def test_a_component_that_would_lose_settings_is_refused():
     assert "test-hidden" not in NoiseSchedule.names()
 
 
+def test_a_parameter_that_would_hide_a_method_is_refused():
+    with pytest.raises(TypeError, match=r"Recurrent: the parameter 'hidden' would hide the method hidden\(\)"):
+
+        class Recurrent(Denoiser, name="test-recurrent"):
+            def __init__(self, dim=8, max_length=5, *, hidden=64, seed=0):
+                super().__init__(dim, max_length, seed)
+                self.hidden = hidden
+
+    assert "test-recurrent" not in Denoiser.names()
+
+
 def test_a_name_belongs_to_one_module():
     with pytest.raises(ValueError, match=r"'sqrt' is taken by diffusers_rec\.processes\.schedules\.sqrt\.SqrtSchedule"):
         type("SqrtSchedule", (NoiseSchedule,), {"__module__": "elsewhere", "__qualname__": "SqrtSchedule"}, name="sqrt")

@@ -68,6 +68,7 @@ class Component:
         if name is not None:
             family = _FAMILIES[cls.kind]
             _refuse_catch_all(cls)
+            _refuse_hidden_methods(cls)
             taken = family.get(name)
             if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
                 raise ValueError(
@@ -223,6 +224,16 @@ def _refuse_catch_all(cls: type[Component]) -> None:
             f"{cls.__qualname__}.__init__ must name each of its parameters: what comes through *args or **kwargs "
             "would be missing from the component's config."
         )
+
+
+def _refuse_hidden_methods(cls: type[Component]) -> None:
+    """Reject a parameter whose attribute would hide a method, such as ``hidden`` of a denoiser."""
+    for name in _parameters(cls):
+        if inspect.isroutine(getattr(cls, name, None)):
+            raise TypeError(
+                f"{cls.__qualname__}: the parameter {name!r} would hide the method {name}() of the class, because each "
+                "parameter is kept in an attribute of its name. Choose another name."
+            )
 
 
 def _plain(value: Any) -> Any:

@@ -137,7 +137,9 @@ class Guide(Denoiser):
         return changed
 
     def _set(self, **settings: Any) -> None:
-        """Check and store the settings of :attr:`per_call`."""
+        """Store the settings of :attr:`per_call`. Override it to check them first."""
+        for name, value in settings.items():
+            setattr(self, name, value)
 
 
 def unwrapped(denoiser: Denoiser) -> Denoiser:
@@ -189,10 +191,11 @@ def _with_own(denoiser: Denoiser, guidance: Any, model: Any) -> Denoiser:
         changed._modules = {**guide._modules, "base": _with_own(guide.base, guidance, model)}
         return changed
     if not isinstance(guide, Guide) or not guide.per_call:
+        own = f" {guide.registered_name!r} lists no settings in per_call." if isinstance(guide, Guide) else ""
         raise ValueError(
-            f"guidance={shown(guidance)}, but the model has no guide. Build it with denoiser={{'name': "
-            "'classifier-free', 'base': ...}, which training needs as well. A mapping with a 'name', such as {'name': "
-            "'attribute', 'values': ...}, adds a guide for one call."
+            f"guidance={shown(guidance)}, but the model has no guide with settings of a call.{own} Build it with "
+            "denoiser={'name': 'classifier-free', 'base': ...}, which training needs as well. A mapping with a 'name', "
+            "such as {'name': 'attribute', 'values': ...}, adds a guide for one call."
         )
     if not isinstance(guidance, Mapping) and "scale" not in guide.per_call:
         raise ValueError(
