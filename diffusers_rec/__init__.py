@@ -21,6 +21,7 @@ from diffusers_rec.denoisers import (
     ConditionalMLPDenoiser,
     Denoiser,
     JointDenoiser,
+    StateMLPDenoiser,
     TransformerDenoiser,
 )
 from diffusers_rec.guidance import (
@@ -182,6 +183,7 @@ __all__ = [
     "Split",
     "SqrtSchedule",
     "SquaredTerm",
+    "StateMLPDenoiser",
     "Statistics",
     "SummedEmbedding",
     "SyntheticWorld",

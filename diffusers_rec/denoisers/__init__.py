@@ -4,6 +4,14 @@ from diffusers_rec.denoisers.base import Denoiser
 from diffusers_rec.denoisers.causal_transformer import CausalTransformerDenoiser
 from diffusers_rec.denoisers.conditional_mlp import ConditionalMLPDenoiser
 from diffusers_rec.denoisers.joint import JointDenoiser
+from diffusers_rec.denoisers.state_mlp import StateMLPDenoiser
 from diffusers_rec.denoisers.transformer import TransformerDenoiser
 
-__all__ = ["CausalTransformerDenoiser", "ConditionalMLPDenoiser", "Denoiser", "JointDenoiser", "TransformerDenoiser"]
+__all__ = [
+    "CausalTransformerDenoiser",
+    "ConditionalMLPDenoiser",
+    "Denoiser",
+    "JointDenoiser",
+    "StateMLPDenoiser",
+    "TransformerDenoiser",
+]

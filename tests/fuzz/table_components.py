@@ -99,6 +99,10 @@ CALLS: dict[str, Call] = {
     "JointDenoiser": Call(
         lambda: dr.JointDenoiser, lambda: sized(joint_layers=1, joint_dropout=0.1, low_pass=0.5), component
     ),
+    "StateMLPDenoiser": Call(
+        lambda: dr.StateMLPDenoiser,
+        lambda: {"dim": DIM, "max_length": 6, "mlp_layers": 2, "dropout": 0.1, "seed": 0}, component,
+    ),
     "PosteriorDenoiser": Call(
         lambda: dr.PosteriorDenoiser,
         lambda: {"base": world.DENOISER, **shared(), "num_candidates": 3, "dim": DIM, "max_length": 6, "seed": 0},

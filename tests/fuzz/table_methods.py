@@ -30,7 +30,7 @@ def denoiser(cls: Any) -> Any:
     if cls in GUIDES:
         parts = shared() if cls is dr.PosteriorDenoiser else {"schedule": world.schedule()}
         return cls(world.DENOISER, dim=DIM, max_length=6, **parts).eval()
-    return cls(**sized()).eval()
+    return cls(**{name: value for name, value in sized().items() if name in cls.settings()}).eval()
 
 
 def history() -> dict[str, Any]:
@@ -362,7 +362,10 @@ CALLS["LastK.serving"] = Call(
 )
 for _cls in (dr.SquaredTerm, dr.CosineTerm, dr.CrossEntropyTerm, dr.ContrastiveTerm):
     CALLS[f"{_cls.__name__}.__call__"] = Call(_cls, losses)
-OWN = dr.TransformerDenoiser, dr.CausalTransformerDenoiser, dr.ConditionalMLPDenoiser, dr.JointDenoiser
+OWN = (
+    dr.TransformerDenoiser, dr.CausalTransformerDenoiser, dr.ConditionalMLPDenoiser, dr.JointDenoiser,
+    dr.StateMLPDenoiser,
+)  # fmt: skip
 for _cls in (*OWN, *GUIDES):
     _own = _cls in (dr.NoiselessDenoiser, dr.ClassifierFreeGuide)  # what they inherit has the entry of Guide
     CALLS[f"{'Guide' if _own else _cls.__name__}.encode"] = Call(
