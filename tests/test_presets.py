@@ -17,6 +17,7 @@ from diffusers_rec import (
     SyntheticWorld,
     TrainingBatches,
 )
+from diffusers_rec.guidance import unwrapped
 from diffusers_rec.nn.dropout import Dropout
 from diffusers_rec.presets import PRESETS, control, paper
 from diffusers_rec.training import RECIPES, TrainingConfig, train
@@ -116,10 +117,13 @@ def test_a_prediction_of_items_has_no_control():
 def test_the_control_differs_in_the_noise_alone(name):
     model = PRESETS[name](ITEMS, dim=16, max_length=12)
     plain = control(model)
-    assert plain.denoiser.config()["base"] == model.denoiser.config()
+    assert plain.denoiser.config()["base"] == unwrapped(model.denoiser).config(), "the control has no guides"
     assert plain.head.config() == model.head.config()
-    weights = {key.replace("denoiser.base.", "denoiser."): value for key, value in plain.state_dict().items()}
-    ours = {key: value for key, value in model.state_dict().items() if not key.startswith("timesteps.")}
+    weights, ours = (
+        {key.replace("denoiser.base.", "denoiser."): value for key, value in each.state_dict().items()}
+        for each in (plain, model)
+    )
+    ours = {key: value for key, value in ours.items() if not key.startswith("timesteps.")}
     assert all(torch.equal(value, weights[key]) for key, value in ours.items())
     histories = [ITEMS.ids[:2]]
     assert torch.equal(plain.sample(histories, seeds=[3]), plain.sample(histories, seeds=[4]))
@@ -143,6 +147,13 @@ def test_the_control_minimises_the_cross_entropy_alone(objective):
     batch = next(iter(TrainingBatches(SPLIT.train, max_length=8).epoch(0)))
     loss = plain.eval().loss(batch, torch.Generator().manual_seed(0))
     assert loss.total.item() == pytest.approx(2 * [*loss.named.values()][-1].item())
+    assert control(plain).config() == plain.config()
+
+
+def test_the_control_keeps_the_distances_of_a_model_without_a_cross_entropy():
+    objective = {"name": "weighted", "terms": ["squared", "contrastive", "cosine"]}
+    plain = control(DiffRec(ITEMS, dim=8, max_length=8, objective=objective))
+    assert [term["name"] for term in plain.objective.config()["terms"]] == ["squared", "cosine"]
     assert control(plain).config() == plain.config()
 
 

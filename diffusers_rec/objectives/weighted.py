@@ -36,6 +36,10 @@ class WeightedObjective(Objective, name="weighted"):
         return add_up(self._named, step)
 
     def without_noise(self) -> Config:
-        """Config of the terms that are defined without noise, all at the only prediction."""
+        """Config of the terms that are defined without noise, all at the only prediction.
+
+        Without such a term, the control regresses the clean latent: all terms of the sampled prediction stay.
+        """
         terms = [config for term in self.terms if (config := term.without_noise()) is not None]
-        return {**self.config(), "terms": terms}
+        sampled = [term.config() for term in self.terms if term.passes == ("sampled",)]
+        return {**self.config(), "terms": terms or sampled}
