@@ -43,7 +43,7 @@ from diffusers_rec.training import RECIPES, TrainingConfig, train
 
 MAX_THREADS = 1024
 
-Preset = Literal["best", "joint", "paper"]
+Preset = Literal["best", "joint", "paper", "dreamrec"]
 
 
 def train_command(
@@ -54,8 +54,8 @@ def train_command(
     preset: Annotated[
         Preset,
         typer.Option(
-            help="The configuration that ranks best so far; joint, which also fills gaps and proposes slates; or the "
-            "paper's (Sec. 5.1.4)."
+            help="The configuration that ranks best so far; joint, which also fills gaps and proposes slates; the "
+            "paper's (Sec. 5.1.4); or dreamrec, of Yang et al. 2023."
         ),
     ] = "best",
     dim: Annotated[int | None, typer.Option(help="Latent width D.")] = None,

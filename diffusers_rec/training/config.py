@@ -110,5 +110,7 @@ _AVERAGED = TrainingConfig(
     epochs=30, examples="all-positions", batch_targets=400, decay="cosine", average_decay=0.999, precision="auto"
 )
 
-RECIPES = {"paper": TrainingConfig(), "best": _AVERAGED, "joint": _AVERAGED}
+_DREAMREC = TrainingConfig(epochs=1000, select_by="ndcg@20", exclude_seen=False, validate_every=10)
+
+RECIPES = {"paper": TrainingConfig(), "best": _AVERAGED, "joint": _AVERAGED, "dreamrec": _DREAMREC}
 """Training settings for each of :data:`diffusers_rec.presets.PRESETS`."""

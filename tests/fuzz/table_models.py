@@ -310,6 +310,12 @@ CALLS: dict[str, Call] = {
         lambda: presets.du2023,
         lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "seed": 0}, serves,
     ),
+    "dreamrec": Call(
+        lambda: presets.dreamrec,
+        lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "settings": "zhihu",
+                 "seed": 0},
+        serves,
+    ),
     "control": Call(lambda: presets.control, lambda: {"model": world.model()}, serves),
     "ItemIndex": Call(
         lambda: ItemIndex,
