@@ -6,14 +6,16 @@ The state s is that of the last visible item. One causal Transformer layer with 
 (Kang & McAuley 2018): the queries and their residual are normalised, the keys and values are not, and there is no
 output projection. For items :math:`e_i` at the places :math:`i`, counted from the oldest of the window,
 
-.. math:: e_i' = e_i + p_i, \quad q_i = \mathrm{LN}(e_i'), \quad
-          u_i = \mathrm{LN}\Big( q_i + \sum_{j \le i} \mathrm{softmax}_j\big( W_q q_i \cdot W_k e_j' / \sqrt D \big)
-          W_v e_j' \Big), \quad s_i = \mathrm{LN}\big( \mathrm{LN}( u_i + \mathrm{FF}(u_i) ) \big).
+.. math:: e_i' = e_i + p_i, \qquad q_i = \mathrm{LN}(e_i'), \qquad
+          s_i = \mathrm{LN}\big( \mathrm{LN}( u_i + \mathrm{FF}(u_i) ) \big),
+
+.. math:: u_i = \mathrm{LN}\Big( q_i + \sum_{j \le i} \mathrm{softmax}_j\big( W_q q_i \cdot W_k e_j' / \sqrt D \big)
+          W_v e_j' \Big).
 
 Without history, s is one learned vector. The step embedding z is sinusoidal, :math:`\sin(n\, 10^{-4j/(D/2-1)})` and
 then the cosines, followed by two layers. Yang et al. 2023, *DreamRec*, and its code, which counts steps from 0.
 
-A reverse step computes no attention. With one layer the prediction is affine in all three inputs: the effect of the
+A reverse step computes no attention. With one layer, the prediction is affine in x_n, s and z: the effect of the
 history is the same at every step and for every x_n.
 """
 

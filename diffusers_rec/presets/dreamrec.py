@@ -65,8 +65,9 @@ def dreamrec(
     - The padding item cannot be recommended. The code ranks its vector among the items.
     - Every query attends. The code drops the attention of an item whose normalised vector sums to exactly 0, which
       depends on rounding at the initial weights.
-    - An epoch passes over all examples. The code draws every batch independently of the others. It also leaves the last
-      users out of each evaluation, up to 99, and prints test scores beside validation scores, without a choice.
+    - An epoch passes over all examples, and all users are evaluated. The code draws every batch independently of the
+      others, and leaves up to 99 users out of each evaluation. It prints test scores beside validation scores and
+      selects no epoch.
     - A history may be empty. Its state is the learned vector of the unconditional prediction.
 
     Args:
