@@ -23,6 +23,8 @@ def test_rates():
     assert [cosine.rate(done) for done in (0, 2.5, 5, 10)] == pytest.approx(
         [0.5, 0.25 * (1 + math.cos(math.pi / 4)), 0.25, 0]
     )
+    step = replace(constant, decay="step")
+    assert [step.rate(done) for done in (0, 1.9, 2, 4, 9.9, 10)] == pytest.approx([0.5, 0.5, 0.05, 5e-3, 5e-5, 5e-5])
     warm = replace(constant, warmup_epochs=2)
     assert [warm.rate(done) for done in (0, 0.5, 1, 2, 9)] == pytest.approx([0, 0.125, 0.25, 0.5, 0.5])
     both = replace(cosine, warmup_epochs=2)

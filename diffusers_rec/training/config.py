@@ -22,7 +22,8 @@ class TrainingConfig:
             :class:`~diffusers_rec.data.TrainingBatches`.
         batch_targets: Largest number of targets in a batch of one process.
         learning_rate: Peak learning rate of AdamW; not used with your own ``optimizer``.
-        decay: Decay of the learning rate: ``"constant"``, or ``"cosine"`` to zero at the last epoch.
+        decay: Decay of the learning rate: ``"constant"``, ``"cosine"`` to zero at the last epoch, or ``"step"``, to a
+            tenth after every fifth of the epochs.
         warmup_epochs: Number of epochs, or a fraction, in which the learning rate increases linearly from zero.
         weight_decay: Decoupled weight decay of AdamW; not used with your own ``optimizer``.
         clip_norm: Maximum norm of the gradient; no limit if 0.
@@ -74,7 +75,7 @@ class TrainingConfig:
         check_bool("calibrate", self.calibrate)
         if not isinstance(self.select_by, str) or not re.fullmatch("(hr|ndcg)@[1-9][0-9]*", self.select_by):
             raise ValueError(f"select_by must be 'hr@K' or 'ndcg@K', K a whole number >= 1, got {self.select_by!r}.")
-        check_choice("decay", self.decay, ("constant", "cosine"))
+        check_choice("decay", self.decay, ("constant", "cosine", "step"))
         check_choice("precision", self.precision, ("fp32", "bf16", "auto"))
         check_choice("examples", self.examples, ("every-prefix", "last-target", "all-positions"))
 
@@ -88,8 +89,13 @@ class TrainingConfig:
         """
         peak = self.learning_rate if initial is None else initial
         warmup = min(1.0, epochs_done / self.warmup_epochs) if self.warmup_epochs else 1.0
-        left = 1.0 if self.decay == "constant" else 0.5 + 0.5 * math.cos(math.pi * min(1.0, epochs_done / self.epochs))
-        return peak * warmup * left
+        return peak * warmup * self._left(epochs_done / self.epochs)
+
+    def _left(self, done: float) -> float:
+        """Share of the learning rate that the decay leaves after a share of the epochs."""
+        if self.decay == "cosine":
+            return 0.5 + 0.5 * math.cos(math.pi * min(1.0, done))
+        return 10.0 ** -min(4, math.floor(5 * done)) if self.decay == "step" else 1.0
 
     @property
     def cutoffs(self) -> list[int]:
