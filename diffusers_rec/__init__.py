@@ -17,6 +17,7 @@ from diffusers_rec.data import (
     read_interactions,
 )
 from diffusers_rec.denoisers import (
+    AddedLatentDenoiser,
     CausalTransformerDenoiser,
     ConditionalMLPDenoiser,
     Denoiser,
@@ -102,6 +103,7 @@ from diffusers_rec.version import __version__
 
 __all__ = [
     "GAP",
+    "AddedLatentDenoiser",
     "AllItems",
     "AttributeBags",
     "AttributeEmbedding",

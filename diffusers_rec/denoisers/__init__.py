@@ -1,5 +1,6 @@
 """Denoisers, one backbone per file; :mod:`diffusers_rec.denoisers.base` defines their contract."""
 
+from diffusers_rec.denoisers.added_latent import AddedLatentDenoiser
 from diffusers_rec.denoisers.base import Denoiser
 from diffusers_rec.denoisers.causal_transformer import CausalTransformerDenoiser
 from diffusers_rec.denoisers.conditional_mlp import ConditionalMLPDenoiser
@@ -8,6 +9,7 @@ from diffusers_rec.denoisers.state_mlp import StateMLPDenoiser
 from diffusers_rec.denoisers.transformer import TransformerDenoiser
 
 __all__ = [
+    "AddedLatentDenoiser",
     "CausalTransformerDenoiser",
     "ConditionalMLPDenoiser",
     "Denoiser",

@@ -55,15 +55,36 @@ class Attention(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention and feed-forward with residuals, each with a layer norm after (Vaswani et al. 2017) or before it."""
+    """Attention and feed-forward with residuals, each with a layer norm after (Vaswani et al. 2017) or before it.
 
-    def __init__(self, dim: int, num_heads: int, dropout: float, *, norm_first: bool) -> None:
+    Args:
+        dim: Width D.
+        num_heads: Number of attention heads H.
+        dropout: Dropout rate of the attention, the feed-forward and both residuals.
+        norm_first: Whether layer norms precede attention and feed-forward, instead of following them.
+        activation: Activation of the feed-forward; ReLU if None.
+        eps: Constant that layer norms add to the variance.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        dropout: float,
+        *,
+        norm_first: bool,
+        activation: nn.Module | None = None,
+        eps: float = 1e-5,
+    ) -> None:
         super().__init__()
         self.norm_first = norm_first
         self.attention = Attention(dim, num_heads, dropout)
-        self.feed_forward = nn.Sequential(nn.Linear(dim, 4 * dim), nn.ReLU(), Dropout(dropout), nn.Linear(4 * dim, dim))
-        self.attention_norm = nn.LayerNorm(dim)
-        self.feed_forward_norm = nn.LayerNorm(dim)
+        activation = activation or nn.ReLU()
+        self.feed_forward = nn.Sequential(
+            nn.Linear(dim, 4 * dim), activation, Dropout(dropout), nn.Linear(4 * dim, dim)
+        )
+        self.attention_norm = nn.LayerNorm(dim, eps)
+        self.feed_forward_norm = nn.LayerNorm(dim, eps)
         self.dropout = Dropout(dropout)
 
     def attention_input(self, x: Tensor) -> Tensor:

@@ -28,12 +28,18 @@ def step_embedding(timesteps: Tensor, dim: int) -> Tensor:
 
 
 class StepEmbedding(nn.Module):
-    """The sinusoids of Eq. 15, followed by a two-layer perceptron, for backbones that are modulated by the step."""
+    """The sinusoids of Eq. 15, followed by a two-layer perceptron, for backbones that are modulated by the step.
 
-    def __init__(self, dim: int) -> None:
+    Args:
+        dim: Width D.
+        hidden: Width of the hidden layer; D if None.
+    """
+
+    def __init__(self, dim: int, hidden: int | None = None) -> None:
         super().__init__()
         self.dim = dim
-        self.layers = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        hidden = hidden or dim
+        self.layers = nn.Sequential(nn.Linear(dim, hidden), nn.SiLU(), nn.Linear(hidden, dim))
 
     def forward(self, timesteps: Tensor) -> Tensor:
         """Map steps of any shape to embeddings, of that shape followed by D; expanded axes have size 1."""

@@ -103,6 +103,9 @@ CALLS: dict[str, Call] = {
         lambda: dr.StateMLPDenoiser,
         lambda: {"dim": DIM, "max_length": 6, "mlp_layers": 2, "dropout": 0.1, "seed": 0}, component,
     ),
+    "AddedLatentDenoiser": Call(
+        lambda: dr.AddedLatentDenoiser, lambda: sized(embedding_dropout=0.1, uncertainty=0.1, step_scale=2.0), component
+    ),
     "PosteriorDenoiser": Call(
         lambda: dr.PosteriorDenoiser,
         lambda: {"base": world.DENOISER, **shared(), "num_candidates": 3, "dim": DIM, "max_length": 6, "seed": 0},

@@ -363,9 +363,13 @@ CALLS["LastK.serving"] = Call(
 for _cls in (dr.SquaredTerm, dr.CosineTerm, dr.CrossEntropyTerm, dr.ContrastiveTerm):
     CALLS[f"{_cls.__name__}.__call__"] = Call(_cls, losses)
 OWN = (
-    dr.TransformerDenoiser, dr.CausalTransformerDenoiser, dr.ConditionalMLPDenoiser, dr.JointDenoiser,
+    dr.TransformerDenoiser,
+    dr.CausalTransformerDenoiser,
+    dr.ConditionalMLPDenoiser,
+    dr.JointDenoiser,
     dr.StateMLPDenoiser,
-)  # fmt: skip
+    dr.AddedLatentDenoiser,
+)
 for _cls in (*OWN, *GUIDES):
     _own = _cls in (dr.NoiselessDenoiser, dr.ClassifierFreeGuide)  # what they inherit has the entry of Guide
     CALLS[f"{'Guide' if _own else _cls.__name__}.encode"] = Call(
