@@ -48,7 +48,8 @@ def test_sizes_reach_every_part(name):
     assert model.embedding.dim == model.denoiser.dim == model.head.keys().shape[1] == 16
     assert model.max_length == 12
     rates = {module.p for module in model.modules() if isinstance(module, Dropout)}
-    assert rates == {0.125, getattr(model.denoiser, "joint_dropout", 0.125)}
+    own = {getattr(model.denoiser, rate, 0.125) for rate in ("joint_dropout", "embedding_dropout")}
+    assert rates == {0.125, *own}
 
 
 def seedless(config):

@@ -18,6 +18,7 @@ DENOISERS = [
     "transformer",
     "causal-transformer",
     "conditional-mlp",
+    "added-latent",
     {"name": "posterior", "base": "conditional-mlp"},
     {"name": "noiseless", "base": "transformer"},
 ]

@@ -43,7 +43,7 @@ from diffusers_rec.training import RECIPES, TrainingConfig, train
 
 MAX_THREADS = 1024
 
-Preset = Literal["best", "joint", "paper", "dreamrec"]
+Preset = Literal["best", "joint", "paper", "diffurec", "dreamrec"]
 
 
 def train_command(
@@ -55,7 +55,7 @@ def train_command(
         Preset,
         typer.Option(
             help="The configuration that ranks best so far; joint, which also fills gaps and proposes slates; the "
-            "paper's (Sec. 5.1.4); or dreamrec, of Yang et al. 2023."
+            "paper's (Sec. 5.1.4); or diffurec or dreamrec, two papers of 2023 that validate with seen items kept."
         ),
     ] = "best",
     dim: Annotated[int | None, typer.Option(help="Latent width D.")] = None,
@@ -141,7 +141,8 @@ def train_command(
     sequences = whole if split is None else split.final() if final else split.train
     held_out = None if split is None or final else split.validation
     model = PRESETS[preset](sequences.vocabulary, seed=seed, **size)
-    training = {**RECIPES[preset].config(), "exclude_seen": not include_seen, "seed": seed, **training_options}
+    training = {**RECIPES[preset].config(), "seed": seed, **training_options}
+    training["exclude_seen"] = training["exclude_seen"] and not include_seen
     training, model = change_training(training, changes), change_model(model, changes)
     if as_control:
         model = control(model)

@@ -118,5 +118,15 @@ _AVERAGED = TrainingConfig(
 
 _DREAMREC = TrainingConfig(epochs=1000, select_by="ndcg@20", exclude_seen=False, validate_every=10)
 
-RECIPES = {"paper": TrainingConfig(), "best": _AVERAGED, "joint": _AVERAGED, "dreamrec": _DREAMREC}
+_DIFFUREC = TrainingConfig(  # fp32: bf16 would round away the noised latent, which is scaled by .001
+    epochs=500, batch_targets=512, decay="step", exclude_seen=False, patience=5, validate_every=20
+)
+
+RECIPES = {
+    "paper": TrainingConfig(),
+    "best": _AVERAGED,
+    "joint": _AVERAGED,
+    "diffurec": _DIFFUREC,
+    "dreamrec": _DREAMREC,
+}
 """Training settings for each of :data:`diffusers_rec.presets.PRESETS`."""

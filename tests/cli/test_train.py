@@ -58,6 +58,12 @@ def test_the_epoch_is_chosen_by_any_metric_with_seen_items_or_without(logs, tmp_
     assert as_json(*command[:-3], *in_other_words) == answer, "another run"
 
 
+def test_a_recipe_that_keeps_seen_items_is_validated_so(logs, tmp_path):
+    small = ("--dim", 16, "--max-length", 8, "--epochs", 1)
+    answer = as_json("train", logs / "log.csv", "--out", tmp_path, *small, "--preset", "diffurec")
+    assert answer["exclude_seen"] is False
+
+
 def test_training_without_validation_takes_every_item(logs, tmp_path):
     command = ("train", logs / "short.csv", "--out", tmp_path, *SMALL, "--no-validation")
     code, printed, progress = diffrec(*command)
