@@ -41,10 +41,11 @@ TABLES = {
     ),
     "timesteps": (
         "losses with the target's own x_n, with x_n zeroed, and with another user's x_n",
-        "If the denoiser uses x_n, losses are larger with x_n zeroed, and still larger with another user's, most at "
-        "early steps. Equal losses mean that it does not use x_n. "
-        "Reconstruction is one minus the cosine to the target's vector: 0 is the same direction, 1 a right angle. It "
-        "does not measure how well a step ranks. Cross-entropy does, but only at steps where the ranking is trained; "
+        "If the denoiser uses x_n, losses are larger with x_n zeroed and with another user's, most at early steps. "
+        "Equal losses mean that it does not use x_n. "
+        "Reconstruction is one minus the cosine to the target's vector: 0 is the same direction, 1 a right angle, 2 "
+        "the opposite. It does not measure how well a step ranks. Cross-entropy does, but only at steps where the "
+        "ranking is trained; "
         "for `best` this is step N.",
     ),
     "chains": (

@@ -47,7 +47,12 @@ def complete_command(
     """
     samples = check_int("--samples", samples, minimum=1)
     trained = load_model(model)
-    fixes = {"expected a gap": "? or a JSON null marks a gap", "needs a denoiser": "diffrec train --preset joint"}
+    fixes = {
+        "expected a gap": "? or a JSON null marks a gap",
+        "begins with a gap": "diffrec recommend --empty popularity",
+        "needs a denoiser": "diffrec train --preset joint",
+        "larger k": "--set noising.k=N of diffrec train",
+    }
     with suggesting_options(fixes):
         sequences = [parse_sequence("--sequence", text, trained.vocabulary) for text in sequence]
         among, without = parse_choice(candidates, exclude, trained.vocabulary, strict=True)

@@ -33,9 +33,15 @@ class EpochLog:
             stderr.print(f"{self.folder} already contains this run, and it is finished: there is nothing to train.")
 
 
+NO_LOSSES = frozenset({"epoch", "learning_rate", "targets_per_second"})
+"""What the record of an epoch holds beside losses and validation metrics."""
+
+
 def describe_epoch(record: dict[str, float], metrics: Iterable[str]) -> str:
     """Describe an epoch in one line: losses, validation metrics and speed."""
-    losses = "  ".join(f"{name} {record[name]:.4f}" for name in ("reconstruction", "recommendation") if name in record)
+    losses = "  ".join(
+        f"{name} {value:.4f}" for name, value in record.items() if name not in NO_LOSSES and "validation_" not in name
+    )
     scores = "".join(f"  {name} {record[f'validation_{name}']:.4f}" for name in metrics
                      if f"validation_{name}" in record)  # fmt: skip
     return f"epoch {record['epoch']:>3}  {losses}{scores}  {record['targets_per_second']:,.0f} targets/s"

@@ -53,7 +53,13 @@ def slate_command(
     samples = None if samples is None else check_int("--samples", samples, minimum=1)
     trained = load_model(model)
     strict = unknown == "error"
-    with suggesting_options({"unknown id": "--unknown drop", "needs a denoiser": "diffrec train --preset joint"}):
+    with suggesting_options(
+        {
+            "unknown id": "--unknown drop",
+            "needs a denoiser": "diffrec train --preset joint",
+            "larger k": "--set noising.k=N of diffrec train",
+        }
+    ):
         histories = [parse_ids("--history", text, trained.vocabulary, strict=strict) for text in history]
         among, without = parse_choice(candidates, exclude, trained.vocabulary, strict=strict)
         found = trained.slate(

@@ -108,8 +108,8 @@ class AttributeGuide(Guide, name="attribute"):
         known = {each: value for each, value in values.items() if each in vocabulary}
         if not known:
             raise ValueError(
-                f"attribute: values has numbers for {len(values)} ids, none of which the model knows. Its first ids "
-                f"are {shown(list(vocabulary.ids[:3]))}."
+                f"attribute: the model knows none of the ids in values, such as {shown(next(iter(values), None))}. Its "
+                f"first ids are {shown(list(vocabulary.ids[:3]))}."
             )
         over_items = torch.zeros(len(vocabulary), dtype=torch.float64)
         over_items[torch.from_numpy(vocabulary.encode(list(known)))] = _numbers(list(known.values()))

@@ -19,7 +19,7 @@ def joint(
     *,
     dim: int = 64,
     max_length: int = 50,
-    k: int = 5,
+    k: int | None = None,
     per_row: int = 12,
     dropout: float = 0.5,
     low_pass: float = 0.7,
@@ -38,7 +38,7 @@ def joint(
         items: Items that can be recommended.
         dim: Latent width D.
         max_length: Largest number of positions in a sequence, including the corrupted ones.
-        k: Largest number of positions that are filled in together.
+        k: Largest number of positions that are filled in together; 5, or as many as leave room for a history, if None.
         per_row: Number of queries that a row of a training batch gives.
         dropout: Dropout rate of the history encoder; sparse data need a higher rate.
         low_pass: Share of the low-pass filter in the attention of the history encoder.
@@ -50,6 +50,7 @@ def joint(
         ValueError: k items leave no room for a history, or the ranker has another vocabulary, other sizes or another
             history encoder.
     """
+    k = min(5, max(1, check_int("max_length", max_length, minimum=1) - 1)) if k is None else k
     if check_int("k", k, minimum=1) >= check_int("max_length", max_length, minimum=1):
         raise ValueError(f"joint: k={k} of max_length={max_length} positions leave none for the history. Lower k.")
     model = DiffRec(
