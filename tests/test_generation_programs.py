@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.generation import cold, diversity, likelihood, ranking, robustness, samples, setting, steering
+from benchmarks.generation import cold, diversity, latency, likelihood, ranking, robustness, samples, setting, steering
 from benchmarks.generation.attributes import nearest, ridge_regression, similarity
 from benchmarks.generation.cold_split import cold_split_of, joined
 from benchmarks.generation.rollout import CachedEncoder
@@ -110,6 +110,7 @@ def test_ridge_and_neighbours_find_what_attributes_determine():
     [
         (likelihood, 24),
         (samples, 13),
+        (latency, 4),
         (ranking, 16),
         (robustness, 8),
         (steering, 17),
@@ -124,6 +125,6 @@ def test_a_quick_run_writes_its_table_and_its_marks(program, rows, tmp_path):
     for file in (f"{name}.csv", f"{name}-ratios.csv"):
         with (tmp_path / "out" / file).open(newline="") as opened:
             found = list(csv.DictReader(opened))
-        assert len(found) >= (rows if file.endswith("quick.csv") else 4)
+        assert len(found) >= (rows if file.endswith("quick.csv") else 3)
         assert all(np.isfinite(float(row["value"])) for row in found if "value" in row)
     assert (tmp_path / "out" / f"{name}.png").stat().st_size > 1000

@@ -1,4 +1,4 @@
-"""Samples of the next K items: what they hit, how they differ, how long they take, and whether they are calibrated.
+"""Samples of the next K items: what they hit, how they differ, and whether they are calibrated.
 
 For each user S samples of K items: from the roll-out of a next-item model, from the marginals (every item given the
 history alone), from blanks in 1 to K steps, and from Gaussian chains. Seen items are left out. No item comes twice in a
@@ -23,13 +23,12 @@ import torch
 from torch import Generator, Tensor
 
 from benchmarks import plots
-from benchmarks.generation.rollout import cached_roll_out, roll_out
+from benchmarks.generation.rollout import roll_out
 from benchmarks.generation.setting import add_options, data_name, setting_of, split_of, trained
-from benchmarks.harness import Results, argument_parser, command, compare, parse
+from benchmarks.harness import Results, argument_parser, command, parse
 from diffusers_rec import DiffRec, Holdout
 from diffusers_rec.data import pad
 from diffusers_rec.evaluation.calibration import expected_calibration_error
-from diffusers_rec.guidance import unwrapped
 from diffusers_rec.items.choice import Choice
 from diffusers_rec.recommenders.generating import Blanks, gap_distributions
 
@@ -87,38 +86,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         found = metrics(items, test, k) | calibration(items, marginals, test)
         results.add(row | {"draws": options.draws} | found)
     marks(results)
-    cost(results, joint, control, test, k, options)
     results.write(draw)
 
 
 def marks(results: Results) -> None:
-    """Chains beside exact draws of the same model, and the time beside the roll-out."""
+    """Chains beside exact draws of the same model."""
     rows = {row["way"]: row for row in results.rows}
     exact = rows["blanks, K steps"]
     for way in ("Gaussian, 25 steps", "Gaussian, 50 steps", *ANCESTRAL):
         for number in ("probability", "distinct_at_place"):
             name = way.replace(", ", "_").replace(" ", "_").lower()
             results.ratio(f"{name}_{number}_vs_exact", rows[way][number] / exact[number], "0.95 to 1.05")
-
-
-def cost(
-    results: Results, joint: DiffRec, control: DiffRec, test: Holdout, k: int, options: argparse.Namespace
-) -> None:
-    """Time of the samples of up to 256 users in one call, against a roll-out with cached keys that draws likewise."""
-    some = test.take(np.arange(min(256, len(test))))
-    raw = [joint.vocabulary.decode(row) for row in some.histories]
-    history, encoder = pad(list(some.histories), control.history_length - k), unwrapped(control.denoiser).encoder
-    steps = {"1 step": 1, "2 steps": 2, "K steps": None}
-    slate = partial(joint.slate, raw, k, samples=options.draws)
-    timings = compare(
-        {ROLL_OUT: partial(cached_roll_out, control, encoder, history, k, options.draws, options.seed)}
-        | {way: partial(slate, sampler={"name": "unmask", "num_steps": number}) for way, number in steps.items()},
-        repeats=3,
-        budget=120,
-    )
-    for way in steps:
-        name = f"blanks_{way.replace(' ', '_')}_time_vs_cached_roll_out"
-        results.ratio(name, timings[way].over(timings[ROLL_OUT]), "<= 0.5")
 
 
 def slates(
