@@ -322,6 +322,7 @@ def test_values_may_be_of_items_that_the_model_does_not_know(model):
         ({"values": [[1] * 30]}, ValueError, r"values must be numbers \(V,\), one an item, got the shape \(1, 30\)"),
         ({"values": [float("nan")] * 30}, ValueError, "values must be finite numbers, got nan for item 0"),
         ({"values": "drama"}, TypeError, "values must be numbers over the items, got 'drama'"),
+        ({"values": {}}, ValueError, "values is empty"),
         ({"values": {"nowhere": 1}}, ValueError, "the model knows none of the ids in values, such as 'nowhere'"),
         ({"values": [0.5] * 30, "share": 0.5}, ValueError, r"share=0\.5 counts items.*must be 0 or 1, got 0\.5"),
         ({"values": GENRE, "share": 0.5, "count": 2}, ValueError, r"got share=0\.5 and count=2. Give one"),

@@ -169,9 +169,12 @@ def test_the_control_of_a_wrapped_model_is_that_of_what_it_wraps(denoiser):
 
 
 def test_a_joint_model_needs_room_for_a_history():
-    with pytest.raises(ValueError, match="k=12 of max_length=12 positions leave none for the history"):
+    with pytest.raises(ValueError, match="gaps of k=12 positions leave no room for a history in max_length=12"):
         PRESETS["joint"](ITEMS, dim=16, max_length=12, k=12)
+    with pytest.raises(ValueError, match="gaps of k=12 positions leave no room"):
+        built("joint").replace(noising={"k": 12})
     assert PRESETS["joint"](ITEMS, dim=16, max_length=12, k=11).history_length == 11
+    assert PRESETS["joint"](ITEMS, dim=16, max_length=4).noising.k == 3
 
 
 # A joint model that starts from a ranker

@@ -29,7 +29,7 @@ from benchmarks.generation import setting
 from benchmarks.generation.attributes import multi_hot, nearest, ridge_regression, similarity
 from benchmarks.generation.cold_split import ColdSplit, cold_split_of
 from benchmarks.generation.rollout import next_item
-from benchmarks.generation.setting import MODELS, add_options, data_name, fitted, setting_of
+from benchmarks.generation.setting import add_options, data_name, fitted, setting_of
 from benchmarks.harness import Results, argument_parser, command, parse
 from diffusers_rec import AttributeBags, AttributeEmbedding, DiffRec, Holdout, ItemEmbedding, SummedEmbedding
 from diffusers_rec.data.vocabulary import IndexArray
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
     add_options(parser)
     parser.add_argument("--users", type=int, default=3000, help="cold and warm cases to look at, of each")
-    parser.add_argument("--models", nargs="+", choices=MODELS[:3], default=("control", "joint"))
+    parser.add_argument("--models", nargs="+", choices=("control", "best", "joint"), default=("control", "joint"))
     parser.add_argument("--embeddings", nargs="+", choices=EMBEDDINGS, default=EMBEDDINGS)
     options = parse(parser, argv)
     results, data = Results(f"cold-{data_name(options)}", options), cold_split_of(options)

@@ -105,7 +105,8 @@ def at_equal_ndcg(mine: list[Row], theirs: list[Row]) -> tuple[int, dict[str, fl
     within = [row for row in mine if places[0] <= row["ndcg"] <= places[-1]]
     means = {}
     for number in ("distance", "coverage") if within else ():
-        rival = np.interp([row["ndcg"] for row in within], places, [row[number] for row in curve])
+        best = np.maximum.accumulate([row[number] for row in curve[::-1]])[::-1]  # of all settings as accurate
+        rival = np.interp([row["ndcg"] for row in within], places, best)
         means[number] = float(np.mean([row[number] for row in within] / rival))
     return len(within), means
 

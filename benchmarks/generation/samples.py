@@ -4,8 +4,9 @@ For each user S samples of K items: from the roll-out of a next-item model, from
 history alone), from blanks in 1 to K steps, and from Gaussian chains. Seen items are left out. No item comes twice in a
 sample, but from the marginals.
 
-``probability`` is the mean probability, given the history alone, of the items at their positions, and ``ece`` the
-expected calibration error of these numbers: how far they are from the share of items that came at that position.
+``probability`` is the mean probability of the items at their positions under the joint model, given the history alone,
+for every way, and ``ece`` the expected calibration error of these numbers: how far they are from the share of items
+that came at that position.
 ``distinct_at_place`` counts the items of a user's samples at one position. Blanks in K steps are exact draws of the
 joint model, so that calibrated chains agree with them in all three. They look at one position at a time: ``likelihood``
 measures whether the items of a sample fit one another.

@@ -48,9 +48,12 @@ SETTINGS = {
     "ml-1m": Setting(k=5, dropout=0.2, epochs=20, joint_epochs=10, batch_targets=1000),
 }
 
-MODELS = ("control", "best", "joint", "bert4rec")
+MODELS = ("control", "longer", "best", "joint", "bert4rec")
 """``best``, its control without noise, ``joint``, which starts from the trained control, and BERT4Rec, the absorbing
-process over whole windows."""
+process over whole windows. ``longer`` is the control, trained on for the epochs of ``joint`` in the same way."""
+
+STARTED = ("joint", "longer")
+"""Models that start from the trained control."""
 
 
 def data_name(options: argparse.Namespace) -> str:
@@ -83,7 +86,7 @@ def world_of(options: argparse.Namespace) -> SyntheticWorld:
 
 
 def untrained(name: str, split: Split, setting: Setting, seed: int, ranker: DiffRec | None) -> DiffRec:
-    """One of :data:`MODELS`; ``joint`` starts from a ``ranker``."""
+    """One of :data:`MODELS`; those of :data:`STARTED` start from a ``ranker``."""
     arguments = {"dropout": setting.dropout, "low_pass": 0.0, "seed": seed}
     if name == "joint":
         return joint(split.train.vocabulary, k=setting.k, ranker=ranker, **arguments)
@@ -95,7 +98,12 @@ def untrained(name: str, split: Split, setting: Setting, seed: int, ranker: Diff
             objective={"next_weight": 0.0},
         )
     model = best(split.train.vocabulary, **arguments)
-    return control(model) if name == "control" else model
+    if name == "best":
+        return model
+    plain = control(model)
+    if ranker is not None:
+        plain.load_state_dict(ranker.state_dict())
+    return plain
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -105,18 +113,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/generation"), help="folder of the trained models")
     parser.add_argument("--progress", action="store_true", help="show progress bars")
     parser.add_argument("--epochs", type=int, help="number of epochs; that of the setting if absent")
-    parser.add_argument("--joint-epochs", type=int, help="the same for joint, after those of the control")
+    parser.add_argument("--joint-epochs", type=int, help="the same for joint and longer, after those of the control")
 
 
 def epochs_of(name: str, options: argparse.Namespace) -> str:
     """Epochs of a model, as in ``"12"``; ``"12+6"`` where it starts from another one."""
     setting = setting_of(options)
-    return f"{setting.epochs}+{setting.joint_epochs}" if name == "joint" else str(setting.epochs)
+    return f"{setting.epochs}+{setting.joint_epochs}" if name in STARTED else str(setting.epochs)
 
 
 def trained(name: str, split: Split, options: argparse.Namespace) -> DiffRec:
     """Train a model, resume its training, or read it."""
-    ranker = trained("control", split, options) if name == "joint" else None
+    ranker = trained("control", split, options) if name in STARTED else None
     model = untrained(name, split, setting_of(options), options.seed, ranker)
     return fitted(model, name, split, options)
 
@@ -127,7 +135,7 @@ def fitted(model: DiffRec, name: str, split: Split, options: argparse.Namespace,
     folder = options.runs / data_name(options) / f"{variant}{name}-{options.seed}-{epochs_of(name, options)}"
     config: TrainingConfig = replace(
         RECIPES["best"],
-        epochs=setting.joint_epochs if name == "joint" else setting.epochs,
+        epochs=setting.joint_epochs if name in STARTED else setting.epochs,
         batch_targets=setting.batch_targets,
         seed=options.seed,
     )

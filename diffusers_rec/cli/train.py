@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 import textwrap
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import typer
@@ -141,7 +141,7 @@ def train_command(
     sequences = whole if split is None else split.final() if final else split.train
     held_out = None if split is None or final else split.validation
     model = PRESETS[preset](sequences.vocabulary, seed=seed, **size)
-    training = {**RECIPES[preset].config(), "seed": seed, **training_options}
+    training = _recipe(preset, validates=held_out is not None) | {"seed": seed, **training_options}
     training["exclude_seen"] = training["exclude_seen"] and not include_seen
     training, model = change_training(training, changes), change_model(model, changes)
     if as_control:
@@ -187,6 +187,11 @@ def train_command(
         reading = [*log.arguments(), *choice.arguments()]
         following = ["evaluate", str(folder), *reading] if split else ["recommend", str(folder), "--history", "ITEM"]
         stderr.print(f"Saved to {folder}. Next: diffrec {shlex.join(following)}")
+
+
+def _recipe(preset: Preset, *, validates: bool) -> dict[str, Any]:
+    """Training settings of a preset. Patience counts validations, so that there is none without."""
+    return RECIPES[preset].config() | ({} if validates else {"patience": 0})
 
 
 def _refuse_beside(option: str, options: dict[str, bool]) -> None:

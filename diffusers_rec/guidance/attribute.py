@@ -106,9 +106,11 @@ class AttributeGuide(Guide, name="attribute"):
         if not isinstance(values, Mapping):
             return dict(settings)
         known = {each: value for each, value in values.items() if each in vocabulary}
+        if not values:
+            raise ValueError("attribute: values is empty, and would change nothing. Give numbers for some ids.")
         if not known:
             raise ValueError(
-                f"attribute: the model knows none of the ids in values, such as {shown(next(iter(values), None))}. Its "
+                f"attribute: the model knows none of the ids in values, such as {shown(next(iter(values)))}. Its "
                 f"first ids are {shown(list(vocabulary.ids[:3]))}."
             )
         over_items = torch.zeros(len(vocabulary), dtype=torch.float64)

@@ -105,14 +105,14 @@ class Pass:
         joined = with_evidence(self.process, self.output, self.xn, self.timesteps)
         if joined is None:
             return head.loss(self.output, self.items, negatives)
-        wide, told = EvidenceHead(head, self.embedding), joined[:, -1] > 0  # nothing is told of a blank
-        if told.all():
+        wide, noised = EvidenceHead(head, self.embedding), joined[:, -1] > 0  # a blank has no evidence
+        if noised.all():
             return wide.loss(joined, self.items, negatives)
-        if not told.any():
+        if not noised.any():
             return head.loss(self.output, self.items, negatives)
-        informed = wide.loss(joined[told], self.items[told], negatives)
-        blank = head.loss(self.output[~told], self.items[~told], negatives)
-        return torch.lerp(blank, informed, told.to(blank.dtype).mean())
+        informed = wide.loss(joined[noised], self.items[noised], negatives)
+        blank = head.loss(self.output[~noised], self.items[~noised], negatives)
+        return torch.lerp(blank, informed, noised.to(blank.dtype).mean())
 
 
 @guarded

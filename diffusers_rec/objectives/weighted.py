@@ -42,4 +42,10 @@ class WeightedObjective(Objective, name="weighted"):
         """
         terms = [config for term in self.terms if (config := term.without_noise()) is not None]
         sampled = [term.config() for term in self.terms if term.passes == ("sampled",)]
+        if not terms and not sampled:
+            names = ", ".join(str(term.registered_name) for term in self.terms)
+            raise ValueError(
+                f"The terms {names} are not defined without noise, so that there is no control. Add the term "
+                "'cross-entropy' or 'squared'."
+            )
         return {**self.config(), "terms": terms or sampled}

@@ -15,7 +15,8 @@ def control(model: DiffRec) -> DiffRec:
     """Build the noise-free control: the same parts and initial weights, without noise and reconstruction.
 
     The difference between a model and its control, trained on the same data in the same way, is the effect of the
-    diffusion. The control has no guides. If the model corrupts items of the history, which the control would not see,
+    diffusion. A model without a cross-entropy, such as ``dreamrec``, keeps the distances at a single step, its only
+    loss. The control has no guides. If the model corrupts items of the history, which the control would not see,
     the control predicts only the target.
 
     Args:

@@ -50,9 +50,8 @@ def joint(
         ValueError: k items leave no room for a history, or the ranker has another vocabulary, other sizes or another
             history encoder.
     """
-    k = min(5, max(1, check_int("max_length", max_length, minimum=1) - 1)) if k is None else k
-    if check_int("k", k, minimum=1) >= check_int("max_length", max_length, minimum=1):
-        raise ValueError(f"joint: k={k} of max_length={max_length} positions leave none for the history. Lower k.")
+    if k is None:
+        k = max(1, min(5, check_int("max_length", max_length, minimum=1) - 1))
     model = DiffRec(
         items,
         dim=dim,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -211,10 +212,10 @@ class Gaps(NoisingStrategy, name="gaps"):
     """Gaps among known items: any number of the k positions up to the target are corrupted, the others are clean.
 
     In training, each row of a batch gives some queries that end at targets drawn from its own. A query has g of 1..k
-    gaps with a probability in proportion to 1/g, at random positions; k gaps are k next items. Each g therefore gives
-    as many gaps as any other, and a model learns what every order of filling in asks for, the first item as often as
-    the last (Hoogeboom et al. 2022, *ARDM*). A query sees one item of the history at least, so that it is shorter at
-    the beginning of a row.
+    gaps with a probability in proportion to 1/g, at random positions; k gaps are k next items. Among queries of k
+    positions, each g therefore gives as many gaps as any other, and a model learns what every order of filling in asks
+    for, the first item as often as the last (Hoogeboom et al. 2022, *ARDM*). A query sees one item of the history at
+    least, so that it is shorter at the beginning of a row.
 
     When serving, a query asks for the next item alone, ``recommend``, or has the gaps of a call, ``complete`` and
     ``slate``.
@@ -229,6 +230,14 @@ class Gaps(NoisingStrategy, name="gaps"):
         super().__init__(independent_steps=independent_steps)
         self.k = check_int("k", k, minimum=1)
         self.per_row = check_int("per_row", per_row, minimum=1)
+
+    def check_fit(self, model: Any) -> None:
+        """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
+        if self.k >= model.max_length:
+            raise ValueError(
+                f"The parts do not fit: gaps of k={self.k} positions leave no room for a history in max_length="
+                f"{model.max_length}. Lower k, or raise max_length."
+            )
 
     def max_noised(self, max_length: int) -> int:
         return min(self.k, check_int("max_length", max_length, minimum=1))

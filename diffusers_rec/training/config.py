@@ -37,8 +37,8 @@ class TrainingConfig:
         validation_seeds: Number of noise draws that a validation averages.
         calibrate: Whether to calibrate the trained model's probabilities on validation, where there is any, see
             :meth:`DiffRec.calibrate <diffusers_rec.DiffRec.calibrate>`. The ranking stays as it is.
-        precision: Precision of the matrix products of the backbone, ``"fp32"`` or ``"bf16"``; ``"auto"`` is bf16 where
-            the device has units for it, which a CPU may lack, and fp32 elsewhere. Losses and softmax are always fp32.
+        precision: Precision of the matrix products of the backbone, ``"fp32"`` or ``"bf16"``; ``"auto"`` is bf16 on
+            an x86 CPU or an NVIDIA GPU with units for it, and fp32 elsewhere. Losses and softmax are always fp32.
         seed: Seed of the order of the examples, the timesteps, the noise and the dropout.
     """
 

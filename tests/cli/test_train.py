@@ -64,6 +64,14 @@ def test_a_recipe_that_keeps_seen_items_is_validated_so(logs, tmp_path):
     assert answer["exclude_seen"] is False
 
 
+@pytest.mark.parametrize("option", ["--no-validation", "--final"])
+def test_a_recipe_with_patience_trains_without_validation(option, logs, tmp_path):
+    small = ("--dim", 16, "--max-length", 8, "--epochs", 1)
+    code, printed, _ = diffrec("train", logs / "log.csv", "--out", tmp_path, *small, "--preset", "diffurec", option)
+    assert code == 0
+    assert "there was no validation" in printed
+
+
 def test_training_without_validation_takes_every_item(logs, tmp_path):
     command = ("train", logs / "short.csv", "--out", tmp_path, *SMALL, "--no-validation")
     code, printed, progress = diffrec(*command)
