@@ -495,7 +495,12 @@ def test_of_a_long_history_the_last_items_count(denoiser, noising):
     last = ITEMS[-model.history_length :]
     probabilities = model.predict_proba([ITEMS, last, ["i0", *last], last[1:]])
     assert_close(probabilities[:3], probabilities[:1].expand(3, -1))
-    assert (probabilities[0] - probabilities[3]).abs().max() > 1e-4
+    assert (probabilities[0] - probabilities[3]).abs().max() > least_effect(denoiser)
+
+
+def least_effect(denoiser):
+    """The least effect of an item on a probability; added latents are scaled by a thousandth."""
+    return 1e-5 if denoiser == "added-latent" else 1e-4
 
 
 class Failing(Sampler):
@@ -648,7 +653,7 @@ def test_corrupted_items_of_the_history_still_inform(denoiser, noising, sampler)
     one, other = (
         model.predict_proba([[ITEMS[v] for v in row]], sampler=Sampler.build(sampler)) for row in ([3, 5, 7], [3, 5, 8])
     )
-    assert (one - other).abs().max() > 1e-5
+    assert (one - other).abs().max() > 0.1 * least_effect(denoiser)
 
 
 def test_causal_queries_know_their_order():

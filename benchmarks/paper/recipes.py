@@ -18,6 +18,7 @@ from benchmarks.paper.options import add_trial_options, parse_trials, results_of
 from benchmarks.paper.running import train_or_resume
 from benchmarks.paper.settings import (
     BEST_NETWORK,
+    BEST_RECIPE,
     FIXED_SNR,
     FROM_LAST_ITEM,
     base,
@@ -27,7 +28,6 @@ from benchmarks.paper.settings import (
     with_fixed_snr,
 )
 from benchmarks.paper.trial import Trial, control_of, converted, with_epochs, with_parts, with_training
-from diffusers_rec.training import RECIPES
 
 
 def of_best(dataset: str) -> dict[str, Trial]:
@@ -52,7 +52,7 @@ def of_best(dataset: str) -> dict[str, Trial]:
     if best.model["denoiser"]["low_pass"]:
         found["no low-pass filter"] = with_parts(best, "no-filter", denoiser={"low_pass": 0.0})
     if best.training.examples == "every-prefix":
-        at_once = replace(best, name="best-all-positions", training=RECIPES["best"])
+        at_once = replace(best, name="best-all-positions", training=BEST_RECIPE)
         found["all positions of a window at once"] = at_once
     return found
 

@@ -19,6 +19,9 @@ PAPER_PRESETS = ("best", "paper")
 BEST_NETWORK = "best-without-memory"
 """The network of ``best`` alone: the memory, which adds to every ranking, would hide what the network's parts do."""
 
+BEST_RECIPE = replace(RECIPES["best"], precision="bf16")
+"""The recipe of ``best``, in the precision of the recorded trainings on every machine."""
+
 # Sec. 5.1.4 tunes the dropout on each data set.
 DROPOUT = {"beauty": 0.3, "toys": 0.3, "ml-1m": 0.2}
 
@@ -70,7 +73,7 @@ def best_with(dataset: str, label: str = "", **changes: Any) -> Trial:
     arguments, training = BEST[dataset]
     name = f"best-{label}" if label else "best"
     model = _preset_config("best", **{**arguments, **changes})
-    return Trial(name, dataset, model, replace(RECIPES["best"], **training), _printed(dataset))
+    return Trial(name, dataset, model, replace(BEST_RECIPE, **training), _printed(dataset))
 
 
 def one_target_per_user(dataset: str) -> Trial:
