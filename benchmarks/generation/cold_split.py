@@ -1,4 +1,4 @@
-"""A split without the cold items, and what is asked about cold and warm items.
+"""A split without the cold items, and test cases of cold and warm items.
 
 A tenth of the items is cold, drawn among those with attributes. Training, validation and histories contain no action
 with them. A cold case is the first cold item among the last K of a user, a warm case the first warm one; the history

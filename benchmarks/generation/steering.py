@@ -51,14 +51,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     test = split.test.sample(options.users, options.seed)
     joint, control = (trained(name, split, options).without_memory() for name in ("joint", "control"))
     name, has = attribute_of(split, options)
-    wanted = round(0.6 * k)
+    wanted, scores = round(0.6 * k), next_item(control, list(test.histories))
 
     def add(way: str, dial: str, items: Tensor) -> None:
         count = has[items].sum(-1).double()
         row = {"dataset": data_name(options), "attribute": name, "way": way, "dial": dial, "users": len(test)}
         found = {"share": float(count.mean() / k), "deviation": float((count - wanted).square().mean().sqrt())}
         results.add(row | found | {key: value for key, value in metrics(items, test, k).items() if key == "recall"}
-                    | {"nats": nats_of(control, test, items)})  # fmt: skip
+                    | {"nats": nats_of(scores, items)})  # fmt: skip
 
     def steered(settings: dict[str, object]) -> Tensor:
         guidance = {"name": "attribute", "values": has.double(), **settings}
@@ -68,12 +68,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         add("joint", f"scale {scale:g}", steered({"scale": scale}))
         tilted = roll_out(control, test.histories, k, options.draws, seeded(options), tilt=scale * has.double())
         add("control, tilted", f"scale {scale:g}", tilted)
-        add("control, re-ranked", f"weight {scale / 4:g}", re_ranked(control, test, has, k, scale / 4))
+        add("control, re-ranked", f"weight {scale / 4:g}", re_ranked(scores, has, k, scale / 4))
     add("joint", f"{wanted} of {k}", steered({"count": wanted}))
     scale = scale_for(control, split.validation.sample(options.users, options.seed), has, wanted / k)
     add("control, tilted", f"mean {wanted} of {k}",
         roll_out(control, test.histories, k, options.draws, seeded(options), tilt=scale * has.double()))  # fmt: skip
-    add("control, best of both", f"{wanted} of {k}", best_of_both(control, test, has, wanted, k))
+    add("control, best of both", f"{wanted} of {k}", best_of_both(scores, has, wanted, k))
     marks(results, wanted, k)
     results.write(draw)
 
@@ -115,22 +115,20 @@ def tags_of(vocabulary: Vocabulary, options: argparse.Namespace) -> list[set[str
     return [found.get(str(item), set()) for item in vocabulary.ids]
 
 
-def nats_of(model: DiffRec, test: Holdout, items: Tensor) -> float:
+def nats_of(scores: Tensor, items: Tensor) -> float:
     """Mean negative log-probability of the items of slates ``(U, S, K)`` as the next item."""
-    scores = next_item(model, list(test.histories))
     return float(-scores.gather(1, items.flatten(1)).mean())
 
 
-def re_ranked(model: DiffRec, test: Holdout, has: Tensor, k: int, weight: float) -> Tensor:
+def re_ranked(scores: Tensor, has: Tensor, k: int, weight: float) -> Tensor:
     """One list a user: the k best by a weighted mean of the probability and the attribute, ``(U, 1, K)``."""
-    scores = next_item(model, list(test.histories)).exp()
-    mixed = (1 - weight) * scores / scores.amax(1, keepdim=True) + weight * has.double()
-    return mixed.masked_fill(scores == 0, -1.0).topk(k, dim=1).indices[:, None]
+    probabilities = scores.exp()
+    mixed = (1 - weight) * probabilities / probabilities.amax(1, keepdim=True) + weight * has.double()
+    return mixed.masked_fill(probabilities == 0, -1.0).topk(k, dim=1).indices[:, None]
 
 
-def best_of_both(model: DiffRec, test: Holdout, has: Tensor, wanted: int, k: int) -> Tensor:
+def best_of_both(scores: Tensor, has: Tensor, wanted: int, k: int) -> Tensor:
     """One list a user: the best items with the attribute, as many as wanted, and the best without, ``(U, 1, K)``."""
-    scores = next_item(model, list(test.histories))
     parts = [(has, wanted), (~has, k - wanted)]
     best = [scores.masked_fill(~chosen, -torch.inf).topk(number, dim=1).indices for chosen, number in parts]
     return torch.cat(best, dim=1)[:, None]

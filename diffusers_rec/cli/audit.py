@@ -45,8 +45,7 @@ TABLES = {
         "Equal losses mean that it does not use x_n. "
         "Reconstruction is one minus the cosine to the target's vector: 0 is the same direction, 1 a right angle, 2 "
         "the opposite. It does not measure how well a step ranks. Cross-entropy does, but only at steps where the "
-        "ranking is trained; "
-        "for `best` this is step N.",
+        "ranking is trained; for `best` this is step N.",
     ),
     "chains": (
         "samples of reverse chains, compared with exact draws from the prediction",

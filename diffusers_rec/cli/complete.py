@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from diffusers_rec.cli.errors import suggesting_options
-from diffusers_rec.cli.generated import generated_table, plain_gaps, plain_samples
+from diffusers_rec.cli.generated import FIXES, generated_table, plain_gaps, plain_samples
 from diffusers_rec.cli.models import choose_generating_sampler, load_model
 from diffusers_rec.cli.options import (
     CandidatesOption,
@@ -50,8 +50,7 @@ def complete_command(
     fixes = {
         "expected a gap": "? or a JSON null marks a gap",
         "begins with a gap": "diffrec recommend --empty popularity",
-        "needs a denoiser": "diffrec train --preset joint",
-        "larger k": "--set noising.k=N of diffrec train",
+        **FIXES,
     }
     with suggesting_options(fixes):
         sequences = [parse_sequence("--sequence", text, trained.vocabulary) for text in sequence]

@@ -10,6 +10,9 @@ from rich.table import Table
 
 from diffusers_rec.recommenders.generating import Completions
 
+FIXES = {"needs a denoiser": "diffrec train --preset joint", "larger k": "--set noising.k=N of diffrec train"}
+"""Options that avoid errors of both commands, by words of the message."""
+
 
 def generated_table(title: str, headings: Iterable[str], found: Completions, row: int, places: Sequence[int]) -> Table:
     """One sample a line: its items at some places, and its log-likelihood.

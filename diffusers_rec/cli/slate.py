@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from diffusers_rec.cli.errors import suggesting_options
-from diffusers_rec.cli.generated import generated_table, plain_gaps, plain_samples
+from diffusers_rec.cli.generated import FIXES, generated_table, plain_gaps, plain_samples
 from diffusers_rec.cli.models import choose_generating_sampler, load_model
 from diffusers_rec.cli.options import (
     CandidatesOption,
@@ -53,13 +53,7 @@ def slate_command(
     samples = None if samples is None else check_int("--samples", samples, minimum=1)
     trained = load_model(model)
     strict = unknown == "error"
-    with suggesting_options(
-        {
-            "unknown id": "--unknown drop",
-            "needs a denoiser": "diffrec train --preset joint",
-            "larger k": "--set noising.k=N of diffrec train",
-        }
-    ):
+    with suggesting_options({"unknown id": "--unknown drop", **FIXES}):
         histories = [parse_ids("--history", text, trained.vocabulary, strict=strict) for text in history]
         among, without = parse_choice(candidates, exclude, trained.vocabulary, strict=strict)
         found = trained.slate(

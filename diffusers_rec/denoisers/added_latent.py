@@ -107,8 +107,7 @@ class AddedLatentDenoiser(Denoiser, name="added-latent"):
         keys[..., -1] = True  # without any item, the token of an empty history
         index = repeat((place + 1).clamp(min=0), "b q l -> b (q l) d", d=self.dim)
         items = rearrange(context.gather(1, index), "b (q l) d -> b q l d", l=longest)
-        share = queries.keys / queries.keys.sum(-1, keepdim=True)
-        return _Condition(items, keys, share[..., None])
+        return _Condition(items, keys, queries.share)
 
     def forward(self, xn: Tensor, timesteps: Tensor, condition: _Condition) -> Tensor:
         check_shapes(xn, timesteps)

@@ -97,11 +97,9 @@ class ConditionalMLPDenoiser(Denoiser, name="conditional-mlp"):
         queries = queries.blind(null)
         state, joined = self._state(queries.visible, context)
         of_own, of_mean, _ = self.join.weight.chunk(3, dim=1)
-        keys = queries.keys
-        share = (keys / keys.sum(-1, keepdim=True))[..., None]
-        if keys.shape[-1] == 1:
-            return _Condition(state, joined, of_own + of_mean, None, share)
-        return _Condition(state, joined, of_own, of_mean, share)
+        if queries.positions.shape[-1] == 1:
+            return _Condition(state, joined, of_own + of_mean, None, queries.share)
+        return _Condition(state, joined, of_own, of_mean, queries.share)
 
     def forward(self, xn: Tensor, timesteps: Tensor, condition: _Condition) -> Tensor:
         check_shapes(xn, timesteps)

@@ -89,8 +89,7 @@ class StateMLPDenoiser(Denoiser, name="state-mlp"):
         queries = queries.blind(null)
         states = queries.last_visible(context)
         states = torch.where(queries.visible[..., None] == 0, self.empty.to(states.dtype), states)
-        keys = queries.keys
-        share = (keys / keys.sum(-1, keepdim=True))[..., None] if keys.shape[-1] > 1 else None
+        share = queries.share if queries.positions.shape[-1] > 1 else None
         _, of_state, _ = self.join.weight.chunk(3, dim=1)
         return _Condition(F.linear(states, of_state, self.join.bias)[:, :, None], share)
 

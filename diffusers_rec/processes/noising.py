@@ -69,6 +69,11 @@ class Queries:
         """Positions that attention may use: :attr:`mask`, but always with one position, so that no sum is empty."""
         return torch.arange(self.positions.shape[-1], device=self.count.device) < self.count.clamp(min=1)[..., None]
 
+    @property
+    def share(self) -> Tensor:
+        """Weight of each position in a mean over its query, ``(B, Q, K, 1)``."""
+        return (self.keys / self.keys.sum(-1, keepdim=True))[..., None]
+
     def last_visible(self, states: Tensor) -> Tensor:
         """Last state that each query sees, ``(B, Q, D)``; zero where it sees none.
 

@@ -35,6 +35,7 @@ class Learner:
         self.model, self.optimizer, self.config, self.processes = model, optimizer, config, processes
         self.average = copy.deepcopy(model).requires_grad_(False) if config.average_decay else None
         self._initial_rates = [float(group["lr"]) for group in optimizer.param_groups]
+        self._low = resolved(config.precision, processes.device) == "bf16"
         self._wrapped: nn.Module | None = None
 
     @property
@@ -72,8 +73,7 @@ class Learner:
         for group, rate in zip(self.optimizer.param_groups, self.rates(epochs_done), strict=True):
             group["lr"] = rate
         device = self.processes.device
-        precision = resolved(self.config.precision, device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=self._low):
             loss = self._wrapped(batch.to(device, non_blocking=True), generator)
         check_class(f"{type(self.model).__name__}.forward(batch, generator)", loss, Loss)
         if not torch.isfinite(loss.total):
