@@ -16,7 +16,7 @@ draw = partial(plots.dots, names=["memory", "model", "seen"], panels={"ndcg@10":
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
     add_options(parser)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=("control", "best", "joint", "bert4rec"))
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     options = parse(parser, argv)
     results = Results(f"ranking-{data_name(options)}", options)
     split = split_of(options)
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 results.add(row | metrics)
                 if exclude_seen:
                     found[name, memory] = metrics["ndcg@10"]
-    for rival in ("best", "control"):
+    for rival in ("best", "control", "longer"):
         for memory in (True, False):
             if {(rival, memory), ("joint", memory)} <= set(found):
                 words = "" if memory else "_network_alone"

@@ -119,7 +119,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def epochs_of(name: str, options: argparse.Namespace) -> str:
     """Epochs of a model, as in ``"12"``; ``"12+6"`` where it starts from another one."""
     setting = setting_of(options)
-    return f"{setting.epochs}+{setting.joint_epochs}" if name in STARTED else str(setting.epochs)
+    return f"{setting.epochs}+{setting.joint_epochs}" if name in STARTED else str(own_epochs(name, setting))
+
+
+def own_epochs(name: str, setting: Setting) -> int:
+    """Epochs of a model itself. BERT4Rec starts from nothing and gets those of ``joint`` and its start together."""
+    if name == "bert4rec":
+        return setting.epochs + setting.joint_epochs
+    return setting.joint_epochs if name in STARTED else setting.epochs
 
 
 def trained(name: str, split: Split, options: argparse.Namespace) -> DiffRec:
@@ -135,7 +142,7 @@ def fitted(model: DiffRec, name: str, split: Split, options: argparse.Namespace,
     folder = options.runs / data_name(options) / f"{variant}{name}-{options.seed}-{epochs_of(name, options)}"
     config: TrainingConfig = replace(
         RECIPES["best"],
-        epochs=setting.joint_epochs if name in STARTED else setting.epochs,
+        epochs=own_epochs(name, setting),
         batch_targets=setting.batch_targets,
         seed=options.seed,
     )
