@@ -339,6 +339,18 @@ def test_docstrings_become_markdown():
     assert "\n$$\na = b, c\n$$\n" in docstrings.markdown("Law:\n\n.. math:: a = b,\n    c\n\nEnd.", schedule)
 
 
+def test_every_table_of_a_docstring_becomes_markdown():
+    griffe = pytest.importorskip("griffe", reason="the docs extra is not installed")
+    docstrings = _load(DOCS / "hooks" / "docstrings.py")
+    left, waiting = [], [griffe.load("diffusers_rec")]
+    while waiting:
+        scope = waiting.pop()
+        waiting += [member for member in scope.members.values() if isinstance(member, griffe.Object)]
+        if scope.has_docstring and re.search("^===", docstrings.markdown(scope.docstring.value, scope), re.MULTILINE):
+            left.append(scope.path)
+    assert not left
+
+
 def test_the_gallery_runs_examples_and_shows_them(tmp_path):
     gallery = _load(DOCS / "build_gallery.py")
     (tmp_path / "examples").mkdir()

@@ -1,6 +1,8 @@
 r"""The contract of a denoiser: three methods, so that nothing is computed twice.
 
 =================================  ==============================================================================
+method                             when, and what it computes
+=================================  ==============================================================================
 ``encode(history)``                once per history: everything that depends only on the history
 ``condition(context, queries)``    once per call: everything that the queries see, for all steps and noise draws
 ``forward(xn, timesteps, cond.)``  once per step: :math:`f_\theta(x_n, n \mid \text{history})`

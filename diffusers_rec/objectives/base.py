@@ -3,6 +3,8 @@ r"""The contract of an objective: declare the passes of the denoiser, and comput
 The pipeline runs the declared passes together, for M corrupted latents:
 
 ============  ==================================================================================================
+pass          corrupted latents
+============  ==================================================================================================
 ``sampled``   the sampled step n (Algorithm 1); every objective has this pass
 ``final``     step N with new noise, where serving starts
 ``null``      the sampled step with the same noise, without the history
