@@ -16,7 +16,7 @@ from diffusers_rec import DDPMSampler, DiffRec, SyntheticWorld
 from diffusers_rec.data import Holdout, Sequences, Vocabulary, pad
 from diffusers_rec.evaluation import audit, evaluate
 from diffusers_rec.evaluation.audit import landing, nearest
-from diffusers_rec.presets import control
+from diffusers_rec.presets import control, joint
 from diffusers_rec.training import TrainingConfig, train
 
 MODULE = import_module("diffusers_rec.evaluation.audit")  # its name in the package is the function's
@@ -142,6 +142,39 @@ def test_another_users_is_never_ones_own(trained, monkeypatch):
         assert alone[2][loss] > 1.01 * alone[0][loss]
 
 
+def test_the_summary_is_that_of_the_tables_and_of_the_served_probabilities(trained):
+    found = audit(trained, SPLIT.test, seeds=3, steps=[5, 2], levels=2)
+    row, (one, several, zeroed, long, _), (exact, ends, _) = found.summary, found.ranking, found.chains
+    assert row["noise"] == pytest.approx(1 - float(trained.schedule.alpha_bar[-1]))
+    assert [row[name] for name in ("one_draw", "drawn", "zeroed", "chain")] == [
+        each["ndcg@10"] for each in (one, several, zeroed, long)
+    ]
+    rises = [found.timesteps[place + 2]["cross_entropy"] - found.timesteps[place]["cross_entropy"] for place in (0, 3)]
+    assert row["another_users"] == max(rises)
+    assert row["chain_distinct"] == ends["distinct"] / exact["distinct"]
+    stated = evaluate(trained, SPLIT.test, ks=[10], seeds=3, probabilities=True).probabilities
+    assert (row["nll"], row["ece"]) == (stated.nll, stated.ece)
+
+
+def test_a_flow_is_audited_like_a_diffusion():
+    flow = build(schedule={"name": "rectified", "num_timesteps": 20})
+    found = audit(flow, SPLIT.test, users=20, seeds=2, steps=[4], levels=2)
+    assert found.summary["noise"] == pytest.approx(1.0)
+    assert len(found.timesteps) == 2 * 3
+    assert all(math.isfinite(row["cross_entropy"]) for row in found.timesteps)
+
+
+def test_a_model_of_blanks_has_a_ranking_and_probabilities_alone():
+    model = joint(SPLIT.train.vocabulary, k=2, dim=16, max_length=8)
+    found = audit(model, SPLIT.test, users=20, seeds=2, steps=[4])
+    assert [row["xn"] for row in found.ranking] == ["drawn", "drawn"]
+    assert (found.timesteps, found.chains) == ([], [])
+    assert [name for name, value in found.summary.items() if value is None] == [
+        "zeroed", "chain", "another_users", "chain_probability", "chain_distinct",
+    ]  # fmt: skip
+    assert math.isfinite(found.summary["nll"])
+
+
 def test_one_user_has_no_other(trained):
     found = audit(trained, SPLIT.test, users=1, steps=[3])
     assert found.num_users == 1
@@ -195,7 +228,8 @@ def test_scores_are_held_some_at_a_time(monkeypatch):
     """A catalogue for which all users' probabilities, or all their chains' distances, would be many times as many."""
     chunk = 2**15
     monkeypatch.setattr(MODULE, "SCORES_AT_ONCE", chunk)
-    monkeypatch.setattr(MODULE, "_accuracy", lambda *_: {})  # a matter of ranking, which has chunks of its own
+    monkeypatch.setattr(MODULE, "_accuracy", lambda *_: {"ndcg@10": 0.0})  # a matter of ranking, with its own chunks
+    monkeypatch.setattr(MODULE, "_probabilities", lambda *_: {})
     few = SPLIT.test.histories
     histories = Sequences(few.items, few.offsets, few.users, Vocabulary(range(2000)))
     model = DiffRec(histories.vocabulary, dim=4, max_length=8, denoiser="conditional-mlp", head="tied")

@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise ValueError(f"--model {options.model} is a control: its denoiser never sees noise.")
         found = asdict(audit(model, split.validation, users=options.users, steps=[options.steps], progress=True))
         users = found.pop("num_users")
+        del found["summary"]  # the rows below, once more
         for table, rows in found.items():
             for row in rows:
                 results.add({"dataset": dataset, "table": table, **row, "users": users, **record})

@@ -34,6 +34,14 @@ from diffusers_rec.evaluation.audit import chain_lengths
 from diffusers_rec.guidance import NoiselessDenoiser
 
 TABLES = {
+    "summary": (
+        "the audit in one row",
+        "Noise is the share of noise in x_N; near 0, the configuration has hardly any. Drawn, one_draw, zeroed and "
+        "chain are NDCG@10 of the network alone: several draws of x_N, one draw, none, and the longest chain. "
+        "Another_users is the largest rise of the cross-entropy with another user's x_n. Chain_probability and "
+        "chain_distinct are those of the longest chain, divided by those of exact draws. Nll, nll_popularity and ece "
+        "compare the reported probabilities with the held-out items, in nats; lower is better.",
+    ),
     "ranking": (
         "accuracy of the network alone, without its memory, seen items excluded",
         "If drawn and zeroed noise give the same accuracy, the ranking does not use the noise. This is also true for a "
@@ -100,8 +108,11 @@ def audit_command(
         print_json({"split": split, **asdict(found)})
         return
     for name, (title, legend) in TABLES.items():
+        rows = [found.summary] if name == "summary" else getattr(found, name)
+        if not rows:  # the process has no such table
+            continue
         stdout.print(f"{title} ({split}, {found.num_users} user{'s' * (found.num_users > 1)})", soft_wrap=True)
-        stdout.print(_table(getattr(found, name)))
+        stdout.print(_table(rows))
         stdout.print(f"{legend}\n", soft_wrap=True)
 
 
@@ -110,5 +121,11 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     for heading in rows[0]:
         table.add_column(heading, justify="left" if isinstance(rows[0][heading], str) else "right")
     for row in rows:
-        table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.values()))
+        table.add_row(*map(_cell, row.values()))
     return table
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return "-" if value is None else str(value)

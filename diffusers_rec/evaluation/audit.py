@@ -1,6 +1,6 @@
 r"""The noise audit: does the noise do anything, and are the samples samples?
 
-A diffusion recommender can score well while its noise does nothing. Three tables tell:
+A diffusion recommender can score well while its noise does nothing. One row sums up what three tables show:
 
 - **ranking**: the network's accuracy, without the model's memory, with x_N as drawn and zeroed, of one draw and of
   several, in one step and in chains;
@@ -8,6 +8,8 @@ A diffusion recommender can score well while its noise does nothing. Three table
   that uses x_n loses by the second and more by the third, the earlier the step the more;
 - **chains**: where reverse chains land, against the distribution that the model predicts. A faithful chain lands on
   items of the same mean probability as exact draws do, and on as many different ones.
+
+The last two tables need a Gaussian process and a denoiser that predicts latents. They are empty for other models.
 """
 
 from __future__ import annotations
@@ -45,9 +47,16 @@ SCORES_AT_ONCE = 2**24
 
 @dataclass(frozen=True)
 class Audit:
-    """What :func:`audit` finds; every table is a list of rows, ready for JSON.
+    r"""What :func:`audit` finds; every table is a list of rows, ready for JSON.
 
     Attributes:
+        summary: The audit in one row; None where a value is not defined. ``noise``, the share of noise in the variance
+            at step N, :math:`1 - \bar\alpha_N` where the schedule preserves variance. NDCG@10 of one step,
+            ``drawn``, with one draw, ``one_draw``, with x_N zeroed, ``zeroed``, and of the longest chain, ``chain``.
+            ``another_users``, the largest rise of the cross-entropy at one step, in nats, where x_n is another user's.
+            ``chain_probability`` and ``chain_distinct`` of the longest chain over those of exact draws. ``nll``,
+            ``nll_popularity`` and ``ece`` of the model as it serves, memory included, see
+            :class:`~diffusers_rec.evaluation.ProbabilityReport`.
         ranking: ``xn``, ``steps``, ``seeds``, ``hr@10`` and ``ndcg@10`` (seen items excluded).
         timesteps: ``timestep``, ``xn``, ``reconstruction`` (one minus the cosine of predicted and true latent),
             ``cross_entropy`` of the true item, means over the users; "another user's" where there are two at least.
@@ -56,6 +65,7 @@ class Audit:
         num_users: U.
     """
 
+    summary: Row
     ranking: list[Row]
     timesteps: list[Row]
     chains: list[Row]
@@ -95,29 +105,50 @@ def audit(
     for name, value, minimum in (("users", users, 1), ("seeds", seeds, 1), ("levels", levels, 1), ("seed", seed, 0)):
         check_int(name, value, minimum=minimum)
     check_bool("progress", progress)
-    if not (isinstance(model.process, GaussianProcess) and model.schedule.variance_preserving):
-        raise ValueError(
-            f"audit: expected a Gaussian process with a variance-preserving schedule, got {model.process} with "
-            f"{model.schedule}. Its noise levels are those of x_n."
-        )
     steps = chain_lengths(steps, model.schedule.num_timesteps)
     some = holdout.reindexed(model.vocabulary).sample(users, seed)
     chains: dict[str, Sampler] = {f"ddpm, {n} steps": DDPMSampler(num_steps=n) for n in steps}
+    ways: list[tuple[str, int, int, Sampler]] = [("drawn", 1, draws, OneStepSampler()) for draws in (1, seeds)]
+    timesteps: list[Row] = []
+    landings: list[Row] = []
+    if isinstance(model.process, GaussianProcess) and model.denoiser.prediction != "items":
+        ways.append(("zeroed", 1, 1, _SilentSampler()))
+        ways += [("drawn", n, seeds, sampler) for n, sampler in zip(steps, chains.values(), strict=True)]
+        with model.serving() as served:
+            at_once = min(USERS_AT_ONCE, max(1, SCORES_AT_ONCE // len(model.vocabulary)))
+            queries = [_Queries(served, some, rows) for rows in user_chunks(some, at_once)]
+            timesteps = _timesteps(served, queries, levels, seed)
+            bar = progress_bar(queries, show=progress, total=len(queries), text="chains")
+            landings = _landings(served, bar, chains, seeds, seed)
     ranking = [
         {"xn": xn, "steps": n, "seeds": draws, **_accuracy(model, some, sampler, draws, progress)}
-        for xn, n, draws, sampler in (
-            ("drawn", 1, 1, OneStepSampler()),
-            ("drawn", 1, seeds, OneStepSampler()),
-            ("zeroed", 1, 1, _SilentSampler()),
-            *(("drawn", n, seeds, sampler) for n, sampler in zip(steps, chains.values(), strict=True)),
-        )
+        for xn, n, draws, sampler in ways
     ]
-    with model.serving() as served:
-        at_once = min(USERS_AT_ONCE, max(1, SCORES_AT_ONCE // len(model.vocabulary)))
-        queries = [_Queries(served, some, rows) for rows in user_chunks(some, at_once)]
-        timesteps = _timesteps(served, queries, levels, seed)
-        bar = progress_bar(queries, show=progress, total=len(queries), text="chains")
-        return Audit(ranking, timesteps, _landings(served, bar, chains, seeds, seed), len(some))
+    summary = _summary(model.schedule, ranking, timesteps, landings) | _probabilities(model, some, seeds, progress)
+    return Audit(summary, ranking, timesteps, landings, len(some))
+
+
+def _summary(schedule: NoiseSchedule, ranking: list[Row], timesteps: list[Row], landings: list[Row]) -> Row:
+    """The tables in one row, see :class:`Audit`."""
+    signal, sigma = float(schedule.signal[-1]), float(schedule.sigma[-1])
+    one_draw, drawn, *others = ranking
+    zeroed, *chains = others or [{}]
+    exact, *ends = landings or [{}]
+    longest = max(range(len(chains)), key=lambda place: int(chains[place]["steps"]), default=None)
+    own, another = (
+        [row["cross_entropy"] for row in timesteps if row["xn"] == xn] for xn in ("drawn", "another user's")
+    )
+    found: Row = {
+        "noise": sigma**2 / (signal**2 + sigma**2),
+        "drawn": drawn["ndcg@10"],
+        "one_draw": one_draw["ndcg@10"],
+        "zeroed": zeroed.get("ndcg@10"),
+        "chain": None if longest is None else chains[longest]["ndcg@10"],
+        "another_users": max((worse - loss for loss, worse in zip(own, another, strict=False)), default=None),
+    }
+    for name in ("probability", "distinct"):
+        found[f"chain_{name}"] = None if longest is None else ends[longest][name] / exact[name]
+    return found
 
 
 def chain_lengths(steps: Iterable[int] | None, num_timesteps: int, *, name: str = "steps") -> list[int]:
@@ -223,6 +254,11 @@ class _Queries:
 def _accuracy(model: DiffRec, holdout: Holdout, sampler: Sampler, seeds: int, progress: bool) -> Row:
     metrics = evaluate(model, holdout, ks=[10], seeds=seeds, sampler=sampler, memory=False, progress=progress).metrics()
     return {name: metrics[name] for name in ("hr@10", "ndcg@10")}
+
+
+def _probabilities(model: DiffRec, holdout: Holdout, seeds: int, progress: bool) -> Row:
+    stated = evaluate(model, holdout, ks=[10], seeds=seeds, probabilities=True, progress=progress).probabilities
+    return {name: getattr(stated, name) for name in ("nll", "nll_popularity", "ece")}
 
 
 def _timesteps(model: DiffRec, queries: list[_Queries], levels: int, seed: int) -> list[Row]:
