@@ -61,6 +61,7 @@ from diffusers_rec.objectives import (
     TrainingStep,
     WeightedObjective,
 )
+from diffusers_rec.processes.laws import LogitNormalTimestepSampler, ModeTimestepSampler
 from diffusers_rec.processes.mask import MaskProcess, MixedProcess
 from diffusers_rec.processes.noising import Gaps, LastK, NoisingStrategy, Queries, TargetOnly, WholeSequence
 from diffusers_rec.processes.process import Corrupted, GaussianProcess, Process
@@ -97,6 +98,7 @@ from diffusers_rec.samplers import (
     OneStepSampler,
     Sampler,
     SamplerStep,
+    StraightSampler,
     UnmaskSampler,
 )
 from diffusers_rec.version import __version__
@@ -153,12 +155,14 @@ __all__ = [
     "LastK",
     "LinearHead",
     "LinearSchedule",
+    "LogitNormalTimestepSampler",
     "Loss",
     "LossTerm",
     "LossTerms",
     "MaskProcess",
     "Memory",
     "MixedProcess",
+    "ModeTimestepSampler",
     "NegativeGuide",
     "Negatives",
     "NoMemory",
@@ -187,6 +191,7 @@ __all__ = [
     "SquaredTerm",
     "StateMLPDenoiser",
     "Statistics",
+    "StraightSampler",
     "SummedEmbedding",
     "SyntheticWorld",
     "TableEmbedding",

@@ -28,6 +28,7 @@ from diffusers_rec.samplers import (
     HeunSampler,
     OneStepSampler,
     Sampler,
+    StraightSampler,
 )
 from diffusers_rec.testing.samplers import (
     CLAUSES,
@@ -41,7 +42,7 @@ from diffusers_rec.testing.samplers import (
 VARIANTS = {"ddpm": [{"variance": "posterior"}, {"num_steps": 1}], "ddim": [{"eta": 1.0}]}
 SPECS = [{"name": name, **extra} for name in Sampler.names() for extra in [{}, *VARIANTS.get(name, [])]]
 few = settings(max_examples=settings.default.max_examples // 4)
-CHAINS = [spec for spec in SPECS if spec["name"] not in ("one-step", "unmask") and "num_steps" not in spec]
+CHAINS = [spec for spec in SPECS if spec["name"] not in ("one-step", "straight", "unmask") and "num_steps" not in spec]
 
 
 def name_of(value):
@@ -305,6 +306,22 @@ def test_euler_on_rectified_levels_steps_along_the_velocity(data):
         expected = xn + (step.previous - step.timestep) / schedule.num_timesteps * velocity
         torch.testing.assert_close(step.xn, expected)
         xn = step.xn
+
+
+@given(data=st.data())
+def test_straight_on_rectified_levels_leaves_its_start_and_ends_on_the_mean_prediction(data):
+    schedule, moves, found = RectifiedSchedule(data.draw(st.integers(1, 25))), [], []
+    num_steps, start = data.draw(st.integers(1, schedule.num_timesteps)), gaussian(1, 2, 1, 3)
+    sampler = StraightSampler(num_steps=num_steps)
+    sample = sampler.sample(lambda x, _: found.append(x.sin()) or x.sin(), schedule, start, None, callback=moves.append)
+    assert len(found) == num_steps
+    xn, spans = start, []
+    for step, x0 in zip(moves, found, strict=True):
+        spans.append((step.timestep - step.previous) / schedule.num_timesteps)
+        xn = xn + spans[-1] * (x0 - start)
+        torch.testing.assert_close(step.xn, xn)
+    assert max(spans) - min(spans) <= 1 / schedule.num_timesteps + 1e-9
+    torch.testing.assert_close(sample, sum(span * x0 for span, x0 in zip(spans, found, strict=True)))
 
 
 def test_heun_takes_the_mean_of_two_predicted_noises():

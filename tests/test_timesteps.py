@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import over, seeded, timestep_samplers
 
+from diffusers_rec.processes.laws import LogitNormalTimestepSampler, ModeTimestepSampler
 from diffusers_rec.processes.timesteps import ImportanceTimestepSampler, TimestepSampler, UniformTimestepSampler
 from diffusers_rec.testing.timesteps import CLAUSES
 
@@ -99,6 +100,45 @@ def test_uniform_share_bounds_the_weights(share, values):
     assert (1 / (len(values) * warm(values, uniform_share=share).probabilities()) <= 1 / share + 1e-9).all()
 
 
+def interval_shares(num_timesteps, t):
+    """Share of the points t in each interval ((n - 1) / N, n / N]."""
+    return torch.histc(t, num_timesteps, 0, 1) / len(t)
+
+
+@pytest.mark.parametrize("heaviness", [-1.0, 0.0, 0.7, 1.0, 1.75])
+def test_mode_is_the_law_of_its_formula(heaviness):
+    u = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
+    t = 1 - u - heaviness * ((torch.pi / 2 * u).cos().square() - 1 + u)
+    found = ModeTimestepSampler(40, heaviness=heaviness).probabilities()
+    torch.testing.assert_close(found, interval_shares(40, t), atol=2e-5, rtol=0)
+    torch.testing.assert_close(found, found.flip(0), atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (-1.0, 0.6), (2.0, 1.7)])
+def test_logit_normal_is_the_law_of_its_formula(mean, std):
+    from scipy import stats
+
+    u = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
+    t = torch.from_numpy(stats.norm.ppf(u.numpy(), mean, std)).sigmoid()
+    found = LogitNormalTimestepSampler(40, mean=mean, std=std).probabilities()
+    torch.testing.assert_close(found, interval_shares(40, t), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (30.0, 0.1), (-30.0, 0.1)])
+def test_logit_normal_is_positive_far_from_its_mean(mean, std):
+    probabilities = LogitNormalTimestepSampler(100_000, mean=mean, std=std).probabilities()
+    assert probabilities.min() > 0
+    assert torch.equal(LogitNormalTimestepSampler(9).probabilities(), LogitNormalTimestepSampler(9).probabilities())
+
+
+def test_as_drawn_losses_are_not_weighted():
+    loss = torch.linspace(0, 1, 50, dtype=torch.float64)
+    sampler = ModeTimestepSampler(50, estimate="drawn")
+    timesteps, weights = sampler.sample((100_000,), seeded(1))
+    assert (weights == 1).all()
+    assert float(loss[timesteps - 1].mean()) == pytest.approx(float(sampler.probabilities() @ loss), abs=0.005)
+
+
 def test_state_is_a_copy():
     sampler = warm([1.0, 2.0])
     state = sampler.state_dict()
@@ -135,7 +175,7 @@ def test_what_importance_refuses_leaves_it_unchanged(call, message):
     ("settings", "message"),
     [
         ({"num_timesteps": 0}, "num_timesteps must be an integer >= 1 and <= 1000000, got 0"),
-        ({"estimate": "median"}, "estimate must be one of 'mean', 'sum', got 'median'"),
+        ({"estimate": "median"}, "estimate must be one of 'mean', 'sum', 'drawn', got 'median'"),
         ({"start_share": 1.5}, "start_share must be a finite number at least 0 and below 1"),
     ],
 )

@@ -27,7 +27,8 @@ class TimestepSampler(Component, ABC, kind="timesteps"):
 
     Args:
         num_timesteps: Number of steps N.
-        estimate: Expectation of the weighted losses: their ``"mean"`` or ``"sum"`` over the N steps.
+        estimate: Expectation of the weighted losses: their ``"mean"`` or ``"sum"`` over the N steps, or their mean as
+            ``"drawn"``, where all weights are 1.
         start_share: Share of the draws at n = N, where one-step serving starts, in [0, 1). The weights account for it.
     """
 
@@ -35,7 +36,7 @@ class TimestepSampler(Component, ABC, kind="timesteps"):
 
     def __init__(self, num_timesteps: int = 1000, *, estimate: str = "mean", start_share: float = 0.0) -> None:
         self.num_timesteps = check_int("num_timesteps", num_timesteps, minimum=1, maximum=MAX_TIMESTEPS)
-        self.estimate = check_choice("estimate", estimate, ("mean", "sum"))
+        self.estimate = check_choice("estimate", estimate, ("mean", "sum", "drawn"))
         self.start_share = check_float("start_share", start_share, minimum=0, below=1)
 
     def check_fit(self, model: Any) -> None:
@@ -74,9 +75,14 @@ class TimestepSampler(Component, ABC, kind="timesteps"):
         uniform = torch.rand(*shape, generator=generator, device=generator.device, dtype=torch.float64).cpu()
         cumulative = probabilities.cumsum(0)
         index = torch.searchsorted(cumulative / cumulative[-1], uniform, right=True)
-        scale = self.num_timesteps if self.estimate == "mean" else 1
-        weights = (1 / (scale * probabilities[index])).to(torch.float32)
+        weights = self._weights(probabilities[index]).to(torch.float32)
         return (index + 1).to(device or generator.device), weights.to(device or generator.device)
+
+    def _weights(self, probabilities: Tensor) -> Tensor:
+        """Weights of drawn steps, from their probabilities."""
+        if self.estimate == "drawn":
+            return torch.ones_like(probabilities)
+        return 1 / ((self.num_timesteps if self.estimate == "mean" else 1) * probabilities)
 
     def update(self, timesteps: Tensor, losses: Tensor) -> None:
         """Learn from the unweighted loss at each drawn timestep, of the same shape; does nothing by default."""

@@ -9,6 +9,7 @@ from diffusers_rec.samplers.euler import EulerSampler
 from diffusers_rec.samplers.heun import HeunSampler
 from diffusers_rec.samplers.item_predictor import ItemPredictor
 from diffusers_rec.samplers.one_step import OneStepSampler
+from diffusers_rec.samplers.straight import StraightSampler
 from diffusers_rec.samplers.unmask import UnmaskSampler
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
     "Sampler",
     "SamplerStep",
     "StepCallback",
+    "StraightSampler",
     "UnmaskSampler",
 ]

@@ -39,6 +39,8 @@ class ChainSampler(Sampler):
     """
 
     entrances: ClassVar[tuple[str, ...]] = ("sample", "course")
+    ends_on_prediction: ClassVar[bool] = True
+    """Whether the sample of a Gaussian process is the last prediction; if not, a last reverse step goes to m = 0."""
 
     def __init__(self, *, num_steps: int | None = None, stagger: int = 0) -> None:
         self.num_steps = None if num_steps is None else check_int("num_steps", num_steps, minimum=1)
@@ -97,6 +99,8 @@ class ChainSampler(Sampler):
 
         def land(x0: Tensor) -> Tensor:
             done = torch.zeros_like(n) if isinstance(n, Tensor) else 0
+            if not self.ends_on_prediction:
+                return advance(x0, xn, n, done)
             return x0 if isinstance(process, GaussianProcess) else process.step(x0, xn, n, done, generator)
 
         return last_step(self, ask, xn, n, len(course) - 1, callback, land).to(start.dtype)

@@ -53,8 +53,11 @@ def frequencies_match_the_probabilities(sampler: TimestepSampler) -> None:
 
 
 def weights_are_inverse_probabilities(sampler: TimestepSampler) -> None:
-    """w_n is 1 / (N p_n) for the mean over n, and 1 / p_n for the sum, so losses are unbiased."""
+    """w_n is 1 / (N p_n) for the mean over n, and 1 / p_n for the sum, so losses are unbiased; 1 as drawn."""
     steps, weights = sampler.sample((500,), seeded(0))
+    if sampler.estimate == "drawn":
+        expect_equal("w_n as drawn", weights, torch.ones_like(weights))
+        return
     scale = {"mean": sampler.num_timesteps, "sum": 1}[sampler.estimate]
     product = scale * sampler.probabilities()[steps - 1] * weights
     expect_close(f"w_n p_n times {scale}", product, torch.ones_like(product), rtol=1e-6)
@@ -145,7 +148,7 @@ def _cases(maker: Maker) -> Iterator[Case]:
 def _settings(maker: Maker, steps: int | None) -> Iterator[dict[str, Any]]:
     size = {} if steps is None else {"num_timesteps": steps}
     yield size
-    for name, value in (("estimate", "sum"), ("start_share", 0.2)):
+    for name, value in (("estimate", "sum"), ("estimate", "drawn"), ("start_share", 0.2)):
         if maker.leaves_open(name):
             yield {**size, name: value}
 

@@ -78,6 +78,7 @@ EXEMPT = {
     "DDPMSampler.solver": _SOLVER,
     "DPMSolverSampler.solver": _SOLVER,
     "EulerSampler.solver": _SOLVER,
+    "StraightSampler.solver": _SOLVER,
     "HeunSampler.solver": _SOLVER,
     "Process": _ABSTRACT,
     "Process.corrupt": _ABSTRACT,

@@ -72,6 +72,14 @@ CALLS: dict[str, Call] = {
         lambda: {"num_timesteps": STEPS, "history": 2, "uniform_share": 0.1, "estimate": "sum", "start_share": 0.1},
         component,
     ),
+    "ModeTimestepSampler": Call(
+        lambda: dr.ModeTimestepSampler,
+        lambda: {"num_timesteps": STEPS, "heaviness": 0.5, "estimate": "drawn", "start_share": 0.1}, component,
+    ),
+    "LogitNormalTimestepSampler": Call(
+        lambda: dr.LogitNormalTimestepSampler,
+        lambda: {"num_timesteps": STEPS, "mean": -1.0, "std": 0.6, "estimate": "drawn", "start_share": 0.1}, component,
+    ),
     "TableEmbedding": Call(
         lambda: dr.TableEmbedding,
         lambda: {"num_items": NUM_ITEMS, "dim": DIM, "scale": "unit", "init_std": 0.1, "seed": 0}, component,
@@ -165,6 +173,7 @@ CALLS: dict[str, Call] = {
         component,
     ),
     "EulerSampler": Call(lambda: dr.EulerSampler, lambda: {"num_steps": 3}, component),
+    "StraightSampler": Call(lambda: dr.StraightSampler, lambda: {"num_steps": 3}, component),
     "HeunSampler": Call(lambda: dr.HeunSampler, lambda: {"num_steps": 3}, component),
     "DPMSolverSampler": Call(lambda: dr.DPMSolverSampler, lambda: {"num_steps": 3}, component),
 }  # fmt: skip

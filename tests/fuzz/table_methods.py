@@ -300,6 +300,10 @@ CALLS: dict[str, Call] = {
     "ChainSampler.course": Call(
         lambda: dr.DDIMSampler(num_steps=2).course, lambda: {"num_timesteps": STEPS, "start": gaussian(2, 2, 1, DIM)}
     ),
+    "StraightSampler.course": Call(
+        lambda: dr.StraightSampler(num_steps=2).course,
+        lambda: {"num_timesteps": STEPS, "start": gaussian(2, 2, 1, DIM)},
+    ),
 }  # fmt: skip
 
 for _name, _make in heads().items():
@@ -310,7 +314,8 @@ for _name, _make in heads().items():
         CALLS[f"{_name}.bias"] = Call(lambda make=_make: make().bias, lambda: {"items": targets()})
 for _name, _make in {
     "OneStepSampler": dr.OneStepSampler, "ChainSampler": dr.DDPMSampler, "DDIMSampler": dr.DDIMSampler,
-    "EulerSampler": dr.EulerSampler, "HeunSampler": dr.HeunSampler, "DPMSolverSampler": dr.DPMSolverSampler,
+    "EulerSampler": dr.EulerSampler, "StraightSampler": dr.StraightSampler,
+    "HeunSampler": dr.HeunSampler, "DPMSolverSampler": dr.DPMSolverSampler,
 }.items():  # fmt: skip
     CALLS[f"{_name}.sample"] = Call(lambda cls=_make: cls().sample, chain, like("start"), arithmetic=True)
 for _name in ("LastItemSource", "HistorySource"):
