@@ -43,7 +43,7 @@ from diffusers_rec.training import RECIPES, TrainingConfig, train
 
 MAX_THREADS = 1024
 
-Preset = Literal["best", "joint", "paper", "diffurec", "dreamrec"]
+Preset = Literal["best", "joint", "paper", "diffurec", "dreamrec", "fmrec"]
 
 
 def train_command(
@@ -55,7 +55,7 @@ def train_command(
         Preset,
         typer.Option(
             help="The configuration that ranks best so far; joint, which also fills gaps and proposes slates; the "
-            "paper's (Sec. 5.1.4); or diffurec or dreamrec, two papers of 2023 that validate with seen items kept."
+            "paper's (Sec. 5.1.4); or diffurec, dreamrec or fmrec, three papers that validate with seen items kept."
         ),
     ] = "best",
     dim: Annotated[int | None, typer.Option(help="Latent width D.")] = None,

@@ -128,5 +128,6 @@ RECIPES = {
     "joint": _AVERAGED,
     "diffurec": _DIFFUREC,
     "dreamrec": _DREAMREC,
+    "fmrec": _DIFFUREC,
 }
 """Training settings for each of :data:`diffusers_rec.presets.PRESETS`."""

@@ -320,6 +320,10 @@ CALLS: dict[str, Call] = {
                  "seed": 0},
         serves,
     ),
+    "fmrec": Call(
+        lambda: presets.fmrec,
+        lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "seed": 0}, serves,
+    ),
     "control": Call(lambda: presets.control, lambda: {"model": world.model()}, serves),
     "ItemIndex": Call(
         lambda: ItemIndex,
