@@ -24,7 +24,7 @@ VARIANTS = {
         {"position_embedding": False, "step_embedding": False},
     ],
     "conditional-mlp": [{"low_pass": 0.7}],
-    "state-mlp": [{"mlp_layers": 2}],
+    "state-mlp": [{"mlp_layers": 2}, {"num_heads": 2, "skip": True}],
     "classifier-free": [{"scale": 2.5}, {"scale": 2.0, "start": 0.3, "stop": 0.8, "base": "causal-transformer"}],
 }
 SPECS = [{"name": name, **extra} for name in Denoiser.names() for extra in [{}, *VARIANTS.get(name, [])]]

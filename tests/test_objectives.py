@@ -17,6 +17,7 @@ from diffusers_rec.objectives import (
     CrossEntropyTerm,
     LossTerm,
     Objective,
+    PreferenceTerm,
     SimplifiedObjective,
     SquaredTerm,
     WeightedObjective,
@@ -46,14 +47,15 @@ WEIGHTED = [
 ]
 ITEMS = [{"name": "items"}, {"name": "items", "sampled_weight": 0.5, "next_weight": 0.0}]
 TERMS = ["squared", "cosine", "cross-entropy", "contrastive", {"name": "squared", "of": "output", "reduction": "sum"},
-         *({"name": "cross-entropy", "at": at} for at in ("final", "null", "next"))]  # fmt: skip
+         *({"name": "cross-entropy", "at": at} for at in ("final", "null", "next")), {"name": "cosine", "power": 2.0},
+         "preference", {"name": "preference", "distance": "cosine", "at": "centroid", "over": "batch"}]  # fmt: skip
 few = settings(max_examples=settings.default.max_examples // 4)
 every_simplified = pytest.mark.parametrize("spec", SIMPLIFIED, ids=lambda spec: "-".join(spec.values()))
 kinds = st.sampled_from([kind for kind in PREDICTIONS if kind != "items"])
 
 
-def a_step(seed=0, latents=5, kind="x0"):
-    return random_step(("sampled", "final"), latents, seed, kind=kind)
+def a_step(seed=0, latents=5, kind="x0", names=("sampled", "final")):
+    return random_step(names, latents, seed, kind=kind)
 
 
 @pytest.mark.parametrize("spec", [*SIMPLIFIED, *WEIGHTED, *ITEMS], ids=str)
@@ -206,6 +208,15 @@ def test_refuses_bad_settings(settings, message):
         (lambda: SquaredTerm(of="xn"), "of must be one of 'x0', 'output', got 'xn'"),
         (lambda: SquaredTerm(-1), "weight must be a finite number at least 0, got -1"),
         (lambda: CrossEntropyTerm(at="negative"), "at must be one of 'sampled', 'final', 'null', 'next', got"),
+        (lambda: CosineTerm(power=0.5), "power must be a finite number at least 1, got 0.5"),
+        (lambda: PreferenceTerm(distance="contrastive"), "distance must be a term of the pass 'sampled' alone"),
+        (lambda: PreferenceTerm(distance=SquaredTerm(2)), "with weight 1, got SquaredTerm.* Use 'squared' or 'cosine'"),
+        (
+            lambda: PreferenceTerm(distance="cross-entropy")(a_step(names=("sampled", "negative"))),
+            "one loss per latent",
+        ),
+        (lambda: PreferenceTerm(at="final"), "at must be one of 'negative', 'centroid', got 'final'"),
+        (lambda: PreferenceTerm(over="epoch"), "over must be one of 'latent', 'batch', got 'epoch'"),
         (lambda: ContrastiveTerm(temperature=0), "temperature must be a finite number above 0, got 0"),
         (lambda: WeightedObjective([]), r"expected terms of different kinds, got \[\]"),
         (lambda: WeightedObjective(["cosine", CosineTerm(2)]), "expected terms of different kinds, got .*CosineTerm"),
@@ -237,6 +248,24 @@ def test_per_latent_of_several_terms_is_their_weighted_sum(seed):
     expected = 0.5 * SquaredTerm()(step) + 2 * CosineTerm()(step)
     torch.testing.assert_close(objective(step).per_latent, expected)
     assert not WeightedObjective([CrossEntropyTerm()])(step).per_latent.any()
+
+
+@few
+@given(seed=seeds)
+def test_the_preference_is_bpr_of_the_distances(seed):
+    step = random_step(("sampled", "centroid"), 4, seed % 1000, dtype=torch.float64)
+    near, far = ((each.x0 - each.prediction).square().mean(1) for each in step.passes.values())
+    gap = 3 * (far - near)
+    each = PreferenceTerm(scale=3.0, at="centroid")(step)
+    torch.testing.assert_close(each, -gap.sigmoid().log())
+    together = PreferenceTerm(scale=3.0, at="centroid", over="batch")(step)
+    torch.testing.assert_close(together, -gap.mean().sigmoid().log())
+    assert together <= each.mean(), "Jensen"
+
+
+def test_the_power_of_the_cosine_distance():
+    step = a_step(latents=5)
+    torch.testing.assert_close(CosineTerm(power=2.0)(step), CosineTerm()(step).square())
 
 
 @pytest.mark.parametrize(

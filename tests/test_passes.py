@@ -20,7 +20,7 @@ def seen(fresh_registry):
     found = []
 
     class Everything(Objective, name="everything"):
-        passes = ("sampled", "final", "null", "negative")
+        passes = ("sampled", "final", "null", "negative", "centroid")
 
         def __call__(self, step):
             found.append(step)
@@ -49,7 +49,8 @@ def test_each_pass_is_what_it_says(seen, source):
     for each in step.passes.values():
         clean, noised = each.x0 - each.centre, each.xn - each.centre
         torch.testing.assert_close(noised, model.schedule.add_noise(clean, each.noise, each.timesteps))
-        torch.testing.assert_close(each.x0, model.embedding(each.items))
+        if each is not step.passes.get("centroid"):
+            torch.testing.assert_close(each.x0, model.embedding(each.items))
     assert (final.timesteps == model.schedule.num_timesteps).all()
     assert not torch.equal(final.noise, sampled.noise)
     assert torch.equal(negative.timesteps, sampled.timesteps)
@@ -83,10 +84,11 @@ def test_a_guide_hides_the_same_queries_in_every_pass(seen, monkeypatch):
 
     monkeypatch.setattr(model.denoiser.base, "condition", spied)
     model(BATCH, seeded(0))
-    sampled, final, null, negative = masks[0].chunk(4, dim=1)
+    sampled, final, null, negative, centroid = masks[0].chunk(5, dim=1)
     assert 0 < sampled.sum() < sampled.numel()
     assert torch.equal(sampled, final)
     assert torch.equal(sampled, negative)
+    assert torch.equal(sampled, centroid)
     assert null.all()
 
 
@@ -112,6 +114,30 @@ def test_negatives_are_drawn_from_all_other_items(seen):
         model(BATCH, seeded(seed))
     drawn = {(int(a), int(b)) for step in seen for a, b in zip(step.items, step.at("negative").items, strict=True)}
     assert drawn == {(item, other) for item in [7, 1, 5, 2, 8, 4] for other in range(9) if other != item}
+
+
+def test_the_centroid_is_the_mean_of_the_other_targets(seen):
+    model = build(objective="everything").eval()
+    rows = torch.tensor([[3, 7, 1, 5, 2], [8, 5, 4, 0, 0]])
+    model(Batch(History(rows, torch.tensor([5, 3])), BATCH.positions), seeded(0))
+    (step,) = seen
+    centroid, table = step.at("centroid"), model.embedding.table()
+    targets = step.items.tolist()
+    assert targets == [7, 1, 5, 2, 5, 4]
+    for target, x0 in zip(targets, centroid.x0, strict=True):
+        torch.testing.assert_close(x0, table[[other for other in targets if other != target]].mean(0))
+    assert (centroid.items == -1).all()
+    assert torch.equal(centroid.timesteps, step.sampled.timesteps)
+    torch.testing.assert_close(centroid.xn, model.schedule.add_noise(centroid.x0, centroid.noise, centroid.timesteps))
+
+
+def test_a_batch_of_one_target_is_compared_with_a_drawn_item(seen):
+    model = build(objective="everything").eval()
+    drawn = set()
+    for seed in range(60):
+        model(Batch(History(ROWS[:1], torch.tensor([5])), torch.tensor([[4]])), seeded(seed))
+        drawn.add(int((model.embedding.table() - seen[-1].at("centroid").x0).norm(dim=1).argmin()))
+    assert drawn == {*range(9)} - {2}
 
 
 def test_a_pass_converts_what_a_denoiser_predicts():

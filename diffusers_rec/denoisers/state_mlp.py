@@ -2,15 +2,18 @@ r"""A perceptron on the noised latent, the state of a one-layer history encoder,
 
 .. math:: \hat x_0 = \mathrm{MLP}\big( [\, x_n;\; s;\; z_{n-1} \,] \big)
 
-The state s is that of the last visible item. One causal Transformer layer with a single head computes it, as in SASRec
-(Kang & McAuley 2018): the queries and their residual are normalised, the keys and values are not, and there is no
-output projection. For items :math:`e_i` at the places :math:`i`, counted from the oldest of the window,
+The state s is that of the last visible item. One causal Transformer layer computes it, as in SASRec (Kang & McAuley
+2018): the queries and their residual are normalised, the keys and values are not, and there is no output projection.
+For items :math:`e_i` at the places :math:`i`, counted from the oldest of the window, and a single head,
 
 .. math:: e_i' = e_i + p_i, \qquad q_i = \mathrm{LN}(e_i'), \qquad
-          s_i = \mathrm{LN}\big( \mathrm{LN}( u_i + \mathrm{FF}(u_i) ) \big),
+          a_i = q_i + \sum_{j \le i} \mathrm{softmax}_j\big( W_q q_i \cdot W_k e_j' / \sqrt D \big) W_v e_j',
 
-.. math:: u_i = \mathrm{LN}\Big( q_i + \sum_{j \le i} \mathrm{softmax}_j\big( W_q q_i \cdot W_k e_j' / \sqrt D \big)
-          W_v e_j' \Big).
+.. math:: u_i = \mathrm{LN}(a_i), \qquad f_i = \mathrm{LN}( u_i + \mathrm{FF}(u_i) ), \qquad s_i = \mathrm{LN}(f_i).
+
+PreferDiff (Liu et al. 2025) adds what enters attention and feed-forward to what leaves them once more,
+:math:`a_i + e_i'` in place of :math:`a_i`, and then :math:`s_i = \mathrm{LN}(f_i + a_i)`. With several heads, scores
+are still divided by :math:`\sqrt D`.
 
 Without history, s is one learned vector. The step embedding z is sinusoidal, :math:`\sin(n\, 10^{-4j/(D/2-1)})` and
 then the cosines, followed by two layers. Yang et al. 2023, *DreamRec*, and its code, which counts steps from 0.
@@ -26,10 +29,11 @@ from itertools import chain, pairwise
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusers_rec.core.errors import check_int
+from diffusers_rec.core.errors import check_bool, check_int
 from diffusers_rec.core.randomness import isolated_rng
 from diffusers_rec.data.history import History
 from diffusers_rec.denoisers.base import Denoiser, check_shapes
@@ -62,18 +66,29 @@ class StateMLPDenoiser(Denoiser, name="state-mlp"):
         max_length: Largest number of positions in a sequence, including noised ones.
         mlp_layers: Number of layers of the perceptron; hidden ones have width 2 D and a GELU. 1 and 2 are ``mlp1`` and
             ``mlp2`` of the source's code.
+        num_heads: Number of attention heads; they must divide D.
+        skip: Whether the inputs of attention and feed-forward are added to their outputs once more (PreferDiff).
         dropout: Dropout rate of the history encoder.
         seed: Seed of the initial weights.
     """
 
     def __init__(
-        self, dim: int = 64, max_length: int = 50, *, mlp_layers: int = 1, dropout: float = 0.1, seed: int = 0
+        self,
+        dim: int = 64,
+        max_length: int = 50,
+        *,
+        mlp_layers: int = 1,
+        num_heads: int = 1,
+        skip: bool = False,
+        dropout: float = 0.1,
+        seed: int = 0,
     ) -> None:
         super().__init__(dim, max_length, seed)
-        _, _, self.dropout = check_architecture(dim, 1, 1, dropout)
+        _, self.num_heads, self.dropout = check_architecture(dim, 1, num_heads, dropout)
+        self.skip = check_bool("skip", skip)
         self.mlp_layers = check_int("mlp_layers", mlp_layers, minimum=1, maximum=MAX_LAYERS)
         with isolated_rng(self.seed):
-            self.encoder = _HistoryEncoder(dim, max_length, self.dropout)
+            self.encoder = _HistoryEncoder(dim, max_length, self.num_heads, self.skip, self.dropout)
             self.empty = nn.Parameter(torch.randn(dim))
             self.step = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
             widths = [*[2 * dim] * (self.mlp_layers - 1), dim]
@@ -126,8 +141,9 @@ def sinusoids(steps: Tensor, dim: int, dtype: torch.dtype = torch.float32) -> Te
 class _HistoryEncoder(nn.Module):
     """The Transformer layer of the module's docstring."""
 
-    def __init__(self, dim: int, max_length: int, dropout: float) -> None:
+    def __init__(self, dim: int, max_length: int, num_heads: int, skip: bool, dropout: float) -> None:
         super().__init__()
+        self.num_heads, self.skip = num_heads, skip
         self.place = nn.Embedding(max_length, dim)
         self.query = nn.Linear(dim, dim)
         self.key_value = nn.Linear(dim, 2 * dim)
@@ -140,9 +156,16 @@ class _HistoryEncoder(nn.Module):
         length, dim = history.shape[1:]
         x = self.dropout(history + self.place.weight[:length])
         source = self.query_norm(x)
-        key, value = self.key_value(x).chunk(2, dim=-1)
-        scores = self.query(source) @ key.mT * dim**-0.5
+        key, value = map(self._heads, self.key_value(x).chunk(2, dim=-1))
+        scores = self._heads(self.query(source)) @ key.mT * dim**-0.5
         later = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
         attention = self.dropout(scores.masked_fill(later, -math.inf).softmax(-1).to(value.dtype))
-        x = self.input_norm(source + attention @ value)
-        return self.norm(self.output_norm(x + self.dropout(self.feed_forward(x))))
+        attended = source + rearrange(attention @ value, "b h l d -> b l (h d)")
+        if self.skip:
+            attended = attended + x
+        inner = self.input_norm(attended)
+        output = self.output_norm(inner + self.dropout(self.feed_forward(inner)))
+        return self.norm(output + attended if self.skip else output)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return rearrange(x, "b l (h d) -> b h l d", h=self.num_heads)

@@ -4,6 +4,7 @@ from diffusers_rec.core.deprecation import deprecated_names
 from diffusers_rec.objectives.base import LossTerms, Objective, Pass, TrainingStep
 from diffusers_rec.objectives.contrastive import ContrastiveObjective
 from diffusers_rec.objectives.items import ItemsObjective
+from diffusers_rec.objectives.preference import PreferenceTerm
 from diffusers_rec.objectives.simplified import SimplifiedObjective
 from diffusers_rec.objectives.terms import ContrastiveTerm, CosineTerm, CrossEntropyTerm, LossTerm, SquaredTerm
 from diffusers_rec.objectives.weighted import WeightedObjective
@@ -18,6 +19,7 @@ __all__ = [
     "LossTerms",
     "Objective",
     "Pass",
+    "PreferenceTerm",
     "SimplifiedObjective",
     "SquaredTerm",
     "TrainingStep",

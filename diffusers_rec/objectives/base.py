@@ -9,6 +9,7 @@ pass          corrupted latents
 ``final``     step N with new noise, where serving starts
 ``null``      the sampled step with the same noise, without the history
 ``negative``  the sampled step, with the corrupted latent of another item, drawn uniformly
+``centroid``  the sampled step, with the corrupted mean latent of the other targets of the batch
 ``next``      step N at every target of the batch, as the only corrupted position; a blank if the process has any
 ============  ==================================================================================================
 """
@@ -34,7 +35,10 @@ from diffusers_rec.processes.process import Process
 from diffusers_rec.processes.schedules import NoiseSchedule
 from diffusers_rec.processes.source import ZeroSource
 
-PASSES = "sampled", "final", "null", "negative", "next"
+PASSES = "sampled", "final", "null", "negative", "centroid", "next"
+
+OTHERS = "negative", "centroid"
+"""Passes that corrupt other items than the true one."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Pass:
     """One pass of the denoiser for M corrupted latents.
 
     Args:
-        items: Items whose latents were corrupted, ``(M,)``.
+        items: Items whose latents were corrupted, ``(M,)``; -1 in the pass ``centroid``.
         x0: Clean latents of the items, ``(M, D)``.
         xn: Corrupted latents, ``(M, D)``.
         noise: Noise of the corrupted latents, ``(M, D)``.

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from diffusers_rec.core.errors import check_choice, check_float
 from diffusers_rec.core.registry import Component, Config
-from diffusers_rec.objectives.base import PASSES, LossTerms, TrainingStep
+from diffusers_rec.objectives.base import OTHERS, PASSES, LossTerms, TrainingStep
 
 
 class LossTerm(Component, ABC, kind="term"):
@@ -68,15 +68,21 @@ class SquaredTerm(LossTerm, name="squared"):
 
 
 class CosineTerm(LossTerm, name="cosine"):
-    r"""Cosine distance :math:`1 - \cos(x_0, \hat x_0)`.
+    r"""Cosine distance :math:`(1 - \cos(x_0, \hat x_0))^\gamma`.
 
     Args:
         weight: Weight of the term.
+        power: Exponent gamma, at least 1. Above 1, predictions that are already near count less.
     """
+
+    def __init__(self, weight: float = 1.0, *, power: float = 1.0) -> None:
+        super().__init__(weight)
+        self.power = check_float("power", power, minimum=1)
 
     def __call__(self, step: TrainingStep) -> Tensor:
         with torch.autocast(step.x0.device.type, enabled=False):
-            return 1 - F.cosine_similarity(step.x0, step.sampled.prediction.to(step.x0.dtype), dim=-1)
+            distance = 1 - F.cosine_similarity(step.x0, step.sampled.prediction.to(step.x0.dtype), dim=-1)
+            return distance if self.power == 1 else distance.clamp(min=0) ** self.power
 
 
 class CrossEntropyTerm(LossTerm, name="cross-entropy"):
@@ -92,7 +98,7 @@ class CrossEntropyTerm(LossTerm, name="cross-entropy"):
 
     def __init__(self, weight: float = 1.0, *, at: str = "sampled") -> None:
         super().__init__(weight)
-        self.at = check_choice("at", at, [name for name in PASSES if name != "negative"])
+        self.at = check_choice("at", at, [name for name in PASSES if name not in OTHERS])
         self.passes = tuple(dict.fromkeys(("sampled", self.at)))
 
     def __call__(self, step: TrainingStep) -> Tensor:

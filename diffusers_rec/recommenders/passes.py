@@ -86,11 +86,11 @@ def _run(
     denoiser, x0 = model.denoiser, model.embedding(items)
     centre = model.source.centre(history, queries)
     timesteps = queries.steps(timesteps)
-    corrupted = _corrupt_all(model, names, items, x0, timesteps, centre, generator)
+    corrupted = _corrupt_all(model, names, queries, items, x0, timesteps, centre, generator)
     chosen = queries.gaps & (steps_of_positions(corrupted[names[0]].seen, queries.mask) > 0)
     if model.process.draws_items and not bool(chosen.any()):  # no position lost its item: all do
         last = torch.where(timesteps > 0, model.schedule.num_timesteps, 0)
-        corrupted, chosen = _corrupt_all(model, names, items, x0, last, centre, generator), queries.gaps
+        corrupted, chosen = _corrupt_all(model, names, queries, items, x0, last, centre, generator), queries.gaps
     hidden: bool | Tensor = False
     if denoiser.training and names != ("next",):
         hidden = denoiser.hidden(queries, generator)
@@ -122,6 +122,7 @@ def _run(
 def _corrupt_all(
     model: Parts,
     names: tuple[str, ...],
+    queries: Queries,
     items: Tensor,
     x0: Tensor,
     timesteps: Tensor,
@@ -130,7 +131,7 @@ def _corrupt_all(
 ) -> dict[str, _Corrupted]:
     corrupted: dict[str, _Corrupted] = {}
     for name in names:
-        corrupted[name] = _corrupt(model, name, items, x0, timesteps, centre, corrupted, generator)
+        corrupted[name] = _corrupt(model, name, queries, items, x0, timesteps, centre, corrupted, generator)
     return corrupted
 
 
@@ -142,6 +143,7 @@ def steps_of_positions(steps: Tensor, real: Tensor) -> Tensor:
 def _corrupt(
     model: Parts,
     name: str,
+    queries: Queries,
     items: Tensor,
     x0: Tensor,
     timesteps: Tensor,
@@ -156,6 +158,9 @@ def _corrupt(
     if name == "negative":
         items = _other_items(items, model.embedding.num_items, generator)
         x0 = model.embedding(items)
+    if name == "centroid":
+        x0 = _centroids(model.embedding, items, x0, queries.gaps, generator)
+        items = torch.full_like(items, -1)
     if name == "next" and model.process.knows_blanks:
         return _Corrupted(items, x0, timesteps, timesteps, torch.zeros_like(x0), torch.zeros_like(x0))
     corrupted = model.process.corrupt(x0 if centre is None else x0 - centre, timesteps, generator)
@@ -168,6 +173,14 @@ def _other_items(items: Tensor, num_items: int, generator: Generator) -> Tensor:
     """An item drawn uniformly for each, never the same one where there are two."""
     shift = torch.randint(1, max(2, num_items), items.shape, generator=generator, device=generator.device)
     return (items + shift.to(items.device)) % num_items
+
+
+def _centroids(embedding: ItemEmbedding, items: Tensor, x0: Tensor, real: Tensor, generator: Generator) -> Tensor:
+    """Mean latent of the real positions of the batch that hold another item, or of one item drawn uniformly."""
+    same = items[real].bincount(minlength=embedding.num_items)[items][..., None]
+    others = real.sum() - same
+    mean = ((x0 * real[..., None]).sum((0, 1, 2)) - same * x0) / others.clamp(min=1)
+    return torch.where(others > 0, mean, embedding(_other_items(items, embedding.num_items, generator)))
 
 
 def _null(names: tuple[str, ...], queries: Queries, hidden: bool | Tensor) -> bool | Tensor:

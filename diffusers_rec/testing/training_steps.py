@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffusers_rec.items.heads import LinearHead
 from diffusers_rec.objectives import Pass, TrainingStep
-from diffusers_rec.objectives.base import PASSES
+from diffusers_rec.objectives.base import OTHERS, PASSES
 from diffusers_rec.processes.prediction import target_of
 from diffusers_rec.processes.schedules import SqrtSchedule
 from diffusers_rec.testing.contract import SIZES, expect
@@ -41,12 +41,12 @@ def random_step(
             gaussian(latents, dim, seed=100 * seed + part + (10 * place if part else 0), dtype=dtype)
             for part in range(3)
         )
-        if name == "negative":
+        if name in OTHERS:
             x0 = gaussian(latents, dim, seed=100 * seed + 50, dtype=dtype)
         timesteps = torch.full_like(drawn, steps) if name == "final" else drawn
         xn = schedule.add_noise(x0, noise, timesteps)
         output = target_of(kind, x0, noise, xn, timesteps, schedule) + error
-        shown = (true + 1) % items if name == "negative" else true
+        shown = {"negative": (true + 1) % items, "centroid": torch.full_like(true, -1)}.get(name, true)
         made[name] = Pass(shown, x0, xn, noise, timesteps, output, kind, schedule)
     weights = (torch.rand(latents, generator=generator) + 0.5).to(dtype)
     return TrainingStep(made, weights, LinearHead(items, dim, seed=seed).to(dtype))

@@ -109,7 +109,8 @@ CALLS: dict[str, Call] = {
     ),
     "StateMLPDenoiser": Call(
         lambda: dr.StateMLPDenoiser,
-        lambda: {"dim": DIM, "max_length": 6, "mlp_layers": 2, "dropout": 0.1, "seed": 0}, component,
+        lambda: {"dim": DIM, "max_length": 6, "mlp_layers": 2, "num_heads": 2, "skip": True, "dropout": 0.1, "seed": 0},
+        component,
     ),
     "AddedLatentDenoiser": Call(
         lambda: dr.AddedLatentDenoiser, lambda: sized(embedding_dropout=0.1, uncertainty=0.1, step_scale=2.0), component
@@ -131,9 +132,13 @@ CALLS: dict[str, Call] = {
         component,
     ),
     "SquaredTerm": Call(lambda: dr.SquaredTerm, lambda: {"weight": 0.5, "reduction": "sum", "of": "output"}, component),
-    "CosineTerm": Call(lambda: dr.CosineTerm, lambda: {"weight": 0.5}, component),
+    "CosineTerm": Call(lambda: dr.CosineTerm, lambda: {"weight": 0.5, "power": 2.0}, component),
     "CrossEntropyTerm": Call(lambda: dr.CrossEntropyTerm, lambda: {"weight": 0.5, "at": "final"}, component),
     "ContrastiveTerm": Call(lambda: dr.ContrastiveTerm, lambda: {"weight": 0.5, "temperature": 0.2}, component),
+    "PreferenceTerm": Call(
+        lambda: dr.PreferenceTerm,
+        lambda: {"weight": 0.5, "distance": "cosine", "scale": 2.0, "at": "centroid", "over": "batch"}, component,
+    ),
     "WeightedObjective": Call(lambda: dr.WeightedObjective, lambda: {"terms": ["cosine", "cross-entropy"]}, component),
     "LinearHead": Call(lambda: dr.LinearHead, lambda: {"num_items": NUM_ITEMS, "dim": DIM, "seed": 0}, component),
     "TiedHead": Call(lambda: dr.TiedHead, lambda: {"embedding": world.embedding(), "use_bias": True}, component),

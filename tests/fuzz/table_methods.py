@@ -91,6 +91,11 @@ def losses() -> dict[str, Any]:
     return {"step": dr.TrainingStep(**a_step())}
 
 
+def compared() -> dict[str, Any]:
+    step = a_step()
+    return {"step": dr.TrainingStep(**{**step, "passes": {**step["passes"], "negative": dr.Pass(**a_pass())}})}
+
+
 def items_step() -> dict[str, Any]:
     step = a_step()
     return {"step": dr.TrainingStep(**{**step, "passes": {**step["passes"], "next": dr.Pass(**a_pass())}})}
@@ -367,6 +372,7 @@ CALLS["LastK.serving"] = Call(
 )
 for _cls in (dr.SquaredTerm, dr.CosineTerm, dr.CrossEntropyTerm, dr.ContrastiveTerm):
     CALLS[f"{_cls.__name__}.__call__"] = Call(_cls, losses)
+CALLS["PreferenceTerm.__call__"] = Call(dr.PreferenceTerm, compared)
 OWN = (
     dr.TransformerDenoiser,
     dr.CausalTransformerDenoiser,

@@ -1,10 +1,4 @@
-r"""A preference loss: the denoiser is more certain of the true item than of another item in its place.
-
-.. math:: -\log \sigma\big(\beta\, (\|x_0^- - f(x_n^-, n)\|^2 - \|x_0^+ - f(x_n^+, n)\|^2)\big)
-
-per dimension, after BPR (Rendle et al. 2009) and PreferDiff (Liu et al. 2025). The pipeline corrupts and denoises the
-other item in the pass ``"negative"``, at the same step and given the same history.
-"""
+"""The term ``preference`` in training: the true item is denoised better than other items in its place."""
 
 from __future__ import annotations
 
@@ -12,32 +6,12 @@ import math
 
 import pytest
 import torch
-from torch.nn import functional as F
 
-from diffusers_rec import DiffRec, Interactions, LossTerm
-from diffusers_rec.testing import check_component
+from diffusers_rec import DiffRec, Interactions, PreferenceTerm
 from diffusers_rec.training import TrainingConfig, train
 
 
-class PreferenceTerm(LossTerm, name="bpr"):
-    """The term above, one number a latent."""
-
-    passes = ("sampled", "negative")
-
-    def __init__(self, weight: float = 1.0, *, beta: float = 5.0):
-        super().__init__(weight)
-        self.beta = beta
-
-    def __call__(self, step):
-        near, far = (error(step.at(name)) for name in self.passes)
-        return F.softplus(self.beta * (near - far))
-
-
-def error(one):
-    return (one.x0 - one.prediction.to(one.x0.dtype)).square().mean(-1)
-
-
-class Watched(PreferenceTerm, name="watched-bpr"):
+class Watched(PreferenceTerm, name="watched"):
     """Keeps the last step, for the tests."""
 
     def __call__(self, step):
@@ -65,12 +39,13 @@ def sequences():
     return Interactions.from_arrays(*zip(*rows, strict=True)).sequences()
 
 
-def test_the_term_keeps_its_contract_and_goes_into_a_config():
-    check_component(PreferenceTerm)
-    model = build({"name": "bpr", "beta": 2.0})
-    assert model.objective.passes == ("sampled", "negative")
+@pytest.mark.parametrize("distance", ["squared", {"name": "cosine", "power": 2.0}], ids=str)
+def test_the_term_goes_into_a_config(distance):
+    model = build({"name": "preference", "distance": distance, "scale": 2.0, "at": "centroid", "over": "batch"})
+    assert model.objective.passes == ("sampled", "centroid")
     again = DiffRec.from_config(range(8), model.config())
-    assert again.objective.terms[0].beta == 2.0
+    assert again.config() == model.config()
+    assert again.objective.terms[0].scale == 2.0
 
 
 def test_the_negative_is_another_item_at_the_same_step(sequences):
@@ -82,12 +57,14 @@ def test_the_negative_is_another_item_at_the_same_step(sequences):
     assert not torch.equal(true.noise, other.noise)
 
 
-def test_training_prefers_the_true_item(sequences):
-    model = build(watched := Watched())
+@pytest.mark.parametrize("over", ["latent", "batch"])
+@pytest.mark.parametrize("at", ["negative", "centroid"])
+def test_training_prefers_the_true_item(sequences, at, over):
+    model = build(watched := Watched(at=at, over=over))
     config = TrainingConfig(epochs=40, examples="all-positions", batch_targets=40, learning_rate=1e-2)
     history = train(model, sequences, config=config, device="cpu").history
-    assert history[0]["watched-bpr"] > 0.6  # log 2 where nothing is preferred
-    assert history[-1]["watched-bpr"] < 0.5 * math.log(2)
-    near, far = error(watched.step.sampled), error(watched.step.at("negative"))
+    assert history[-1]["watched"] < 0.5 * math.log(2)  # log 2 where nothing is preferred
+    assert history[-1]["watched"] < history[0]["watched"]
+    near, far = ((each.x0 - each.prediction).square().mean(-1) for each in (watched.step.sampled, watched.step.at(at)))
     assert float((near < far).float().mean()) > 0.8
     assert model.recommend([[3, 4]], k=1).items == [[5]]
