@@ -43,7 +43,7 @@ from diffusers_rec.training import RECIPES, TrainingConfig, train
 
 MAX_THREADS = 1024
 
-Preset = Literal["best", "joint", "paper", "diffurec", "dreamrec", "fmrec"]
+Preset = Literal["best", "joint", "paper", "diffurec", "dreamrec", "preferdiff", "fmrec"]
 
 
 def train_command(
@@ -55,7 +55,7 @@ def train_command(
         Preset,
         typer.Option(
             help="The configuration that ranks best so far; joint, which also fills gaps and proposes slates; the "
-            "paper's (Sec. 5.1.4); or diffurec, dreamrec or fmrec, three papers that validate with seen items kept."
+            "paper's (Sec. 5.1.4); or the name of another paper's model, which validates with seen items kept."
         ),
     ] = "best",
     dim: Annotated[int | None, typer.Option(help="Latent width D.")] = None,

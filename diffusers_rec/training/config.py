@@ -122,12 +122,17 @@ _DIFFUREC = TrainingConfig(  # fp32: bf16 would round away the noised latent, wh
     epochs=500, batch_targets=512, decay="step", exclude_seen=False, patience=5, validate_every=20
 )
 
+_PREFERDIFF = TrainingConfig(  # one example per user, as in the code's files
+    epochs=150, examples="last-target", learning_rate=1e-4, select_by="hr@5", exclude_seen=False, patience=10
+)
+
 RECIPES = {
     "paper": TrainingConfig(),
     "best": _AVERAGED,
     "joint": _AVERAGED,
     "diffurec": _DIFFUREC,
     "dreamrec": _DREAMREC,
+    "preferdiff": _PREFERDIFF,
     "fmrec": _DIFFUREC,
 }
 """Training settings for each of :data:`diffusers_rec.presets.PRESETS`."""

@@ -320,6 +320,12 @@ CALLS: dict[str, Call] = {
                  "seed": 0},
         serves,
     ),
+    "preferdiff": Call(
+        lambda: presets.preferdiff,
+        lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "settings": "toys",
+                 "seed": 0},
+        serves,
+    ),
     "fmrec": Call(
         lambda: presets.fmrec,
         lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "seed": 0}, serves,
