@@ -49,6 +49,18 @@ def test_a_step_draws_from_the_posterior(schedule, data):
         torch.testing.assert_close(wider, mean + unit.sqrt() * noise, rtol=1e-6, atol=1e-9)
 
 
+@given(schedule=schedules(num_timesteps=st.integers(2, 25)), data=st.data())
+def test_the_weight_of_the_bound_is_that_of_its_divergences(schedule, data):
+    """The divergence of q(x_{n-1} | x_n, x0) from the same with another x0, two Gaussians of one variance."""
+    n = torch.tensor([data.draw(st.integers(2, schedule.num_timesteps))])
+    x0, other, xn = (gaussian(1, 4, seed=seed) for seed in (1, 2, 3))
+    (mean, variance), (theirs, _) = (schedule.posterior(x, xn, n) for x in (x0, other))
+    divergence = (mean - theirs).square() / (2 * variance)
+    weight = GaussianProcess(schedule).bound_weight(n)
+    torch.testing.assert_close(weight * (x0 - other).square() / 2, divergence, rtol=1e-5, atol=0)
+    assert GaussianProcess(schedule).bound_weight(torch.ones(2, 3, dtype=torch.int64)).tolist() == [[1.0] * 3] * 2
+
+
 @given(schedule=schedules(num_timesteps=st.integers(1, 25)), eta=st.floats(0, 1), data=st.data())
 def test_a_step_leaves_the_marginal_as_the_process_has_it(schedule, eta, data):
     """From x_n = a_n x0 + s_n noise the step gives a_m x0 + s_m noise', of whatever eta the noise' is mixed."""

@@ -15,6 +15,7 @@ from diffusers_rec.processes.schedules import (
     ExponentialSchedule,
     GeometricSchedule,
     LinearSchedule,
+    LinearVarianceSchedule,
     NoiseSchedule,
     RectifiedSchedule,
     SigmoidSchedule,
@@ -74,6 +75,18 @@ def test_truncated_linear_adds_a_hundredth_to_every_beta(num_timesteps):
     start, end = scale * 0.0001 + 0.01, scale * 0.02 + 0.01
     expected = [start + (end - start) * n / (num_timesteps - 1) for n in range(num_timesteps)]
     assert TruncatedLinearSchedule(num_timesteps).beta[1:].tolist() == pytest.approx(expected, rel=1e-9)
+
+
+def test_linear_variance_is_equation_4_of_its_source():
+    """The variance rises evenly; a fixed first beta leaves the others as they are."""
+    schedule = LinearVarianceSchedule(5, scale=0.01, minimum=0.1, maximum=0.5)
+    variance = [0.001, 0.002, 0.003, 0.004, 0.005]
+    assert (1 - schedule.alpha_bar[1:]).tolist() == pytest.approx(variance)
+    fixed = LinearVarianceSchedule(5, scale=0.01, minimum=0.1, maximum=0.5, first_beta=1e-5)
+    assert fixed.beta.tolist() == pytest.approx([0, 1e-5, *schedule.beta[2:].tolist()])
+    assert LinearVarianceSchedule(1, minimum=0.2).alpha_bar.tolist() == pytest.approx([1, 0.8])
+    with pytest.raises(ValueError, match=r"scale \* maximum is 2. Use maximum <= 0.5"):
+        LinearVarianceSchedule(5, scale=2.0, maximum=1.0)
 
 
 def test_exponential_solves_the_equation_that_linear_steps_through():

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diffusers_rec.core.errors import check_float
 from diffusers_rec.core.randomness import Generators, uniform
-from diffusers_rec.processes.process import Corrupted, GaussianProcess, Process
+from diffusers_rec.processes.process import Corrupted, GaussianProcess, Process, check_steps
 from diffusers_rec.processes.schedules import NoiseSchedule
 
 
@@ -118,12 +118,7 @@ class MaskProcess(Process, name="mask"):
             ValueError: A step is outside 1..N.
             TypeError: The steps are not integers.
         """
-        if timesteps.is_floating_point() or timesteps.dtype == torch.bool:
-            raise TypeError(f"timesteps must be integers, got {timesteps.dtype}.")
-        steps = self.schedule.num_timesteps
-        if timesteps.numel() and not 1 <= int(timesteps.min()) <= int(timesteps.max()) <= steps:
-            bounds = f"{int(timesteps.min())}..{int(timesteps.max())}"
-            raise ValueError(f"timesteps must lie in 1..{steps}, got {bounds}.")
+        check_steps(timesteps, self.schedule.num_timesteps)
         kept = self.schedule.alpha_bar.to(timesteps.device)
         return (kept[timesteps - 1] - kept[timesteps]) / (1 - kept[timesteps])
 

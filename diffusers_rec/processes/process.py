@@ -147,6 +147,8 @@ class GaussianProcess(Process, name="gaussian"):
     It covers diffusion and flows: with ``rectified`` levels, :meth:`step` with ``eta=0`` is an Euler step of the flow.
     """
 
+    entrances = (*Process.entrances, "bound_weight")
+
     def start(
         self,
         shape: Sequence[int],
@@ -218,11 +220,47 @@ class GaussianProcess(Process, name="gaussian"):
         xm = (x0 * clean).addcmul_(xn, noised)
         return xm.addcmul_(_noise(xn, generator), deviation) if eta else xm
 
+    def bound_weight(self, timesteps: Tensor) -> Tensor:
+        r"""Weight of :math:`\|x_0 - \hat x_0\|^2` in the bound of the log-likelihood: with :math:`r_n = a_n^2 / s_n^2`,
+
+        .. math:: w_1 = 1, \qquad w_n = r_{n-1} - r_n \quad \text{for } n > 1,
+
+        twice the weight of the bound's Kullback-Leibler divergences (Kingma et al. 2021, *VDM*, Eq. 15). The first
+        step has the weight of Wang et al. 2023, *Diffusion Recommender Model*.
+
+        Args:
+            timesteps: Steps n in 1..N, of any shape.
+
+        Returns:
+            float64, like ``timesteps``.
+
+        Raises:
+            ValueError: A step is outside 1..N.
+            TypeError: The steps are not integers.
+        """
+        check_steps(timesteps, self.schedule.num_timesteps)
+        ratio = (self.schedule.signal / self.schedule.sigma).square().to(timesteps.device)
+        return torch.where(timesteps > 1, ratio[timesteps - 1] - ratio[timesteps], 1.0)
+
     def evidence(self, xn: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         r"""Logarithm of :math:`\mathcal N(x_n; a_n x_0, s_n^2)`; nothing at n = 0, where the item is known."""
         signal, sigma = self.schedule.levels(xn, timesteps)
         precision = torch.where(sigma > 0, sigma, torch.inf).square().reciprocal()
         return signal * precision * xn, 0.5 * signal.square() * precision
+
+
+def check_steps(timesteps: Tensor, num_timesteps: int) -> None:
+    """Check that steps are integers in 1..N.
+
+    Raises:
+        ValueError: A step is outside 1..N.
+        TypeError: The steps are not integers.
+    """
+    if timesteps.is_floating_point() or timesteps.dtype == torch.bool:
+        raise TypeError(f"timesteps must be integers, got {timesteps.dtype}.")
+    if timesteps.numel() and not 1 <= int(timesteps.min()) <= int(timesteps.max()) <= num_timesteps:
+        bounds = f"{int(timesteps.min())}..{int(timesteps.max())}"
+        raise ValueError(f"timesteps must lie in 1..{num_timesteps}, got {bounds}.")
 
 
 def _factors(now: algebra.Level, then: algebra.Level, eta: float, variance: str) -> tuple[Any, Any, Any]:

@@ -34,6 +34,12 @@ CALLS: dict[str, Call] = {
                  "log_snr_shift": 0.0},
         component,
     ),
+    "LinearVarianceSchedule": Call(
+        lambda: dr.LinearVarianceSchedule,
+        lambda: {"num_timesteps": 9, "scale": 0.5, "minimum": 1e-3, "maximum": 0.9, "first_beta": 1e-4,
+                 "log_snr_shift": -1.0},
+        component,
+    ),
     "ExponentialSchedule": Call(
         lambda: dr.ExponentialSchedule,
         lambda: {"num_timesteps": 9, "beta_min": 0.1, "beta_max": 20.0, "log_snr_shift": -1.0}, component,

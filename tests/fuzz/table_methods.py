@@ -207,6 +207,9 @@ CALLS: dict[str, Call] = {
         lambda: world.process().evidence,
         lambda: {"xn": gaussian(2, 2, DIM), "timesteps": torch.full((2, 2), STEPS)}, arithmetic=True,
     ),
+    "GaussianProcess.bound_weight": Call(
+        lambda: world.process().bound_weight, lambda: {"timesteps": torch.tensor([1, STEPS])}, finite,
+    ),
     "MaskProcess.bound_weight": Call(
         lambda: dr.MaskProcess(world.schedule()).bound_weight, lambda: {"timesteps": torch.tensor([1, STEPS])},
         probabilities,
