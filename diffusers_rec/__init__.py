@@ -86,9 +86,13 @@ from diffusers_rec.recommenders.calibration import Calibration
 from diffusers_rec.recommenders.diffrec import DiffRec
 from diffusers_rec.recommenders.ensemble import Ensemble
 from diffusers_rec.recommenders.generating import GAP, Completions
+from diffusers_rec.recommenders.loading import load_pretrained
 from diffusers_rec.recommenders.memory import Memory, NoMemory, TransitionMemory
 from diffusers_rec.recommenders.ranking import Scores
 from diffusers_rec.recommenders.trainable import Loss
+from diffusers_rec.recommenders.user_diffusion import UserVectorDiffusion
+from diffusers_rec.recommenders.user_flow import UserVectorFlow
+from diffusers_rec.recommenders.user_latents import UserLatentDiffusion
 from diffusers_rec.samplers import (
     ChainSampler,
     DDIMSampler,
@@ -211,6 +215,9 @@ __all__ = [
     "UniformNegatives",
     "UniformTimestepSampler",
     "UnmaskSampler",
+    "UserLatentDiffusion",
+    "UserVectorDiffusion",
+    "UserVectorFlow",
     "Vocabulary",
     "WeightedObjective",
     "WholeSequence",
@@ -220,6 +227,7 @@ __all__ = [
     "chunked_cross_entropy",
     "feature_vectors",
     "from_frame",
+    "load_pretrained",
     "read_interactions",
 ]
 

@@ -24,7 +24,7 @@ from diffusers_rec.core.entrances import guarded
 from diffusers_rec.data.history import History
 from diffusers_rec.guidance import Guidance
 from diffusers_rec.recommenders.base import Recommender, SamplerChoice, Seeds, options_of
-from diffusers_rec.recommenders.diffrec import DiffRec
+from diffusers_rec.recommenders.loading import load_pretrained
 from diffusers_rec.recommenders.ranking import Scores, joined, user_groups
 
 
@@ -80,7 +80,7 @@ class Ensemble(Recommender):
             raise TypeError(
                 f"Ensemble: expected a list of folders, got {directories!r} alone. Write [{directories!r}]."
             )
-        return cls([DiffRec.from_pretrained(directory) for directory in directories]).eval()
+        return cls([load_pretrained(directory) for directory in directories]).eval()
 
     @property
     def device(self) -> torch.device:

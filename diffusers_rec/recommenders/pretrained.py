@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
 from diffusers_rec.core.blueprint import check_weights
-from diffusers_rec.core.checkpoint import CONFIG_FILE, NO_MODEL, read_checkpoint, refuse_nonfinite, write_checkpoint
+from diffusers_rec.core.checkpoint import (
+    CONFIG_FILE,
+    NO_MODEL,
+    Checkpoint,
+    read_checkpoint,
+    refuse_nonfinite,
+    write_checkpoint,
+)
 from diffusers_rec.core.entrances import guarded
 from diffusers_rec.core.files import naming
 from diffusers_rec.core.registry import Config
@@ -22,6 +29,8 @@ from diffusers_rec.recommenders.migration import migrated
 _LEARNED_BESIDE = "popularity", "timesteps."
 """What a state dict holds beside weights, and older checkpoints lack."""
 
+_MODELS: dict[str, type[Pretrained]] = {}
+
 _COMPILED = "_orig_mod."  # what torch.compile puts before the names of a part that it wraps
 
 
@@ -29,13 +38,23 @@ _COMPILED = "_orig_mod."  # what torch.compile puts before the names of a part t
 class Pretrained(nn.Module):
     """A model that is known by its items, its config and its state dict: a subclass defines the first two.
 
-    A timestep sampler and the items' popularity are saved where the model has them.
+    A timestep sampler and the items' popularity are saved where the model has them. A class that is declared with
+    ``model_name=...`` writes this name as ``"model"`` in its config, and :func:`~diffusers_rec.load_pretrained` finds
+    it.
     """
+
+    model_name: ClassVar[str | None] = None
 
     vocabulary: Vocabulary
     embedding: ItemEmbedding
     timesteps: TimestepSampler
     popularity: Tensor
+
+    def __init_subclass__(cls, *, model_name: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if model_name is not None:
+            cls.model_name = model_name
+            _MODELS[model_name] = cls
 
     def config(self) -> Config:
         """Everything but the items and the weights, ready for JSON."""
@@ -63,9 +82,24 @@ class Pretrained(nn.Module):
 
         Raises:
             FileNotFoundError: there is no checkpoint.
-            ValueError: it is damaged, foreign, of a newer format, its weights do not fit its config, or are not finite.
+            ValueError: it is damaged, foreign, of a newer format or of another class, its weights do not fit its
+                config, or are not finite.
         """
-        saved = read_checkpoint(directory)
+        return cls.restored(read_checkpoint(directory), directory)
+
+    @classmethod
+    def restored(cls, saved: Checkpoint, directory: str | PathLike[str]) -> Self:
+        """Build the model of a checkpoint that was read from ``directory``.
+
+        Raises:
+            ValueError: as :meth:`from_pretrained`.
+        """
+        found = model_class(saved.config)
+        if found is not None and not issubclass(found, cls):
+            raise ValueError(
+                f"{Path(directory)} holds a {found.__name__}, not a {cls.__name__}. Use load_pretrained(folder), or "
+                f"{found.__name__}.from_pretrained(folder)."
+            )
         with naming(Path(directory) / CONFIG_FILE, NO_MODEL):
             vocabulary = Vocabulary.from_json(saved.items)
             config = migrated(saved.config)
@@ -105,3 +139,9 @@ class Pretrained(nn.Module):
             if _COMPILED in name and plain in state_dict:
                 state_dict[prefix + name] = state_dict.pop(plain)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def model_class(config: Mapping[str, Any]) -> type[Pretrained] | None:
+    """The class that a config names; None if it names none, as that of a :class:`~diffusers_rec.DiffRec`."""
+    name = config.get("model")
+    return _MODELS.get(name) if isinstance(name, str) else None

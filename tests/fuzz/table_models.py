@@ -39,6 +39,10 @@ def members() -> dr.Ensemble:
     return dr.Ensemble([world.model(seed=1), world.model(seed=2)]).eval()
 
 
+def latents() -> dr.UserLatentDiffusion:
+    return dr.UserLatentDiffusion(world.vocabulary(), schedule=world.schedule(), latent_dim=4, widths=[DIM])
+
+
 def plain_training() -> dict[str, Any]:
     return {"epochs": 1, "batch_targets": 16, "average_decay": 0.5}
 
@@ -330,6 +334,41 @@ CALLS: dict[str, Call] = {
         lambda: presets.fmrec,
         lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "seed": 0}, serves,
     ),
+    "UserVectorDiffusion": Call(
+        lambda: dr.UserVectorDiffusion,
+        lambda: {"items": world.vocabulary(), "schedule": "sqrt", "widths": [DIM], "max_length": 6,
+                 "oldest_weight": 0.5, "timesteps": "uniform", "weighting": "uniform", "step_dim": 4, "dropout": 0.1,
+                 "temperature": 0.5, "seed": 0},
+        serves,
+    ),
+    "UserLatentDiffusion": Call(
+        lambda: dr.UserLatentDiffusion,
+        lambda: {"items": world.vocabulary(), "schedule": "sqrt", "clusters": [0, 1] * (NUM_ITEMS // 2),
+                 "latent_dim": 4, "widths": [DIM], "max_length": 6, "oldest_weight": 0.5, "timesteps": "uniform",
+                 "weighting": "uniform", "bound_scale": 0.1, "divergence_scale": 0.2, "divergence_steps": 5,
+                 "step_dim": 4, "dropout": 0.1, "encoder_dropout": 0.1, "temperature": 0.5, "seed": 0},
+        serves,
+    ),
+    "UserLatentDiffusion.encode": Call(lambda: latents().encode, lambda: {"vectors": gaussian(2, NUM_ITEMS)}, finite),
+    "UserLatentDiffusion.denoise": Call(lambda: latents().denoise, lambda: {"history": world.history()}, finite),
+    "UserLatentDiffusion.forward": Call(
+        lambda: latents().forward, lambda: {"batch": world.batch(), "generator": generator()}
+    ),
+    "UserLatentDiffusion.update": Call(
+        lambda: latents().update,
+        lambda: {"observed": {"timesteps": torch.tensor([1, 2]), "per_latent": torch.tensor([0.5, 0.1])}},
+    ),
+    "UserVectorFlow": Call(
+        lambda: dr.UserVectorFlow,
+        lambda: {"items": world.vocabulary(), "num_timesteps": 4, "num_steps": 3, "widths": [DIM, 2], "max_length": 6,
+                 "timesteps": "importance", "step_dim": 4, "dropout": 0.1, "temperature": 0.5, "seed": 0},
+        serves,
+    ),
+    "UserVectorFlow.prepare": Call(
+        lambda: dr.UserVectorFlow(world.vocabulary(), widths=[DIM]).prepare,
+        lambda: {"sequences": world.sequences(), "examples": "last-target"}, serves,
+    ),
+    "load_pretrained": Call(lambda: dr.load_pretrained, lambda: {"directory": "model"}, serves),
     "control": Call(lambda: presets.control, lambda: {"model": world.model()}, serves),
     "ItemIndex": Call(
         lambda: ItemIndex,
