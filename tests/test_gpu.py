@@ -90,7 +90,10 @@ def test_a_preset_trains_and_a_killed_training_goes_on_to_the_same_end(preset, t
     config = replace(RECIPES[preset], epochs=3, batch_targets=64)
 
     def fit(folder, on_epoch=None):
-        model = twin(PRESETS[preset](SPLIT.train.vocabulary, dim=16, max_length=10))
+        model = PRESETS[preset](SPLIT.train.vocabulary, dim=16, max_length=10)
+        if twin is control and not isinstance(model, DiffRec):
+            pytest.skip("only a pipeline has a control")
+        model = twin(model)
         result = train(model, SPLIT.train, SPLIT.validation, config, directory=tmp_path / folder, on_epoch=on_epoch)
         return model, result
 
@@ -100,7 +103,9 @@ def test_a_preset_trains_and_a_killed_training_goes_on_to_the_same_end(preset, t
 
     whole, result = fit("whole")
     assert whole.device.type == "cuda"
-    assert result.history[-1]["recommendation"] < result.history[0]["recommendation"]
+    first, last = result.history[0], result.history[-1]
+    term = next(each for each in ("recommendation", "cross-entropy", "squared", "reconstruction") if each in first)
+    assert last[term] < first[term]
     with pytest.raises(KeyboardInterrupt):
         fit("killed", kill)
     again, resumed = fit("killed")

@@ -11,7 +11,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from diffusers_rec.cli.inputs import LogFile, held_out
-from diffusers_rec.cli.models import load_model
+from diffusers_rec.cli.models import load_pipeline
 from diffusers_rec.cli.options import (
     CoreOption,
     DataArgument,
@@ -90,7 +90,7 @@ def audit_command(
     quiet: QuietOption = False,
 ) -> None:
     """Measure what the noise does: accuracy without it, losses by timestep, and the samples of reverse chains."""
-    trained = load_model(model)
+    trained = load_pipeline(model, "audit")
     lengths = chain_lengths(steps or None, trained.schedule.num_timesteps, name="--steps")
     if isinstance(trained.denoiser, NoiselessDenoiser) and not as_json:
         stdout.print(

@@ -7,6 +7,7 @@ from typing import Any
 
 from diffusers_rec.cli.values import parse_value
 from diffusers_rec.core.registry import unknown_name
+from diffusers_rec.recommenders.base import Recommender
 from diffusers_rec.recommenders.diffrec import PARTS, DiffRec
 from diffusers_rec.training import TrainingConfig
 
@@ -67,8 +68,12 @@ def change_training(training: dict[str, Any], changes: dict[str, str]) -> dict[s
     return training
 
 
-def change_model(model: DiffRec, changes: dict[str, str]) -> DiffRec:
-    """Apply the changes that concern parts to a model; return the same model if there are none."""
+def change_model(model: Recommender, changes: dict[str, str]) -> Recommender:
+    """Apply the changes that concern parts to a model; return the same model if there are none.
+
+    Raises:
+        ValueError: The model is not composed of parts.
+    """
     parts: dict[str, Any] = {}
     for key, text in changes.items():
         part, dot, setting = key.partition(".")
@@ -80,4 +85,11 @@ def change_model(model: DiffRec, changes: dict[str, str]) -> DiffRec:
             parts[part] = {**parts.get(part, {}), "name": text}
         else:
             parts[part] = parse_value("--set", text)
-    return model.replace(**parts) if parts else model
+    if not parts:
+        return model
+    if not isinstance(model, DiffRec):
+        raise ValueError(
+            f"--set {next(iter(parts))}: a {type(model).__name__} is not composed of parts. Of the preset, --dim, "
+            "--max-length, --dropout and --set training.SETTING=VALUE can be changed."
+        )
+    return model.replace(**parts)

@@ -8,7 +8,7 @@ import typer
 
 from diffusers_rec.cli.errors import suggesting_options
 from diffusers_rec.cli.generated import FIXES, generated_table, plain_gaps, plain_samples
-from diffusers_rec.cli.models import choose_generating_sampler, load_model
+from diffusers_rec.cli.models import choose_generating_sampler, load_pipeline
 from diffusers_rec.cli.options import (
     CandidatesOption,
     ExcludeOption,
@@ -46,7 +46,7 @@ def complete_command(
     The likeliest sample is listed first. The model must be one that fills gaps: diffrec train --preset joint.
     """
     samples = check_int("--samples", samples, minimum=1)
-    trained = load_model(model)
+    trained = load_pipeline(model, "complete")
     fixes = {
         "expected a gap": "? or a JSON null marks a gap",
         "begins with a gap": "diffrec recommend --empty popularity",

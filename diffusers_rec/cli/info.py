@@ -24,7 +24,9 @@ from diffusers_rec.cli.options import (
 from diffusers_rec.cli.terminal import print_json, stdout
 from diffusers_rec.core.registry import Component
 from diffusers_rec.objectives import LossTerm
-from diffusers_rec.recommenders.diffrec import PARTS, DiffRec
+from diffusers_rec.recommenders.diffrec import PARTS
+from diffusers_rec.recommenders.loading import load_pretrained
+from diffusers_rec.recommenders.pretrained import Pretrained
 from diffusers_rec.version import __version__
 
 
@@ -68,8 +70,9 @@ def _print_components(as_json: bool) -> None:
 
 
 def _print_model(folder: Path, as_json: bool) -> None:
-    model = DiffRec.from_pretrained(folder)
-    facts = {"items": len(model.vocabulary), "parameters": count_parameters(model), **model.config()}
+    model = load_pretrained(folder)
+    config = model.config() if isinstance(model, Pretrained) else {}
+    facts = {"items": len(model.vocabulary), "parameters": count_parameters(model), **config}
     if as_json:
         print_json(facts)
         return

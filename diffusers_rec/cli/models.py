@@ -12,15 +12,31 @@ from diffusers_rec.core.errors import check_int
 from diffusers_rec.recommenders.base import Recommender
 from diffusers_rec.recommenders.diffrec import DiffRec
 from diffusers_rec.recommenders.ensemble import Ensemble
+from diffusers_rec.recommenders.loading import load_pretrained
 from diffusers_rec.samplers import Sampler
 
 
-def load_model(folder: Path) -> DiffRec:
-    """Load a trained model, on the GPU if there is one."""
-    return DiffRec.from_pretrained(folder).to("cuda" if torch.cuda.is_available() else "cpu")
+def load_model(folder: Path) -> Recommender:
+    """Load a trained model of any class, on the GPU if there is one."""
+    return load_pretrained(folder).to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def load_ensemble(model: DiffRec, folder: Path, others: list[Path] | None) -> Recommender:
+def load_pipeline(folder: Path, command: str) -> DiffRec:
+    """Load a trained model for a command that needs the parts of a :class:`~diffusers_rec.DiffRec`.
+
+    Raises:
+        ValueError: The model is of another class.
+    """
+    model = load_model(folder)
+    if not isinstance(model, DiffRec):
+        raise ValueError(
+            f"diffrec {command} needs a DiffRec, but {folder} holds a {type(model).__name__}. "
+            "Give the folder of a model of another preset, such as diffrec train --preset joint."
+        )
+    return model
+
+
+def load_ensemble(model: Recommender, folder: Path, others: list[Path] | None) -> Recommender:
     """Load the ensemble of a model and the folders of ``--with``; return the model if there are none."""
     if not others:
         return model
@@ -39,10 +55,14 @@ def load_ensemble(model: DiffRec, folder: Path, others: list[Path] | None) -> Re
         raise ValueError(f"--with, where {folder} is member 0: {error}") from error
 
 
-def choose_sampler(model: DiffRec, choice: str | None, steps: int | None) -> Sampler | None:
+def choose_sampler(model: Recommender, choice: str | None, steps: int | None) -> Sampler | None:
     """Build the sampler of ``--sampler`` and ``--steps``; None if neither is given."""
     if choice is None and steps is None:
         return None
+    if not isinstance(model, DiffRec):
+        raise ValueError(
+            f"--sampler and --steps: a {type(model).__name__} has a chain of its own. Leave the options out."
+        )
     config = None if choice is None else parse_value("--sampler", choice)
     shared = {"embedding": model.embedding, "head": model.head, "schedule": model.schedule}
     sampler = model.sampler if config is None else Sampler.build_with(shared, config)
@@ -74,6 +94,6 @@ def choose_generating_sampler(choice: str | None, steps: int | None) -> Any:
     return {**named, "num_steps": check_int("--steps", steps, minimum=1)}
 
 
-def count_parameters(model: DiffRec) -> int:
+def count_parameters(model: Recommender) -> int:
     """Number of parameters of a model."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -8,7 +8,7 @@ import typer
 
 from diffusers_rec.cli.errors import suggesting_options
 from diffusers_rec.cli.generated import FIXES, generated_table, plain_gaps, plain_samples
-from diffusers_rec.cli.models import choose_generating_sampler, load_model
+from diffusers_rec.cli.models import choose_generating_sampler, load_pipeline
 from diffusers_rec.cli.options import (
     CandidatesOption,
     ExcludeOption,
@@ -51,7 +51,7 @@ def slate_command(
     The likeliest slate is listed first. The model must be one that fills gaps: diffrec train --preset joint.
     """
     samples = None if samples is None else check_int("--samples", samples, minimum=1)
-    trained = load_model(model)
+    trained = load_pipeline(model, "slate")
     strict = unknown == "error"
     with suggesting_options({"unknown id": "--unknown drop", **FIXES}):
         histories = [parse_ids("--history", text, trained.vocabulary, strict=strict) for text in history]

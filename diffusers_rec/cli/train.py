@@ -37,13 +37,17 @@ from diffusers_rec.core.errors import check_int
 from diffusers_rec.core.registry import Config
 from diffusers_rec.evaluation import Report
 from diffusers_rec.presets import PRESETS, control
-from diffusers_rec.recommenders.diffrec import PARTS, DiffRec
-from diffusers_rec.recommenders.memory import NoMemory
+from diffusers_rec.recommenders.base import Recommender
+from diffusers_rec.recommenders.diffrec import DiffRec
+from diffusers_rec.recommenders.pretrained import Pretrained
 from diffusers_rec.training import RECIPES, TrainingConfig, train
 
 MAX_THREADS = 1024
 
-Preset = Literal["best", "joint", "paper", "diffurec", "dreamrec", "preferdiff", "fmrec"]
+Preset = Literal[
+    "best", "joint", "paper", "diffurec", "dreamrec", "preferdiff", "fmrec", "wang2023", "wang2023-latent",
+    "wang2023-temporal", "flowcf",
+]  # fmt: skip
 
 
 def train_command(
@@ -55,7 +59,7 @@ def train_command(
         Preset,
         typer.Option(
             help="The configuration that ranks best so far; joint, which also fills gaps and proposes slates; the "
-            "paper's (Sec. 5.1.4); or the name of another paper's model, which validates with seen items kept."
+            "paper's (Sec. 5.1.4); or the name of another paper's model, validated with or without seen items as there."
         ),
     ] = "best",
     dim: Annotated[int | None, typer.Option(help="Latent width D.")] = None,
@@ -145,7 +149,7 @@ def train_command(
     training["exclude_seen"] = training["exclude_seen"] and not include_seen
     training, model = change_training(training, changes), change_model(model, changes)
     if as_control:
-        model = control(model)
+        model = _control(model, preset)
     config = TrainingConfig(**training)
     if not quiet:
         stderr.print(f"{whole.statistics()}\n")
@@ -161,7 +165,7 @@ def train_command(
     if not quiet:
         epoch_log.end()
     reports: dict[str, Report] = {}
-    if held_out is not None and not isinstance(model.memory, NoMemory):
+    if held_out is not None and model.without_memory() is not model:
         reports = compare(model, held_out, seeds=config.validation_seeds, progress=progress)
     record = result.history[result.best_epoch - 1]
     metrics = {
@@ -194,6 +198,13 @@ def _recipe(preset: Preset, *, validates: bool) -> dict[str, Any]:
     return RECIPES[preset].config() | ({} if validates else {"patience": 0})
 
 
+def _control(model: Recommender, preset: Preset) -> DiffRec:
+    """Noise-free control of the model of a preset."""
+    if not isinstance(model, DiffRec):
+        raise ValueError(f"--control: the preset {preset} has no noise-free control. Leave --control out.")
+    return control(model)
+
+
 def _refuse_beside(option: str, options: dict[str, bool]) -> None:
     """Refuse options of the validation beside one that trains without; each name comes with whether it is given."""
     given = [name for name, is_given in options.items() if is_given]
@@ -204,10 +215,11 @@ def _refuse_beside(option: str, options: dict[str, bool]) -> None:
         )
 
 
-def _list_parts(model: DiffRec) -> str:
+def _list_parts(model: Recommender) -> str:
     """Every part by name, as ``--set`` takes it, in lines of at most 80 columns."""
-    config = model.config()
-    parts = ", ".join(f"{part}={_part_name(config[part])}" for part in PARTS)
+    config = model.config() if isinstance(model, Pretrained) else {}
+    named = {part: value for part, value in config.items() if isinstance(value, dict) and "name" in value}
+    parts = ", ".join(f"{part}={_part_name(value)}" for part, value in named.items())
     return textwrap.fill(parts, 80, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
 
 

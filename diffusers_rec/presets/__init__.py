@@ -1,18 +1,24 @@
 """Presets: functions that return a complete pipeline, one paper per file."""
 
+from collections.abc import Callable
+
 from diffusers_rec.presets.best import best
 from diffusers_rec.presets.control import control
 from diffusers_rec.presets.diffurec import diffurec
 from diffusers_rec.presets.dreamrec import dreamrec
 from diffusers_rec.presets.du2023 import du2023
+from diffusers_rec.presets.flowcf import flowcf
 from diffusers_rec.presets.fmrec import fmrec
 from diffusers_rec.presets.joint import joint
 from diffusers_rec.presets.preferdiff import preferdiff
+from diffusers_rec.presets.wang2023 import wang2023, wang2023_temporal
+from diffusers_rec.presets.wang2023_latent import wang2023_latent
+from diffusers_rec.recommenders.base import Recommender
 
 paper = du2023
 """Alias of ``du2023``, the paper that this library started from."""
 
-PRESETS = {
+PRESETS: dict[str, Callable[..., Recommender]] = {
     "best": best,
     "joint": joint,
     "paper": paper,
@@ -20,7 +26,26 @@ PRESETS = {
     "dreamrec": dreamrec,
     "preferdiff": preferdiff,
     "fmrec": fmrec,
+    "wang2023": wang2023,
+    "wang2023-latent": wang2023_latent,
+    "wang2023-temporal": wang2023_temporal,
+    "flowcf": flowcf,
 }
 """Presets by their names on the command line and in the training recipes."""
 
-__all__ = ["PRESETS", "best", "control", "diffurec", "dreamrec", "du2023", "fmrec", "joint", "paper", "preferdiff"]
+__all__ = [
+    "PRESETS",
+    "best",
+    "control",
+    "diffurec",
+    "dreamrec",
+    "du2023",
+    "flowcf",
+    "fmrec",
+    "joint",
+    "paper",
+    "preferdiff",
+    "wang2023",
+    "wang2023_latent",
+    "wang2023_temporal",
+]

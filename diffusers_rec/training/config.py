@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar
 
 from diffusers_rec.core.entrances import explained
@@ -126,6 +126,13 @@ _PREFERDIFF = TrainingConfig(  # one example per user, as in the code's files
     epochs=150, examples="last-target", learning_rate=1e-4, select_by="hr@5", exclude_seen=False, patience=10
 )
 
+_WANG2023 = TrainingConfig(
+    epochs=1000, examples="last-target", batch_targets=400, learning_rate=5e-5, select_by="hr@20", patience=3,
+    validate_every=5,
+)  # fmt: skip
+
+_FLOWCF = TrainingConfig(epochs=500, examples="last-target", batch_targets=4096, patience=11)
+
 RECIPES = {
     "paper": TrainingConfig(),
     "best": _AVERAGED,
@@ -134,5 +141,9 @@ RECIPES = {
     "dreamrec": _DREAMREC,
     "preferdiff": _PREFERDIFF,
     "fmrec": _DIFFUREC,
+    "wang2023": _WANG2023,
+    "wang2023-latent": replace(_WANG2023, learning_rate=5e-4),
+    "wang2023-temporal": replace(_WANG2023, learning_rate=1e-5),
+    "flowcf": _FLOWCF,
 }
 """Training settings for each of :data:`diffusers_rec.presets.PRESETS`."""

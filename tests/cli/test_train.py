@@ -14,13 +14,13 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from diffusers_rec import DiffRec, read_interactions
+from diffusers_rec import DiffRec, load_pretrained, read_interactions
 from diffusers_rec.evaluation import evaluate, evaluate_memory, evaluate_popularity
 from diffusers_rec.presets import best, control
 from diffusers_rec.recommenders.diffrec import PARTS
 from diffusers_rec.training import RECIPES, train
 
-from .command import SMALL, as_json, diffrec, good
+from .command import SMALL, as_json, diffrec, good, items
 
 
 def test_a_model_without_a_memory_has_no_rows_for_one(logs, tmp_path):
@@ -62,6 +62,29 @@ def test_a_recipe_that_keeps_seen_items_is_validated_so(logs, tmp_path):
     small = ("--dim", 16, "--max-length", 8, "--epochs", 1)
     answer = as_json("train", logs / "log.csv", "--out", tmp_path, *small, "--preset", "diffurec")
     assert answer["exclude_seen"] is False
+
+
+def test_a_model_that_is_no_pipeline_is_trained_and_served(logs, tmp_path):
+    command = ("train", logs / "log.csv", "--out", tmp_path, *SMALL, "--preset", "wang2023", "--learning-rate", 0.001)
+    code, _, progress = diffrec(*command)
+    assert code == 0
+    assert "schedule=linear-variance, timesteps=importance" in progress
+    answer = as_json("evaluate", tmp_path, logs / "log.csv", "--split", "validation")
+    assert answer["model"]["excluding_seen"]["hr@20"] == as_json(*command)["validation"]["hr@20"]
+    assert as_json("info", tmp_path)["model"] == "user-vector-diffusion"
+    item = load_pretrained(tmp_path).vocabulary.ids[0]
+    assert len(items(as_json("recommend", tmp_path, "--history", item, "-k", 3))) == 3
+    for given, message in {
+        ("train", logs / "log.csv", "--out", tmp_path / "other", "--preset", "flowcf", "--control"):
+            "--control: the preset flowcf has no noise-free control",
+        (*command, "--set", "schedule=sqrt"): "--set schedule: a UserVectorDiffusion is not composed of parts",
+        ("recommend", tmp_path, "--history", item, "--steps", 2): "--sampler and --steps: a UserVectorDiffusion has",
+        ("slate", tmp_path, "--history", item): "diffrec slate needs a DiffRec, but .* holds a UserVectorDiffusion",
+        ("audit", tmp_path, logs / "log.csv"): "diffrec audit needs a DiffRec",
+    }.items():  # fmt: skip
+        code, _, error = diffrec(*given)
+        assert code == 2
+        assert re.search(message, " ".join(error.split())), error
 
 
 @pytest.mark.parametrize("option", ["--no-validation", "--final"])

@@ -334,6 +334,28 @@ CALLS: dict[str, Call] = {
         lambda: presets.fmrec,
         lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "seed": 0}, serves,
     ),
+    "wang2023": Call(
+        lambda: presets.wang2023,
+        lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "settings": "ml-1m",
+                 "seed": 0},
+        serves,
+    ),
+    "wang2023_temporal": Call(
+        lambda: presets.wang2023_temporal,
+        lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "settings": "yelp",
+                 "seed": 0},
+        serves,
+    ),
+    "wang2023_latent": Call(
+        lambda: presets.wang2023_latent,
+        lambda: {"items": world.vocabulary(), "clusters": [0, 1] * (NUM_ITEMS // 2), "dim": DIM, "max_length": 6,
+                 "dropout": 0.1, "settings": "yelp", "seed": 0},
+        serves,
+    ),
+    "flowcf": Call(
+        lambda: presets.flowcf,
+        lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "seed": 0}, serves,
+    ),
     "UserVectorDiffusion": Call(
         lambda: dr.UserVectorDiffusion,
         lambda: {"items": world.vocabulary(), "schedule": "sqrt", "widths": [DIM], "max_length": 6,
