@@ -24,6 +24,7 @@ from diffusers_rec.denoisers import (
     JointDenoiser,
     StateMLPDenoiser,
     TransformerDenoiser,
+    VelocityMLPDenoiser,
 )
 from diffusers_rec.guidance import (
     AttributeGuide,
@@ -58,6 +59,7 @@ from diffusers_rec.objectives import (
     Pass,
     PreferenceTerm,
     SimplifiedObjective,
+    SourceTerm,
     SquaredTerm,
     TrainingStep,
     WeightedObjective,
@@ -107,6 +109,7 @@ from diffusers_rec.samplers import (
     StraightSampler,
     UnmaskSampler,
 )
+from diffusers_rec.sources import EncoderSource
 from diffusers_rec.version import __version__
 
 __all__ = [
@@ -136,6 +139,7 @@ __all__ = [
     "DPMSolverSampler",
     "Denoiser",
     "DiffRec",
+    "EncoderSource",
     "Ensemble",
     "EulerSampler",
     "ExponentialSchedule",
@@ -194,6 +198,7 @@ __all__ = [
     "SigmoidSchedule",
     "SimplifiedObjective",
     "Source",
+    "SourceTerm",
     "Split",
     "SqrtSchedule",
     "SquaredTerm",
@@ -218,6 +223,7 @@ __all__ = [
     "UserLatentDiffusion",
     "UserVectorDiffusion",
     "UserVectorFlow",
+    "VelocityMLPDenoiser",
     "Vocabulary",
     "WeightedObjective",
     "WholeSequence",

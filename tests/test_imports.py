@@ -21,7 +21,7 @@ FLOORS = [
     {"processes"},
     {"nn"},
     {"items"},
-    {"denoisers"},
+    {"denoisers", "sources"},
     {"guidance", "samplers", "objectives"},
     {"recommenders"},
     {"presets", "evaluation"},

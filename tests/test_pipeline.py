@@ -275,6 +275,8 @@ def test_recommend_from_final_judges_the_prediction_at_the_last_step(denoiser, n
     answered, judged = spy(monkeypatch, model.denoiser, "forward"), spy(monkeypatch, model.head, "loss")
     loss = model(BATCH, seeded())
     (xn, timesteps, _), prediction = answered[0]
+    if model.denoiser.prediction == "velocity":
+        prediction = model.schedule.x0_from_velocity(prediction, xn, timesteps)
     half = BATCH.positions.shape[1]
     assert (timesteps[:, half:] == N).all()
     assert not (loss.timesteps == N).all()

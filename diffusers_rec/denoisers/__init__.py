@@ -7,6 +7,7 @@ from diffusers_rec.denoisers.conditional_mlp import ConditionalMLPDenoiser
 from diffusers_rec.denoisers.joint import JointDenoiser
 from diffusers_rec.denoisers.state_mlp import StateMLPDenoiser
 from diffusers_rec.denoisers.transformer import TransformerDenoiser
+from diffusers_rec.denoisers.velocity_mlp import VelocityMLPDenoiser
 
 __all__ = [
     "AddedLatentDenoiser",
@@ -16,4 +17,5 @@ __all__ = [
     "JointDenoiser",
     "StateMLPDenoiser",
     "TransformerDenoiser",
+    "VelocityMLPDenoiser",
 ]

@@ -6,7 +6,14 @@ from diffusers_rec.objectives.contrastive import ContrastiveObjective
 from diffusers_rec.objectives.items import ItemsObjective
 from diffusers_rec.objectives.preference import PreferenceTerm
 from diffusers_rec.objectives.simplified import SimplifiedObjective
-from diffusers_rec.objectives.terms import ContrastiveTerm, CosineTerm, CrossEntropyTerm, LossTerm, SquaredTerm
+from diffusers_rec.objectives.terms import (
+    ContrastiveTerm,
+    CosineTerm,
+    CrossEntropyTerm,
+    LossTerm,
+    SourceTerm,
+    SquaredTerm,
+)
 from diffusers_rec.objectives.weighted import WeightedObjective
 
 __all__ = [
@@ -21,6 +28,7 @@ __all__ = [
     "Pass",
     "PreferenceTerm",
     "SimplifiedObjective",
+    "SourceTerm",
     "SquaredTerm",
     "TrainingStep",
     "WeightedObjective",

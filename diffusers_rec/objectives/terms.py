@@ -108,6 +108,23 @@ class CrossEntropyTerm(LossTerm, name="cross-entropy"):
         return {**self.config(), "at": "sampled"}
 
 
+class SourceTerm(LossTerm, name="source"):
+    r"""Cross-entropy :math:`-\log p(v \mid c)` of the true item given the centre c of its chain.
+
+    It trains a learned source to rank the next item by itself. Without a source, the centre is zero and the term is
+    constant. Li et al. 2025 (FlowRec).
+
+    Args:
+        weight: Weight of the term.
+    """
+
+    reads_latents = False
+
+    def __call__(self, step: TrainingStep) -> Tensor:
+        centre = torch.as_tensor(step.sampled.centre, device=step.x0.device, dtype=step.x0.dtype)
+        return step.head.loss(centre.expand_as(step.x0), step.items, step.negatives)
+
+
 class ContrastiveTerm(LossTerm, name="contrastive"):
     r"""Pulls the predictions at the sampled step and at step N together for each target, and pushes targets apart.
 

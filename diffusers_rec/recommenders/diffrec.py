@@ -122,7 +122,7 @@ class DiffRec(Pretrained, Completing):
         shared |= {"head": self.head, "schedule": self.schedule}
         self.denoiser = Denoiser.build_with({**size, **shared, "seed": weight_seed(self.seed, "denoiser")}, denoiser)
         self.process = Process.build_with({**size, **shared}, process)
-        self.source = Source.build(source)
+        self.source = Source.build_with({**size, "seed": weight_seed(self.seed, "source")}, source)
         self.noising = NoisingStrategy.build(noising)
         self.timesteps = TimestepSampler.build_with({"num_timesteps": self.schedule.num_timesteps}, timesteps)
         self.objective = Objective.build(objective)

@@ -11,8 +11,10 @@ from torch import Tensor
 from diffusers_rec.data.history import History
 from diffusers_rec.processes.noising import Queries
 from diffusers_rec.processes.source import Source
-from diffusers_rec.testing.contract import Case, Maker, Suite, expect, expect_close, expect_equal
+from diffusers_rec.testing.contract import SIZES, Case, Maker, Suite, expect, expect_close, expect_equal
 from diffusers_rec.testing.inputs import DTYPES, gaussian
+
+DIM = SIZES["dim"]
 
 
 def one_centre_a_query(source: Source) -> None:
@@ -21,7 +23,7 @@ def one_centre_a_query(source: Source) -> None:
     for dtype in DTYPES:
         centre = source.centre(history.with_latents(history.latent().to(dtype)), queries)
         if centre is not None:
-            expect(centre.shape == (2, 4, 1, 3), "a centre (2, 4, 1, 3)", tuple(centre.shape))
+            expect(centre.shape == (2, 4, 1, DIM), f"a centre (2, 4, 1, {DIM})", tuple(centre.shape))
             expect(centre.dtype == dtype, f"a centre in {dtype}", centre.dtype)
             expect(centre.isfinite().all(), f"a finite centre in {dtype}", centre.flatten()[:3].tolist())
 
@@ -49,7 +51,7 @@ def a_row_has_its_centre_alone(source: Source) -> None:
             names = "visible", "positions", "count", "answer"
             own = replace(queries, **{name: getattr(queries, name)[part, query : query + 1] for name in names})
             alone = _centre(source, history.take(part), own)
-            expect_close(f"row {row}, query {query} alone", alone[0, 0], centre[row, query])
+            expect_close(f"row {row}, query {query} alone", alone[0, 0], centre[row, query], rtol=1e-5, atol=1e-6)
 
 
 CLAUSES = (one_centre_a_query, a_query_sees_its_visible_items_alone, a_row_has_its_centre_alone)
@@ -60,7 +62,7 @@ def example() -> tuple[History, Queries]:
     lengths = torch.tensor([5, 3])
     visible = torch.tensor([[0, 1, 4, 5], [0, 1, 2, 3]])
     queries = Queries(visible, visible[..., None], torch.ones_like(visible), torch.zeros_like(visible))
-    return History.of_latents(gaussian(2, 5, 3), lengths), queries
+    return History.of_latents(gaussian(2, 5, DIM), lengths), queries
 
 
 def _centre(source: Source, history: History, queries: Queries) -> Tensor:

@@ -100,6 +100,7 @@ EXEMPT = {
             "ClassifierFreeGuide",
             "Component",
             "Denoiser",
+            "EncoderSource",
             "Guide",
             "Process",
             "InBatchNegatives",

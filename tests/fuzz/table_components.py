@@ -65,6 +65,10 @@ CALLS: dict[str, Call] = {
     "ZeroSource": Call(lambda: dr.ZeroSource, dict, component),
     "LastItemSource": Call(lambda: dr.LastItemSource, dict, component),
     "HistorySource": Call(lambda: dr.HistorySource, lambda: {"decay": 0.5}, component),
+    "EncoderSource": Call(
+        lambda: dr.EncoderSource,
+        lambda: {"dim": DIM, "max_length": 6, "num_layers": 1, "num_heads": 2, "dropout": 0.1, "seed": 0}, component,
+    ),
     "TargetOnly": Call(lambda: dr.TargetOnly, dict, component),
     "LastK": Call(lambda: dr.LastK, lambda: {"k": 2, "ahead": False, "independent_steps": False}, component),
     "Gaps": Call(lambda: dr.Gaps, lambda: {"k": 2, "per_row": 3, "independent_steps": False}, component),
@@ -110,6 +114,9 @@ CALLS: dict[str, Call] = {
     "ConditionalMLPDenoiser": Call(
         lambda: dr.ConditionalMLPDenoiser, lambda: sized(mlp_layers=1, low_pass=0.5), component
     ),
+    "VelocityMLPDenoiser": Call(
+        lambda: dr.VelocityMLPDenoiser, lambda: sized(mlp_layers=1, low_pass=0.5), component
+    ),
     "JointDenoiser": Call(
         lambda: dr.JointDenoiser, lambda: sized(joint_layers=1, joint_dropout=0.1, low_pass=0.5), component
     ),
@@ -139,6 +146,7 @@ CALLS: dict[str, Call] = {
     ),
     "SquaredTerm": Call(lambda: dr.SquaredTerm, lambda: {"weight": 0.5, "reduction": "sum", "of": "output"}, component),
     "CosineTerm": Call(lambda: dr.CosineTerm, lambda: {"weight": 0.5, "power": 2.0}, component),
+    "SourceTerm": Call(lambda: dr.SourceTerm, lambda: {"weight": 0.5}, component),
     "CrossEntropyTerm": Call(lambda: dr.CrossEntropyTerm, lambda: {"weight": 0.5, "at": "final"}, component),
     "ContrastiveTerm": Call(lambda: dr.ContrastiveTerm, lambda: {"weight": 0.5, "temperature": 0.2}, component),
     "PreferenceTerm": Call(

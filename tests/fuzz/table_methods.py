@@ -328,6 +328,7 @@ for _name, _make in {
     CALLS[f"{_name}.sample"] = Call(lambda cls=_make: cls().sample, chain, like("start"), arithmetic=True)
 for _name in ("LastItemSource", "HistorySource"):
     CALLS[f"{_name}.centre"] = Call(lambda name=_name: getattr(dr, name)().centre, centred)
+CALLS["EncoderSource.centre"] = Call(lambda: dr.EncoderSource(DIM, 6, num_heads=1).eval().centre, centred)
 for _cls in (dr.MaskProcess, dr.MixedProcess):
     CALLS |= {
         f"{_cls.__name__}.start": Call(
@@ -373,7 +374,7 @@ CALLS["Gaps.serving"] = Call(
 CALLS["LastK.serving"] = Call(
     lambda: dr.LastK(ahead=True).serving, lambda: {"lengths": torch.tensor([2, 3]), "width": 2}
 )
-for _cls in (dr.SquaredTerm, dr.CosineTerm, dr.CrossEntropyTerm, dr.ContrastiveTerm):
+for _cls in (dr.SquaredTerm, dr.CosineTerm, dr.CrossEntropyTerm, dr.SourceTerm, dr.ContrastiveTerm):
     CALLS[f"{_cls.__name__}.__call__"] = Call(_cls, losses)
 CALLS["PreferenceTerm.__call__"] = Call(dr.PreferenceTerm, compared)
 OWN = (
