@@ -8,6 +8,7 @@ from diffusers_rec.presets.diffurec import diffurec
 from diffusers_rec.presets.dreamrec import dreamrec
 from diffusers_rec.presets.du2023 import du2023
 from diffusers_rec.presets.flowcf import flowcf
+from diffusers_rec.presets.flowrec import flowrec
 from diffusers_rec.presets.fmrec import fmrec
 from diffusers_rec.presets.joint import joint
 from diffusers_rec.presets.preferdiff import preferdiff
@@ -26,6 +27,7 @@ PRESETS: dict[str, Callable[..., Recommender]] = {
     "dreamrec": dreamrec,
     "preferdiff": preferdiff,
     "fmrec": fmrec,
+    "flowrec": flowrec,
     "wang2023": wang2023,
     "wang2023-latent": wang2023_latent,
     "wang2023-temporal": wang2023_temporal,
@@ -41,6 +43,7 @@ __all__ = [
     "dreamrec",
     "du2023",
     "flowcf",
+    "flowrec",
     "fmrec",
     "joint",
     "paper",

@@ -141,6 +141,7 @@ RECIPES = {
     "dreamrec": _DREAMREC,
     "preferdiff": _PREFERDIFF,
     "fmrec": _DIFFUREC,
+    "flowrec": TrainingConfig(exclude_seen=False),
     "wang2023": _WANG2023,
     "wang2023-latent": replace(_WANG2023, learning_rate=5e-4),
     "wang2023-temporal": replace(_WANG2023, learning_rate=1e-5),

@@ -334,6 +334,10 @@ CALLS: dict[str, Call] = {
         lambda: presets.fmrec,
         lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "seed": 0}, serves,
     ),
+    "flowrec": Call(
+        lambda: presets.flowrec,
+        lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "seed": 0}, serves,
+    ),
     "wang2023": Call(
         lambda: presets.wang2023,
         lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "settings": "ml-1m",
