@@ -1,12 +1,15 @@
-"""Time of slates of the joint model, beside a roll-out of the control with cached keys.
+"""Time of slates of the joint model, beside a roll-out of the control with cached keys, and of its training steps.
 
 Both draw ``--draws`` samples of K items for each of up to 256 users in one call. The roll-out is a lower bound: it
-encodes the history once, and one item more for each draw. Run this program alone.
+encodes the history once, and one item more for each draw. Training steps are compared with those of ``best`` on the
+same windows. Run this program alone.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,10 +17,13 @@ import numpy as np
 from benchmarks import plots
 from benchmarks.generation.rollout import cached_roll_out
 from benchmarks.generation.samples import ROLL_OUT
-from benchmarks.generation.setting import add_options, data_name, setting_of, split_of, trained
-from benchmarks.harness import Results, argument_parser, command, compare, parse
+from benchmarks.generation.setting import add_options, data_name, setting_of, split_of, trained, untrained
+from benchmarks.harness import Results, Timing, argument_parser, command, compare, parse
+from benchmarks.training_throughput import Steps
+from diffusers_rec import Split
 from diffusers_rec.data import pad
 from diffusers_rec.guidance import unwrapped
+from diffusers_rec.training import RECIPES
 
 STEPS = {"1 step": 1, "2 steps": 2, "K steps": None}
 
@@ -48,7 +54,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     for way in STEPS:
         name = f"blanks_{way.replace(' ', '_')}_time_vs_cached_roll_out"
         results.ratio(name, timings[way].over(timings[ROLL_OUT]), "<= 0.5")
+    steps = training_steps(split, options)
+    results.ratio("training_step_of_joint_over_best", steps["joint"].over(steps["best"]), "<= 3")
     results.write(draw)
+
+
+def training_steps(split: Split, options: argparse.Namespace) -> dict[str, Timing]:
+    """Timing of training steps of ``best`` and ``joint``, in turn, on the same sample of batches."""
+    setting = setting_of(options)
+    recipe = replace(RECIPES["best"], batch_targets=setting.batch_targets, seed=options.seed)
+    count = 1 if options.quick else 8
+    steps = {
+        name: Steps(untrained(name, split, setting, options.seed, None), split, recipe, count)
+        for name in ("best", "joint")
+    }
+    return compare(steps, repeats=5, budget=120)
 
 
 if __name__ == "__main__":
