@@ -16,7 +16,7 @@ from diffusers_rec import DDPMSampler, DiffRec, SyntheticWorld
 from diffusers_rec.data import Holdout, Sequences, Vocabulary, pad
 from diffusers_rec.evaluation import audit, evaluate
 from diffusers_rec.evaluation.audit import landing, nearest
-from diffusers_rec.presets import control, joint
+from diffusers_rec.presets import control, joint, wang2023
 from diffusers_rec.training import TrainingConfig, train
 
 MODULE = import_module("diffusers_rec.evaluation.audit")  # its name in the package is the function's
@@ -173,6 +173,17 @@ def test_a_model_of_blanks_has_a_ranking_and_probabilities_alone():
         "zeroed", "chain", "another_users", "chain_probability", "chain_distinct",
     ]  # fmt: skip
     assert math.isfinite(found.summary["nll"])
+
+
+def test_a_model_of_user_vectors_is_ranked_as_it_is_served():
+    model = wang2023(SPLIT.train.vocabulary, dim=8)
+    found = audit(model, SPLIT.test, users=20)
+    (row,) = found.ranking
+    assert row["xn"] == "as served"
+    assert row["ndcg@10"] == evaluate(model, SPLIT.test.sample(20, 0), ks=[10]).metrics()["ndcg@10"]
+    assert found.summary["drawn"] == row["ndcg@10"]
+    assert found.summary["noise"] == pytest.approx(1 - float(model.schedule.alpha_bar[-1]))
+    assert (found.timesteps, found.chains) == ([], [])
 
 
 def test_one_user_has_no_other(trained):

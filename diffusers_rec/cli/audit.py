@@ -11,7 +11,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from diffusers_rec.cli.inputs import LogFile, held_out
-from diffusers_rec.cli.models import load_pipeline
+from diffusers_rec.cli.models import load_model
 from diffusers_rec.cli.options import (
     CoreOption,
     DataArgument,
@@ -32,6 +32,7 @@ from diffusers_rec.cli.terminal import print_json, stdout
 from diffusers_rec.evaluation import audit
 from diffusers_rec.evaluation.audit import chain_lengths
 from diffusers_rec.guidance import NoiselessDenoiser
+from diffusers_rec.recommenders.diffrec import DiffRec
 
 TABLES = {
     "summary": (
@@ -90,9 +91,12 @@ def audit_command(
     quiet: QuietOption = False,
 ) -> None:
     """Measure what the noise does: accuracy without it, losses by timestep, and the samples of reverse chains."""
-    trained = load_pipeline(model, "audit")
-    lengths = chain_lengths(steps or None, trained.schedule.num_timesteps, name="--steps")
-    if isinstance(trained.denoiser, NoiselessDenoiser) and not as_json:
+    trained, lengths = load_model(model), steps or None
+    if isinstance(trained, DiffRec):
+        lengths = chain_lengths(lengths, trained.schedule.num_timesteps, name="--steps")
+    elif steps:
+        raise ValueError(f"--steps: a {type(trained).__name__} has a chain of its own. Leave the option out.")
+    if isinstance(getattr(trained, "denoiser", None), NoiselessDenoiser) and not as_json:
         stdout.print(
             f"{model} is a noise-free control: its denoiser receives no noise, so there is no noise to audit. --json "
             "prints the tables nevertheless.",

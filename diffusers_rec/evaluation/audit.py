@@ -9,7 +9,8 @@ A diffusion recommender can score well while its noise does nothing. One row sum
 - **chains**: where reverse chains land, against the distribution that the model predicts. A faithful chain lands on
   items of the same mean probability as exact draws do, and on as many different ones.
 
-The last two tables need a Gaussian process and a denoiser that predicts latents. They are empty for other models.
+The last two tables need a :class:`~diffusers_rec.DiffRec` with a Gaussian process and a denoiser that predicts latents.
+They are empty for other models. A model of another class is ranked as it is served, by its own chain.
 """
 
 from __future__ import annotations
@@ -34,10 +35,14 @@ from diffusers_rec.evaluation.full_ranking import evaluate, user_chunks
 from diffusers_rec.processes.prediction import x0_from
 from diffusers_rec.processes.process import GaussianProcess, Process
 from diffusers_rec.processes.schedules import NoiseSchedule
+from diffusers_rec.recommenders.base import Recommender
 from diffusers_rec.recommenders.diffrec import DiffRec
 from diffusers_rec.samplers import DDPMSampler, Denoise, OneStepSampler, Sampler, StepCallback
 
 Row = dict[str, Any]
+
+_Way = tuple[str, int | None, int, Sampler | None]
+"""Kind of x_N, number of steps, of draws, and sampler; None for the model's own."""
 
 USERS_AT_ONCE = 128
 
@@ -57,7 +62,8 @@ class Audit:
             ``chain_probability`` and ``chain_distinct`` of the longest chain over those of exact draws. ``nll``,
             ``nll_popularity`` and ``ece`` of the model as it serves, memory included, see
             :class:`~diffusers_rec.evaluation.ProbabilityReport`.
-        ranking: ``xn``, ``steps``, ``seeds``, ``hr@10`` and ``ndcg@10`` (seen items excluded).
+        ranking: ``xn`` (``drawn``, ``zeroed``, or ``as served``), ``steps``, ``seeds``, ``hr@10`` and ``ndcg@10`` (seen
+            items excluded).
         timesteps: ``timestep``, ``xn``, ``reconstruction`` (one minus the cosine of predicted and true latent),
             ``cross_entropy`` of the true item, means over the users; "another user's" where there are two at least.
         chains: ``sampler``, ``probability`` (predicted, of the items landed on, mean), ``distinct`` (different items
@@ -74,7 +80,7 @@ class Audit:
 
 @explained
 def audit(
-    model: DiffRec,
+    model: Recommender,
     holdout: Holdout,
     *,
     users: int = 1024,
@@ -105,49 +111,60 @@ def audit(
     for name, value, minimum in (("users", users, 1), ("seeds", seeds, 1), ("levels", levels, 1), ("seed", seed, 0)):
         check_int(name, value, minimum=minimum)
     check_bool("progress", progress)
-    steps = chain_lengths(steps, model.schedule.num_timesteps)
     some = holdout.reindexed(model.vocabulary).sample(users, seed)
-    chains: dict[str, Sampler] = {f"ddpm, {n} steps": DDPMSampler(num_steps=n) for n in steps}
-    ways: list[tuple[str, int, int, Sampler]] = [("drawn", 1, draws, OneStepSampler()) for draws in (1, seeds)]
     timesteps: list[Row] = []
     landings: list[Row] = []
-    if isinstance(model.process, GaussianProcess) and model.denoiser.prediction != "items":
-        ways.append(("zeroed", 1, 1, _SilentSampler()))
-        ways += [("drawn", n, seeds, sampler) for n, sampler in zip(steps, chains.values(), strict=True)]
-        with model.serving() as served:
-            at_once = min(USERS_AT_ONCE, max(1, SCORES_AT_ONCE // len(model.vocabulary)))
-            queries = [_Queries(served, some, rows) for rows in user_chunks(some, at_once)]
-            timesteps = _timesteps(served, queries, levels, seed)
-            bar = progress_bar(queries, show=progress, total=len(queries), text="chains")
-            landings = _landings(served, bar, chains, seeds, seed)
+    ways: list[_Way] = [("as served", None, seeds, None)]
+    if isinstance(model, DiffRec):
+        steps = chain_lengths(steps, model.schedule.num_timesteps)
+        ways = [("drawn", 1, draws, OneStepSampler()) for draws in (1, seeds)]
+        if isinstance(model.process, GaussianProcess) and model.denoiser.prediction != "items":
+            chains: dict[str, Sampler] = {f"ddpm, {n} steps": DDPMSampler(num_steps=n) for n in steps}
+            ways.append(("zeroed", 1, 1, _SilentSampler()))
+            ways += [("drawn", n, seeds, chain) for n, chain in zip(steps, chains.values(), strict=True)]
+            with model.serving() as served:
+                at_once = min(USERS_AT_ONCE, max(1, SCORES_AT_ONCE // len(model.vocabulary)))
+                queries = [_Queries(served, some, rows) for rows in user_chunks(some, at_once)]
+                timesteps = _timesteps(served, queries, levels, seed)
+                bar = progress_bar(queries, show=progress, total=len(queries), text="chains")
+                landings = _landings(served, bar, chains, seeds, seed)
     ranking = [
         {"xn": xn, "steps": n, "seeds": draws, **_accuracy(model, some, sampler, draws, progress)}
         for xn, n, draws, sampler in ways
     ]
-    summary = _summary(model.schedule, ranking, timesteps, landings) | _probabilities(model, some, seeds, progress)
-    return Audit(summary, ranking, timesteps, landings, len(some))
+    summary = {"noise": _noise(model), **_summary(ranking, timesteps, landings)}
+    return Audit(summary | _probabilities(model, some, seeds, progress), ranking, timesteps, landings, len(some))
 
 
-def _summary(schedule: NoiseSchedule, ranking: list[Row], timesteps: list[Row], landings: list[Row]) -> Row:
-    """The tables in one row, see :class:`Audit`."""
+def _noise(model: Recommender) -> float | None:
+    """Share of noise in the variance at step N; None without a schedule."""
+    schedule = getattr(model, "schedule", None)
+    if not isinstance(schedule, NoiseSchedule):
+        return None
     signal, sigma = float(schedule.signal[-1]), float(schedule.sigma[-1])
-    one_draw, drawn, *others = ranking
-    zeroed, *chains = others or [{}]
-    exact, *ends = landings or [{}]
-    longest = max(range(len(chains)), key=lambda place: int(chains[place]["steps"]), default=None)
+    return sigma**2 / (signal**2 + sigma**2)
+
+
+def _summary(ranking: list[Row], timesteps: list[Row], landings: list[Row]) -> Row:
+    """The tables in one row, see :class:`Audit`."""
     own, another = (
         [row["cross_entropy"] for row in timesteps if row["xn"] == xn] for xn in ("drawn", "another user's")
     )
     found: Row = {
-        "noise": sigma**2 / (signal**2 + sigma**2),
-        "drawn": drawn["ndcg@10"],
-        "one_draw": one_draw["ndcg@10"],
-        "zeroed": zeroed.get("ndcg@10"),
-        "chain": None if longest is None else chains[longest]["ndcg@10"],
+        "drawn": ranking[min(1, len(ranking) - 1)]["ndcg@10"],
+        "one_draw": ranking[0]["ndcg@10"] if len(ranking) > 1 else None,
+        "zeroed": ranking[2]["ndcg@10"] if len(ranking) > 2 else None,
+        "chain": None,
         "another_users": max((worse - loss for loss, worse in zip(own, another, strict=False)), default=None),
+        "chain_probability": None,
+        "chain_distinct": None,
     }
-    for name in ("probability", "distinct"):
-        found[f"chain_{name}"] = None if longest is None else ends[longest][name] / exact[name]
+    if len(landings) > 1:
+        exact, *ends = landings
+        longest = max(range(len(ends)), key=lambda place: int(ranking[3 + place]["steps"]))
+        found["chain"] = ranking[3 + longest]["ndcg@10"]
+        for name in ("probability", "distinct"):
+            found[f"chain_{name}"] = ends[longest][name] / exact[name]
     return found
 
 
@@ -251,12 +268,12 @@ class _Queries:
         return self.model.head.logits((self.predict(*silent) + self.centre)[:, 0, 0]).softmax(-1)
 
 
-def _accuracy(model: DiffRec, holdout: Holdout, sampler: Sampler, seeds: int, progress: bool) -> Row:
+def _accuracy(model: Recommender, holdout: Holdout, sampler: Sampler | None, seeds: int, progress: bool) -> Row:
     metrics = evaluate(model, holdout, ks=[10], seeds=seeds, sampler=sampler, memory=False, progress=progress).metrics()
     return {name: metrics[name] for name in ("hr@10", "ndcg@10")}
 
 
-def _probabilities(model: DiffRec, holdout: Holdout, seeds: int, progress: bool) -> Row:
+def _probabilities(model: Recommender, holdout: Holdout, seeds: int, progress: bool) -> Row:
     stated = evaluate(model, holdout, ks=[10], seeds=seeds, probabilities=True, progress=progress).probabilities
     return {name: getattr(stated, name) for name in ("nll", "nll_popularity", "ece")}
 

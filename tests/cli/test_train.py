@@ -72,6 +72,7 @@ def test_a_model_that_is_no_pipeline_is_trained_and_served(logs, tmp_path):
     answer = as_json("evaluate", tmp_path, logs / "log.csv", "--split", "validation")
     assert answer["model"]["excluding_seen"]["hr@20"] == as_json(*command)["validation"]["hr@20"]
     assert as_json("info", tmp_path)["model"] == "user-vector-diffusion"
+    assert as_json("audit", tmp_path, logs / "log.csv")["ranking"][0]["xn"] == "as served"
     item = load_pretrained(tmp_path).vocabulary.ids[0]
     assert len(items(as_json("recommend", tmp_path, "--history", item, "-k", 3))) == 3
     for given, message in {
@@ -80,7 +81,7 @@ def test_a_model_that_is_no_pipeline_is_trained_and_served(logs, tmp_path):
         (*command, "--set", "schedule=sqrt"): "--set schedule: a UserVectorDiffusion is not composed of parts",
         ("recommend", tmp_path, "--history", item, "--steps", 2): "--sampler and --steps: a UserVectorDiffusion has",
         ("slate", tmp_path, "--history", item): "diffrec slate needs a DiffRec, but .* holds a UserVectorDiffusion",
-        ("audit", tmp_path, logs / "log.csv"): "diffrec audit needs a DiffRec",
+        ("audit", tmp_path, logs / "log.csv", "--steps", 2): "--steps: a UserVectorDiffusion has a chain of its own",
     }.items():  # fmt: skip
         code, _, error = diffrec(*given)
         assert code == 2
