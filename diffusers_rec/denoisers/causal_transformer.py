@@ -18,13 +18,7 @@ from torch import Tensor, nn
 from diffusers_rec.core.randomness import isolated_rng
 from diffusers_rec.data.history import History
 from diffusers_rec.denoisers.base import Denoiser, check_shapes
-from diffusers_rec.nn.attention import (
-    CausalContext,
-    CausalEncoder,
-    TransformerBlock,
-    check_architecture,
-)
-from diffusers_rec.nn.dropout import dropout
+from diffusers_rec.nn.attention import CausalContext, CausalEncoder, check_architecture
 from diffusers_rec.nn.step_embedding import StepEmbedding
 from diffusers_rec.processes.noising import Queries
 
@@ -97,9 +91,9 @@ class CausalTransformerDenoiser(Denoiser, name="causal-transformer"):
         check_shapes(xn, timesteps)
         if timesteps.ndim == 2:
             timesteps = timesteps[..., None]
-        x = rearrange(condition.start + self.take(xn) + self.step(timesteps), "b q k d -> b (q k) d")
-        x = self._block(self.encoder.layers[-1], x, condition, xn.shape[1])
-        return rearrange(self.encoder.norm(x), "b (q k) d -> b q k d", q=xn.shape[1])
+        x = condition.start + self.take(xn) + self.step(timesteps)
+        last, keys = self.encoder.layers[-1], (condition.key, condition.value)
+        return self.encoder.norm(last.beside(x, *keys, condition.over_history, condition.among))
 
     def _bias(self, queries: Queries, context: CausalContext) -> tuple[Tensor, Tensor]:
         visible = queries.visible[..., None, None]
@@ -109,21 +103,3 @@ class CausalTransformerDenoiser(Denoiser, name="causal-transformer"):
         over_history = rearrange(self.encoder.bias(self.num_layers - 1, distance), "h b q k s -> b h q k s")
         among = self.among_bias[:, offset[:, None] - offset + self.max_length - 1].unsqueeze(1)
         return over_history.contiguous(), among.masked_fill(~queries.keys[:, None, :, None], -math.inf)
-
-    def _block(self, block: TransformerBlock, x: Tensor, condition: _Condition, queries: int) -> Tensor:
-        """Apply a block whose softmax covers the keys of the history and the tokens of the query."""
-        attention = block.attention
-        key, value = condition.key, condition.value
-        source = block.attention_input(x)
-        query = attention.project_query(source) * (self.dim // self.num_heads) ** -0.5
-        own_key, own_value = (
-            rearrange(part, "b h (q k) d -> b h q k d", q=queries) for part in attention.project_key_value(source)
-        )
-        scores = rearrange(query @ key.mT, "b h (q k) s -> b h q k s", q=queries) + condition.over_history
-        query = rearrange(query, "b h (q k) d -> b h q k d", q=queries)
-        joint = torch.cat([scores, query @ own_key.mT + condition.among], dim=-1).softmax(-1).to(value.dtype)
-        joint = dropout(joint, self.dropout) if self.training else joint
-        on_history, on_own = joint[..., : key.shape[2]], joint[..., key.shape[2] :]
-        attended = rearrange(on_history, "b h q k s -> b h (q k) s") @ value
-        attended = attended + rearrange(on_own @ own_value, "b h q k d -> b h (q k) d")
-        return block.add_attention(x, attention.merge(attended))

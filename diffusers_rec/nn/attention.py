@@ -107,6 +107,36 @@ class TransformerBlock(nn.Module):
             x, source, mask = x[:, -last:], source[:, -last:], mask[..., -last:, :]
         return self.add_attention(x, self.attention(self.attention.project_query(source), key, value, mask))
 
+    def beside(self, x: Tensor, key: Tensor, value: Tensor, over_history: Tensor, among: Tensor) -> Tensor:
+        """Apply the block to the tokens of Q queries, each with one softmax over a shared history and its own tokens.
+
+        Args:
+            x: Tokens, ``(B, Q, K, D)``.
+            key: Keys of the history, ``(B, H, L, D/H)``.
+            value: Values of the history, like ``key``.
+            over_history: Scores added between tokens and history, broadcastable to ``(B, H, Q, K, L)``.
+            among: Scores added between the tokens of a query, broadcastable to ``(B, H, Q, K, K)``.
+
+        Returns:
+            Tokens, ``(B, Q, K, D)``.
+        """
+        attention, queries = self.attention, x.shape[1]
+        x = rearrange(x, "b q k d -> b (q k) d")
+        source = self.attention_input(x)
+        query = attention.project_query(source)
+        query = query * query.shape[-1] ** -0.5
+        own_key, own_value = (
+            rearrange(part, "b h (q k) d -> b h q k d", q=queries) for part in attention.project_key_value(source)
+        )
+        scores = rearrange(query @ key.mT, "b h (q k) s -> b h q k s", q=queries) + over_history
+        query = rearrange(query, "b h (q k) d -> b h q k d", q=queries)
+        joint = torch.cat([scores, query @ own_key.mT + among], dim=-1).softmax(-1).to(value.dtype)
+        joint = dropout(joint, attention.dropout) if self.training else joint
+        on_history, on_own = joint[..., : key.shape[2]], joint[..., key.shape[2] :]
+        attended = rearrange(on_history, "b h q k s -> b h (q k) s") @ value
+        attended = attended + rearrange(on_own @ own_value, "b h q k d -> b h (q k) d")
+        return rearrange(self.add_attention(x, attention.merge(attended)), "b (q k) d -> b q k d", q=queries)
+
 
 class CausalContext(NamedTuple):
     """Input of the last layer, ``(B, L, D)``, and keys and values of this layer, ``(B, H, L, D/H)``."""
