@@ -18,6 +18,7 @@ from diffusers_rec.data import (
 )
 from diffusers_rec.denoisers import (
     AddedLatentDenoiser,
+    AutoregressiveDenoiser,
     CausalTransformerDenoiser,
     ConditionalMLPDenoiser,
     Denoiser,
@@ -66,7 +67,7 @@ from diffusers_rec.objectives import (
 )
 from diffusers_rec.processes.laws import LogitNormalTimestepSampler, ModeTimestepSampler
 from diffusers_rec.processes.mask import MaskProcess, MixedProcess
-from diffusers_rec.processes.noising import Gaps, LastK, NoisingStrategy, Queries, TargetOnly, WholeSequence
+from diffusers_rec.processes.noising import EveryItem, Gaps, LastK, NoisingStrategy, Queries, TargetOnly, WholeSequence
 from diffusers_rec.processes.process import Corrupted, GaussianProcess, Process
 from diffusers_rec.processes.schedules import (
     CosineSchedule,
@@ -119,6 +120,7 @@ __all__ = [
     "AttributeBags",
     "AttributeEmbedding",
     "AttributeGuide",
+    "AutoregressiveDenoiser",
     "Batch",
     "Calibration",
     "CausalTransformerDenoiser",
@@ -142,6 +144,7 @@ __all__ = [
     "EncoderSource",
     "Ensemble",
     "EulerSampler",
+    "EveryItem",
     "ExponentialSchedule",
     "FeatureEmbedding",
     "FunctionGuide",

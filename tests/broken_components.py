@@ -105,6 +105,28 @@ def denoiser_that_reads_the_lengths():
     return Broken
 
 
+@breaks("only_copies_of_visible_items_are_read")
+def denoiser_that_reads_the_copy_of_the_target():
+    class Broken(Blend, name="broken"):
+        reads_copies = True
+
+        def encode(self, history):
+            following = 0 if history.copies is None else history.copies.roll(-1, 1)
+            return history.with_latents(history.latent() + following)
+
+    return Broken
+
+
+@breaks("only_copies_of_visible_items_are_read")
+def denoiser_that_reads_copies_undeclared():
+    class Broken(Blend, name="broken"):
+        def encode(self, history):
+            copies, steps = history.noised()
+            return history.with_latents(history.latent() + copies * (steps > 0)[..., None])
+
+    return Broken
+
+
 @breaks("padding_is_ignored")
 def denoiser_that_counts_padded_positions():
     class Broken(Blend, name="broken"):

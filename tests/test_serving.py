@@ -19,6 +19,7 @@ DENOISERS = [
     "causal-transformer",
     "conditional-mlp",
     "added-latent",
+    "autoregressive",
     {"name": "posterior", "base": "conditional-mlp"},
     {"name": "noiseless", "base": "transformer"},
 ]

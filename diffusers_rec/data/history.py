@@ -29,6 +29,8 @@ class History:
         times: Time of each item, ``(B, L)``, in the unit of the log.
         features: Name to a tensor of one row a user, ``(B, ...)``.
         latents: Clean latents of the items, ``(B, L, D)``, as a denoiser takes them.
+        copies: Noised copies of the latents, like ``latents``, in the training of a model that noises its history, too.
+        copy_steps: Step n of each copy, int64 ``(B, L)``.
 
     Raises:
         ValueError: shapes that do not belong together.
@@ -42,6 +44,8 @@ class History:
     times: Tensor | None = None
     features: Mapping[str, Tensor] = field(default_factory=dict)
     latents: Tensor | None = None
+    copies: Tensor | None = None
+    copy_steps: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.items.shape)
@@ -52,9 +56,11 @@ class History:
         for name in ("items", "lengths"):
             if getattr(self, name).dtype not in (torch.int32, torch.int64):
                 raise TypeError(f"History: {name} must be int64 or int32, got {getattr(self, name).dtype}.")
-        for name, leading in (("times", shape), ("latents", shape)):
+        if (self.copies is None) != (self.copy_steps is None):
+            raise ValueError("History: copies and copy_steps belong together. Give both, or none.")
+        for name in ("times", "latents", "copies", "copy_steps"):
             part = getattr(self, name)
-            if part is not None and tuple(part.shape[:2]) != leading:
+            if part is not None and tuple(part.shape[:2]) != shape:
                 raise ValueError(f"History: {name} must begin with the shape of items, {shape}, got {part.shape}.")
         for name, feature in self.features.items():
             if not feature.ndim or len(feature) != shape[0]:
@@ -95,6 +101,16 @@ class History:
         if self.latents is None:
             raise ValueError("The history has no latents. Call history.with_latents(embedding(history.items)).")
         return self.latents
+
+    def noised(self) -> tuple[Tensor, Tensor]:
+        """The copies of the latents, ``(B, L, D)``, and their steps, ``(B, L)``; the clean latents at step 0 if none.
+
+        Raises:
+            ValueError: the history has no latents.
+        """
+        if self.copies is None or self.copy_steps is None:
+            return self.latent(), torch.zeros_like(self.items)
+        return self.copies, self.copy_steps
 
     def time(self) -> Tensor:
         """The times of the items, ``(B, L)``.
@@ -138,6 +154,8 @@ class History:
             lengths=self.lengths.clamp(max=length),
             times=None if self.times is None else self.times[:, :length],
             latents=None if self.latents is None else self.latents[:, :length],
+            copies=None if self.copies is None else self.copies[:, :length],
+            copy_steps=None if self.copy_steps is None else self.copy_steps[:, :length],
         )
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> History:

@@ -1,6 +1,7 @@
 """Denoisers, one backbone per file; :mod:`diffusers_rec.denoisers.base` defines their contract."""
 
 from diffusers_rec.denoisers.added_latent import AddedLatentDenoiser
+from diffusers_rec.denoisers.autoregressive import AutoregressiveDenoiser
 from diffusers_rec.denoisers.base import Denoiser
 from diffusers_rec.denoisers.causal_transformer import CausalTransformerDenoiser
 from diffusers_rec.denoisers.conditional_mlp import ConditionalMLPDenoiser
@@ -11,6 +12,7 @@ from diffusers_rec.denoisers.velocity_mlp import VelocityMLPDenoiser
 
 __all__ = [
     "AddedLatentDenoiser",
+    "AutoregressiveDenoiser",
     "CausalTransformerDenoiser",
     "ConditionalMLPDenoiser",
     "Denoiser",

@@ -59,6 +59,7 @@ class Denoiser(nn.Module, Component, ABC, kind="denoiser"):
         prediction: Quantity that :meth:`forward` predicts: ``"x0"``, ``"noise"``, ``"velocity"``, or ``"items"``: what
             the head turns into the logits of the item, given the history and the other positions.
         steers: Whether :meth:`steer` changes anything.
+        reads_copies: Whether :meth:`encode` reads the noised copies of the history, ``history.noised()``.
         user_features: Shape of one row of each user feature that :meth:`encode` reads by ``history.feature(name)``, by
             name. The contract checks supply integers.
     """
@@ -67,6 +68,7 @@ class Denoiser(nn.Module, Component, ABC, kind="denoiser"):
     made_by: ClassVar[str] = "a registered denoiser, such as ConditionalMLPDenoiser(dim)"
     prediction: str = "x0"
     steers: bool = False
+    reads_copies: bool = False
     user_features: Mapping[str, tuple[int, ...]] = MappingProxyType({})
 
     def __init__(self, dim: int, max_length: int, seed: int) -> None:

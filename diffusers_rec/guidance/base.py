@@ -63,7 +63,7 @@ class Guide(Denoiser):
         super().__init__(built.dim, built.max_length, seed)
         self.base = built
         self.prediction, self.user_features = built.prediction, dict(built.user_features)
-        self.steers = built.steers
+        self.steers, self.reads_copies = built.steers, built.reads_copies
         self._shared = (embedding, head, schedule)  # outside the module tree, because their owner trains and saves them
 
     @property

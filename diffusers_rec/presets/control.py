@@ -16,8 +16,8 @@ def control(model: DiffRec) -> DiffRec:
 
     The difference between a model and its control, trained on the same data in the same way, is the effect of the
     diffusion. A model without a cross-entropy, such as ``dreamrec``, keeps the distances at a single step, its only
-    loss. The control has no guides. If the model corrupts items of the history, which the control would not see,
-    the control predicts only the target.
+    loss. The control has no guides. If the model corrupts items of the history, the control predicts only the target,
+    and its history is clean.
 
     Args:
         model: A model, trained or not; its weights are not copied.
@@ -37,7 +37,7 @@ def control(model: DiffRec) -> DiffRec:
     plain = {
         **config,
         "source": "zero",
-        "noising": config["noising"] if bool(seen == length) else "target",
+        "noising": config["noising"] if bool(seen == length) and not model.noising.noises_history else "target",
         "denoiser": {"name": "noiseless", "base": unwrapped(model.denoiser).config()},
         "objective": model.objective.without_noise(),
         "timesteps": "uniform",

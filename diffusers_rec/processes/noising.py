@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -114,6 +114,8 @@ class NoisingStrategy(Component, ABC, kind="noising"):
     """
 
     entrances = "max_noised", "queries", "training", "serving", "timestep_shape"
+    noises_history: ClassVar[bool] = False
+    """Whether, in training, the denoiser is also given noised copies of the items of the history."""
 
     def __init__(self, *, independent_steps: bool = False) -> None:
         self.independent_steps = check_bool("independent_steps", independent_steps)
@@ -177,6 +179,26 @@ class TargetOnly(NoisingStrategy, name="target"):
 
     def queries(self, targets: Tensor, width: int) -> Queries:
         return _last(targets, 1, width)
+
+
+class EveryItem(TargetOnly, name="every-item"):
+    """Noises the target and, in training, copies of all items of the history, each item with a step of its own.
+
+    The denoiser sees the history both clean and noised; it must read the copies, as ``autoregressive`` does. When
+    serving, they are the clean latents. Chen et al. 2025, *ADRec*; independent levels of noise under a causal mask are
+    *diffusion forcing* (Chen et al. 2024).
+    """
+
+    noises_history = True
+
+    def check_fit(self, model: Any) -> None:
+        """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
+        if not model.denoiser.reads_copies:
+            raise ValueError(
+                f"The parts do not fit: the noising {self.registered_name!r} noises copies of the history, but the "
+                f"denoiser {model.denoiser.registered_name!r} does not read them. Use the denoiser 'autoregressive', "
+                "or the noising 'target'."
+            )
 
 
 class LastK(NoisingStrategy, name="last-k"):

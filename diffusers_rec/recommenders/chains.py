@@ -14,7 +14,7 @@ from diffusers_rec.data.vocabulary import Vocabulary
 from diffusers_rec.denoisers import Denoiser
 from diffusers_rec.guidance import Guidance, guided
 from diffusers_rec.items.heads import ItemHead
-from diffusers_rec.processes.noising import NoisingStrategy, Queries
+from diffusers_rec.processes.noising import Queries
 from diffusers_rec.processes.prediction import x0_from
 from diffusers_rec.processes.process import GaussianProcess, Process
 from diffusers_rec.recommenders.passes import Parts
@@ -25,7 +25,6 @@ from diffusers_rec.samplers.base import SamplerStep, StepCallback
 class ChainParts(Parts, Protocol):
     """What a chain needs of a model."""
 
-    noising: NoisingStrategy
     head: ItemHead
     vocabulary: Vocabulary
 

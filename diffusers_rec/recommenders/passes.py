@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -11,10 +12,11 @@ from diffusers_rec.data.history import History
 from diffusers_rec.denoisers import Denoiser
 from diffusers_rec.items.embeddings import ItemEmbedding
 from diffusers_rec.objectives import Objective, Pass
-from diffusers_rec.processes.noising import Queries
+from diffusers_rec.processes.noising import NoisingStrategy, Queries
 from diffusers_rec.processes.process import Process
 from diffusers_rec.processes.schedules import NoiseSchedule
 from diffusers_rec.processes.source import Source
+from diffusers_rec.processes.timesteps import TimestepSampler
 
 
 class Parts(Protocol):
@@ -23,6 +25,8 @@ class Parts(Protocol):
     schedule: NoiseSchedule
     process: Process
     source: Source
+    noising: NoisingStrategy
+    timesteps: TimestepSampler
     embedding: ItemEmbedding
     denoiser: Denoiser
     objective: Objective
@@ -64,12 +68,23 @@ def run_passes(
     """
     names = tuple(name for name in model.objective.passes if name != "next")
     history = history.with_latents(model.embedding(history.items))
+    if model.noising.noises_history:
+        history = _with_copies(model, history, generator)
     context = model.denoiser.encode(history)
     passes, chosen = _run(model, names, history, context, queries, items, timesteps, generator)
     if following is not None:
         last = torch.full_like(following[0].visible, model.schedule.num_timesteps)
         passes |= _run(model, ("next",), history, context, *following, last, generator)[0]
     return passes, chosen
+
+
+def _with_copies(model: Parts, history: History, generator: Generator) -> History:
+    """The history with noised copies of its items, each at a step of its own."""
+    clean = history.latent()[:, :, None]
+    steps, _ = model.timesteps.sample(history.items.shape, generator, device=clean.device)
+    copies = model.process.corrupt(clean, steps, generator).xn
+    seen = model.process.seen_steps(copies, steps)
+    return replace(history, copies=copies[:, :, 0], copy_steps=seen[..., 0] if seen.ndim == 3 else seen)
 
 
 def _run(

@@ -133,6 +133,19 @@ def nothing_behind_the_visible_items_is_read(denoiser: Denoiser, given: Denoiser
         expect_close("the prediction with other items after the visible ones", got, alone.predict(denoiser)[alone.real])
 
 
+def only_copies_of_visible_items_are_read(denoiser: Denoiser, given: DenoiserInput) -> None:
+    """Noised copies of later items have no effect, and a denoiser without ``reads_copies`` reads none."""
+    copies = gaussian(*given.history.latent().shape, seed=10).to(given.xn)
+    steps = torch.ones(copies.shape[:2], dtype=torch.int64)
+    for q in range(given.xn.shape[1]):
+        alone = given.select(queries=slice(q, q + 1))
+        changed = torch.arange(copies.shape[1]) >= (alone.queries.visible if denoiser.reads_copies else 0)
+        expected = _with_copies(alone, copies, steps).predict(denoiser)
+        other = copies.where(~changed[..., None], copies + 1), steps.where(~changed, num_timesteps(denoiser))
+        got = _with_copies(alone, *other).predict(denoiser)[alone.real]
+        expect_close("the prediction with other noised copies of what it must not read", got, expected[alone.real])
+
+
 def one_encoding_serves_every_condition(denoiser: Denoiser, given: DenoiserInput) -> None:
     """One context gives the conditions of other queries and the null condition."""
     context = denoiser.encode(given.history)
@@ -300,6 +313,7 @@ CLAUSES = (
     one_step_a_query_equals_the_same_step_at_each_position,
     only_visible_items_and_own_positions_are_seen,
     nothing_behind_the_visible_items_is_read,
+    only_copies_of_visible_items_are_read,
     one_encoding_serves_every_condition,
     one_condition_serves_every_step,
     one_condition_serves_every_draw,
@@ -340,6 +354,10 @@ def _padded(given: DenoiserInput, padding: int, size: float, longest: int) -> De
         steps[padded.mask] = given.timesteps[given.real]
     history = replace(history, items=items, times=times, latents=latents)
     return DenoiserInput(history, padded, xn, steps)
+
+
+def _with_copies(given: DenoiserInput, copies: Tensor, steps: Tensor) -> DenoiserInput:
+    return replace(given, history=replace(given.history, copies=copies, copy_steps=steps))
 
 
 def _dependence(

@@ -54,6 +54,7 @@ EXEMPT = {
     "Pass.cross_entropy": "called by the objectives, which have entries",
     "Sampler.own_process": _FIT,
     "UnmaskSampler.check_fit": _FIT,
+    "EveryItem.check_fit": _FIT,
     "Gaps.check_fit": _FIT,
     "UnmaskSampler.own_process": _FIT,
     "Completions": _RECORD,

@@ -72,6 +72,7 @@ CALLS: dict[str, Call] = {
     "TargetOnly": Call(lambda: dr.TargetOnly, dict, component),
     "LastK": Call(lambda: dr.LastK, lambda: {"k": 2, "ahead": False, "independent_steps": False}, component),
     "Gaps": Call(lambda: dr.Gaps, lambda: {"k": 2, "per_row": 3, "independent_steps": False}, component),
+    "EveryItem": Call(lambda: dr.EveryItem, dict, component),
     "WholeSequence": Call(lambda: dr.WholeSequence, lambda: {"independent_steps": False}, component),
     "UniformTimestepSampler": Call(
         lambda: dr.UniformTimestepSampler,
@@ -127,6 +128,10 @@ CALLS: dict[str, Call] = {
     ),
     "AddedLatentDenoiser": Call(
         lambda: dr.AddedLatentDenoiser, lambda: sized(embedding_dropout=0.1, uncertainty=0.1, step_scale=2.0), component
+    ),
+    "AutoregressiveDenoiser": Call(
+        lambda: dr.AutoregressiveDenoiser,
+        lambda: sized(denoiser_layers=1, embedding_dropout=0.1, uncertainty=0.1, step_scale=2.0), component,
     ),
     "PosteriorDenoiser": Call(
         lambda: dr.PosteriorDenoiser,

@@ -33,8 +33,9 @@ def sequence_arguments() -> dict[str, Any]:
 
 def rich() -> dr.History:
     return replace(
-        world.history(), times=torch.ones(2, 3), features={"age": torch.ones(2)}, latents=torch.ones(2, 3, 4)
-    )
+        world.history(), times=torch.ones(2, 3), features={"age": torch.ones(2)}, latents=torch.ones(2, 3, 4),
+        copies=torch.ones(2, 3, 4), copy_steps=torch.ones(2, 3).long(),
+    )  # fmt: skip
 
 
 def synthetic() -> dr.SyntheticWorld:
@@ -108,7 +109,8 @@ CALLS: dict[str, Call] = {
     "History": Call(
         lambda: dr.History,
         lambda: {"items": torch.ones(2, 3).long(), "lengths": torch.tensor([3, 2]), "times": torch.ones(2, 3),
-                 "features": {"age": torch.ones(2)}, "latents": torch.ones(2, 3, 4)},
+                 "features": {"age": torch.ones(2)}, "latents": torch.ones(2, 3, 4), "copies": torch.ones(2, 3, 4),
+                 "copy_steps": torch.ones(2, 3).long()},
         lambda result, _: len(result) == 2,
     ),
     "History.of_latents": Call(
@@ -116,6 +118,7 @@ CALLS: dict[str, Call] = {
         of(dr.History),
     ),
     "History.latent": Call(lambda: rich().latent, dict),
+    "History.noised": Call(lambda: rich().noised, dict),
     "History.time": Call(lambda: rich().time, dict),
     "History.feature": Call(lambda: rich().feature, lambda: {"name": "age"}),
     "History.with_latents": Call(

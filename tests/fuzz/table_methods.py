@@ -384,6 +384,7 @@ OWN = (
     dr.JointDenoiser,
     dr.StateMLPDenoiser,
     dr.AddedLatentDenoiser,
+    dr.AutoregressiveDenoiser,
 )
 for _cls in (*OWN, *GUIDES):
     _own = _cls in (dr.NoiselessDenoiser, dr.ClassifierFreeGuide)  # what they inherit has the entry of Guide
