@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from diffusers_rec.presets.adrec import adrec
 from diffusers_rec.presets.best import best
 from diffusers_rec.presets.control import control
 from diffusers_rec.presets.diffurec import diffurec
@@ -26,6 +27,7 @@ PRESETS: dict[str, Callable[..., Recommender]] = {
     "diffurec": diffurec,
     "dreamrec": dreamrec,
     "preferdiff": preferdiff,
+    "adrec": adrec,
     "fmrec": fmrec,
     "flowrec": flowrec,
     "wang2023": wang2023,
@@ -37,6 +39,7 @@ PRESETS: dict[str, Callable[..., Recommender]] = {
 
 __all__ = [
     "PRESETS",
+    "adrec",
     "best",
     "control",
     "diffurec",

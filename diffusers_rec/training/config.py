@@ -126,6 +126,18 @@ _PREFERDIFF = TrainingConfig(  # one example per user, as in the code's files
     epochs=150, examples="last-target", learning_rate=1e-4, select_by="hr@5", exclude_seen=False, patience=10
 )
 
+_ADREC = TrainingConfig(  # fp32, as that of diffurec
+    epochs=500,
+    examples="all-positions",
+    batch_targets=2500,
+    decay="cosine",
+    weight_decay=1e-5,
+    select_by="ndcg@20",
+    exclude_seen=False,
+    patience=4,
+    validate_every=5,
+)
+
 _WANG2023 = TrainingConfig(
     epochs=1000, examples="last-target", batch_targets=400, learning_rate=5e-5, select_by="hr@20", patience=3,
     validate_every=5,
@@ -140,6 +152,7 @@ RECIPES = {
     "diffurec": _DIFFUREC,
     "dreamrec": _DREAMREC,
     "preferdiff": _PREFERDIFF,
+    "adrec": _ADREC,
     "fmrec": _DIFFUREC,
     "flowrec": TrainingConfig(exclude_seen=False),
     "wang2023": _WANG2023,

@@ -330,6 +330,10 @@ CALLS: dict[str, Call] = {
                  "seed": 0},
         serves,
     ),
+    "adrec": Call(
+        lambda: presets.adrec,
+        lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "seed": 0}, serves,
+    ),
     "fmrec": Call(
         lambda: presets.fmrec,
         lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "seed": 0}, serves,
