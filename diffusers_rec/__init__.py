@@ -93,6 +93,7 @@ from diffusers_rec.recommenders.loading import load_pretrained
 from diffusers_rec.recommenders.memory import Memory, NoMemory, TransitionMemory
 from diffusers_rec.recommenders.ranking import Scores
 from diffusers_rec.recommenders.trainable import Loss
+from diffusers_rec.recommenders.user_categories import CategoryVectorDiffusion
 from diffusers_rec.recommenders.user_diffusion import UserVectorDiffusion
 from diffusers_rec.recommenders.user_flow import UserVectorFlow
 from diffusers_rec.recommenders.user_latents import UserLatentDiffusion
@@ -123,6 +124,7 @@ __all__ = [
     "AutoregressiveDenoiser",
     "Batch",
     "Calibration",
+    "CategoryVectorDiffusion",
     "CausalTransformerDenoiser",
     "ChainSampler",
     "ClassifierFreeGuide",

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from diffusers_rec.presets.adrec import adrec
 from diffusers_rec.presets.best import best
 from diffusers_rec.presets.control import control
+from diffusers_rec.presets.d3rec import d3rec
 from diffusers_rec.presets.diffurec import diffurec
 from diffusers_rec.presets.dreamrec import dreamrec
 from diffusers_rec.presets.du2023 import du2023
@@ -42,6 +43,7 @@ __all__ = [
     "adrec",
     "best",
     "control",
+    "d3rec",
     "diffurec",
     "dreamrec",
     "du2023",

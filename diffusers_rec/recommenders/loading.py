@@ -7,7 +7,7 @@ from typing import cast
 
 from diffusers_rec.core.checkpoint import read_checkpoint
 from diffusers_rec.core.entrances import explained
-from diffusers_rec.recommenders import user_diffusion, user_flow, user_latents  # noqa: F401 - their names are known once imported
+from diffusers_rec.recommenders import user_categories, user_diffusion, user_flow, user_latents  # noqa: F401 - their names are known once imported
 from diffusers_rec.recommenders.base import Recommender
 from diffusers_rec.recommenders.diffrec import DiffRec
 from diffusers_rec.recommenders.pretrained import model_class

@@ -89,6 +89,7 @@ class UserLatentDiffusion(GaussianVectorModel, model_name="user-latent-diffusion
         temperature: float = 1.0,
         seed: int = 0,
     ) -> None:
+        self.latent_dim = check_int("latent_dim", latent_dim, minimum=1)
         super().__init__(
             items,
             schedule=schedule,
@@ -101,9 +102,7 @@ class UserLatentDiffusion(GaussianVectorModel, model_name="user-latent-diffusion
             dropout=dropout,
             temperature=temperature,
             seed=seed,
-            size=check_int("latent_dim", latent_dim, minimum=1),
         )
-        self.latent_dim = latent_dim
         self.bound_scale = check_float("bound_scale", bound_scale, minimum=0)
         self.divergence_scale = check_float("divergence_scale", divergence_scale, minimum=0)
         self.divergence_steps = check_int("divergence_steps", divergence_steps, minimum=0)
@@ -121,6 +120,9 @@ class UserLatentDiffusion(GaussianVectorModel, model_name="user-latent-diffusion
                 nn.init.xavier_normal_(layer.weight)
                 nn.init.zeros_(layer.bias)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+
+    def _new_network(self) -> nn.Module:
+        return self._perceptron(self.latent_dim)
 
     def encode(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and logarithm of the variance of the latents of user vectors, ``(B, D)`` each."""

@@ -22,7 +22,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from diffusers_rec.core.entrances import guarded
 from diffusers_rec.core.errors import check_float, check_int
@@ -56,10 +56,10 @@ class UserVectorModel(Pretrained, Recommender, ABC):
         temperature: Temperature of the softmax that makes probabilities of the scores. The ranking does not depend on
             it.
         seed: Seed of the initial weights.
-        size: Width of the vectors that are diffused; the number of items if None.
     """
 
     timesteps: TimestepSampler
+    network: nn.Module
 
     def __init__(
         self,
@@ -75,7 +75,6 @@ class UserVectorModel(Pretrained, Recommender, ABC):
         hidden_dropout: float,
         temperature: float,
         seed: int,
-        size: int | None = None,
     ) -> None:
         super().__init__()
         self.vocabulary = items if isinstance(items, Vocabulary) else Vocabulary(items)
@@ -94,17 +93,19 @@ class UserVectorModel(Pretrained, Recommender, ABC):
         self.temperature = check_float("temperature", temperature, above=0)
         self.seed = check_int("seed", seed, minimum=0, maximum=MAX_SEED)
         with isolated_rng(self.seed):
-            self.network = VectorMLP(
-                len(self.vocabulary) if size is None else size,
-                self.widths,
-                step_dim=self.step_dim,
-                dropout=self.dropout,
-                hidden_dropout=self.hidden_dropout,
-            )
+            self.network = self._new_network()
         self.register_buffer("popularity", torch.zeros(len(self.vocabulary), dtype=torch.int64))
         self.check_fit()
 
     # What a model defines
+
+    def _new_network(self) -> nn.Module:
+        """Build the network, with the seed of its weights; the constructor calls it when the settings are set."""
+        return self._perceptron(len(self.vocabulary))
+
+    def _perceptron(self, size: int) -> VectorMLP:
+        rates = {"dropout": self.dropout, "hidden_dropout": self.hidden_dropout}
+        return VectorMLP(size, self.widths, step_dim=self.step_dim, **rates)
 
     @property
     def _first_step(self) -> int:

@@ -39,6 +39,10 @@ def members() -> dr.Ensemble:
     return dr.Ensemble([world.model(seed=1), world.model(seed=2)]).eval()
 
 
+def guided() -> dr.CategoryVectorDiffusion:
+    return presets.d3rec(world.vocabulary(), categories=bags(), dim=8)
+
+
 def latents() -> dr.UserLatentDiffusion:
     return dr.UserLatentDiffusion(world.vocabulary(), schedule=world.schedule(), latent_dim=4, widths=[DIM])
 
@@ -360,6 +364,12 @@ CALLS: dict[str, Call] = {
                  "dropout": 0.1, "settings": "yelp", "seed": 0},
         serves,
     ),
+    "d3rec": Call(
+        lambda: presets.d3rec,
+        lambda: {"items": world.vocabulary(), "categories": bags(), "dim": DIM, "max_length": 6, "dropout": 0.1,
+                 "settings": "game", "seed": 0},
+        serves,
+    ),
     "flowcf": Call(
         lambda: presets.flowcf,
         lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "seed": 0}, serves,
@@ -370,6 +380,26 @@ CALLS: dict[str, Call] = {
                  "oldest_weight": 0.5, "timesteps": "uniform", "weighting": "uniform", "step_dim": 4, "dropout": 0.1,
                  "temperature": 0.5, "seed": 0},
         serves,
+    ),
+    "CategoryVectorDiffusion": Call(
+        lambda: dr.CategoryVectorDiffusion,
+        lambda: {"items": world.vocabulary(), "num_categories": 2, "schedule": "sqrt", "widths": [8], "max_length": 6,
+                 "timesteps": "uniform", "weighting": "uniform", "balance": [0.5, 1.5], "scale": 0.5, "drop": 0.1,
+                 "regularisation": 0.1, "rounds": 2, "step_dim": 4, "dropout": 0.1, "temperature": 0.5, "seed": 0},
+        serves,
+    ),
+    "CategoryVectorDiffusion.set_categories": Call(
+        lambda: guided().set_categories, lambda: {"categories": bags()}, serves
+    ),
+    "CategoryVectorDiffusion.prepare": Call(
+        lambda: guided().prepare, lambda: {"sequences": world.sequences(), "examples": "last-target"}, serves,
+    ),
+    "CategoryVectorDiffusion.preferences": Call(
+        lambda: guided().preferences, lambda: {"history": world.history()}, probabilities
+    ),
+    "CategoryVectorDiffusion.denoise": Call(lambda: guided().denoise, lambda: {"history": world.history()}, finite),
+    "CategoryVectorDiffusion.forward": Call(
+        lambda: guided().forward, lambda: {"batch": world.batch(), "generator": generator()}
     ),
     "UserLatentDiffusion": Call(
         lambda: dr.UserLatentDiffusion,
