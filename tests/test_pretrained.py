@@ -158,7 +158,7 @@ def test_an_objective_with_an_unknown_pass_is_refused():
     for passes in (("sampled", "end"), ("final",), ()):
         model.objective.passes = passes
         with pytest.raises(
-            ValueError, match=r"passes must be 'sampled' and any of final, null, negative, next, got \("
+            ValueError, match=r"passes must be 'sampled' and any of final, null, negative, centroid, next, got \("
         ):
             model.check_fit()
 
