@@ -19,6 +19,7 @@ from diffusers_rec.data import (
 from diffusers_rec.denoisers import (
     AddedLatentDenoiser,
     AutoregressiveDenoiser,
+    BidirectionalDenoiser,
     CausalTransformerDenoiser,
     ConditionalMLPDenoiser,
     Denoiser,
@@ -49,6 +50,7 @@ from diffusers_rec.items.negatives import (
     UniformNegatives,
 )
 from diffusers_rec.objectives import (
+    BoundTerm,
     ContrastiveObjective,
     ContrastiveTerm,
     CosineTerm,
@@ -73,6 +75,7 @@ from diffusers_rec.processes.schedules import (
     CosineSchedule,
     ExponentialSchedule,
     GeometricSchedule,
+    LinearAlphaBarSchedule,
     LinearSchedule,
     LinearVarianceSchedule,
     NoiseSchedule,
@@ -84,6 +87,7 @@ from diffusers_rec.processes.schedules import (
 )
 from diffusers_rec.processes.source import HistorySource, LastItemSource, Source, ZeroSource
 from diffusers_rec.processes.timesteps import ImportanceTimestepSampler, TimestepSampler, UniformTimestepSampler
+from diffusers_rec.processes.whole_windows import WholeWindows
 from diffusers_rec.recommenders.base import Recommendations, Recommender
 from diffusers_rec.recommenders.calibration import Calibration
 from diffusers_rec.recommenders.diffrec import DiffRec
@@ -123,6 +127,8 @@ __all__ = [
     "AttributeGuide",
     "AutoregressiveDenoiser",
     "Batch",
+    "BidirectionalDenoiser",
+    "BoundTerm",
     "Calibration",
     "CategoryVectorDiffusion",
     "CausalTransformerDenoiser",
@@ -168,6 +174,7 @@ __all__ = [
     "JointDenoiser",
     "LastItemSource",
     "LastK",
+    "LinearAlphaBarSchedule",
     "LinearHead",
     "LinearSchedule",
     "LinearVarianceSchedule",
@@ -232,6 +239,7 @@ __all__ = [
     "Vocabulary",
     "WeightedObjective",
     "WholeSequence",
+    "WholeWindows",
     "ZeroSource",
     "__version__",
     "attribute_bags",

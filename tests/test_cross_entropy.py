@@ -56,6 +56,25 @@ def test_without_gradients_it_is_just_the_value():
     torch.testing.assert_close(loss, F.cross_entropy(F.linear(*parts), target))
 
 
+@given(targets=st.integers(1, 9), chunk=st.integers(1, 70), first=st.sampled_from([0.0, 0.5, 3.0]))
+def test_weights_give_a_weighted_mean(targets, chunk, first):
+    *parts, target = case(targets, 4)
+    weights = torch.arange(1.0, targets + 1)
+    weights[0] = first + (targets == 1)
+    loss = chunked_cross_entropy(*parts, target, weights=weights, chunk_scores=chunk)
+    expected = weights @ F.cross_entropy(F.linear(*parts), target, reduction="none").float() / weights.sum()
+    torch.testing.assert_close(loss.float(), expected)
+    exact = (weights.double() / weights.sum()) @ F.cross_entropy(F.linear(*parts), target, reduction="none")
+    for got, wanted in zip(*(torch.autograd.grad(x, parts) for x in (loss, exact)), strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
+def test_there_is_one_weight_for_each_target():
+    *parts, target = case(3, 4)
+    with pytest.raises(ValueError, match=r"Expected one weight for each target, \(3,\), got \(2,\)"):
+        chunked_cross_entropy(*parts, target, weights=torch.ones(2))
+
+
 @given(fixed=st.integers(0, 5), chunk=st.integers(1, 70))
 def test_fixed_dimensions_count_and_have_no_gradient(fixed, chunk):
     *parts, target = case(6, 4)

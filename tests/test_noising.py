@@ -11,6 +11,7 @@ from scipy.stats import chisquare
 from strategies import gaussian, over, schedules, seeded
 
 from diffusers_rec.processes.noising import Gaps, LastK, NoisingStrategy, Queries, TargetOnly, WholeSequence
+from diffusers_rec.processes.whole_windows import WholeWindows
 from diffusers_rec.testing.noising import CLAUSES, LONGEST, each_query, queries_about
 
 
@@ -91,6 +92,19 @@ def test_only_the_query_is_corrupted(strategy, schedule, row):
 def test_refuses_bad_settings(build, error, message):
     with pytest.raises(error, match=message):
         build()
+
+
+@pytest.mark.parametrize("gaps", ["all", "drawn"])
+def test_a_whole_window_is_one_query_behind_its_first_item(gaps):
+    targets = torch.tensor([[1, 2, 3, 4], [1, 2, -1, -1], [1, -1, -1, -1]])
+    queries = WholeWindows(5, gaps=gaps).training(targets, 5, seeded(0))
+    assert list(each_query(queries)) == [(1, [1, 2, 3, 4], 3), (1, [1, 2], 1), (1, [1], 0)]
+    assert gaps == "drawn" or queries.gaps.equal(queries.mask)
+
+
+def test_a_short_k_leaves_a_history():
+    queries = WholeWindows(2, gaps="all").training(torch.tensor([[1, 2, 3, 4]]), 2, seeded(0))
+    assert list(each_query(queries)) == [(3, [3, 4], 1)]
 
 
 @given(strategy=strategies(), targets=targets, data=st.data())

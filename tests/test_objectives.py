@@ -11,6 +11,7 @@ from strategies import WAIVED, gaussian, over, seeds
 
 from diffusers_rec.items.negatives import NegativeSample
 from diffusers_rec.objectives import (
+    BoundTerm,
     ContrastiveObjective,
     ContrastiveTerm,
     CosineTerm,
@@ -47,7 +48,7 @@ WEIGHTED = [
     )
 ]
 ITEMS = [{"name": "items"}, {"name": "items", "sampled_weight": 0.5, "next_weight": 0.0}]
-TERMS = ["squared", "cosine", "cross-entropy", "source", "contrastive",
+TERMS = ["squared", "cosine", "cross-entropy", "bound", "source", "contrastive",
          {"name": "squared", "of": "output", "reduction": "sum"},
          *({"name": "cross-entropy", "at": at} for at in ("final", "null", "next")), {"name": "cosine", "power": 2.0},
          "preference", {"name": "preference", "distance": "cosine", "at": "centroid", "over": "batch"}]  # fmt: skip
@@ -294,6 +295,21 @@ def test_the_power_of_the_cosine_distance():
 )
 def test_without_noise_the_cross_entropy_of_one_pass_remains(objective, expected):
     assert objective.without_noise() == expected.config()
+
+
+@few
+@given(seed=seeds, latents=st.integers(1, 6), sampled=st.booleans())
+def test_the_bound_divides_by_the_share_of_what_is_lost(seed, latents, sampled):
+    step = random_step(["sampled"], latents, seed % 1000, dtype=torch.float64)
+    if sampled:
+        items = torch.arange(0, SIZES["num_items"], 2)
+        step = replace(step, negatives=NegativeSample(items, torch.zeros(len(items))))
+    kept = step.sampled.schedule.alpha_bar
+    weights = 1 - (kept[step.sampled.timesteps - 1] - 1) / (kept[step.sampled.timesteps] - 1)
+    losses = [step.head.loss(*each, step.negatives) for each in zip(step.sampled.prediction, step.items, strict=True)]
+    expected = (weights * torch.stack(losses)).sum() / weights.sum()
+    torch.testing.assert_close(BoundTerm()(step), expected, rtol=1e-5, atol=1e-6)
+    assert WeightedObjective([BoundTerm(2.0)]).without_noise() == WeightedObjective([CrossEntropyTerm(2.0)]).config()
 
 
 @few

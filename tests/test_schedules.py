@@ -14,6 +14,7 @@ from diffusers_rec.processes.schedules import (
     CosineSchedule,
     ExponentialSchedule,
     GeometricSchedule,
+    LinearAlphaBarSchedule,
     LinearSchedule,
     LinearVarianceSchedule,
     NoiseSchedule,
@@ -191,6 +192,10 @@ def test_a_noise_prediction_is_refused_where_no_signal_is_left(schedule):
     schedule.x0_from_noise(x, x, torch.tensor([1, last - 1]))
     with pytest.raises(ValueError, match=f"leaves no signal at n = {last}.*Predict x0 or the velocity"):
         schedule.x0_from_noise(x, x, torch.tensor([1, last]))
+
+
+def test_linear_alpha_bar_is_linear_in_the_step():
+    assert LinearAlphaBarSchedule(4).alpha_bar.tolist() == [1.0, 0.75, 0.5, 0.25, 0.0]
 
 
 @pytest.mark.parametrize("name", sorted({*NoiseSchedule.names()} - {"table"}))

@@ -1,22 +1,14 @@
-"""BERT4Rec: the whole window is one query, so that the network sees all that is known, on either side of a gap."""
+"""Evaluation of BERT4Rec, for which a whole window is one query: it sees all that is known, on either side of a gap."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-from torch import Generator, Tensor
 
-from diffusers_rec import DiffRec, Gaps, Holdout, Queries
+from diffusers_rec import DiffRec, Holdout
 from diffusers_rec.evaluation.joint import GapReport, report_of_gaps
 from diffusers_rec.recommenders.generating import Blanks
-
-
-class WholeWindows(Gaps, name="whole-windows"):
-    """Gaps anywhere in a window, which ends at its last target. Arguments as of :class:`~diffusers_rec.Gaps`."""
-
-    def training(self, targets: Tensor, width: int, generator: Generator) -> Queries:
-        return super().training(targets.amax(1, keepdim=True), width, generator)
 
 
 def gap_in_window(

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.data import add_data_option, interactions_of
-from benchmarks.generation import bert  # noqa: F401 - registers its noising strategy
 from benchmarks.harness import argument_parser, command, parse
 from diffusers_rec import DiffRec, Split, SyntheticWorld
 from diffusers_rec.presets import best, control, joint

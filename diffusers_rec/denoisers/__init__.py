@@ -3,6 +3,7 @@
 from diffusers_rec.denoisers.added_latent import AddedLatentDenoiser
 from diffusers_rec.denoisers.autoregressive import AutoregressiveDenoiser
 from diffusers_rec.denoisers.base import Denoiser
+from diffusers_rec.denoisers.bidirectional import BidirectionalDenoiser
 from diffusers_rec.denoisers.causal_transformer import CausalTransformerDenoiser
 from diffusers_rec.denoisers.conditional_mlp import ConditionalMLPDenoiser
 from diffusers_rec.denoisers.joint import JointDenoiser
@@ -13,6 +14,7 @@ from diffusers_rec.denoisers.velocity_mlp import VelocityMLPDenoiser
 __all__ = [
     "AddedLatentDenoiser",
     "AutoregressiveDenoiser",
+    "BidirectionalDenoiser",
     "CausalTransformerDenoiser",
     "ConditionalMLPDenoiser",
     "Denoiser",

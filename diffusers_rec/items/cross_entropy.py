@@ -36,6 +36,7 @@ def chunked_cross_entropy(
     *,
     gradient_dtype: torch.dtype | None = None,
     fixed: int = 0,
+    weights: Tensor | None = None,
     chunk_scores: int = CHUNK_SCORES,
 ) -> Tensor:
     """Mean cross-entropy of M targets among V items, ``F.cross_entropy(F.linear(queries, keys, bias), target)``.
@@ -52,6 +53,7 @@ def chunked_cross_entropy(
         gradient_dtype: Dtype of the matrix products of the gradient, such as bfloat16 for speed; the dtype of the
             scores if None.
         fixed: Number of trailing dimensions of D that have no gradient in queries and keys.
+        weights: Weights of the targets in the mean, ``(M,)``, of which one is positive; all equal if None.
         chunk_scores: Maximum number of scores in a chunk; a chunk has at least one target.
 
     Returns:
@@ -77,6 +79,8 @@ def chunked_cross_entropy(
         )
     check_int("fixed", fixed, minimum=0, maximum=keys.shape[1])
     rows = max(1, check_int("chunk_scores", chunk_scores, minimum=1) // len(keys))
+    if weights is not None and weights.shape != target.shape:
+        raise ValueError(f"Expected one weight for each target, {tuple(target.shape)}, got {tuple(weights.shape)}.")
     dtype = reduce(
         torch.promote_types, (part.dtype for part in (queries, keys, bias) if part is not None), torch.float32
     )
@@ -85,7 +89,13 @@ def chunked_cross_entropy(
         queries, keys, bias = queries.detach(), keys.detach(), None if bias is None else bias.detach()
     apply: Any = _ChunkedCrossEntropy.apply  # PyTorch does not annotate it
     with torch.autocast(queries.device.type, enabled=False):
-        return apply(queries, keys, bias, target, rows, gradient_dtype or dtype, queries.shape[1] - fixed)
+        each = None if weights is None else relative(weights.to(dtype))
+        return apply(queries, keys, bias, target, rows, gradient_dtype or dtype, queries.shape[1] - fixed, each)
+
+
+def relative(weights: Tensor) -> Tensor:
+    """Divide weights by their mean."""
+    return weights / weights.mean()
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -99,6 +109,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         rows: int,
         low: torch.dtype,
         learned: int,
+        weights: Tensor | None,
     ) -> Tensor:
         parts = zip((queries, keys, bias), ctx.needs_input_grad, strict=False)
         gradients = [torch.zeros_like(part) if part is not None and wanted else None for part, wanted in parts]
@@ -109,11 +120,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             some, true = queries[chunk], target[chunk, None]
             scores = some @ keys.T if bias is None else torch.addmm(bias, some, keys.T)
             scores = scores.log_softmax(-1)
-            total -= scores.gather(1, true).sum()
+            found = scores.gather(1, true)
+            total -= (found if weights is None else found * weights[chunk, None]).sum()
             if not any(ctx.needs_input_grad):
                 continue
             gradient = scores.exp_()
             gradient.scatter_add_(1, true, gradient.new_full(true.shape, -1.0))
+            if weights is not None:
+                gradient *= weights[chunk, None]
             if of_bias is not None:
                 of_bias += gradient.sum(0)
             gradient = gradient.to(low)
@@ -129,4 +143,4 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
         parts = (None if part is None else part * factor for part in ctx.saved_tensors)
-        return (*parts, None, None, None, None)
+        return (*parts, None, None, None, None, None)

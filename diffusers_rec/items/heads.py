@@ -64,13 +64,21 @@ class ItemHead(nn.Module, Component, ABC, kind="head"):
             keys, bias = self.scoring_keys()
             return F.linear(self.queries(latent.to(keys.dtype)), keys, bias)
 
-    def loss(self, latent: Tensor, target: Tensor, negatives: NegativeSample | None = None) -> Tensor:
+    def loss(
+        self,
+        latent: Tensor,
+        target: Tensor,
+        negatives: NegativeSample | None = None,
+        *,
+        weights: Tensor | None = None,
+    ) -> Tensor:
         """Mean cross-entropy of the targets among all items, or against sampled negatives.
 
         Args:
             latent: Predicted latents, ``(..., D)``.
             target: Item indices of the targets, ``(...)``.
             negatives: Negatives that all targets share; all items if None.
+            weights: Weights of the targets in the mean, ``(M,)`` for M targets; all equal if None.
         """
         device, target = latent.device.type, target.flatten()
         # Autocast does not apply to scores and softmax, but to the matrix products of the gradient.
@@ -80,12 +88,12 @@ class ItemHead(nn.Module, Component, ABC, kind="head"):
             queries = self.queries(latent.to(keys.dtype)).reshape(-1, keys.shape[-1])
             if negatives is None:
                 return chunked_cross_entropy(
-                    queries, keys, bias, target, gradient_dtype=gradient_dtype, fixed=self.fixed_dims
+                    queries, keys, bias, target, gradient_dtype=gradient_dtype, fixed=self.fixed_dims, weights=weights
                 )
             positive = (queries * keys).sum(-1)
             positive = positive if bias is None else positive + bias
             negative = F.linear(queries, *self.scoring_keys(negatives.items))
-            return sampled_cross_entropy(positive, negative, target, negatives)
+            return sampled_cross_entropy(positive, negative, target, negatives, weights)
 
 
 class LinearHead(ItemHead, name="linear"):

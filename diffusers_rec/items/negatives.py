@@ -23,6 +23,7 @@ from torch import Generator, Tensor
 
 from diffusers_rec.core.errors import check_float, check_int
 from diffusers_rec.core.registry import Component
+from diffusers_rec.items.cross_entropy import relative
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,9 @@ class InBatchNegatives(_FittedNegatives, name="in-batch"):
         return NegativeSample(targets, self._log_share[targets] + math.log(max(1, len(targets) - 1)))
 
 
-def sampled_cross_entropy(positive: Tensor, negative: Tensor, target: Tensor, sample: NegativeSample) -> Tensor:
+def sampled_cross_entropy(
+    positive: Tensor, negative: Tensor, target: Tensor, sample: NegativeSample, weights: Tensor | None = None
+) -> Tensor:
     """Mean log-Q corrected cross-entropy of M targets against N shared negatives.
 
     Args:
@@ -196,8 +199,10 @@ def sampled_cross_entropy(positive: Tensor, negative: Tensor, target: Tensor, sa
         negative: Scores of the items of the sample, ``(M, N)``.
         target: Item indices of the targets, ``(M,)``.
         sample: Sample of negatives.
+        weights: Weights of the targets in the mean, ``(M,)``; all equal if None.
     """
     negative = negative - sample.log_expected.to(negative.dtype)
     negative = negative.masked_fill(sample.items == target[:, None], -math.inf)
     normaliser = torch.cat([positive[:, None], negative], dim=1).logsumexp(1)
-    return (normaliser - positive).mean()
+    losses = normaliser - positive
+    return losses.mean() if weights is None else (losses * relative(weights.to(losses.dtype))).mean()

@@ -64,6 +64,7 @@ class TransformerBlock(nn.Module):
         norm_first: Whether layer norms precede attention and feed-forward, instead of following them.
         activation: Activation of the feed-forward; ReLU if None.
         eps: Constant that layer norms add to the variance.
+        hidden_dim: Hidden width of the feed-forward; 4 D if None.
     """
 
     def __init__(
@@ -75,13 +76,14 @@ class TransformerBlock(nn.Module):
         norm_first: bool,
         activation: nn.Module | None = None,
         eps: float = 1e-5,
+        hidden_dim: int | None = None,
     ) -> None:
         super().__init__()
         self.norm_first = norm_first
         self.attention = Attention(dim, num_heads, dropout)
-        activation = activation or nn.ReLU()
+        activation, hidden_dim = activation or nn.ReLU(), hidden_dim or 4 * dim
         self.feed_forward = nn.Sequential(
-            nn.Linear(dim, 4 * dim), activation, Dropout(dropout), nn.Linear(4 * dim, dim)
+            nn.Linear(dim, hidden_dim), activation, Dropout(dropout), nn.Linear(hidden_dim, dim)
         )
         self.attention_norm = nn.LayerNorm(dim, eps)
         self.feed_forward_norm = nn.LayerNorm(dim, eps)

@@ -7,6 +7,7 @@ from diffusers_rec.objectives.items import ItemsObjective
 from diffusers_rec.objectives.preference import PreferenceTerm
 from diffusers_rec.objectives.simplified import SimplifiedObjective
 from diffusers_rec.objectives.terms import (
+    BoundTerm,
     ContrastiveTerm,
     CosineTerm,
     CrossEntropyTerm,
@@ -17,6 +18,7 @@ from diffusers_rec.objectives.terms import (
 from diffusers_rec.objectives.weighted import WeightedObjective
 
 __all__ = [
+    "BoundTerm",
     "ContrastiveObjective",
     "ContrastiveTerm",
     "CosineTerm",

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from diffusers_rec.core.entrances import guarded
 from diffusers_rec.core.registry import Component, Config
+from diffusers_rec.items.cross_entropy import relative
 from diffusers_rec.items.embeddings import ItemEmbedding
 from diffusers_rec.items.evidence import EvidenceHead, with_evidence
 from diffusers_rec.items.heads import ItemHead
@@ -99,26 +100,31 @@ class Pass:
         clean, corrupted = self.x0 - self.centre, self.xn - self.centre
         return target_of(self.kind, clean, self.noise, corrupted, self.timesteps, self.schedule)
 
-    def cross_entropy(self, head: ItemHead, negatives: NegativeSample | None = None) -> Tensor:
+    def cross_entropy(
+        self, head: ItemHead, negatives: NegativeSample | None = None, weights: Tensor | None = None
+    ) -> Tensor:
         """Mean cross-entropy of the true items under the prediction, a scalar.
 
         Args:
             head: Item head.
             negatives: See :meth:`ItemHead.loss <diffusers_rec.ItemHead.loss>`.
+            weights: Weights in the mean, ``(M,)``; all equal if None.
         """
         if self.kind != "items" or self.process is None or self.embedding is None:
-            return head.loss(self.prediction, self.items, negatives)
+            return head.loss(self.prediction, self.items, negatives, weights=weights)
         joined = with_evidence(self.process, self.output, self.xn, self.timesteps)
         if joined is None:
-            return head.loss(self.output, self.items, negatives)
+            return head.loss(self.output, self.items, negatives, weights=weights)
         wide, noised = EvidenceHead(head, self.embedding), joined[:, -1] > 0  # a blank has no evidence
         if noised.all():
-            return wide.loss(joined, self.items, negatives)
+            return wide.loss(joined, self.items, negatives, weights=weights)
         if not noised.any():
-            return head.loss(self.output, self.items, negatives)
-        informed = wide.loss(joined[noised], self.items[noised], negatives)
-        blank = head.loss(self.output[~noised], self.items[~noised], negatives)
-        return torch.lerp(blank, informed, noised.to(blank.dtype).mean())
+            return head.loss(self.output, self.items, negatives, weights=weights)
+        of_noised, of_blank = (None, None) if weights is None else (weights[noised], weights[~noised])
+        informed = wide.loss(joined[noised], self.items[noised], negatives, weights=of_noised)
+        blank = head.loss(self.output[~noised], self.items[~noised], negatives, weights=of_blank)
+        share = noised.to(blank.dtype)
+        return torch.lerp(blank, informed, (share if weights is None else share * relative(weights)).mean())
 
 
 @guarded

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from diffusers_rec.core.errors import check_choice, check_float
 from diffusers_rec.core.registry import Component, Config
 from diffusers_rec.objectives.base import OTHERS, PASSES, LossTerms, TrainingStep
+from diffusers_rec.processes.mask import MaskProcess
 
 
 class LossTerm(Component, ABC, kind="term"):
@@ -106,6 +107,31 @@ class CrossEntropyTerm(LossTerm, name="cross-entropy"):
 
     def without_noise(self) -> Config:
         return {**self.config(), "at": "sampled"}
+
+
+class BoundTerm(LossTerm, name="bound"):
+    r"""Cross-entropy weighted by the bound of the absorbing process, normalised over the batch.
+
+    .. math:: \frac{\sum_i w_{n_i} \big( -\log p(v_i \mid x_{n_i}, \text{history}) \big)}{\sum_i w_{n_i}},
+              \qquad w_n = \frac{\bar\alpha_{n-1} - \bar\alpha_n}{1 - \bar\alpha_n}
+
+    with the weights of :meth:`MaskProcess.bound_weight <diffusers_rec.MaskProcess.bound_weight>`. For the schedule
+    ``linear-alpha-bar``, :math:`w_n = 1 / n`: the cross-entropy at a blank is divided by the share of blanks.
+
+    Args:
+        weight: Weight of the term.
+    """
+
+    reads_latents = False
+
+    def __call__(self, step: TrainingStep) -> Tensor:
+        sampled = step.sampled
+        weights = MaskProcess(sampled.schedule).bound_weight(sampled.timesteps)
+        return sampled.cross_entropy(step.head, step.negatives, weights.to(sampled.output.device, torch.float32))
+
+    def without_noise(self) -> Config:
+        """Config of the cross-entropy, whose weights are equal at the only step."""
+        return {"name": "cross-entropy", "weight": self.weight, "at": "sampled"}
 
 
 class SourceTerm(LossTerm, name="source"):

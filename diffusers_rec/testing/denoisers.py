@@ -260,9 +260,12 @@ def memory_layout_does_not_matter(denoiser: Denoiser, given: DenoiserInput) -> N
 
 
 def every_weight_learns(denoiser: Denoiser, given: DenoiserInput) -> None:
-    """Each weight has a gradient in a batch with all history lengths, including 0; small batches are skipped."""
+    """Each weight has a gradient in a batch with a blank and all lengths of history from 0; small ones are skipped."""
     if min(given.history.items.shape[1], given.xn.shape[1]) > 2 and given.xn.shape[2] > 1:
         full = given.full()
+        xn = full.xn.clone()
+        xn[:, :, 0] = 0
+        full = replace(full, xn=xn)
         lengths = torch.linspace(0, full.history.items.shape[1], full.xn.shape[1]).long()
         prediction = full.with_visible(lengths.expand_as(full.queries.visible)).predict(denoiser)
         weighted = prediction * gaussian(*prediction.shape, seed=3).to(prediction)

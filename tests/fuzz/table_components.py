@@ -56,6 +56,9 @@ CALLS: dict[str, Call] = {
     "RectifiedSchedule": Call(
         lambda: dr.RectifiedSchedule, lambda: {"num_timesteps": 9, "log_snr_shift": -1.0}, component
     ),
+    "LinearAlphaBarSchedule": Call(
+        lambda: dr.LinearAlphaBarSchedule, lambda: {"num_timesteps": 9, "log_snr_shift": -1.0}, component
+    ),
     "TableSchedule": Call(
         lambda: dr.TableSchedule, lambda: {"values": [0.9, 0.5, 0.1], "log_snr_shift": -1.0}, component
     ),
@@ -73,6 +76,9 @@ CALLS: dict[str, Call] = {
     "LastK": Call(lambda: dr.LastK, lambda: {"k": 2, "ahead": False, "independent_steps": False}, component),
     "Gaps": Call(lambda: dr.Gaps, lambda: {"k": 2, "per_row": 3, "independent_steps": False}, component),
     "EveryItem": Call(lambda: dr.EveryItem, dict, component),
+    "WholeWindows": Call(
+        lambda: dr.WholeWindows, lambda: {"k": 2, "per_row": 3, "gaps": "all", "independent_steps": False}, component
+    ),
     "WholeSequence": Call(lambda: dr.WholeSequence, lambda: {"independent_steps": False}, component),
     "UniformTimestepSampler": Call(
         lambda: dr.UniformTimestepSampler,
@@ -133,6 +139,9 @@ CALLS: dict[str, Call] = {
         lambda: dr.AutoregressiveDenoiser,
         lambda: sized(denoiser_layers=1, embedding_dropout=0.1, uncertainty=0.1, step_scale=2.0), component,
     ),
+    "BidirectionalDenoiser": Call(
+        lambda: dr.BidirectionalDenoiser, lambda: sized(hidden_dim=5), component
+    ),
     "PosteriorDenoiser": Call(
         lambda: dr.PosteriorDenoiser,
         lambda: {"base": world.DENOISER, **shared(), "num_candidates": 3, "dim": DIM, "max_length": 6, "seed": 0},
@@ -153,6 +162,7 @@ CALLS: dict[str, Call] = {
     "CosineTerm": Call(lambda: dr.CosineTerm, lambda: {"weight": 0.5, "power": 2.0}, component),
     "SourceTerm": Call(lambda: dr.SourceTerm, lambda: {"weight": 0.5}, component),
     "CrossEntropyTerm": Call(lambda: dr.CrossEntropyTerm, lambda: {"weight": 0.5, "at": "final"}, component),
+    "BoundTerm": Call(lambda: dr.BoundTerm, lambda: {"weight": 0.5}, component),
     "ContrastiveTerm": Call(lambda: dr.ContrastiveTerm, lambda: {"weight": 0.5, "temperature": 0.2}, component),
     "PreferenceTerm": Call(
         lambda: dr.PreferenceTerm,

@@ -265,7 +265,8 @@ CALLS: dict[str, Call] = {
     "ItemHead.scoring_keys": Call(lambda: world.head().scoring_keys, lambda: {"items": targets()}),
     "ItemHead.loss": Call(
         lambda: world.head().loss,
-        lambda: {"latent": gaussian(3, DIM), "target": targets(), "negatives": a_step()["negatives"]},
+        lambda: {"latent": gaussian(3, DIM), "target": targets(), "negatives": a_step()["negatives"],
+                 "weights": torch.ones(3)},
         arithmetic=True,
     ),
     "Negatives.fit": Call(lambda: dr.PopularityNegatives(3).fit, lambda: {"counts": torch.arange(NUM_ITEMS)}),
@@ -281,12 +282,17 @@ CALLS: dict[str, Call] = {
     "ContrastiveObjective.without_noise": Call(lambda: dr.ContrastiveObjective().without_noise, dict),
     "WeightedObjective.without_noise": Call(lambda: dr.WeightedObjective().without_noise, dict),
     "CrossEntropyTerm.without_noise": Call(lambda: dr.CrossEntropyTerm().without_noise, dict),
+    "BoundTerm.without_noise": Call(lambda: dr.BoundTerm().without_noise, dict),
     "SimplifiedObjective.__call__": Call(dr.SimplifiedObjective, losses),
     "WeightedObjective.__call__": Call(dr.WeightedObjective, losses),
     "ItemsObjective.__call__": Call(dr.ItemsObjective, items_step),
     "ItemsObjective.without_noise": Call(lambda: dr.ItemsObjective().without_noise, dict),
     "Gaps.training": Call(
         lambda: dr.Gaps(2).training,
+        lambda: {"targets": torch.tensor([[2, 3], [4, -1]]), "width": 2, "generator": generator()},
+    ),
+    "WholeWindows.training": Call(
+        lambda: dr.WholeWindows(2).training,
         lambda: {"targets": torch.tensor([[2, 3], [4, -1]]), "width": 2, "generator": generator()},
     ),
     "Queries.steps": Call(lambda: queries().steps, lambda: {"timesteps": torch.full((2, 1), STEPS)}, like("timesteps"),
@@ -374,7 +380,7 @@ CALLS["Gaps.serving"] = Call(
 CALLS["LastK.serving"] = Call(
     lambda: dr.LastK(ahead=True).serving, lambda: {"lengths": torch.tensor([2, 3]), "width": 2}
 )
-for _cls in (dr.SquaredTerm, dr.CosineTerm, dr.CrossEntropyTerm, dr.SourceTerm, dr.ContrastiveTerm):
+for _cls in (dr.SquaredTerm, dr.CosineTerm, dr.CrossEntropyTerm, dr.BoundTerm, dr.SourceTerm, dr.ContrastiveTerm):
     CALLS[f"{_cls.__name__}.__call__"] = Call(_cls, losses)
 CALLS["PreferenceTerm.__call__"] = Call(dr.PreferenceTerm, compared)
 OWN = (
@@ -385,6 +391,7 @@ OWN = (
     dr.StateMLPDenoiser,
     dr.AddedLatentDenoiser,
     dr.AutoregressiveDenoiser,
+    dr.BidirectionalDenoiser,
 )
 for _cls in (*OWN, *GUIDES):
     _own = _cls in (dr.NoiselessDenoiser, dr.ClassifierFreeGuide)  # what they inherit has the entry of Guide

@@ -229,7 +229,8 @@ CALLS: dict[str, Call] = {
     "chunked_cross_entropy": Call(
         lambda: dr.chunked_cross_entropy,
         lambda: {"queries": gaussian(3, DIM), "keys": gaussian(NUM_ITEMS, DIM), "bias": torch.zeros(NUM_ITEMS),
-                 "target": torch.tensor([0, 1, 2]), "gradient_dtype": torch.bfloat16, "chunk_scores": 8},
+                 "target": torch.tensor([0, 1, 2]), "gradient_dtype": torch.bfloat16, "weights": torch.ones(3),
+                 "chunk_scores": 8},
         arithmetic=True,
     ),
     "audit": Call(

@@ -5,6 +5,7 @@ from diffusers_rec.processes.schedules.cosine import CosineSchedule
 from diffusers_rec.processes.schedules.exponential import ExponentialSchedule
 from diffusers_rec.processes.schedules.geometric import GeometricSchedule
 from diffusers_rec.processes.schedules.linear import LinearSchedule, TruncatedLinearSchedule
+from diffusers_rec.processes.schedules.linear_alpha_bar import LinearAlphaBarSchedule
 from diffusers_rec.processes.schedules.linear_variance import LinearVarianceSchedule
 from diffusers_rec.processes.schedules.rectified import RectifiedSchedule
 from diffusers_rec.processes.schedules.sigmoid import SigmoidSchedule
@@ -15,6 +16,7 @@ __all__ = [
     "CosineSchedule",
     "ExponentialSchedule",
     "GeometricSchedule",
+    "LinearAlphaBarSchedule",
     "LinearSchedule",
     "LinearVarianceSchedule",
     "NoiseSchedule",
