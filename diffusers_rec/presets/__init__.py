@@ -13,6 +13,7 @@ from diffusers_rec.presets.flowcf import flowcf
 from diffusers_rec.presets.flowrec import flowrec
 from diffusers_rec.presets.fmrec import fmrec
 from diffusers_rec.presets.joint import joint
+from diffusers_rec.presets.maskgr import maskgr
 from diffusers_rec.presets.preferdiff import preferdiff
 from diffusers_rec.presets.wang2023 import wang2023, wang2023_temporal
 from diffusers_rec.presets.wang2023_latent import wang2023_latent
@@ -31,6 +32,7 @@ PRESETS: dict[str, Callable[..., Recommender]] = {
     "adrec": adrec,
     "fmrec": fmrec,
     "flowrec": flowrec,
+    "maskgr": maskgr,
     "wang2023": wang2023,
     "wang2023-latent": wang2023_latent,
     "wang2023-temporal": wang2023_temporal,
@@ -51,6 +53,7 @@ __all__ = [
     "flowrec",
     "fmrec",
     "joint",
+    "maskgr",
     "paper",
     "preferdiff",
     "wang2023",

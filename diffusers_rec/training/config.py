@@ -138,6 +138,19 @@ _ADREC = TrainingConfig(  # fp32, as that of diffurec
     validate_every=5,
 )
 
+_MASKGR = TrainingConfig(
+    epochs=200,
+    examples="all-positions",
+    batch_targets=4096,
+    decay="cosine",
+    weight_decay=1e-3,
+    clip_norm=1.0,
+    select_by="hr@5",
+    exclude_seen=False,
+    patience=10,
+    validate_every=2,
+)
+
 _WANG2023 = TrainingConfig(
     epochs=1000, examples="last-target", batch_targets=400, learning_rate=5e-5, select_by="hr@20", patience=3,
     validate_every=5,
@@ -155,6 +168,7 @@ RECIPES = {
     "adrec": _ADREC,
     "fmrec": _DIFFUREC,
     "flowrec": TrainingConfig(exclude_seen=False),
+    "maskgr": _MASKGR,
     "wang2023": _WANG2023,
     "wang2023-latent": replace(_WANG2023, learning_rate=5e-4),
     "wang2023-temporal": replace(_WANG2023, learning_rate=1e-5),

@@ -347,6 +347,12 @@ CALLS: dict[str, Call] = {
         lambda: presets.flowrec,
         lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "seed": 0}, serves,
     ),
+    "maskgr": Call(
+        lambda: presets.maskgr,
+        lambda: {"items": world.vocabulary(), "dim": 16, "max_length": 6, "dropout": 0.1, "num_layers": 1,
+                 "hidden_dim": 5, "seed": 0},
+        serves,
+    ),
     "wang2023": Call(
         lambda: presets.wang2023,
         lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "settings": "ml-1m",
