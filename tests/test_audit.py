@@ -170,8 +170,13 @@ def test_a_model_of_blanks_has_a_ranking_and_probabilities_alone():
     assert [row["xn"] for row in found.ranking] == ["drawn", "drawn"]
     assert (found.timesteps, found.chains) == ([], [])
     assert [name for name, value in found.summary.items() if value is None] == [
-        "zeroed", "chain", "another_users", "chain_probability", "chain_distinct",
-    ]  # fmt: skip
+        "zeroed",
+        "chain",
+        "another_users",
+        "chain_probability",
+        "chain_distinct",
+        "nll_popularity",
+    ]  # fmt: skip - the model has counted no popularity
     assert math.isfinite(found.summary["nll"])
 
 

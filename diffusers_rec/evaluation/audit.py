@@ -275,7 +275,8 @@ def _accuracy(model: Recommender, holdout: Holdout, sampler: Sampler | None, see
 
 def _probabilities(model: Recommender, holdout: Holdout, seeds: int, progress: bool) -> Row:
     stated = evaluate(model, holdout, ks=[10], seeds=seeds, probabilities=True, progress=progress).probabilities
-    return {name: getattr(stated, name) for name in ("nll", "nll_popularity", "ece")}
+    values = {name: getattr(stated, name) for name in ("nll", "nll_popularity", "ece")}
+    return {name: None if math.isnan(value) else value for name, value in values.items()}  # popularity may be unknown
 
 
 def _timesteps(model: DiffRec, queries: list[_Queries], levels: int, seed: int) -> list[Row]:

@@ -1,0 +1,106 @@
+"""The audit of the field's trained models, a row each: noise, chains, calibration, and what training and serving cost.
+
+It reads the trainings of ``benchmarks.field.accuracy``, trains nothing and leaves out what is not trained. The audit is
+on validation users. A model is served by its own sampler; the seconds of a user are compared with those of one step of
+``best``, in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks import plots
+from benchmarks.field.settings import add_options, trials
+from benchmarks.harness import Results, Row, argument_parser, at_least, command, compare
+from benchmarks.paper.options import parse_trials, sequences_of
+from benchmarks.paper.running import folder_of, is_finished, run
+from benchmarks.paper.trial import Trial
+from benchmarks.words import words
+from diffusers_rec import Recommender, Split, TrainingBatches, load_pretrained
+from diffusers_rec.evaluation import audit
+from diffusers_rec.presets import best
+
+SERVED_AT_ONCE = 256
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argument_parser(__doc__)
+    add_options(parser)
+    parser.add_argument("--users", type=at_least(1), default=1024, help="maximum number of users of the audit")
+    parser.add_argument("--repeats", type=at_least(1), default=3, help="rounds of the timing")
+    options = parse_trials(parser, argv)
+    results = Results("noise_audit", options)
+    for dataset in options.datasets:
+        split = sequences_of(dataset, options).leave_one_out()
+        for name in options.models:
+            trial = trials(dataset)[name]
+            if is_finished(trial, options.seed, options):
+                results.add({"dataset": dataset, "model": name, **measure(trial, split, options)})
+            else:
+                print(f"== not trained: {dataset}, {name}, seed {options.seed}", flush=True)
+    results.write(draw)
+
+
+def measure(trial: Trial, split: Split, options: argparse.Namespace) -> Row:
+    """The audit of a trained model, its test accuracy, and what a target and a user cost."""
+    model = load_pretrained(folder_of(trial, options.seed, options))
+    test = run(trial, split, options.seed, options)[0]  # of its report; seen items left out
+    audited = audit(model, split.validation, users=options.users, steps=chain_of(model), seed=options.seed)
+    targets = TrainingBatches(split.train, examples=trial.training.examples).num_targets * test["epochs"]
+    return {
+        "ndcg@10": test["ndcg@10"],
+        **audited.summary,
+        "users": audited.num_users,
+        "epochs": test["epochs"],
+        "training_milliseconds_per_target": 1000 * test["training_seconds"] / targets,
+        **serving(model, split, options),
+    }
+
+
+def chain_of(model: Recommender) -> list[int]:
+    """All reverse steps of a model that has a chain."""
+    steps = getattr(getattr(model, "schedule", None), "num_timesteps", None)
+    return [] if steps is None else [steps]
+
+
+def serving(model: Recommender, split: Split, options: argparse.Namespace) -> Row:
+    """Seconds to rank for a user, with the model's own sampler, and how many times those of one step of ``best``."""
+    rows = np.arange(min(SERVED_AT_ONCE, len(split.test)))
+    histories = split.test.histories.take(rows)
+    plain = best(split.train.vocabulary).prepare(split.train).eval()
+    with torch.no_grad():
+        times = compare(
+            {
+                "model": lambda: model.recommend(histories, k=10),
+                "one step": lambda: plain.recommend(histories, k=10, seeds=1, sampler="one-step"),
+            },
+            repeats=options.repeats,
+        )
+    return {
+        "milliseconds_per_user": 1000 * times["model"].median / len(rows),
+        "serving_over_one_step_of_best": times["model"].over(times["one step"]),
+    }
+
+
+def draw(path: Path, rows: plots.Rows) -> None:
+    """Accuracy over the cost of serving, a panel per data set."""
+    datasets = list(dict.fromkeys(row["dataset"] for row in rows))
+    figure = plots.canvas(0.6 + 3.8 * len(datasets), 3.4)
+    axes = figure.subplots(1, len(datasets), squeeze=False)[0]
+    for axis, dataset in zip(axes, datasets, strict=True):
+        for row in (row for row in rows if row["dataset"] == dataset):
+            point = float(row["milliseconds_per_user"]), float(row["ndcg@10"])
+            is_control = row["model"].endswith("-control")
+            axis.plot(*point, "s" if is_control else "o", color="C1" if is_control else "C0")
+            axis.annotate(words(row["model"]), point, xytext=(4, 3), textcoords="offset points", fontsize=7)
+        axis.set(xscale="log", title=words(dataset), xlabel="milliseconds per user", ylabel="NDCG@10", ylim=(0, None))
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,108 @@
+"""The models of the field, their controls, and the time that a training may take."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import Row, at_least, read_csv
+from benchmarks.paper.options import add_trial_options
+from benchmarks.paper.trial import Trial
+from diffusers_rec import Recommender, Split, TrainingBatches, Vocabulary
+from diffusers_rec.presets import PRESETS, control
+from diffusers_rec.training import RECIPES, Callback, TrainingRun
+
+CONTROL = "-control"
+OURS = ("best", "joint", "paper")
+"""Presets that other tables compare."""
+
+FIELD = tuple(name for name in PRESETS if name not in OURS)
+"""Presets of other papers, in the order in which they are entered."""
+
+WITHOUT_CONTROL = ("flowrec", "wang2023", "wang2023-latent", "wang2023-temporal", "flowcf")
+"""Presets that have no control: they predict velocities or items, or diffuse vectors of users."""
+
+CHANGED: dict[str, dict[str, Any]] = {
+    "preferdiff": {"dim": 256},  # 3072 is the width of text embeddings; one core takes seconds for a step of it
+}
+"""Arguments that differ from the defaults of a preset."""
+
+MINUTES = {"beauty": 60, "toys": 60, "ml-1m": 120}
+"""The longest training of one model, on one core."""
+
+PUBLISHED = Path(__file__).with_name("published.csv")
+
+
+class TimeLimit(Callback):
+    """Ends a training before the epoch that would exceed the time; one epoch is trained at least.
+
+    The time is that of the training steps, as the history has it, so that a resumed run has the same limit. Validation
+    is not counted.
+
+    Args:
+        minutes: Length of the training.
+        targets: Targets of an epoch.
+    """
+
+    def __init__(self, minutes: float, targets: int) -> None:
+        self.minutes, self.targets = minutes, targets
+
+    def on_epoch(self, run: TrainingRun, record: dict[str, float]) -> None:
+        seconds = [self.targets / each["targets_per_second"] for each in run.history]
+        if sum(seconds) + seconds[-1] > 60 * self.minutes:
+            run.stop()
+
+
+@dataclass(frozen=True)
+class PresetTrial(Trial):
+    """A trial whose ``model`` has the arguments of a preset, and its name under ``"preset"``."""
+
+    def build(self, items: Vocabulary, seed: int) -> Recommender:
+        """The untrained model, or its control."""
+        arguments = dict(self.model)
+        model = PRESETS[arguments.pop("preset")](items, **arguments, seed=seed)
+        return control(model) if self.name.endswith(CONTROL) else model
+
+
+def trials(dataset: str) -> dict[str, Trial]:
+    """Every model, and its noise-free control where there is one, by name."""
+    found: dict[str, Trial] = {}
+    for name in FIELD:
+        trial = PresetTrial(name, dataset, {"preset": name, **CHANGED.get(name, {})}, RECIPES[name], {})
+        found[name] = trial
+        if name not in WITHOUT_CONTROL:
+            found[f"{name}{CONTROL}"] = replace(trial, name=f"{name}{CONTROL}")
+    return found
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of the programs of this folder."""
+    add_trial_options(parser)
+    parser.set_defaults(runs=Path("runs/field"))
+    names = list(trials("beauty"))
+    parser.add_argument("--models", nargs="+", default=names, choices=names, metavar="MODEL", help=", ".join(names))
+    parser.add_argument("--minutes", type=at_least(1), help="longest training; by default an hour, and two on ML-1M")
+
+
+def minutes_of(dataset: str, options: argparse.Namespace) -> int:
+    """The longest training of a model on a data set, in minutes."""
+    return options.minutes or MINUTES[dataset]
+
+
+def callbacks_of(trial: Trial, split: Split, options: argparse.Namespace) -> Sequence[Callback]:
+    """The time limit of a training."""
+    targets = TrainingBatches(split.train, examples=trial.training.examples).num_targets
+    return [TimeLimit(minutes_of(trial.dataset, options), targets)]
+
+
+def published(dataset: str, name: str) -> list[Row]:
+    """The printed rows of a model on a data set."""
+    rows = read_csv(PUBLISHED)
+    return [
+        {key: value for key, value in row.items() if value}
+        for row in rows
+        if (row["dataset"], row["model"]) == (dataset, name)
+    ]

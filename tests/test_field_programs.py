@@ -1,0 +1,69 @@
+"""The programs that compare the field's models: their limit, their lists, and a quick run on small data."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+
+from benchmarks.field import accuracy, noise_audit, settings
+from diffusers_rec import SyntheticWorld
+from diffusers_rec.presets import PRESETS, control
+from diffusers_rec.training import TrainingConfig, train
+
+WORLD = SyntheticWorld(30, seed=0)
+
+
+def test_a_training_ends_before_the_epoch_that_would_exceed_the_limit():
+    sequences = WORLD.sample(20, min_length=4, max_length=8).sequences()
+    model = PRESETS["dreamrec"](sequences.vocabulary, dim=8)
+    limit = settings.TimeLimit(minutes=1, targets=100)
+    config = TrainingConfig(epochs=9)
+
+    def slow(run, record):
+        record["targets_per_second"] = 100 / 25  # an epoch takes 25 seconds: two fit into a minute
+
+    clock = type("Clock", (settings.Callback,), {"on_epoch": lambda self, run, record: slow(run, record)})()
+    history = train(model, sequences, config=config, device="cpu", callbacks=[clock, limit]).history
+    assert len(history) == 2
+
+
+@pytest.mark.parametrize("name", settings.FIELD)
+def test_models_without_a_control_are_those_that_it_refuses(name):
+    trial = settings.trials("beauty")[name]
+    model = trial.build(range(8), 0)
+    if name in settings.WITHOUT_CONTROL:
+        with pytest.raises((TypeError, ValueError)):
+            control(model)
+    else:
+        assert settings.trials("beauty")[f"{name}-control"].build(range(8), 0).config() == control(model).config()
+
+
+def test_printed_rows_are_of_models_and_data_sets_that_are_compared():
+    with settings.PUBLISHED.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["model"] for row in rows} <= set(settings.FIELD)
+    assert {row["dataset"] for row in rows} <= set(settings.MINUTES)
+    assert {row["history"] for row in rows} <= {"masked", "unmasked", "not said"}
+    assert {row["split"] for row in rows} <= {"ours", "another"}
+
+
+def test_the_programs_train_once_and_write_their_tables(tmp_path, capsys):
+    rows = WORLD.sample(40, min_length=5, max_length=9).sequences()
+    lines = (" ".join(map(str, [user, *rows[user]])) for user in range(len(rows)))
+    (tmp_path / "toys.txt").write_text("\n".join(lines))
+    common = ["--datasets", "toys", "--models", "diffurec", "--budget", "1", "--minutes", "1"]
+    folders = ["--data-dir", str(tmp_path), "--runs", str(tmp_path / "runs"), "--out", str(tmp_path)]
+    accuracy.main([*common, *folders])
+    with (tmp_path / "accuracy-quick.csv").open(newline="") as file:
+        found = [row for row in csv.DictReader(file) if row["model"] == "diffurec"]
+    assert [(row["history"], bool(row["source"])) for row in found] == [
+        ("unmasked", True), ("masked", False), ("unmasked", False),
+    ]  # fmt: skip
+    noise_audit.main([*common, *folders, "--users", "10", "--repeats", "1"])
+    with (tmp_path / "noise_audit-quick.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["ndcg@10"]) == float(found[1]["ndcg@10"])
+    assert float(row["serving_over_one_step_of_best"]) > 0
+    assert "== finished" in capsys.readouterr().out  # the audit trains nothing
+    assert (tmp_path / "noise_audit-quick.png").is_file()
