@@ -42,6 +42,7 @@ ALL_COMPONENTS = [(family, name) for family in FAMILIES for name in family.names
 NEEDED = {"weighted": {"terms": ["cosine", {"name": "cross-entropy", "at": "final"}]}}
 """Settings of the components whose constructors have parameters without a default that no pipeline supplies."""
 WAIVED = {
+    "state-decoder": ["noise_matters", "corrupted_positions_see_one_another"],
     "bidirectional": ["each_step_matters"],  # it sees the blanks, whose number implies the step
     "noiseless": ["noise_matters", "each_step_matters", "corrupted_positions_see_one_another"],
     "posterior": ["corrupted_positions_see_one_another"],  # exact for each position alone, given the history

@@ -11,6 +11,7 @@ from strategies import WAIVED, gaussian, over, seeds
 
 from diffusers_rec.items.negatives import NegativeSample
 from diffusers_rec.objectives import (
+    BinaryTerm,
     BoundTerm,
     ContrastiveObjective,
     ContrastiveTerm,
@@ -18,6 +19,7 @@ from diffusers_rec.objectives import (
     CrossEntropyTerm,
     LossTerm,
     Objective,
+    PairTerm,
     PreferenceTerm,
     SimplifiedObjective,
     SourceTerm,
@@ -48,8 +50,8 @@ WEIGHTED = [
     )
 ]
 ITEMS = [{"name": "items"}, {"name": "items", "sampled_weight": 0.5, "next_weight": 0.0}]
-TERMS = ["squared", "cosine", "cross-entropy", "bound", "source", "contrastive",
-         {"name": "squared", "of": "output", "reduction": "sum"},
+TERMS = ["squared", "cosine", "cross-entropy", "bound", "binary", "pair-contrastive", "source",
+         "contrastive",         {"name": "squared", "of": "output", "reduction": "sum"},
          *({"name": "cross-entropy", "at": at} for at in ("final", "null", "next")), {"name": "cosine", "power": 2.0},
          "preference", {"name": "preference", "distance": "cosine", "at": "centroid", "over": "batch"}]  # fmt: skip
 few = settings(max_examples=settings.default.max_examples // 4)
@@ -310,6 +312,43 @@ def test_the_bound_divides_by_the_share_of_what_is_lost(seed, latents, sampled):
     expected = (weights * torch.stack(losses)).sum() / weights.sum()
     torch.testing.assert_close(BoundTerm()(step), expected, rtol=1e-5, atol=1e-6)
     assert WeightedObjective([BoundTerm(2.0)]).without_noise() == WeightedObjective([CrossEntropyTerm(2.0)]).config()
+
+
+@few
+@given(seed=seeds, latents=st.integers(1, 6))
+def test_the_binary_term_compares_with_every_other_item(seed, latents):
+    step = random_step(["sampled"], latents, seed % 1000, dtype=torch.float64)
+    sampled, expected = step.sampled, []
+    for predicted, xn, item, n in zip(
+        sampled.prediction, sampled.xn, sampled.items.tolist(), sampled.timesteps.tolist(), strict=True
+    ):
+        others = [predicted @ latent for place, latent in enumerate(sampled.embedding.table()) if place != item]
+        negative = -sum((-score).sigmoid().log() for score in others) / len(others)
+        expected.append((negative - (predicted @ xn).sigmoid().log()) / n)
+    torch.testing.assert_close(BinaryTerm()(step), torch.stack(expected))
+    given = replace(step, negatives=NegativeSample(sampled.items[:1], torch.zeros(1)))
+    found = BinaryTerm()(given)[0] * sampled.timesteps[0]
+    torch.testing.assert_close(found, -(sampled.prediction[0] @ sampled.xn[0]).sigmoid().log())
+
+
+def test_the_binary_term_needs_the_embedding():
+    step = random_step(["sampled"], 3)
+    bare = change_passes(step, lambda one: replace(one, embedding=None))
+    with pytest.raises(ValueError, match="The term 'binary' compares clean latents of items"):
+        BinaryTerm()(bare)
+
+
+@few
+@given(seed=seeds, latents=st.integers(2, 6), temperature=st.sampled_from([0.05, 0.5]))
+def test_the_contrast_of_pairs_is_nt_xent(seed, latents, temperature):
+    step = random_step(["sampled"], latents, seed % 1000, dtype=torch.float64)
+    both = torch.cat([step.sampled.prediction, step.sampled.xn])
+    scores = torch.cosine_similarity(both[:, None], both, dim=-1) / temperature
+    total = 0.0
+    for i in range(2 * latents):
+        others = scores[i, torch.arange(2 * latents) != i].logsumexp(0)
+        total = total + (others - scores[i, (i + latents) % (2 * latents)]) / step.sampled.timesteps[i % latents]
+    torch.testing.assert_close(PairTerm(temperature=temperature)(step), total / (2 * latents))
 
 
 @few

@@ -7,6 +7,7 @@ from diffusers_rec.denoisers.bidirectional import BidirectionalDenoiser
 from diffusers_rec.denoisers.causal_transformer import CausalTransformerDenoiser
 from diffusers_rec.denoisers.conditional_mlp import ConditionalMLPDenoiser
 from diffusers_rec.denoisers.joint import JointDenoiser
+from diffusers_rec.denoisers.state_decoder import StateDecoderDenoiser
 from diffusers_rec.denoisers.state_mlp import StateMLPDenoiser
 from diffusers_rec.denoisers.transformer import TransformerDenoiser
 from diffusers_rec.denoisers.velocity_mlp import VelocityMLPDenoiser
@@ -19,6 +20,7 @@ __all__ = [
     "ConditionalMLPDenoiser",
     "Denoiser",
     "JointDenoiser",
+    "StateDecoderDenoiser",
     "StateMLPDenoiser",
     "TransformerDenoiser",
     "VelocityMLPDenoiser",

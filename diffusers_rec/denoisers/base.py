@@ -58,6 +58,7 @@ class Denoiser(nn.Module, Component, ABC, kind="denoiser"):
     Attributes:
         prediction: Quantity that :meth:`forward` predicts: ``"x0"``, ``"noise"``, ``"velocity"``, or ``"items"``: what
             the head turns into the logits of the item, given the history and the other positions.
+        reads_xn: Whether the prediction depends on the corrupted latents.
         steers: Whether :meth:`steer` changes anything.
         reads_copies: Whether :meth:`encode` reads the noised copies of the history, ``history.noised()``.
         user_features: Shape of one row of each user feature that :meth:`encode` reads by ``history.feature(name)``, by
@@ -67,6 +68,7 @@ class Denoiser(nn.Module, Component, ABC, kind="denoiser"):
     entrances = "encode", "condition", "forward", "hidden"
     made_by: ClassVar[str] = "a registered denoiser, such as ConditionalMLPDenoiser(dim)"
     prediction: str = "x0"
+    reads_xn: bool = True
     steers: bool = False
     reads_copies: bool = False
     user_features: Mapping[str, tuple[int, ...]] = MappingProxyType({})

@@ -4,6 +4,7 @@ from diffusers_rec.core.deprecation import deprecated_names
 from diffusers_rec.objectives.base import LossTerms, Objective, Pass, TrainingStep
 from diffusers_rec.objectives.contrastive import ContrastiveObjective
 from diffusers_rec.objectives.items import ItemsObjective
+from diffusers_rec.objectives.pairs import BinaryTerm, PairTerm
 from diffusers_rec.objectives.preference import PreferenceTerm
 from diffusers_rec.objectives.simplified import SimplifiedObjective
 from diffusers_rec.objectives.terms import (
@@ -18,6 +19,7 @@ from diffusers_rec.objectives.terms import (
 from diffusers_rec.objectives.weighted import WeightedObjective
 
 __all__ = [
+    "BinaryTerm",
     "BoundTerm",
     "ContrastiveObjective",
     "ContrastiveTerm",
@@ -27,6 +29,7 @@ __all__ = [
     "LossTerm",
     "LossTerms",
     "Objective",
+    "PairTerm",
     "Pass",
     "PreferenceTerm",
     "SimplifiedObjective",

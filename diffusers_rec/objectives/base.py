@@ -57,7 +57,7 @@ class Pass:
         schedule: Noise schedule.
         centre: Centre of the process, ``(M, D)``, or 0.
         process: Process that corrupted the latents, for a kind of ``"items"``.
-        embedding: Item embedding, for a kind of ``"items"``.
+        embedding: Item embedding.
     """
 
     items: Tensor

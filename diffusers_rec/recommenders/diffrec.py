@@ -24,7 +24,7 @@ from diffusers_rec.data.history import History
 from diffusers_rec.data.sequences import Holdout, Sequences
 from diffusers_rec.data.vocabulary import Vocabulary
 from diffusers_rec.denoisers import Denoiser
-from diffusers_rec.guidance import Guidance
+from diffusers_rec.guidance import Guidance, unwrapped
 from diffusers_rec.items.embeddings import ItemEmbedding
 from diffusers_rec.items.heads import ItemHead
 from diffusers_rec.items.negatives import Negatives
@@ -133,7 +133,8 @@ class DiffRec(Pretrained, Completing):
         self.register_buffer("popularity", torch.zeros(size["num_items"], dtype=torch.int64))
         self.check_fit()
         signal = float(self.schedule.alpha_bar[-1])
-        if signal > MAX_LAST_ALPHA_BAR and not self.popularity.is_meta:  # which is not the model yet
+        told = signal > MAX_LAST_ALPHA_BAR and unwrapped(self.denoiser).reads_xn
+        if told and not self.popularity.is_meta:  # which is not the model yet
             warn_caller(
                 f"At the last step {signal:.0%} of the signal is left (alpha_bar_N), but serving starts from pure "
                 "noise: training would learn to read the target there. Use more steps, or a negative log_snr_shift."

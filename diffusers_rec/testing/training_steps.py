@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffusers_rec.items.embeddings import TableEmbedding
 from diffusers_rec.items.heads import LinearHead
 from diffusers_rec.objectives import Pass, TrainingStep
 from diffusers_rec.objectives.base import OTHERS, PASSES
@@ -47,7 +48,8 @@ def random_step(
         xn = schedule.add_noise(x0, noise, timesteps)
         output = target_of(kind, x0, noise, xn, timesteps, schedule) + error
         shown = {"negative": (true + 1) % items, "centroid": torch.full_like(true, -1)}.get(name, true)
-        made[name] = Pass(shown, x0, xn, noise, timesteps, output, kind, schedule)
+        embedding = TableEmbedding(items, dim, seed=seed).to(dtype)
+        made[name] = Pass(shown, x0, xn, noise, timesteps, output, kind, schedule, embedding=embedding)
     weights = (torch.rand(latents, generator=generator) + 0.5).to(dtype)
     return TrainingStep(made, weights, LinearHead(items, dim, seed=seed).to(dtype))
 

@@ -142,6 +142,9 @@ CALLS: dict[str, Call] = {
     "BidirectionalDenoiser": Call(
         lambda: dr.BidirectionalDenoiser, lambda: sized(hidden_dim=5), component
     ),
+    "StateDecoderDenoiser": Call(
+        lambda: dr.StateDecoderDenoiser, lambda: sized(schedule=world.schedule()), component
+    ),
     "PosteriorDenoiser": Call(
         lambda: dr.PosteriorDenoiser,
         lambda: {"base": world.DENOISER, **shared(), "num_candidates": 3, "dim": DIM, "max_length": 6, "seed": 0},
@@ -162,6 +165,8 @@ CALLS: dict[str, Call] = {
     "CosineTerm": Call(lambda: dr.CosineTerm, lambda: {"weight": 0.5, "power": 2.0}, component),
     "SourceTerm": Call(lambda: dr.SourceTerm, lambda: {"weight": 0.5}, component),
     "CrossEntropyTerm": Call(lambda: dr.CrossEntropyTerm, lambda: {"weight": 0.5, "at": "final"}, component),
+    "BinaryTerm": Call(lambda: dr.BinaryTerm, lambda: {"weight": 0.5}, component),
+    "PairTerm": Call(lambda: dr.PairTerm, lambda: {"weight": 0.5, "temperature": 0.2}, component),
     "BoundTerm": Call(lambda: dr.BoundTerm, lambda: {"weight": 0.5}, component),
     "ContrastiveTerm": Call(lambda: dr.ContrastiveTerm, lambda: {"weight": 0.5, "temperature": 0.2}, component),
     "PreferenceTerm": Call(

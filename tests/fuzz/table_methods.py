@@ -30,7 +30,8 @@ def denoiser(cls: Any) -> Any:
     if cls in GUIDES:
         parts = shared() if cls is dr.PosteriorDenoiser else {"schedule": world.schedule()}
         return cls(world.DENOISER, dim=DIM, max_length=6, **parts).eval()
-    return cls(**{name: value for name, value in sized().items() if name in cls.settings()}).eval()
+    parts = {"schedule": world.schedule()} if "schedule" in cls.requires else {}
+    return cls(**{name: value for name, value in sized().items() if name in cls.settings()}, **parts).eval()
 
 
 def history() -> dict[str, Any]:
@@ -76,7 +77,7 @@ def a_pass() -> dict[str, Any]:
     return {
         "items": targets(), "x0": gaussian(3, DIM), "xn": gaussian(3, DIM), "noise": gaussian(3, DIM),
         "timesteps": torch.tensor([1, 2, STEPS]), "output": gaussian(3, DIM), "kind": "x0",
-        "schedule": world.schedule(), "centre": 0.0,
+        "schedule": world.schedule(), "centre": 0.0, "embedding": world.embedding(),
     }  # fmt: skip
 
 
@@ -380,7 +381,11 @@ CALLS["Gaps.serving"] = Call(
 CALLS["LastK.serving"] = Call(
     lambda: dr.LastK(ahead=True).serving, lambda: {"lengths": torch.tensor([2, 3]), "width": 2}
 )
-for _cls in (dr.SquaredTerm, dr.CosineTerm, dr.CrossEntropyTerm, dr.BoundTerm, dr.SourceTerm, dr.ContrastiveTerm):
+TERMS = (
+    dr.SquaredTerm, dr.CosineTerm, dr.CrossEntropyTerm, dr.BoundTerm, dr.BinaryTerm, dr.PairTerm, dr.SourceTerm,
+    dr.ContrastiveTerm,
+)  # fmt: skip
+for _cls in TERMS:
     CALLS[f"{_cls.__name__}.__call__"] = Call(_cls, losses)
 CALLS["PreferenceTerm.__call__"] = Call(dr.PreferenceTerm, compared)
 OWN = (
@@ -392,6 +397,7 @@ OWN = (
     dr.AddedLatentDenoiser,
     dr.AutoregressiveDenoiser,
     dr.BidirectionalDenoiser,
+    dr.StateDecoderDenoiser,
 )
 for _cls in (*OWN, *GUIDES):
     _own = _cls in (dr.NoiselessDenoiser, dr.ClassifierFreeGuide)  # what they inherit has the entry of Guide
