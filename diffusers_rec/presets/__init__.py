@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from diffusers_rec.presets.adrec import adrec
 from diffusers_rec.presets.best import best
+from diffusers_rec.presets.cddrec import cddrec
 from diffusers_rec.presets.control import control
 from diffusers_rec.presets.d3rec import d3rec
 from diffusers_rec.presets.diffurec import diffurec
@@ -33,6 +34,7 @@ PRESETS: dict[str, Callable[..., Recommender]] = {
     "fmrec": fmrec,
     "flowrec": flowrec,
     "maskgr": maskgr,
+    "cddrec": cddrec,
     "wang2023": wang2023,
     "wang2023-latent": wang2023_latent,
     "wang2023-temporal": wang2023_temporal,
@@ -44,6 +46,7 @@ __all__ = [
     "PRESETS",
     "adrec",
     "best",
+    "cddrec",
     "control",
     "d3rec",
     "diffurec",

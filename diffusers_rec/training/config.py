@@ -151,6 +151,8 @@ _MASKGR = TrainingConfig(
     validate_every=2,
 )
 
+_CDDREC = TrainingConfig(epochs=1000, examples="all-positions", batch_targets=1024, patience=50)
+
 _WANG2023 = TrainingConfig(
     epochs=1000, examples="last-target", batch_targets=400, learning_rate=5e-5, select_by="hr@20", patience=3,
     validate_every=5,
@@ -169,6 +171,7 @@ RECIPES = {
     "fmrec": _DIFFUREC,
     "flowrec": TrainingConfig(exclude_seen=False),
     "maskgr": _MASKGR,
+    "cddrec": _CDDREC,
     "wang2023": _WANG2023,
     "wang2023-latent": replace(_WANG2023, learning_rate=5e-4),
     "wang2023-temporal": replace(_WANG2023, learning_rate=1e-5),

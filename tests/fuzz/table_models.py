@@ -353,6 +353,12 @@ CALLS: dict[str, Call] = {
                  "hidden_dim": 5, "seed": 0},
         serves,
     ),
+    "cddrec": Call(
+        lambda: presets.cddrec,
+        lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "settings": "toys",
+                 "seed": 0},
+        serves,
+    ),
     "wang2023": Call(
         lambda: presets.wang2023,
         lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "settings": "ml-1m",
