@@ -24,6 +24,7 @@ from diffusers_rec.denoisers import (
     ConditionalMLPDenoiser,
     Denoiser,
     JointDenoiser,
+    RotaryStateDenoiser,
     StateDecoderDenoiser,
     StateMLPDenoiser,
     TransformerDenoiser,
@@ -50,6 +51,7 @@ from diffusers_rec.items.negatives import (
     PopularityNegatives,
     UniformNegatives,
 )
+from diffusers_rec.items.replacement import ReplacementProcess
 from diffusers_rec.objectives import (
     BinaryTerm,
     BoundTerm,
@@ -64,6 +66,7 @@ from diffusers_rec.objectives import (
     PairTerm,
     Pass,
     PreferenceTerm,
+    ScoreEntropyTerm,
     SimplifiedObjective,
     SourceTerm,
     SquaredTerm,
@@ -208,8 +211,11 @@ __all__ = [
     "Recommendations",
     "Recommender",
     "RectifiedSchedule",
+    "ReplacementProcess",
+    "RotaryStateDenoiser",
     "Sampler",
     "SamplerStep",
+    "ScoreEntropyTerm",
     "Scores",
     "Sequences",
     "SigmoidSchedule",

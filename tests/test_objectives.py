@@ -50,8 +50,8 @@ WEIGHTED = [
     )
 ]
 ITEMS = [{"name": "items"}, {"name": "items", "sampled_weight": 0.5, "next_weight": 0.0}]
-TERMS = ["squared", "cosine", "cross-entropy", "bound", "binary", "pair-contrastive", "source",
-         "contrastive",         {"name": "squared", "of": "output", "reduction": "sum"},
+TERMS = ["squared", "cosine", "cross-entropy", "bound", "binary", "pair-contrastive", "source", "contrastive",
+         "score-entropy", {"name": "squared", "of": "output", "reduction": "sum"},
          *({"name": "cross-entropy", "at": at} for at in ("final", "null", "next")), {"name": "cosine", "power": 2.0},
          "preference", {"name": "preference", "distance": "cosine", "at": "centroid", "over": "batch"}]  # fmt: skip
 few = settings(max_examples=settings.default.max_examples // 4)
@@ -80,7 +80,7 @@ def test_every_term_keeps_its_contract(clause, spec, seed, latents, kind):
     if isinstance(spec, str) and clause.__name__ in WAIVED.get(spec, ()):
         return
     term = LossTerm.build(spec)
-    clause(term, random_step(term.passes, latents, seed % 1000, kind=kind))
+    clause(term, random_step(term.passes, latents, seed % 1000, kind=kind, process=term.process))
 
 
 def test_source_is_the_cross_entropy_of_the_centre():

@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 from strategies import built, gaussian, over, schedule_of, schedules, seeded
 
 from diffusers_rec.data.history import History
+from diffusers_rec.items.embeddings import TableEmbedding
+from diffusers_rec.items.heads import LinearHead
 from diffusers_rec.processes.noising import Queries
 from diffusers_rec.processes.process import GaussianProcess, Process
 from diffusers_rec.processes.schedules import CosineSchedule, NoiseSchedule, RectifiedSchedule
 from diffusers_rec.processes.source import HistorySource, LastItemSource, Source, ZeroSource
+from diffusers_rec.testing.contract import SIZES
 from diffusers_rec.testing.processes import CLAUSES as PROCESS_CLAUSES
 from diffusers_rec.testing.sources import CLAUSES as SOURCE_CLAUSES
 from diffusers_rec.testing.sources import example
@@ -22,7 +25,8 @@ from diffusers_rec.testing.sources import example
 @over(PROCESS_CLAUSES)
 @given(schedule=schedules(num_timesteps=st.integers(1, 25)))
 def test_every_process_keeps_its_contract(clause, name, schedule):
-    clause(Process.build(name, schedule=schedule))
+    embedding, head = TableEmbedding(7, SIZES["dim"]), LinearHead(7, SIZES["dim"])
+    clause(Process.build_with({"schedule": schedule, "embedding": embedding, "head": head}, name))
 
 
 @pytest.mark.parametrize("name", Source.names())
@@ -149,7 +153,7 @@ def test_the_last_visible_item_is_the_centre():
     centre = LastItemSource().centre(history, queries)
     for row, visible in enumerate(queries.visible.tolist()):
         for query, seen in enumerate(visible):
-            expected = history.latents[row, seen - 1] if seen else torch.zeros(3)
+            expected = history.latents[row, seen - 1] if seen else torch.zeros(history.latents.shape[-1])
             assert torch.equal(centre[row, query, 0], expected.to(centre.dtype))
 
 
@@ -160,7 +164,8 @@ def test_the_history_is_averaged_with_weights_that_decay(decay):
     for row, visible in enumerate(queries.visible.tolist()):
         for query, seen in enumerate(visible):
             weights = [decay ** (seen - 1 - j) for j in range(seen)]
-            expected = sum((w * history.latents[row, j] for j, w in enumerate(weights)), torch.zeros(3))
+            start = torch.zeros(history.latents.shape[-1])
+            expected = sum((w * history.latents[row, j] for j, w in enumerate(weights)), start)
             torch.testing.assert_close(centre[row, query, 0], (expected / (sum(weights) or 1)).to(centre.dtype))
 
 

@@ -88,7 +88,7 @@ class StateMLPDenoiser(Denoiser, name="state-mlp"):
         self.skip = check_bool("skip", skip)
         self.mlp_layers = check_int("mlp_layers", mlp_layers, minimum=1, maximum=MAX_LAYERS)
         with isolated_rng(self.seed):
-            self.encoder = _HistoryEncoder(dim, max_length, self.num_heads, self.skip, self.dropout)
+            self.encoder = StateEncoder(dim, max_length, self.num_heads, self.skip, self.dropout)
             self.empty = nn.Parameter(torch.randn(dim))
             self.step = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
             widths = [*[2 * dim] * (self.mlp_layers - 1), dim]
@@ -138,13 +138,24 @@ def sinusoids(steps: Tensor, dim: int, dtype: torch.dtype = torch.float32) -> Te
     return torch.cat([angle.sin(), angle.cos()], dim=-1).to(dtype)
 
 
-class _HistoryEncoder(nn.Module):
-    """The Transformer layer of the module's docstring."""
+class StateEncoder(nn.Module):
+    """The Transformer layer of the module's docstring.
 
-    def __init__(self, dim: int, max_length: int, num_heads: int, skip: bool, dropout: float) -> None:
+    Args:
+        dim: Latent width D.
+        max_length: Largest number of items.
+        num_heads: Number of attention heads.
+        skip: Whether residuals pass by the norms.
+        dropout: Dropout rate.
+        rotary: Whether items are rotated by their places, see :func:`rotated`, instead of added to learned vectors.
+    """
+
+    def __init__(
+        self, dim: int, max_length: int, num_heads: int, skip: bool, dropout: float, *, rotary: bool = False
+    ) -> None:
         super().__init__()
         self.num_heads, self.skip = num_heads, skip
-        self.place = nn.Embedding(max_length, dim)
+        self.place = None if rotary else nn.Embedding(max_length, dim)
         self.query = nn.Linear(dim, dim)
         self.key_value = nn.Linear(dim, 2 * dim)
         self.feed_forward = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim))
@@ -154,7 +165,7 @@ class _HistoryEncoder(nn.Module):
     def forward(self, history: Tensor) -> Tensor:
         """Map ``(B, L, D)`` to states, ``(B, L, D)``."""
         length, dim = history.shape[1:]
-        x = self.dropout(history + self.place.weight[:length])
+        x = self.dropout(rotated(history) if self.place is None else history + self.place.weight[:length])
         source = self.query_norm(x)
         key, value = map(self._heads, self.key_value(x).chunk(2, dim=-1))
         scores = self._heads(self.query(source)) @ key.mT * dim**-0.5
@@ -169,3 +180,17 @@ class _HistoryEncoder(nn.Module):
 
     def _heads(self, x: Tensor) -> Tensor:
         return rearrange(x, "b l (h d) -> b h l d", h=self.num_heads)
+
+
+def rotated(history: Tensor) -> Tensor:
+    r"""Rotate items ``(B, L, D)`` by their places: dimensions j and j + D/2 of item l by :math:`l\, 10^{-8j/D}`.
+
+    Su et al. 2021, *RoFormer*, rotate queries and keys in this way; here it is the items themselves.
+    """
+    length, dim = history.shape[1:]
+    wide = torch.promote_types(history.dtype, torch.float32)
+    place, even = (torch.arange(*ends, device=history.device, dtype=wide) for ends in ((0, length), (0, dim, 2)))
+    angle = place[:, None] * 10000 ** (-even / dim)
+    cosine, sine = (each.to(history.dtype) for each in (angle.cos(), angle.sin()))
+    one, other = history.chunk(2, dim=-1)
+    return torch.cat([one * cosine - other * sine, other * cosine + one * sine], dim=-1)

@@ -6,6 +6,7 @@ from diffusers_rec.objectives.contrastive import ContrastiveObjective
 from diffusers_rec.objectives.items import ItemsObjective
 from diffusers_rec.objectives.pairs import BinaryTerm, PairTerm
 from diffusers_rec.objectives.preference import PreferenceTerm
+from diffusers_rec.objectives.score_entropy import ScoreEntropyTerm
 from diffusers_rec.objectives.simplified import SimplifiedObjective
 from diffusers_rec.objectives.terms import (
     BoundTerm,
@@ -32,6 +33,7 @@ __all__ = [
     "PairTerm",
     "Pass",
     "PreferenceTerm",
+    "ScoreEntropyTerm",
     "SimplifiedObjective",
     "SourceTerm",
     "SquaredTerm",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +33,8 @@ class LossTerm(Component, ABC, kind="term"):
     entrances = ("__call__",)
     passes: tuple[str, ...] = ("sampled",)
     reads_latents: bool = True
+    process: ClassVar[str | None] = None
+    """Registered name of the process whose draws the term reads; any process if None."""
 
     def __init__(self, weight: float = 1.0) -> None:
         self.weight = check_float("weight", weight, minimum=0)

@@ -35,6 +35,12 @@ class WeightedObjective(Objective, name="weighted"):
     def __call__(self, step: TrainingStep) -> LossTerms:
         return add_up(self._named, step)
 
+    def check_fit(self, model: Any) -> None:
+        """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
+        super().check_fit(model)
+        for term in self.terms:
+            term.check_fit(model)
+
     def without_noise(self) -> Config:
         """Config of the terms that are defined without noise, all at the only prediction.
 

@@ -96,12 +96,12 @@ CLAUSES = (
 def _cases(maker: Maker) -> Iterator[Case]:
     term = maker()
     for latents in (1, 6):
-        yield Case(f"M={latents}", (term, random_step(term.passes, latents)))
-    yield Case("of velocities", (term, random_step(term.passes, 4, kind="velocity")))
+        yield Case(f"M={latents}", (term, random_step(term.passes, latents, process=term.process)))
+    yield Case("of velocities", (term, random_step(term.passes, 4, kind="velocity", process=term.process)))
 
 
 def _outputs(term: LossTerm) -> list[Tensor]:
-    return [term(random_step(term.passes, 6)).detach()]
+    return [term(random_step(term.passes, 6, process=term.process)).detach()]
 
 
 SUITE = Suite(LossTerm, _cases, CLAUSES, _outputs)

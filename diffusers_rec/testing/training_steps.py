@@ -14,13 +14,20 @@ from diffusers_rec.items.heads import LinearHead
 from diffusers_rec.objectives import Pass, TrainingStep
 from diffusers_rec.objectives.base import OTHERS, PASSES
 from diffusers_rec.processes.prediction import target_of
+from diffusers_rec.processes.process import Process
 from diffusers_rec.processes.schedules import SqrtSchedule
 from diffusers_rec.testing.contract import SIZES, expect
 from diffusers_rec.testing.inputs import gaussian, seeded, strided
 
 
 def random_step(
-    passes: Collection[str], latents: int, seed: int = 0, *, kind: str = "x0", dtype: torch.dtype = torch.float32
+    passes: Collection[str],
+    latents: int,
+    seed: int = 0,
+    *,
+    kind: str = "x0",
+    dtype: torch.dtype = torch.float32,
+    process: str | None = None,
 ) -> TrainingStep:
     """Build a step with the given passes, whose predictions differ from their targets.
 
@@ -30,13 +37,17 @@ def random_step(
         seed: Seed of all random numbers.
         kind: Kind of the prediction.
         dtype: Dtype of the latents.
+        process: Registered name of the process that corrupts; Gaussian noise, which a step has no process for, if None.
     """
     items, dim, steps = SIZES["num_items"], SIZES["dim"], SIZES["num_timesteps"]
     schedule, generator = SqrtSchedule(steps), seeded(seed)
     drawn = torch.randint(1, steps + 1, (latents,), generator=generator)
     true = torch.randint(items, (latents,), generator=generator)
     true[1:2] = (true[:1] + 1) % items  # a contrast needs two items
-    made = {}
+    head = LinearHead(items, dim, seed=seed).to(dtype)
+    embedding = TableEmbedding(items, dim, seed=seed).to(dtype)
+    parts, made = {"schedule": schedule, "embedding": embedding, "head": head}, {}
+    corrupts = None if process is None else Process.build_with(parts, process)
     for place, name in enumerate(passes):
         x0, noise, error = (
             gaussian(latents, dim, seed=100 * seed + part + (10 * place if part else 0), dtype=dtype)
@@ -46,12 +57,16 @@ def random_step(
             x0 = gaussian(latents, dim, seed=100 * seed + 50, dtype=dtype)
         timesteps = torch.full_like(drawn, steps) if name == "final" else drawn
         xn = schedule.add_noise(x0, noise, timesteps)
+        if corrupts is not None:
+            corrupted = corrupts.corrupt(x0[:, None], timesteps[:, None], generator)
+            xn, noise = corrupted.xn[:, 0].detach(), corrupted.noise[:, 0]
         output = target_of(kind, x0, noise, xn, timesteps, schedule) + error
         shown = {"negative": (true + 1) % items, "centroid": torch.full_like(true, -1)}.get(name, true)
-        embedding = TableEmbedding(items, dim, seed=seed).to(dtype)
-        made[name] = Pass(shown, x0, xn, noise, timesteps, output, kind, schedule, embedding=embedding)
+        made[name] = Pass(
+            shown, x0, xn, noise, timesteps, output, kind, schedule, process=corrupts, embedding=embedding
+        )
     weights = (torch.rand(latents, generator=generator) + 0.5).to(dtype)
-    return TrainingStep(made, weights, LinearHead(items, dim, seed=seed).to(dtype))
+    return TrainingStep(made, weights, head)
 
 
 def change_passes(step: TrainingStep, change: Callable[[Pass], Pass]) -> TrainingStep:

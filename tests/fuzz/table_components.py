@@ -65,6 +65,7 @@ CALLS: dict[str, Call] = {
     "GaussianProcess": Call(lambda: dr.GaussianProcess, lambda: {"schedule": world.schedule()}, component),
     "MaskProcess": Call(lambda: dr.MaskProcess, lambda: {"schedule": world.schedule()}, component),
     "MixedProcess": Call(lambda: dr.MixedProcess, lambda: {"schedule": world.schedule(), "blank": 0.5}, component),
+    "ReplacementProcess": Call(lambda: dr.ReplacementProcess, lambda: {**shared(), "blank": 0.5}, component),
     "ZeroSource": Call(lambda: dr.ZeroSource, dict, component),
     "LastItemSource": Call(lambda: dr.LastItemSource, dict, component),
     "HistorySource": Call(lambda: dr.HistorySource, lambda: {"decay": 0.5}, component),
@@ -127,6 +128,11 @@ CALLS: dict[str, Call] = {
     "JointDenoiser": Call(
         lambda: dr.JointDenoiser, lambda: sized(joint_layers=1, joint_dropout=0.1, low_pass=0.5), component
     ),
+    "RotaryStateDenoiser": Call(
+        lambda: dr.RotaryStateDenoiser,
+        lambda: {"schedule": world.schedule(), "dim": DIM, "max_length": 6, "num_heads": 2, "dropout": 0.1, "seed": 0},
+        component,
+    ),
     "StateMLPDenoiser": Call(
         lambda: dr.StateMLPDenoiser,
         lambda: {"dim": DIM, "max_length": 6, "mlp_layers": 2, "num_heads": 2, "skip": True, "dropout": 0.1, "seed": 0},
@@ -168,6 +174,7 @@ CALLS: dict[str, Call] = {
     "BinaryTerm": Call(lambda: dr.BinaryTerm, lambda: {"weight": 0.5}, component),
     "PairTerm": Call(lambda: dr.PairTerm, lambda: {"weight": 0.5, "temperature": 0.2}, component),
     "BoundTerm": Call(lambda: dr.BoundTerm, lambda: {"weight": 0.5}, component),
+    "ScoreEntropyTerm": Call(lambda: dr.ScoreEntropyTerm, lambda: {"weight": 0.5}, component),
     "ContrastiveTerm": Call(lambda: dr.ContrastiveTerm, lambda: {"weight": 0.5, "temperature": 0.2}, component),
     "PreferenceTerm": Call(
         lambda: dr.PreferenceTerm,

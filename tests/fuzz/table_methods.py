@@ -92,6 +92,16 @@ def losses() -> dict[str, Any]:
     return {"step": dr.TrainingStep(**a_step())}
 
 
+def replacement() -> dr.ReplacementProcess:
+    return dr.ReplacementProcess(**shared(), blank=0.5)
+
+
+def replaced_losses() -> dict[str, Any]:
+    step = a_step()
+    replaced = dr.Pass(**{**a_pass(), "noise": torch.rand(3, DIM, dtype=torch.float64), "process": replacement()})
+    return {"step": dr.TrainingStep(**{**step, "passes": {"sampled": replaced}})}
+
+
 def compared() -> dict[str, Any]:
     step = a_step()
     return {"step": dr.TrainingStep(**{**step, "passes": {**step["passes"], "negative": dr.Pass(**a_pass())}})}
@@ -282,6 +292,7 @@ CALLS: dict[str, Call] = {
     "SimplifiedObjective.without_noise": Call(lambda: dr.SimplifiedObjective().without_noise, dict),
     "ContrastiveObjective.without_noise": Call(lambda: dr.ContrastiveObjective().without_noise, dict),
     "WeightedObjective.without_noise": Call(lambda: dr.WeightedObjective().without_noise, dict),
+    "ScoreEntropyTerm.without_noise": Call(lambda: dr.ScoreEntropyTerm().without_noise, dict),
     "CrossEntropyTerm.without_noise": Call(lambda: dr.CrossEntropyTerm().without_noise, dict),
     "BoundTerm.without_noise": Call(lambda: dr.BoundTerm().without_noise, dict),
     "SimplifiedObjective.__call__": Call(dr.SimplifiedObjective, losses),
@@ -364,6 +375,36 @@ CALLS["MixedProcess.evidence"] = Call(
     lambda: dr.MixedProcess(world.schedule()).evidence,
     lambda: {"xn": gaussian(2, 2, DIM), "timesteps": torch.full((2, 2), STEPS)}, arithmetic=True,
 )  # fmt: skip
+CALLS |= {
+    "ReplacementProcess.start": Call(
+        lambda: replacement().start,
+        lambda: {"shape": (2, 2, DIM), "generator": generator(), "device": torch.device("cpu"),
+                 "dtype": torch.float32},
+    ),
+    "ReplacementProcess.corrupt": Call(
+        lambda: replacement().corrupt,
+        lambda: {"x0": gaussian(2, 2, DIM), "timesteps": torch.full((2, 2), STEPS), "generator": generator(),
+                 "noise": None},
+        lambda result, _: finite(result.xn, {}), arithmetic=True,
+    ),
+    "ReplacementProcess.step": Call(
+        lambda: replacement().step, lambda: without(reverse_step(), "variance"), like("x0"), arithmetic=True
+    ),
+    "ReplacementProcess.shown": Call(
+        lambda: replacement().shown,
+        lambda: {"items": targets(), "noise": torch.rand(3, DIM), "timesteps": torch.tensor([0, 1, STEPS])},
+    ),
+    "ReplacementProcess.log_probabilities": Call(
+        lambda: replacement().log_probabilities,
+        lambda: {"logits": gaussian(3, NUM_ITEMS), "timesteps": torch.tensor([1, 1, STEPS])}, lambda *_: True,
+    ),
+    "ReplacementProcess.reverse_probabilities": Call(
+        lambda: replacement().reverse_probabilities,
+        lambda: {"logits": gaussian(3, NUM_ITEMS), "items": targets(), "timesteps": torch.full((3,), STEPS),
+                 "previous": torch.ones(3, dtype=torch.int64)},
+    ),
+    "ScoreEntropyTerm.__call__": Call(dr.ScoreEntropyTerm, replaced_losses),
+}  # fmt: skip
 for _cls in (dr.TargetOnly, dr.LastK, dr.WholeSequence, dr.Gaps):
     CALLS[f"{_cls.__name__}.max_noised"] = Call(
         lambda cls=_cls: cls().max_noised, lambda: {"max_length": 5},
@@ -393,6 +434,7 @@ OWN = (
     dr.CausalTransformerDenoiser,
     dr.ConditionalMLPDenoiser,
     dr.JointDenoiser,
+    dr.RotaryStateDenoiser,
     dr.StateMLPDenoiser,
     dr.AddedLatentDenoiser,
     dr.AutoregressiveDenoiser,

@@ -1,0 +1,111 @@
+r"""An affine map of the latent, the state of a one-layer history encoder with rotated items, and the noise level.
+
+.. math:: \hat x_0 = W\, [\, x_n;\; s;\; z(\sigma_n) \,] + b, \qquad \sigma_n = -\log \bar\alpha_n
+
+The state s is that of :mod:`~diffusers_rec.denoisers.state_mlp`, with two differences: items are rotated by their
+places before they enter the layer, and attention has several heads. z is a perceptron of the cosines and then the sines
+of :math:`\sigma\, 10^{-4j/128}` for :math:`0 \le j < 128`, with a SiLU at the end.
+
+Hu et al. 2025, *PreferGrow*, and its public code, which calls the network a DiT. Nothing in it is modulated: as with
+one layer of ``state-mlp``, the effect of the history is the same at every step and for every x_n.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffusers_rec.core.randomness import isolated_rng
+from diffusers_rec.data.history import History
+from diffusers_rec.denoisers.base import Denoiser, check_shapes
+from diffusers_rec.denoisers.state_mlp import StateEncoder
+from diffusers_rec.nn.attention import check_architecture
+from diffusers_rec.processes.noising import Queries
+from diffusers_rec.processes.schedules import NoiseSchedule
+from diffusers_rec.processes.schedules.lookup import unexpanded
+
+FREQUENCIES = 128
+
+
+class _Condition(NamedTuple):
+    """Condition of Q queries of K positions.
+
+    Attributes:
+        joined: Contribution of the state and the bias, ``(B, Q, 1, D)``.
+        share: Weight of each position in the mean over a query, ``(B, Q, K, 1)``; None if K = 1.
+    """
+
+    joined: Tensor
+    share: Tensor | None
+
+
+class RotaryStateDenoiser(Denoiser, name="rotary-state"):
+    """An affine map of latent, state and noise level.
+
+    The source defines one corrupted position. Of K positions, each reads half of its own latent and half of their
+    mean, which for K = 1 is the latent.
+
+    Args:
+        schedule: Noise schedule, shared and not owned.
+        dim: Latent width D, even.
+        max_length: Largest number of positions in a sequence, including noised ones.
+        num_heads: Number of attention heads of the history encoder.
+        dropout: Dropout rate of the history encoder.
+        seed: Seed of the initial weights.
+    """
+
+    requires = frozenset({"schedule"})
+
+    def __init__(
+        self,
+        schedule: NoiseSchedule,
+        dim: int = 256,
+        max_length: int = 50,
+        *,
+        num_heads: int = 2,
+        dropout: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(dim, max_length, seed)
+        _, self.num_heads, self.dropout = check_architecture(dim, 1, num_heads, dropout)
+        self.schedule = schedule
+        with isolated_rng(self.seed):
+            self.encoder = StateEncoder(dim, max_length, self.num_heads, False, self.dropout, rotary=True)
+            self.empty = nn.Parameter(torch.randn(dim))
+            self.level = nn.Sequential(nn.Linear(2 * FREQUENCIES, dim), nn.GELU(), nn.Linear(dim, dim), nn.SiLU())
+            self.join = nn.Linear(3 * dim, dim)
+
+    def encode(self, history: History) -> Tensor:  # causal, so the padding behind changes no visible state
+        states: Tensor = self.encoder(history.latent())
+        return states
+
+    def condition(self, context: Tensor, queries: Queries, *, null: bool | Tensor = False) -> _Condition:
+        queries = queries.blind(null)
+        states = queries.last_visible(context)
+        states = torch.where(queries.visible[..., None] == 0, self.empty.to(states.dtype), states)
+        share = queries.share if queries.positions.shape[-1] > 1 else None
+        _, of_state, _ = self.join.weight.chunk(3, dim=1)
+        return _Condition(F.linear(states, of_state, self.join.bias)[:, :, None], share)
+
+    def forward(self, xn: Tensor, timesteps: Tensor, condition: _Condition) -> Tensor:
+        check_shapes(xn, timesteps)
+        if timesteps.ndim == 2:
+            timesteps = timesteps[..., None]
+        if condition.share is not None:
+            xn = (xn + (xn * condition.share.to(xn.dtype)).sum(2, keepdim=True)) / 2
+        of_xn, _, of_level = self.join.weight.chunk(3, dim=1)
+        level = self.level(self._waves(unexpanded(timesteps)))
+        return F.linear(xn, of_xn) + condition.joined + F.linear(level, of_level)
+
+    def _waves(self, timesteps: Tensor) -> Tensor:
+        """Cosines and sines of the noise levels at steps of any shape, of that shape followed by 256."""
+        wide = torch.promote_types(self.empty.dtype, torch.float32)
+        kept = self.schedule.alpha_bar.to(timesteps.device)[timesteps]
+        level = -kept.clamp(min=torch.finfo(kept.dtype).tiny).log().to(wide)
+        place = torch.arange(FREQUENCIES, device=timesteps.device, dtype=wide)
+        angle = level[..., None] * torch.exp(-math.log(10000) / FREQUENCIES * place)
+        return torch.cat([angle.cos(), angle.sin()], dim=-1).to(self.empty.dtype)
