@@ -45,8 +45,8 @@ from diffusers_rec.training import RECIPES, TrainingConfig, train
 MAX_THREADS = 1024
 
 Preset = Literal[
-    "best", "joint", "paper", "diffurec", "dreamrec", "preferdiff", "adrec", "fmrec", "flowrec", "maskgr", "cddrec",
-    "wang2023", "wang2023-latent", "wang2023-temporal", "flowcf",
+    "best", "joint", "paper", "diffurec", "dreamrec", "preferdiff", "adrec", "fmrec", "flowrec", "maskgr", "prefergrow",
+    "cddrec", "wang2023", "wang2023-latent", "wang2023-temporal", "flowcf",
 ]  # fmt: skip
 
 

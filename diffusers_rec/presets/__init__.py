@@ -16,6 +16,7 @@ from diffusers_rec.presets.fmrec import fmrec
 from diffusers_rec.presets.joint import joint
 from diffusers_rec.presets.maskgr import maskgr
 from diffusers_rec.presets.preferdiff import preferdiff
+from diffusers_rec.presets.prefergrow import prefergrow
 from diffusers_rec.presets.wang2023 import wang2023, wang2023_temporal
 from diffusers_rec.presets.wang2023_latent import wang2023_latent
 from diffusers_rec.recommenders.base import Recommender
@@ -34,6 +35,7 @@ PRESETS: dict[str, Callable[..., Recommender]] = {
     "fmrec": fmrec,
     "flowrec": flowrec,
     "maskgr": maskgr,
+    "prefergrow": prefergrow,
     "cddrec": cddrec,
     "wang2023": wang2023,
     "wang2023-latent": wang2023_latent,
@@ -59,6 +61,7 @@ __all__ = [
     "maskgr",
     "paper",
     "preferdiff",
+    "prefergrow",
     "wang2023",
     "wang2023_latent",
     "wang2023_temporal",

@@ -151,6 +151,11 @@ _MASKGR = TrainingConfig(
     validate_every=2,
 )
 
+_PREFERGROW = TrainingConfig(
+    epochs=1000, learning_rate=1e-4, warmup_epochs=5, clip_norm=1.0, average_decay=0.9999, exclude_seen=False,
+    validate_every=10,
+)  # fmt: skip
+
 _CDDREC = TrainingConfig(epochs=1000, examples="all-positions", batch_targets=1024, patience=50)
 
 _WANG2023 = TrainingConfig(
@@ -171,6 +176,7 @@ RECIPES = {
     "fmrec": _DIFFUREC,
     "flowrec": TrainingConfig(exclude_seen=False),
     "maskgr": _MASKGR,
+    "prefergrow": _PREFERGROW,
     "cddrec": _CDDREC,
     "wang2023": _WANG2023,
     "wang2023-latent": replace(_WANG2023, learning_rate=5e-4),

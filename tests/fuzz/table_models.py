@@ -353,6 +353,12 @@ CALLS: dict[str, Call] = {
                  "hidden_dim": 5, "seed": 0},
         serves,
     ),
+    "prefergrow": Call(
+        lambda: presets.prefergrow,
+        lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "settings": "steam",
+                 "seed": 0},
+        serves,
+    ),
     "cddrec": Call(
         lambda: presets.cddrec,
         lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "settings": "toys",
