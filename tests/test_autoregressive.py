@@ -139,3 +139,21 @@ def test_copies_ride_along():
 def test_copies_without_steps_are_refused():
     with pytest.raises(ValueError, match="copies and copy_steps belong together"):
         history(gaussian(2, LENGTH, DIM))
+
+
+def test_the_loss_depends_on_the_generator_and_on_no_global_state():
+    trained = model(denoiser="autoregressive").train()
+    first, second = (trained(BATCH, torch.Generator().manual_seed(0)).total for _ in range(2))
+    assert torch.equal(first, second)
+    assert not torch.equal(trained(BATCH, torch.Generator().manual_seed(1)).total, first)
+
+
+def test_no_later_item_reaches_an_earlier_prediction_in_training():
+    trained, predictions = model().double().eval(), []
+    trained.denoiser.register_forward_hook(lambda module, args, output: predictions.append(output[:, :, 0]))
+    later = BATCH.items.clone()
+    later[:, 4] = 19
+    for items in (BATCH.items, later):
+        trained(Batch(History(items, BATCH.lengths), BATCH.positions), torch.Generator().manual_seed(0))
+    same = torch.isclose(*predictions, rtol=0, atol=1e-12).all(-1)
+    assert same.all(0).tolist() == [True, True, True, False, False], "three before the item, itself, one after"

@@ -32,7 +32,8 @@ OF_ITEMS = "attribute", "function", "joint"
 PARTS = [
     *({"denoiser": name, **({"objective": "items"} if name in OF_ITEMS else {})} for name in Denoiser.names()),
     *({"head": name} for name in ItemHead.names()),
-    *({"noising": name} for name in NoisingStrategy.names()),
+    *({"noising": name} for name in NoisingStrategy.names() if not NoisingStrategy.named(name).noises_history),
+    {"noising": "every-item", "denoiser": "autoregressive"},
     {"noising": {"name": "last-k", "k": 3, "ahead": True, "independent_steps": True}},
     {"negatives": "popularity"},
     {"memory": "transitions"},
