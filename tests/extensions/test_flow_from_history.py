@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffusers_rec import ConditionalMLPDenoiser, Denoiser, DiffRec, Interactions, Source, TrainingBatches
+from diffusers_rec import Denoiser, DiffRec, Interactions, Source, TrainingBatches
 from diffusers_rec.testing import check_component
 from diffusers_rec.training import TrainingConfig, train
 
@@ -21,10 +21,6 @@ class FirstAndLast(Source, name="first-and-last"):
         places = torch.stack([queries.visible, queries.visible.clamp(max=1)])
         first, last = (latents.gather(1, each[..., None].expand(-1, -1, latents.shape[-1])) for each in places)
         return ((first + last) / 2)[:, :, None]
-
-
-class VelocityMLP(ConditionalMLPDenoiser, name="velocity-mlp"):
-    prediction = "velocity"
 
 
 class ExactVelocity(Denoiser, name="exact-velocity"):
@@ -66,7 +62,6 @@ def velocity_loss(*more):
 
 def test_keeps_the_contracts():
     check_component(FirstAndLast)
-    check_component(VelocityMLP)
 
 
 every_source = pytest.mark.parametrize("source", ["zero", "last-item", "history", "first-and-last"])

@@ -11,6 +11,7 @@ from diffusers_rec import (
     DiffRec,
     SyntheticWorld,
     TrainingBatches,
+    VelocityMLPDenoiser,
 )
 from diffusers_rec.testing import check_component
 
@@ -20,10 +21,6 @@ HISTORIES = [SEQUENCES.vocabulary.ids[:3], SEQUENCES.vocabulary.ids[5:6]]
 
 class NoiseMLP(ConditionalMLPDenoiser, name="noise-mlp"):
     prediction = "noise"
-
-
-class VelocityMLP(ConditionalMLPDenoiser, name="velocity-mlp"):
-    prediction = "velocity"
 
 
 class ExactDenoiser(Denoiser, name="exact"):
@@ -57,7 +54,7 @@ def build(denoiser, **settings):
     return DiffRec(SEQUENCES.vocabulary, dim=8, max_length=8, embedding=embedding, denoiser=denoiser, **settings)
 
 
-@pytest.mark.parametrize("denoiser", [NoiseMLP, VelocityMLP])
+@pytest.mark.parametrize("denoiser", [NoiseMLP, VelocityMLPDenoiser])
 def test_keeps_the_contract(denoiser):
     check_component(denoiser)
 
