@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.harness import RESULTS, read_csv
 
 HERE = Path(__file__).parent
-FOLDERS = ("paper", "generation")
+FOLDERS = ("paper", "generation", "field")
 """Folders of further programs."""
 
 NOT_DRAWN = ("-ratios", "-accuracy")

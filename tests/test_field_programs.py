@@ -6,7 +6,7 @@ import csv
 
 import pytest
 
-from benchmarks.field import accuracy, noise_audit, settings
+from benchmarks.field import accuracy, configurations, noise_audit, settings
 from diffusers_rec import SyntheticWorld
 from diffusers_rec.presets import PRESETS, control
 from diffusers_rec.training import TrainingConfig, train
@@ -37,6 +37,16 @@ def test_models_without_a_control_are_those_that_it_refuses(name):
             control(model)
     else:
         assert settings.trials("beauty")[f"{name}-control"].build(range(8), 0).config() == control(model).config()
+
+
+def test_every_preset_has_a_row_of_its_configuration(tmp_path):
+    configurations.main(["--quick", "--out", str(tmp_path)])
+    with (tmp_path / "configurations-quick.csv").open(newline="") as file:
+        rows = {row["preset"]: row for row in csv.DictReader(file)}
+    assert list(rows) == list(PRESETS)
+    assert rows["dreamrec"]["guide"] == "classifier-free"
+    assert float(rows["wang2023"]["noise"]) == pytest.approx(1.05e-5, rel=0.01)
+    assert rows["diffurec"]["latent_scale"] == "0.001"
 
 
 def test_printed_rows_are_of_models_and_data_sets_that_are_compared():

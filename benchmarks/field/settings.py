@@ -22,7 +22,7 @@ OURS = ("best", "joint", "paper")
 FIELD = tuple(name for name in PRESETS if name not in OURS)
 """Presets of other papers, in the order in which they are entered."""
 
-WITHOUT_CONTROL = ("flowrec", "wang2023", "wang2023-latent", "wang2023-temporal", "flowcf")
+WITHOUT_CONTROL = ("flowrec", "maskgr", "wang2023", "wang2023-latent", "wang2023-temporal", "flowcf")
 """Presets that have no control: they predict velocities or items, or diffuse vectors of users."""
 
 CHANGED: dict[str, dict[str, Any]] = {

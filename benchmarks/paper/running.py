@@ -25,7 +25,7 @@ from benchmarks.paper.trial import Trial
 from diffusers_rec import DiffRec, Ensemble, Recommender, Split, TrainingBatches
 from diffusers_rec.core.files import write_atomically
 from diffusers_rec.evaluation import evaluate
-from diffusers_rec.training import TrainingConfig, train
+from diffusers_rec.training import Callback, TrainingConfig, train
 from diffusers_rec.training.state import STATE_FILE, fingerprint
 
 REPORT_FILE = "report.json"
@@ -50,14 +50,16 @@ def is_finished(trial: Trial, seed: int, options: argparse.Namespace) -> bool:
     return (folder_of(trial, seed, options) / REPORT_FILE).is_file()
 
 
-def run(trial: Trial, split: Split, seed: int, options: argparse.Namespace) -> list[Row]:
+def run(
+    trial: Trial, split: Split, seed: int, options: argparse.Namespace, *, callbacks: Sequence[Callback] = ()
+) -> list[Row]:
     """Train and evaluate a trial, or read its report: one row with the history masked and one without.
 
     A model with a memory has two more rows, of its network alone.
     """
 
     def report() -> list[Row]:
-        model, _, record = train_or_resume(trial, split, seed, options)
+        model, _, record = train_or_resume(trial, split, seed, options, callbacks=callbacks)
         return _test_rows(model, trial.name, trial.dataset, split, record)
 
     file = folder_of(trial, seed, options) / REPORT_FILE
@@ -87,7 +89,9 @@ def run_ensemble(trial: Trial, split: Split, seeds: Sequence[int], options: argp
     return _read_or_write(ensemble_file(trial, seeds, options), report, _fingerprint(trial, split, seeds, options))
 
 
-def train_or_resume(trial: Trial, split: Split, seed: int, options: argparse.Namespace) -> tuple[DiffRec, Path, Row]:
+def train_or_resume(
+    trial: Trial, split: Split, seed: int, options: argparse.Namespace, *, callbacks: Sequence[Callback] = ()
+) -> tuple[DiffRec, Path, Row]:
     """Train a trial, resume its training, or read the finished one.
 
     Returns:
@@ -111,8 +115,9 @@ def train_or_resume(trial: Trial, split: Split, seed: int, options: argparse.Nam
 
     try:
         result = train(
-            model, split.train, split.validation, training, directory=folder, progress=True, on_epoch=on_epoch
-        )
+            model, split.train, split.validation, training,
+            directory=folder, progress=True, on_epoch=on_epoch, callbacks=callbacks,
+        )  # fmt: skip
     except KeyboardInterrupt:
         raise SystemExit(f"Stopped. The same command resumes in {folder}.") from None
     # Seconds of the training alone, without validations: the log contains the speed of each epoch.

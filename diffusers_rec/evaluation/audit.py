@@ -132,11 +132,11 @@ def audit(
         {"xn": xn, "steps": n, "seeds": draws, **_accuracy(model, some, sampler, draws, progress)}
         for xn, n, draws, sampler in ways
     ]
-    summary = {"noise": _noise(model), **_summary(ranking, timesteps, landings)}
+    summary = {"noise": noise_at_the_end(model), **_summary(ranking, timesteps, landings)}
     return Audit(summary | _probabilities(model, some, seeds, progress), ranking, timesteps, landings, len(some))
 
 
-def _noise(model: Recommender) -> float | None:
+def noise_at_the_end(model: Recommender) -> float | None:
     """Share of noise in the variance at step N; None without a schedule."""
     schedule = getattr(model, "schedule", None)
     if not isinstance(schedule, NoiseSchedule):

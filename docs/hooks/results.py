@@ -301,7 +301,7 @@ def _command(file: str) -> str:
     name, _, suffix = Path(file).stem.partition("-")
     suffix = suffix.removesuffix("-ratios")
     option = f" --preset {suffix}" if suffix in PRESETS else ""
-    folders = [each for each in ("", "paper.", "generation.") if _program(each, name).is_file()]
+    folders = [each for each in ("", "paper.", "generation.", "field.") if _program(each, name).is_file()]
     if not folders:
         raise ValueError(f"no program writes {file}")
     if folders[0] == "generation.":
