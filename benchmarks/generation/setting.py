@@ -1,8 +1,9 @@
 """The data and the models that the programs of this folder share.
 
-Of every user the last K items are the test; the item before them is the validation, which chooses the epoch. Users with
-fewer than K + 3 items train whole. All models have the width, the windows and the number of epochs of one row of
-:data:`SETTINGS`; a finished training is read from its folder.
+Of every user the last K items are the test; the item before them is the validation, which chooses the epoch. BERT4Rec,
+which does not rank the next item, keeps its last epoch. Users with fewer than K + 3 items train whole. All models have
+the width, the windows and the number of epochs of one row of :data:`SETTINGS`; a finished training is read from its
+folder.
 """
 
 from __future__ import annotations
@@ -148,7 +149,7 @@ def fitted(model: DiffRec, name: str, split: Split, options: argparse.Namespace,
     train(
         model,
         split.train,
-        split.validation,
+        None if name == "bert4rec" else split.validation,  # it does not rank the next item: its last epoch is kept
         config,
         directory=folder,
         device="cpu",
