@@ -55,6 +55,7 @@ from diffusers_rec.items.replacement import ReplacementProcess
 from diffusers_rec.objectives import (
     BinaryTerm,
     BoundTerm,
+    ConsistencyTerm,
     ContrastiveObjective,
     ContrastiveTerm,
     CosineTerm,
@@ -144,6 +145,7 @@ __all__ = [
     "Completions",
     "Component",
     "ConditionalMLPDenoiser",
+    "ConsistencyTerm",
     "ContrastiveObjective",
     "ContrastiveTerm",
     "Corrupted",

@@ -13,6 +13,7 @@ from diffusers_rec.items.negatives import NegativeSample
 from diffusers_rec.objectives import (
     BinaryTerm,
     BoundTerm,
+    ConsistencyTerm,
     ContrastiveObjective,
     ContrastiveTerm,
     CosineTerm,
@@ -51,9 +52,10 @@ WEIGHTED = [
 ]
 ITEMS = [{"name": "items"}, {"name": "items", "sampled_weight": 0.5, "next_weight": 0.0}]
 TERMS = ["squared", "cosine", "cross-entropy", "bound", "binary", "pair-contrastive", "source", "contrastive",
-         "score-entropy", {"name": "squared", "of": "output", "reduction": "sum"},
+         "score-entropy", "consistency", {"name": "squared", "of": "output", "reduction": "sum"},
          *({"name": "cross-entropy", "at": at} for at in ("final", "null", "next")), {"name": "cosine", "power": 2.0},
-         "preference", {"name": "preference", "distance": "cosine", "at": "centroid", "over": "batch"}]  # fmt: skip
+         "preference", {"name": "preference", "distance": "cosine", "at": "centroid", "over": "batch"},
+         {"name": "preference", "at": "paired", "adaptive": True}]  # fmt: skip
 few = settings(max_examples=settings.default.max_examples // 4)
 every_simplified = pytest.mark.parametrize("spec", SIMPLIFIED, ids=lambda spec: "-".join(spec.values()))
 kinds = st.sampled_from([kind for kind in PREDICTIONS if kind != "items"])
@@ -231,7 +233,11 @@ def test_refuses_bad_settings(settings, message):
             lambda: PreferenceTerm(distance="cross-entropy")(a_step(names=("sampled", "negative"))),
             "one loss per latent",
         ),
-        (lambda: PreferenceTerm(at="final"), "at must be one of 'negative', 'centroid', got 'final'"),
+        (lambda: PreferenceTerm(at="final"), "at must be one of 'negative', 'paired', 'centroid', got 'final'"),
+        (
+            lambda: PreferenceTerm(adaptive=True, over="batch"),
+            "an adaptive scale belongs to each latent.* Use over='latent'",
+        ),
         (lambda: PreferenceTerm(over="epoch"), "over must be one of 'latent', 'batch', got 'epoch'"),
         (lambda: ContrastiveTerm(temperature=0), "temperature must be a finite number above 0, got 0"),
         (lambda: WeightedObjective([]), r"expected terms of different kinds, got \[\]"),
@@ -277,6 +283,34 @@ def test_the_preference_is_bpr_of_the_distances(seed):
     together = PreferenceTerm(scale=3.0, at="centroid", over="batch")(step)
     torch.testing.assert_close(together, -gap.mean().sigmoid().log())
     assert together <= each.mean(), "Jensen"
+
+
+@few
+@given(seed=seeds)
+def test_an_adaptive_preference_is_weak_for_noisy_latents_and_similar_items(seed):
+    step = random_step(("sampled", "paired"), 4, seed % 1000, dtype=torch.float64)
+    true, other = step.sampled, step.at("paired")
+    near, far = ((each.x0 - each.prediction).square().mean(1) for each in (true, other))
+    cosine = (true.x0 * other.x0).sum(1) / (true.x0.norm(dim=1) * other.x0.norm(dim=1))
+    strength = 0.5 * ((1 - true.timesteps / true.schedule.num_timesteps) + (1 - cosine))
+    expected = -(strength * (far - near)).sigmoid().log()
+    torch.testing.assert_close(PreferenceTerm(scale=0.5, at="paired", adaptive=True)(step), expected)
+
+
+@few
+@given(seed=seeds)
+def test_consistency_pulls_a_prediction_to_that_of_the_step_before(seed):
+    step = random_step(("sampled", "adjacent"), 4, seed % 1000, dtype=torch.float64)
+    later, earlier = step.sampled, step.at("adjacent")
+    assert torch.equal(earlier.timesteps, (later.timesteps - 1).clamp(min=1))
+    loss = ConsistencyTerm()
+    torch.testing.assert_close(loss(step), (later.output - earlier.output).square().mean(1))
+    gradients = gradients_of_outputs(step, lambda leaves: loss(leaves).sum())
+    torch.testing.assert_close(gradients["sampled"], 2 * (later.output - earlier.output) / DIM)
+    assert gradients["adjacent"] is None
+    same = replace(step, passes={"sampled": later, "adjacent": replace(earlier, output=later.output)})
+    assert not loss(same).any()
+    assert loss.without_noise() is None
 
 
 def test_the_power_of_the_cosine_distance():

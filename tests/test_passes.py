@@ -14,13 +14,16 @@ ROWS = torch.tensor([[3, 7, 1, 5, 2], [8, 8, 4, 0, 0]])
 BATCH = Batch(History(ROWS, torch.tensor([5, 3])), torch.tensor([[1, 2, 3, 4], [1, 2, -1, -1]]))
 
 
+SEEING = "sampled", "final", "negative", "paired", "adjacent"
+
+
 @pytest.fixture
 def seen(fresh_registry):
     """The training step that an objective of all passes was called with."""
     found = []
 
     class Everything(Objective, name="everything"):
-        passes = ("sampled", "final", "null", "negative", "centroid")
+        passes = ("sampled", "final", "null", "negative", "paired", "centroid", "adjacent")
 
         def __call__(self, step):
             found.append(step)
@@ -28,7 +31,7 @@ def seen(fresh_registry):
             return LossTerms(total, {}, step.x0.new_zeros(len(step.items)))
 
     class SeeingHistory(Everything, name="seeing-history"):
-        passes = ("sampled", "final", "negative")
+        passes = SEEING
 
     return found
 
@@ -44,7 +47,7 @@ def test_each_pass_is_what_it_says(seen, source):
     model = build(objective="everything" if source == "zero" else "seeing-history", source=source).eval()
     model(BATCH, seeded(0))
     (step,) = seen
-    sampled, final, negative = (step.at(name) for name in ("sampled", "final", "negative"))
+    sampled, final, negative, paired, adjacent = (step.passes[name] for name in SEEING)
     assert sampled.items.tolist() == [7, 1, 5, 2, 8, 4]
     for each in step.passes.values():
         clean, noised = each.x0 - each.centre, each.xn - each.centre
@@ -55,6 +58,25 @@ def test_each_pass_is_what_it_says(seen, source):
     assert not torch.equal(final.noise, sampled.noise)
     assert torch.equal(negative.timesteps, sampled.timesteps)
     assert (negative.items != sampled.items).all()
+    assert not torch.equal(negative.noise, sampled.noise)
+    assert torch.equal(paired.timesteps, sampled.timesteps)
+    assert (paired.items != sampled.items).all()
+    assert torch.equal(adjacent.items, sampled.items)
+    for each in (paired, adjacent):
+        assert torch.equal(each.noise, sampled.noise)
+    assert torch.equal(adjacent.timesteps, sampled.timesteps - 1)
+
+
+def test_the_step_before_the_first_is_the_first(seen):
+    model = build(objective="seeing-history", schedule={"name": "sqrt", "num_timesteps": 2}).eval()
+    for seed in range(5):
+        model(BATCH, seeded(seed))
+    for step in seen:
+        sampled, adjacent = step.sampled, step.at("adjacent")
+        assert (adjacent.timesteps == 1).all()
+        first = sampled.timesteps == 1
+        assert torch.equal(adjacent.xn[first], sampled.xn[first])
+    assert {int(n) for step in seen for n in step.sampled.timesteps} == {1, 2}
 
 
 def test_the_null_pass_sees_no_history(seen):
@@ -84,11 +106,11 @@ def test_a_guide_hides_the_same_queries_in_every_pass(seen, monkeypatch):
 
     monkeypatch.setattr(model.denoiser.base, "condition", spied)
     model(BATCH, seeded(0))
-    sampled, final, null, negative, centroid = masks[0].chunk(5, dim=1)
+    sampled, final, null, *others = masks[0].chunk(7, dim=1)
     assert 0 < sampled.sum() < sampled.numel()
     assert torch.equal(sampled, final)
-    assert torch.equal(sampled, negative)
-    assert torch.equal(sampled, centroid)
+    for each in others:
+        assert torch.equal(sampled, each)
     assert null.all()
 
 

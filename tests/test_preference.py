@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -11,12 +12,16 @@ from diffusers_rec import DiffRec, Interactions, PreferenceTerm
 from diffusers_rec.training import TrainingConfig, train
 
 
-class Watched(PreferenceTerm, name="watched"):
-    """Keeps the last step, for the tests."""
+@pytest.fixture
+def watched_term(fresh_registry):
+    """A preference that keeps its last step."""
 
-    def __call__(self, step):
-        self.step = step
-        return super().__call__(step)
+    class Watched(PreferenceTerm, name="watched"):
+        def __call__(self, step):
+            self.step = step
+            return super().__call__(step)
+
+    return Watched
 
 
 def build(term, **changes):
@@ -48,8 +53,8 @@ def test_the_term_goes_into_a_config(distance):
     assert again.objective.terms[0].scale == 2.0
 
 
-def test_the_negative_is_another_item_at_the_same_step(sequences):
-    model = build(watched := Watched())
+def test_the_negative_is_another_item_at_the_same_step(sequences, watched_term):
+    model = build(watched := watched_term())
     train(model, sequences, config=TrainingConfig(epochs=1), device="cpu")
     true, other = watched.step.sampled, watched.step.at("negative")
     assert bool((true.items != other.items).all())
@@ -57,10 +62,11 @@ def test_the_negative_is_another_item_at_the_same_step(sequences):
     assert not torch.equal(true.noise, other.noise)
 
 
-@pytest.mark.parametrize("over", ["latent", "batch"])
-@pytest.mark.parametrize("at", ["negative", "centroid"])
-def test_training_prefers_the_true_item(sequences, at, over):
-    model = build(watched := Watched(at=at, over=over))
+@pytest.mark.parametrize(
+    ("at", "over"), [*product(("negative", "centroid"), ("latent", "batch")), ("paired", "latent")]
+)
+def test_training_prefers_the_true_item(sequences, watched_term, at, over):
+    model = build(watched := watched_term(at=at, over=over))
     config = TrainingConfig(epochs=40, examples="all-positions", batch_targets=40, learning_rate=1e-2)
     history = train(model, sequences, config=config, device="cpu").history
     assert history[-1]["watched"] < 0.5 * math.log(2)  # log 2 where nothing is preferred

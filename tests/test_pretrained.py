@@ -157,9 +157,8 @@ def test_an_objective_with_an_unknown_pass_is_refused():
     model = build()
     for passes in (("sampled", "end"), ("final",), ()):
         model.objective.passes = passes
-        with pytest.raises(
-            ValueError, match=r"passes must be 'sampled' and any of final, null, negative, centroid, next, got \("
-        ):
+        known = "final, null, negative, paired, centroid, adjacent, next"
+        with pytest.raises(ValueError, match=rf"passes must be 'sampled' and any of {known}, got \("):
             model.check_fit()
 
 

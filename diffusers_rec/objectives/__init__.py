@@ -2,6 +2,7 @@
 
 from diffusers_rec.core.deprecation import deprecated_names
 from diffusers_rec.objectives.base import LossTerms, Objective, Pass, TrainingStep
+from diffusers_rec.objectives.consistency import ConsistencyTerm
 from diffusers_rec.objectives.contrastive import ContrastiveObjective
 from diffusers_rec.objectives.items import ItemsObjective
 from diffusers_rec.objectives.pairs import BinaryTerm, PairTerm
@@ -22,6 +23,7 @@ from diffusers_rec.objectives.weighted import WeightedObjective
 __all__ = [
     "BinaryTerm",
     "BoundTerm",
+    "ConsistencyTerm",
     "ContrastiveObjective",
     "ContrastiveTerm",
     "CosineTerm",

@@ -9,7 +9,9 @@ pass          corrupted latents
 ``final``     step N with new noise, where serving starts
 ``null``      the sampled step with the same noise, without the history
 ``negative``  the sampled step, with the corrupted latent of another item, drawn uniformly
+``paired``    as ``negative``, with the noise of the sampled pass
 ``centroid``  the sampled step, with the corrupted mean latent of the other targets of the batch
+``adjacent``  the step before the sampled one, at least 1, with the same noise
 ``next``      step N at every target of the batch, as the only corrupted position; a blank if the process has any
 ============  ==================================================================================================
 """
@@ -36,9 +38,9 @@ from diffusers_rec.processes.process import Process
 from diffusers_rec.processes.schedules import NoiseSchedule
 from diffusers_rec.processes.source import ZeroSource
 
-PASSES = "sampled", "final", "null", "negative", "centroid", "next"
+PASSES = "sampled", "final", "null", "negative", "paired", "centroid", "adjacent", "next"
 
-OTHERS = "negative", "centroid"
+OTHERS = "negative", "paired", "centroid"
 """Passes that corrupt other items than the true one."""
 
 

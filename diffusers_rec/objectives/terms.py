@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from diffusers_rec.core.errors import check_choice, check_float
 from diffusers_rec.core.registry import Component, Config
-from diffusers_rec.objectives.base import OTHERS, PASSES, LossTerms, TrainingStep
+from diffusers_rec.objectives.base import LossTerms, TrainingStep
 from diffusers_rec.processes.mask import MaskProcess
 
 
@@ -102,7 +102,7 @@ class CrossEntropyTerm(LossTerm, name="cross-entropy"):
 
     def __init__(self, weight: float = 1.0, *, at: str = "sampled") -> None:
         super().__init__(weight)
-        self.at = check_choice("at", at, [name for name in PASSES if name not in OTHERS])
+        self.at = check_choice("at", at, ("sampled", "final", "null", "next"))
         self.passes = tuple(dict.fromkeys(("sampled", self.at)))
 
     def __call__(self, step: TrainingStep) -> Tensor:

@@ -170,7 +170,9 @@ def _corrupt(
         return earlier["sampled"]
     if name == "final":
         timesteps = torch.where(timesteps > 0, model.schedule.num_timesteps, 0)
-    if name == "negative":
+    if name == "adjacent":
+        timesteps = torch.where(timesteps > 0, (timesteps - 1).clamp(min=1), 0)
+    if name in ("negative", "paired"):
         items = _other_items(items, model.embedding.num_items, generator)
         x0 = model.embedding(items)
     if name == "centroid":
@@ -178,7 +180,8 @@ def _corrupt(
         items = torch.full_like(items, -1)
     if name == "next" and model.process.knows_blanks:
         return _Corrupted(items, x0, timesteps, timesteps, torch.zeros_like(x0), torch.zeros_like(x0))
-    corrupted = model.process.corrupt(x0 if centre is None else x0 - centre, timesteps, generator)
+    noise = earlier["sampled"].noise if name in ("paired", "adjacent") else None
+    corrupted = model.process.corrupt(x0 if centre is None else x0 - centre, timesteps, generator, noise=noise)
     seen = model.process.seen_steps(corrupted.xn, timesteps)
     xn = corrupted.xn if centre is None else corrupted.xn + centre
     return _Corrupted(items, x0, timesteps, seen, xn, corrupted.noise)

@@ -46,8 +46,9 @@ def random_step(
     true[1:2] = (true[:1] + 1) % items  # a contrast needs two items
     head = LinearHead(items, dim, seed=seed).to(dtype)
     embedding = TableEmbedding(items, dim, seed=seed).to(dtype)
-    parts, made = {"schedule": schedule, "embedding": embedding, "head": head}, {}
+    parts = {"schedule": schedule, "embedding": embedding, "head": head}
     corrupts = None if process is None else Process.build_with(parts, process)
+    made: dict[str, Pass] = {}
     for place, name in enumerate(passes):
         x0, noise, error = (
             gaussian(latents, dim, seed=100 * seed + part + (10 * place if part else 0), dtype=dtype)
@@ -55,13 +56,16 @@ def random_step(
         )
         if name in OTHERS:
             x0 = gaussian(latents, dim, seed=100 * seed + 50, dtype=dtype)
-        timesteps = torch.full_like(drawn, steps) if name == "final" else drawn
+        timesteps = {"final": torch.full_like(drawn, steps), "adjacent": (drawn - 1).clamp(min=1)}.get(name, drawn)
+        if name in ("paired", "adjacent") and "sampled" in made:
+            noise = made["sampled"].noise
         xn = schedule.add_noise(x0, noise, timesteps)
         if corrupts is not None:
             corrupted = corrupts.corrupt(x0[:, None], timesteps[:, None], generator)
             xn, noise = corrupted.xn[:, 0].detach(), corrupted.noise[:, 0]
         output = target_of(kind, x0, noise, xn, timesteps, schedule) + error
-        shown = {"negative": (true + 1) % items, "centroid": torch.full_like(true, -1)}.get(name, true)
+        other = (true + 1) % items
+        shown = {"negative": other, "paired": other, "centroid": torch.full_like(true, -1)}.get(name, true)
         made[name] = Pass(
             shown, x0, xn, noise, timesteps, output, kind, schedule, process=corrupts, embedding=embedding
         )

@@ -170,6 +170,7 @@ CALLS: dict[str, Call] = {
     "SquaredTerm": Call(lambda: dr.SquaredTerm, lambda: {"weight": 0.5, "reduction": "sum", "of": "output"}, component),
     "CosineTerm": Call(lambda: dr.CosineTerm, lambda: {"weight": 0.5, "power": 2.0}, component),
     "SourceTerm": Call(lambda: dr.SourceTerm, lambda: {"weight": 0.5}, component),
+    "ConsistencyTerm": Call(lambda: dr.ConsistencyTerm, lambda: {"weight": 0.5}, component),
     "CrossEntropyTerm": Call(lambda: dr.CrossEntropyTerm, lambda: {"weight": 0.5, "at": "final"}, component),
     "BinaryTerm": Call(lambda: dr.BinaryTerm, lambda: {"weight": 0.5}, component),
     "PairTerm": Call(lambda: dr.PairTerm, lambda: {"weight": 0.5, "temperature": 0.2}, component),
@@ -178,7 +179,9 @@ CALLS: dict[str, Call] = {
     "ContrastiveTerm": Call(lambda: dr.ContrastiveTerm, lambda: {"weight": 0.5, "temperature": 0.2}, component),
     "PreferenceTerm": Call(
         lambda: dr.PreferenceTerm,
-        lambda: {"weight": 0.5, "distance": "cosine", "scale": 2.0, "at": "centroid", "over": "batch"}, component,
+        lambda: {"weight": 0.5, "distance": "cosine", "scale": 2.0, "at": "paired", "over": "latent",
+                 "adaptive": True},
+        component,
     ),
     "WeightedObjective": Call(lambda: dr.WeightedObjective, lambda: {"terms": ["cosine", "cross-entropy"]}, component),
     "LinearHead": Call(lambda: dr.LinearHead, lambda: {"num_items": NUM_ITEMS, "dim": DIM, "seed": 0}, component),

@@ -107,6 +107,11 @@ def compared() -> dict[str, Any]:
     return {"step": dr.TrainingStep(**{**step, "passes": {**step["passes"], "negative": dr.Pass(**a_pass())}})}
 
 
+def adjacent() -> dict[str, Any]:
+    step = a_step()
+    return {"step": dr.TrainingStep(**{**step, "passes": {**step["passes"], "adjacent": dr.Pass(**a_pass())}})}
+
+
 def items_step() -> dict[str, Any]:
     step = a_step()
     return {"step": dr.TrainingStep(**{**step, "passes": {**step["passes"], "next": dr.Pass(**a_pass())}})}
@@ -429,6 +434,7 @@ TERMS = (
 for _cls in TERMS:
     CALLS[f"{_cls.__name__}.__call__"] = Call(_cls, losses)
 CALLS["PreferenceTerm.__call__"] = Call(dr.PreferenceTerm, compared)
+CALLS["ConsistencyTerm.__call__"] = Call(dr.ConsistencyTerm, adjacent)
 OWN = (
     dr.TransformerDenoiser,
     dr.CausalTransformerDenoiser,
