@@ -17,6 +17,7 @@ from diffusers_rec.presets.joint import joint
 from diffusers_rec.presets.maskgr import maskgr
 from diffusers_rec.presets.preferdiff import preferdiff
 from diffusers_rec.presets.prefergrow import prefergrow
+from diffusers_rec.presets.tarec import tarec
 from diffusers_rec.presets.wang2023 import wang2023, wang2023_temporal
 from diffusers_rec.presets.wang2023_latent import wang2023_latent
 from diffusers_rec.recommenders.base import Recommender
@@ -36,6 +37,7 @@ PRESETS: dict[str, Callable[..., Recommender]] = {
     "flowrec": flowrec,
     "maskgr": maskgr,
     "prefergrow": prefergrow,
+    "tarec": tarec,
     "cddrec": cddrec,
     "wang2023": wang2023,
     "wang2023-latent": wang2023_latent,
@@ -62,6 +64,7 @@ __all__ = [
     "paper",
     "preferdiff",
     "prefergrow",
+    "tarec",
     "wang2023",
     "wang2023_latent",
     "wang2023_temporal",

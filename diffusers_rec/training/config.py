@@ -177,6 +177,7 @@ RECIPES = {
     "flowrec": TrainingConfig(exclude_seen=False),
     "maskgr": _MASKGR,
     "prefergrow": _PREFERGROW,
+    "tarec": _DREAMREC,
     "cddrec": _CDDREC,
     "wang2023": _WANG2023,
     "wang2023-latent": replace(_WANG2023, learning_rate=5e-4),

@@ -359,6 +359,10 @@ CALLS: dict[str, Call] = {
                  "seed": 0},
         serves,
     ),
+    "tarec": Call(
+        lambda: presets.tarec,
+        lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "seed": 0}, serves,
+    ),
     "cddrec": Call(
         lambda: presets.cddrec,
         lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "settings": "toys",
