@@ -24,6 +24,7 @@ from diffusers_rec.denoisers import (
     ConditionalMLPDenoiser,
     Denoiser,
     JointDenoiser,
+    MacaronDenoiser,
     RotaryStateDenoiser,
     StateDecoderDenoiser,
     StateMLPDenoiser,
@@ -43,7 +44,7 @@ from diffusers_rec.items.cross_entropy import chunked_cross_entropy
 from diffusers_rec.items.embeddings import ItemEmbedding, TableEmbedding
 from diffusers_rec.items.feature_embeddings import AttributeEmbedding, FeatureEmbedding, SummedEmbedding
 from diffusers_rec.items.features import AttributeBags, attribute_bags, feature_vectors
-from diffusers_rec.items.heads import CosineHead, ItemHead, LinearHead, TiedHead
+from diffusers_rec.items.heads import CosineHead, ItemHead, LinearHead, NormalizedHead, TiedHead
 from diffusers_rec.items.negatives import (
     AllItems,
     InBatchNegatives,
@@ -94,6 +95,7 @@ from diffusers_rec.processes.schedules import (
 )
 from diffusers_rec.processes.source import HistorySource, LastItemSource, Source, ZeroSource
 from diffusers_rec.processes.timesteps import ImportanceTimestepSampler, TimestepSampler, UniformTimestepSampler
+from diffusers_rec.processes.weibull import WeibullProcess
 from diffusers_rec.processes.whole_windows import WholeWindows
 from diffusers_rec.recommenders.base import Recommendations, Recommender
 from diffusers_rec.recommenders.calibration import Calibration
@@ -191,6 +193,7 @@ __all__ = [
     "Loss",
     "LossTerm",
     "LossTerms",
+    "MacaronDenoiser",
     "MaskProcess",
     "Memory",
     "MixedProcess",
@@ -201,6 +204,7 @@ __all__ = [
     "NoiseSchedule",
     "NoiselessDenoiser",
     "NoisingStrategy",
+    "NormalizedHead",
     "Objective",
     "OneStepSampler",
     "PairTerm",
@@ -251,6 +255,7 @@ __all__ = [
     "UserVectorFlow",
     "VelocityMLPDenoiser",
     "Vocabulary",
+    "WeibullProcess",
     "WeightedObjective",
     "WholeSequence",
     "WholeWindows",

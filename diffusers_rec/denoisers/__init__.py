@@ -7,6 +7,7 @@ from diffusers_rec.denoisers.bidirectional import BidirectionalDenoiser
 from diffusers_rec.denoisers.causal_transformer import CausalTransformerDenoiser
 from diffusers_rec.denoisers.conditional_mlp import ConditionalMLPDenoiser
 from diffusers_rec.denoisers.joint import JointDenoiser
+from diffusers_rec.denoisers.macaron import MacaronDenoiser
 from diffusers_rec.denoisers.rotary_state import RotaryStateDenoiser
 from diffusers_rec.denoisers.state_decoder import StateDecoderDenoiser
 from diffusers_rec.denoisers.state_mlp import StateMLPDenoiser
@@ -21,6 +22,7 @@ __all__ = [
     "ConditionalMLPDenoiser",
     "Denoiser",
     "JointDenoiser",
+    "MacaronDenoiser",
     "RotaryStateDenoiser",
     "StateDecoderDenoiser",
     "StateMLPDenoiser",

@@ -88,7 +88,7 @@ class AddedLatentDenoiser(Denoiser, name="added-latent"):
         with isolated_rng(self.seed):
             self.step = StepEmbedding(dim, hidden=4 * dim)
             self.empty = nn.Parameter(torch.randn(dim))
-            self.blocks = nn.ModuleList(_block(dim, num_heads, self.dropout) for _ in range(num_layers))
+            self.blocks = nn.ModuleList(self._block() for _ in range(num_layers))
         self.item_dropout = Dropout(self.embedding_dropout)
         self.item_norm = nn.LayerNorm(dim, EPS)
         self.output_dropout = Dropout(self.dropout)
@@ -128,12 +128,18 @@ class AddedLatentDenoiser(Denoiser, name="added-latent"):
         """Lambda of every item and dimension, ``(B, Q, K, L, D)``; its mean unless in training."""
         return self.uncertainty * (1 + torch.randn_like(like)) if self.training else self.uncertainty
 
+    def _block(self) -> TransformerBlock:
+        """Build a block with the activation, the layer norms and the initial weights of the public code."""
+        gelu = nn.GELU(approximate="tanh")
+        return with_normal_weights(
+            TransformerBlock(self.dim, self.num_heads, self.dropout, norm_first=True, activation=gelu, eps=EPS)
+        )
 
-def _block(dim: int, num_heads: int, dropout: float) -> TransformerBlock:
-    """Build a block with the activation, the layer norms and the initial weights of the public code."""
-    gelu = nn.GELU(approximate="tanh")
-    block = TransformerBlock(dim, num_heads, dropout, norm_first=True, activation=gelu, eps=EPS)
-    for layer in (block.attention.out, *block.feed_forward):
+
+def with_normal_weights(block: TransformerBlock) -> TransformerBlock:
+    """Draw the weights of the feed-forwards and of the output of the attention from Xavier's normal distribution."""
+    feed_forwards = (layers for layers in block.children() if isinstance(layers, nn.Sequential))
+    for layer in (block.attention.out, *(layer for layers in feed_forwards for layer in layers)):
         if isinstance(layer, nn.Linear):
             nn.init.xavier_normal_(layer.weight)
     return block

@@ -183,5 +183,23 @@ class CosineHead(_SharedHead, name="cosine"):
         return F.normalize(self.embedding.vectors(items), dim=-1)
 
 
+class NormalizedHead(_SharedHead, name="normalized"):
+    r"""Item vectors of any length, and the direction of the latent: :math:`\mathrm{logits}_v = E_v \cdot x / \|x\|`.
+
+    The length of the latent does not count, and that of an item does. It ranks as ``tied`` without a bias.
+
+    Lee & Kim 2024, *EDiffuRec: An Enhanced Diffusion Model for Sequential Recommendation*: the normalised loss.
+
+    Args:
+        embedding: Item embedding, shared and not owned.
+    """
+
+    def queries(self, latent: Tensor) -> Tensor:
+        return F.normalize(latent, dim=-1)
+
+    def keys(self, items: Tensor | None = None) -> Tensor:
+        return self.embedding.vectors(items)
+
+
 def _rows(table: Tensor, items: Tensor | None) -> Tensor:
     return table if items is None else table.index_select(0, items)

@@ -64,6 +64,10 @@ CALLS: dict[str, Call] = {
     ),
     "GaussianProcess": Call(lambda: dr.GaussianProcess, lambda: {"schedule": world.schedule()}, component),
     "MaskProcess": Call(lambda: dr.MaskProcess, lambda: {"schedule": world.schedule()}, component),
+    "WeibullProcess": Call(
+        lambda: dr.WeibullProcess, lambda: {"schedule": world.schedule(), "shape": 0.7, "scale": 1.5, "offset": -0.5},
+        component,
+    ),
     "MixedProcess": Call(lambda: dr.MixedProcess, lambda: {"schedule": world.schedule(), "blank": 0.5}, component),
     "ReplacementProcess": Call(lambda: dr.ReplacementProcess, lambda: {**shared(), "blank": 0.5}, component),
     "ZeroSource": Call(lambda: dr.ZeroSource, dict, component),
@@ -141,6 +145,11 @@ CALLS: dict[str, Call] = {
     "AddedLatentDenoiser": Call(
         lambda: dr.AddedLatentDenoiser, lambda: sized(embedding_dropout=0.1, uncertainty=0.1, step_scale=2.0), component
     ),
+    "MacaronDenoiser": Call(
+        lambda: dr.MacaronDenoiser,
+        lambda: sized(embedding_dropout=0.1, uncertainty=0.1, step_scale=2.0, shape=0.7, scale=1.5, offset=-0.5),
+        component,
+    ),
     "AutoregressiveDenoiser": Call(
         lambda: dr.AutoregressiveDenoiser,
         lambda: sized(denoiser_layers=1, embedding_dropout=0.1, uncertainty=0.1, step_scale=2.0), component,
@@ -187,6 +196,7 @@ CALLS: dict[str, Call] = {
     "LinearHead": Call(lambda: dr.LinearHead, lambda: {"num_items": NUM_ITEMS, "dim": DIM, "seed": 0}, component),
     "TiedHead": Call(lambda: dr.TiedHead, lambda: {"embedding": world.embedding(), "use_bias": True}, component),
     "CosineHead": Call(lambda: dr.CosineHead, lambda: {"embedding": world.embedding(), "temperature": 0.1}, component),
+    "NormalizedHead": Call(lambda: dr.NormalizedHead, lambda: {"embedding": world.embedding()}, component),
     "SimplifiedObjective": Call(
         lambda: dr.SimplifiedObjective,
         lambda: {"reconstruction_weight": 1.0, "recommendation_weight": 1.0, "distance": "cosine", "reduction": "sum",

@@ -158,7 +158,7 @@ def heads() -> dict[str, Any]:
     held = world.embedding
     return {
         "LinearHead": world.head, "TiedHead": lambda: dr.TiedHead(held()),
-        "CosineHead": lambda: dr.CosineHead(held()),
+        "CosineHead": lambda: dr.CosineHead(held()), "NormalizedHead": lambda: dr.NormalizedHead(held()),
     }  # fmt: skip
 
 
@@ -341,7 +341,7 @@ for _name, _make in heads().items():
     CALLS[f"{_name}.queries"] = Call(lambda make=_make: make().queries, lambda: {"latent": gaussian(3, DIM)},
                                      like("latent"), arithmetic=True)  # fmt: skip
     CALLS[f"{_name}.keys"] = Call(lambda make=_make: make().keys, lambda: {"items": targets()})
-    if _name != "CosineHead":
+    if _name not in ("CosineHead", "NormalizedHead"):
         CALLS[f"{_name}.bias"] = Call(lambda make=_make: make().bias, lambda: {"items": targets()})
 for _name, _make in {
     "OneStepSampler": dr.OneStepSampler, "ChainSampler": dr.DDPMSampler, "DDIMSampler": dr.DDIMSampler,
@@ -376,6 +376,22 @@ for _cls in (dr.MaskProcess, dr.MixedProcess):
             opaque=("timesteps",) if _cls is dr.MaskProcess else (),
         ),
     }  # fmt: skip
+CALLS |= {
+    "WeibullProcess.start": Call(
+        lambda: dr.WeibullProcess(world.schedule()).start,
+        lambda: {"shape": (2, 2, DIM), "generator": generator(), "device": torch.device("cpu"), "dtype": torch.float32},
+    ),
+    "WeibullProcess.corrupt": Call(
+        lambda: dr.WeibullProcess(world.schedule()).corrupt,
+        lambda: {"x0": gaussian(2, 2, DIM), "timesteps": torch.full((2, 2), STEPS), "generator": generator(),
+                 "noise": None},
+        lambda result, _: finite(result.xn, {}), arithmetic=True,
+    ),
+    "WeibullProcess.step": Call(
+        lambda: dr.WeibullProcess(world.schedule()).step, lambda: without(reverse_step(), "variance"), like("x0"),
+        arithmetic=True,
+    ),
+}  # fmt: skip
 CALLS["MixedProcess.evidence"] = Call(
     lambda: dr.MixedProcess(world.schedule()).evidence,
     lambda: {"xn": gaussian(2, 2, DIM), "timesteps": torch.full((2, 2), STEPS)}, arithmetic=True,
