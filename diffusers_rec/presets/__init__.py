@@ -10,6 +10,7 @@ from diffusers_rec.presets.d3rec import d3rec
 from diffusers_rec.presets.diffurec import diffurec
 from diffusers_rec.presets.dreamrec import dreamrec
 from diffusers_rec.presets.du2023 import du2023
+from diffusers_rec.presets.ediffurec import ediffurec
 from diffusers_rec.presets.flowcf import flowcf
 from diffusers_rec.presets.flowrec import flowrec
 from diffusers_rec.presets.fmrec import fmrec
@@ -39,6 +40,7 @@ PRESETS: dict[str, Callable[..., Recommender]] = {
     "prefergrow": prefergrow,
     "tarec": tarec,
     "cddrec": cddrec,
+    "ediffurec": ediffurec,
     "wang2023": wang2023,
     "wang2023-latent": wang2023_latent,
     "wang2023-temporal": wang2023_temporal,
@@ -56,6 +58,7 @@ __all__ = [
     "diffurec",
     "dreamrec",
     "du2023",
+    "ediffurec",
     "flowcf",
     "flowrec",
     "fmrec",

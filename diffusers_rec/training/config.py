@@ -122,6 +122,8 @@ _DIFFUREC = TrainingConfig(  # fp32: bf16 would round away the noised latent, wh
     epochs=500, batch_targets=512, decay="step", exclude_seen=False, patience=5, validate_every=20
 )
 
+_EDIFFUREC = replace(_DIFFUREC, warmup_epochs=20)
+
 _PREFERDIFF = TrainingConfig(  # one example per user, as in the code's files
     epochs=150, examples="last-target", learning_rate=1e-4, select_by="hr@5", exclude_seen=False, patience=10
 )
@@ -179,6 +181,7 @@ RECIPES = {
     "prefergrow": _PREFERGROW,
     "tarec": _DREAMREC,
     "cddrec": _CDDREC,
+    "ediffurec": _EDIFFUREC,
     "wang2023": _WANG2023,
     "wang2023-latent": replace(_WANG2023, learning_rate=5e-4),
     "wang2023-temporal": replace(_WANG2023, learning_rate=1e-5),

@@ -323,6 +323,10 @@ CALLS: dict[str, Call] = {
         lambda: presets.diffurec,
         lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "seed": 0}, serves,
     ),
+    "ediffurec": Call(
+        lambda: presets.ediffurec,
+        lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "seed": 0}, serves,
+    ),
     "dreamrec": Call(
         lambda: presets.dreamrec,
         lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "settings": "zhihu",
