@@ -34,7 +34,7 @@ from diffusers_rec import (
     Queries,
 )
 from diffusers_rec.data import pad
-from diffusers_rec.evaluation.audit import landing, nearest
+from diffusers_rec.evaluation.landing import landing, nearest
 
 CHUNK = 32  # users at a time: their candidates' latents stay in the cache
 EXACT_SETS = 50

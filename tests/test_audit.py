@@ -15,11 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from diffusers_rec import DDPMSampler, DiffRec, SyntheticWorld
 from diffusers_rec.data import Holdout, Sequences, Vocabulary, pad
 from diffusers_rec.evaluation import audit, evaluate
-from diffusers_rec.evaluation.audit import landing, nearest
+from diffusers_rec.evaluation.landing import landing, nearest
 from diffusers_rec.presets import control, joint, wang2023
 from diffusers_rec.training import TrainingConfig, train
 
-MODULE = import_module("diffusers_rec.evaluation.audit")  # its name in the package is the function's
+MODULE, LANDING = (import_module(f"diffusers_rec.evaluation.{name}") for name in ("audit", "landing"))
 SPLIT = SyntheticWorld(40, num_groups=4).sample(120, min_length=4, max_length=12).sequences().leave_one_out()
 
 
@@ -243,7 +243,7 @@ class _Standing(TorchDispatchMode):
 def test_scores_are_held_some_at_a_time(monkeypatch):
     """A catalogue for which all users' probabilities, or all their chains' distances, would be many times as many."""
     chunk = 2**15
-    monkeypatch.setattr(MODULE, "SCORES_AT_ONCE", chunk)
+    monkeypatch.setattr(LANDING, "SCORES_AT_ONCE", chunk)
     monkeypatch.setattr(MODULE, "_accuracy", lambda *_: {"ndcg@10": 0.0})  # a matter of ranking, with its own chunks
     monkeypatch.setattr(MODULE, "_probabilities", lambda *_: {})
     few = SPLIT.test.histories
@@ -263,7 +263,7 @@ def test_landing_is_the_mean_over_users_of_all_chunks():
 
 @pytest.mark.parametrize("scores", [1, 40, 1000])
 def test_nearest_is_nearest(scores, monkeypatch):
-    monkeypatch.setattr(MODULE, "SCORES_AT_ONCE", scores)
+    monkeypatch.setattr(LANDING, "SCORES_AT_ONCE", scores)
     generator = torch.Generator().manual_seed(0)
     table, latents = torch.randn(9, 4, generator=generator), torch.randn(5, 3, 4, generator=generator)
     assert torch.equal(nearest(latents, table), torch.cdist(latents.flatten(0, 1), table).argmin(-1).view(5, 3))

@@ -37,7 +37,7 @@ from diffusers_rec import (
     TrainingBatches,
 )
 from diffusers_rec.data import pad
-from diffusers_rec.evaluation.audit import landing
+from diffusers_rec.evaluation.landing import landing
 from diffusers_rec.presets import paper
 from diffusers_rec.recommenders.ranking import top_k
 

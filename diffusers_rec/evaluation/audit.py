@@ -31,6 +31,7 @@ from diffusers_rec.core.progress import progress_bar
 from diffusers_rec.core.randomness import Generators, generators_from, randn
 from diffusers_rec.data.batching import pad
 from diffusers_rec.data.sequences import Holdout
+from diffusers_rec.evaluation import landing
 from diffusers_rec.evaluation.full_ranking import evaluate, user_chunks
 from diffusers_rec.processes.prediction import x0_from
 from diffusers_rec.processes.process import GaussianProcess, Process
@@ -45,9 +46,6 @@ _Way = tuple[str, int | None, int, Sampler | None]
 """Kind of x_N, number of steps, of draws, and sampler; None for the model's own."""
 
 USERS_AT_ONCE = 128
-
-SCORES_AT_ONCE = 2**24
-"""The most scores (users x items, or latents x items) held at once, 64 MiB in float32; one row at the least."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ def audit(
             ways.append(("zeroed", 1, 1, _SilentSampler()))
             ways += [("drawn", n, seeds, chain) for n, chain in zip(steps, chains.values(), strict=True)]
             with model.serving() as served:
-                at_once = min(USERS_AT_ONCE, max(1, SCORES_AT_ONCE // len(model.vocabulary)))
+                at_once = min(USERS_AT_ONCE, max(1, landing.SCORES_AT_ONCE // len(model.vocabulary)))
                 queries = [_Queries(served, some, rows) for rows in user_chunks(some, at_once)]
                 timesteps = _timesteps(served, queries, levels, seed)
                 bar = progress_bar(queries, show=progress, total=len(queries), text="chains")
@@ -316,40 +314,8 @@ def _landings(
                 noise = query.noise(draws, generator)
                 denoise = partial(query.predict, history_noise=query.noise_of_history(draws, generator))
                 ends = chains[name].sample(denoise, model.process, noise, generator) + query.centre
-                items = nearest(ends[:, :, 0], table)
+                items = landing.nearest(ends[:, :, 0], table)
             else:
                 items = torch.multinomial(probabilities.cpu(), draws, replacement=True, generator=generator)
-            found[name].append(_landed(items.to(probabilities.device), probabilities))
-    return [{"sampler": name, **_mean_landing(parts)} for name, parts in found.items()]
-
-
-def landing(drawn: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
-    """Of items ``(B, S)`` and predicted probabilities ``(B, V)``, chunk by chunk: what an audit says of chains."""
-    return _mean_landing([_landed(items, probabilities) for items, probabilities in drawn])
-
-
-def _landed(items: Tensor, probabilities: Tensor) -> Tensor:
-    """Each user's mean probability of the items, and how many of them differ: ``(B, 2)``."""
-    ordered = items.sort(-1).values
-    distinct = 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(-1)
-    return torch.stack([probabilities.gather(1, items).double().mean(-1), distinct.double()], dim=-1)
-
-
-def _mean_landing(landed: list[Tensor]) -> dict[str, float]:
-    probability, distinct = torch.cat(landed).mean(0).tolist()
-    return {"probability": probability, "distinct": distinct}
-
-
-def nearest(latents: Tensor, table: Tensor) -> Tensor:
-    """The item whose clean latent is nearest: ``(..., D)`` and ``(V, D)`` to ``(...)``, some items at a time."""
-    flat = latents.reshape(-1, latents.shape[-1])
-    best = flat.new_full((len(flat),), math.inf)
-    items = torch.zeros_like(best, dtype=torch.int64)
-    size = max(1, SCORES_AT_ONCE // max(1, len(flat)))
-    for start in range(0, len(table), size):
-        chunk = table[start : start + size]
-        # The latent's own square is the same for all items.
-        distance, item = torch.addmm(chunk.square().sum(-1), flat, chunk.T, alpha=-2).min(-1)
-        items = torch.where(distance < best, start + item, items)
-        best = torch.minimum(distance, best)
-    return items.view(latents.shape[:-1])
+            found[name].append(landing.landed(items.to(probabilities.device), probabilities))
+    return [{"sampler": name, **landing.mean_landing(parts)} for name, parts in found.items()]
