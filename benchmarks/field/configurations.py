@@ -1,8 +1,8 @@
 """The configuration of each preset in one row: what it corrupts and how much, its parts, and its number of weights.
 
-Nothing is trained. The noise is its share in the variance at step N, 1 - alpha_bar_N where the schedule preserves
-variance. ``latent_scale`` is the factor of the corrupted latents in the denoiser's input. Weights are counted for the
-catalogue of Beauty; the width of the table is the preset's own.
+Nothing is trained. The noise is its share in the variance at step N for latents of unit variance, 1 - alpha_bar_N
+where the schedule preserves variance. ``latent_scale`` is the factor of the corrupted latents in the denoiser's input.
+Weights are counted for the catalogue of Beauty; the width of the table is the preset's own.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.data import BEAUTY_ITEMS
 from benchmarks.harness import Results, Row, argument_parser, command, parse
-from diffusers_rec import DiffRec, Recommender, Vocabulary
+from diffusers_rec import Denoiser, DiffRec, Recommender, Vocabulary
 from diffusers_rec.evaluation.audit import noise_at_the_end
 from diffusers_rec.guidance import unwrapped
 from diffusers_rec.presets import PRESETS
@@ -47,12 +47,17 @@ def configuration(model: Recommender) -> Row:
         "process": config["process"]["name"],
         "schedule": config["schedule"]["name"],
         "denoiser": unwrapped(model.denoiser).registered_name,
-        "latent_scale": getattr(unwrapped(model.denoiser), "uncertainty", 1.0),
+        "latent_scale": scale_of_latents(unwrapped(model.denoiser)),
         "guide": model.denoiser.registered_name if unwrapped(model.denoiser) is not model.denoiser else "",
         "objective": ", ".join(term["name"] for term in terms),
         "sampler": config["sampler"]["name"],
         "serving_steps": model.sampler.num_steps or model.schedule.num_timesteps,
     }
+
+
+def scale_of_latents(denoiser: Denoiser) -> float:
+    """Factor of the corrupted latents in the input of a denoiser; 0 where it does not read them."""
+    return float(getattr(denoiser, "uncertainty", 1.0)) if denoiser.reads_xn else 0.0
 
 
 if __name__ == "__main__":
