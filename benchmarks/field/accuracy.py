@@ -1,7 +1,8 @@
 """Accuracy of the field's models and their noise-free controls: leave-one-out, all items, seen items out and in.
 
-Beside them stand popularity, item-to-item, `best` and its control, a plain model trained well; these rows are read from
-Table 2 (`benchmarks.paper.table2`). A training ends after its recipe's epochs, or at the time limit.
+Beside them stand popularity, item-to-item, and `best` and its control without their memory; the control is a plain
+model trained well. These rows are read from Table 2 (`benchmarks.paper.table2`). A training ends after its recipe's
+epochs, or at the time limit.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from functools import partial
 from typing import Any
 
 from benchmarks import plots
-from benchmarks.field.settings import add_options, callbacks_of, minutes_of, published, trials
+from benchmarks.field.settings import add_options, callbacks_of, limited, minutes_of, published, trials
 from benchmarks.harness import RESULTS, Results, Row, argument_parser, command, read_csv
 from benchmarks.paper.options import parse_trials, seeds_of, sequences_of
 from benchmarks.paper.running import run
 from benchmarks.paper.settings import DATASETS
 
-RIVALS = ("popularity", "item-to-item", "best-control", "best")
+PLAIN = "best-control, network alone"
+RIVALS = ("popularity", "item-to-item", PLAIN, "best, network alone")
 METRICS = ("hr@5", "ndcg@5", "hr@10", "ndcg@10", "hr@20", "ndcg@20")
 
 draw = partial(plots.dots, names=["model", "dataset", "history"], panels={"ndcg@10": "NDCG@10", "hr@10": "HR@10"})
@@ -49,7 +51,7 @@ def rivals(dataset: str) -> list[Row]:
 
 def measure(dataset: str, options: argparse.Namespace) -> Iterator[Row]:
     """The printed rows of each model, then those of its trainings."""
-    split, by_name = sequences_of(dataset, options).leave_one_out(), trials(dataset)
+    split, by_name, options = sequences_of(dataset, options).leave_one_out(), trials(dataset), limited(dataset, options)
     for name in options.models:
         yield from published(dataset, name)
         for seed in seeds_of(options):
@@ -59,8 +61,8 @@ def measure(dataset: str, options: argparse.Namespace) -> Iterator[Row]:
 
 
 def marks(results: Results) -> None:
-    """NDCG@10 of each model over that of its control, of item-to-item and of the control of `best`; seen items out."""
-    rows = [row for row in results.table() if row["history"] == "masked"]
+    """NDCG@10 of each model over that of its control, of item-to-item and of a plain model; seen items out."""
+    rows = [row for row in results.table() if row["history"] == "masked" and not row.get("source")]
 
     def mean(dataset: str, model: str) -> float | None:
         found = [float(row["ndcg@10"]) for row in rows if (row["dataset"], row["model"]) == (dataset, model)]
@@ -69,10 +71,10 @@ def marks(results: Results) -> None:
     for dataset in DATASETS:
         for name in trials(dataset):
             ours = mean(dataset, name)
-            for rival in (f"{name}-control", "item-to-item", "best-control"):
+            rivals = {"control": f"{name}-control", "item-to-item": "item-to-item", "plain_model": PLAIN}
+            for words, rival in rivals.items():
                 other = mean(dataset, rival)
                 if ours is not None and other:
-                    words = "control" if rival.startswith(name) else rival
                     results.ratio(f"{dataset}_{name}_over_{words}_ndcg@10", ours / other)
 
 

@@ -1,8 +1,8 @@
 """The audit of the field's trained models, a row each: noise, chains, calibration, and what training and serving cost.
 
 It reads the trainings of ``benchmarks.field.accuracy``, trains nothing and leaves out what is not trained. The audit is
-on validation users. A model is served by its own sampler; the seconds of a user are compared with those of one step of
-``best``, in turn.
+on validation users, and its chains are those of ``ddpm`` with all steps. The test score and the seconds are those of
+the model as it is served, with its own sampler. The seconds of a user are compared with one step of ``best``, in turn.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks import plots
-from benchmarks.field.settings import add_options, trials
+from benchmarks.field.settings import add_options, limited, trials
 from benchmarks.harness import Results, Row, argument_parser, at_least, command, compare
 from benchmarks.paper.options import parse_trials, sequences_of
 from benchmarks.paper.running import folder_of, is_finished, run
@@ -36,13 +36,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse_trials(parser, argv)
     results = Results("noise_audit", options)
     for dataset in options.datasets:
-        split = sequences_of(dataset, options).leave_one_out()
+        split, by_name = sequences_of(dataset, options).leave_one_out(), trials(dataset)
         for name in options.models:
-            trial = trials(dataset)[name]
-            if is_finished(trial, options.seed, options):
-                results.add({"dataset": dataset, "model": name, **measure(trial, split, options)})
+            trial, timed = by_name[name], limited(dataset, options)
+            if is_finished(trial, options.seed, timed):
+                results.add({"dataset": dataset, "model": name, **measure(trial, split, timed)})
             else:
                 print(f"== not trained: {dataset}, {name}, seed {options.seed}", flush=True)
+    if not results.rows:
+        raise ValueError(
+            f"No training of these models with this limit is finished in {options.runs}. Nothing is written. Run "
+            "benchmarks.field.accuracy first, or give its --minutes."
+        )
     results.write(draw)
 
 
@@ -53,7 +58,7 @@ def measure(trial: Trial, split: Split, options: argparse.Namespace) -> Row:
     audited = audit(model, split.validation, users=options.users, steps=chain_of(model), seed=options.seed)
     targets = TrainingBatches(split.train, examples=trial.training.examples).num_targets * test["epochs"]
     return {
-        "ndcg@10": test["ndcg@10"],
+        "test_ndcg@10": test["ndcg@10"],
         **audited.summary,
         "users": audited.num_users,
         "epochs": test["epochs"],
@@ -94,7 +99,7 @@ def draw(path: Path, rows: plots.Rows) -> None:
     axes = figure.subplots(1, len(datasets), squeeze=False)[0]
     for axis, dataset in zip(axes, datasets, strict=True):
         for row in (row for row in rows if row["dataset"] == dataset):
-            point = float(row["milliseconds_per_user"]), float(row["ndcg@10"])
+            point = float(row["milliseconds_per_user"]), float(row["test_ndcg@10"])
             is_control = row["model"].endswith("-control")
             axis.plot(*point, "s" if is_control else "o", color="C1" if is_control else "C0")
             axis.annotate(words(row["model"]), point, xytext=(4, 3), textcoords="offset points", fontsize=7)

@@ -92,6 +92,12 @@ def minutes_of(dataset: str, options: argparse.Namespace) -> int:
     return options.minutes or MINUTES[dataset]
 
 
+def limited(dataset: str, options: argparse.Namespace) -> argparse.Namespace:
+    """The options for a data set, whose runs have a folder for each time limit."""
+    runs = options.runs / f"{minutes_of(dataset, options)}-minutes"
+    return argparse.Namespace(**{**vars(options), "runs": runs})
+
+
 def callbacks_of(trial: Trial, split: Split, options: argparse.Namespace) -> Sequence[Callback]:
     """The time limit of a training."""
     targets = TrainingBatches(split.train, examples=trial.training.examples).num_targets

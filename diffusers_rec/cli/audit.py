@@ -38,10 +38,11 @@ TABLES = {
     "summary": (
         "the audit in one row",
         "Noise is the share of noise in x_N; near 0, the configuration has hardly any. Drawn, one_draw, zeroed and "
-        "chain are NDCG@10 of the network alone: several draws of x_N, one draw, none, and the longest chain. "
-        "Another_users is the largest rise of the cross-entropy with another user's x_n. Chain_probability and "
-        "chain_distinct are those of the longest chain, divided by those of exact draws. Nll, nll_popularity and ece "
-        "compare the reported probabilities with the held-out items, in nats; lower is better.",
+        "chain are NDCG@10 of the network alone: several draws of x_N, one draw, none, and the longest chain; drawn is "
+        "that of the model's own chain if it has no other. Another_users is the largest rise of the cross-entropy with "
+        "another user's x_n, in nats. Chain_probability and chain_distinct are those of the longest chain, divided by "
+        "those of exact draws. Nll and nll_popularity are the negative log-likelihoods of the held-out items, in nats, "
+        "under the model and under popularity. Ece is the calibration error of the reported probabilities.",
     ),
     "ranking": (
         "accuracy of the network alone, without its memory, seen items excluded",
@@ -112,7 +113,9 @@ def audit_command(
         print_json({"split": split, **asdict(found)})
         return
     for name, (title, legend) in TABLES.items():
-        rows = [found.summary] if name == "summary" else getattr(found, name)
+        rows = getattr(found, name)
+        if name == "summary":
+            rows = [{"name": key, "value": value} for key, value in found.summary.items()]
         if not rows:  # the process has no such table
             continue
         stdout.print(f"{title} ({split}, {found.num_users} user{'s' * (found.num_users > 1)})", soft_wrap=True)

@@ -54,11 +54,12 @@ class Audit:
 
     Attributes:
         summary: The audit in one row; None where a value is not defined. ``noise``, the share of noise in the variance
-            at step N, :math:`1 - \bar\alpha_N` where the schedule preserves variance. NDCG@10 of one step,
-            ``drawn``, with one draw, ``one_draw``, with x_N zeroed, ``zeroed``, and of the longest chain, ``chain``.
-            ``another_users``, the largest rise of the cross-entropy at one step, in nats, where x_n is another user's.
-            ``chain_probability`` and ``chain_distinct`` of the longest chain over those of exact draws. ``nll``,
-            ``nll_popularity`` and ``ece`` of the model as it serves, memory included, see
+            at step N for latents of unit variance, :math:`1 - \bar\alpha_N` where the schedule preserves variance.
+            NDCG@10 of the network alone: ``drawn``, one step and several draws, or the chain of a model of another
+            class; ``one_draw``; ``zeroed``, with x_N zeroed; ``chain``, of the longest chain. ``another_users``, the
+            largest rise of the cross-entropy at one step, in nats, where x_n is another user's. ``chain_probability``
+            and ``chain_distinct`` of the longest chain over those of exact draws. ``nll``, ``nll_popularity`` and
+            ``ece`` of the model as it serves, memory included, see
             :class:`~diffusers_rec.evaluation.ProbabilityReport`.
         ranking: ``xn`` (``drawn``, ``zeroed``, or ``as served``), ``steps``, ``seeds``, ``hr@10`` and ``ndcg@10`` (seen
             items excluded).
