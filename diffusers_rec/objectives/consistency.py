@@ -1,6 +1,6 @@
 r"""A consistency term: predictions from adjacent steps of one noising agree.
 
-.. math:: \mathcal L = \big\| \hat x_0(x_n, n) - \mathrm{sg}\big[ \hat x_0(x_{n-1}, n - 1) \big] \big\|^2
+.. math:: \mathcal L = \| \hat x_0(x_n, n) - \mathrm{sg}[\hat x_0(x_{n-1}, n - 1)] \|^2
 
 Both latents have the same clean latent and the same noise. The earlier prediction, from less noise, is a target without
 gradient (sg), as in consistency training (Song et al. 2023). At n = 1 the term is zero.
