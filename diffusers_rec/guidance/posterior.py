@@ -26,6 +26,7 @@ from diffusers_rec.guidance.base import Guide
 from diffusers_rec.items.embeddings import ItemEmbedding
 from diffusers_rec.items.heads import ItemHead
 from diffusers_rec.processes.noising import Queries
+from diffusers_rec.processes.process import GaussianProcess
 from diffusers_rec.processes.schedules import NoiseSchedule
 from diffusers_rec.processes.source import ZeroSource
 
@@ -111,6 +112,11 @@ class PosteriorDenoiser(Guide, name="posterior"):
 
     def check_fit(self, model: Any) -> None:
         super().check_fit(model)
+        if not isinstance(model.process, GaussianProcess):
+            raise ValueError(
+                "The parts do not fit: 'posterior' weighs items by Gaussian evidence, which latents of the process "
+                f"{model.process.registered_name!r} do not give. Use process='gaussian'."
+            )
         if not isinstance(model.source, ZeroSource):
             raise ValueError(
                 "The parts do not fit: 'posterior' weighs items by latents that are centred on zero, but the source is "

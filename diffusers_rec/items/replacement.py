@@ -62,6 +62,7 @@ class ReplacementProcess(Process, name="replacement"):
 
     def check_fit(self, model: Any) -> None:
         """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
+        super().check_fit(model)
         if model.denoiser.prediction != "x0":
             raise ValueError(
                 "The parts do not fit: the process 'replacement' reads a distribution from what the head makes of a "

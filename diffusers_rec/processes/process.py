@@ -19,6 +19,7 @@ from diffusers_rec.core.errors import check_choice, check_float
 from diffusers_rec.core.randomness import Generators, randn
 from diffusers_rec.core.registry import Component
 from diffusers_rec.processes.schedules import NoiseSchedule, algebra
+from diffusers_rec.processes.source import ZeroSource
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +49,9 @@ class Process(Component, ABC, kind="process"):
 
     knows_blanks: ClassVar[bool] = False
     """Whether a denoiser learns what a blank is, a latent of zeros that says nothing, at step N."""
+
+    adds_noise: ClassVar[bool] = False
+    """Whether a corrupted latent is the clean one, scaled, plus noise. Only such a chain may have a centre."""
 
     def __init__(self, schedule: NoiseSchedule) -> None:
         self.schedule = schedule
@@ -110,6 +114,11 @@ class Process(Component, ABC, kind="process"):
 
     def check_fit(self, model: Any) -> None:
         """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
+        if not self.adds_noise and not isinstance(model.source, ZeroSource):
+            raise ValueError(
+                f"The parts do not fit: the source {model.source.registered_name!r} is the centre of added noise, but "
+                f"the process {self.registered_name!r} adds none. Use source='zero', or process='gaussian'."
+            )
         if self.knows_blanks and model.denoiser.prediction in ("noise", "velocity"):
             raise ValueError(
                 f"The parts do not fit: the process {self.registered_name!r} has blanks, which hold no noise, but the "
@@ -148,6 +157,7 @@ class GaussianProcess(Process, name="gaussian"):
     """
 
     entrances = (*Process.entrances, "bound_weight")
+    adds_noise = True
 
     def start(
         self,

@@ -47,6 +47,8 @@ class WeibullProcess(Process, name="weibull"):
         offset: Number c added to the noise.
     """
 
+    adds_noise = True
+
     def __init__(
         self, schedule: NoiseSchedule, *, shape: float = 0.5, scale: float = 2.0, offset: float = -1.0
     ) -> None:
