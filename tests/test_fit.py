@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from strategies import seeded
 
-from diffusers_rec import DiffRec, GaussianProcess, Process
+from diffusers_rec import DiffRec, GaussianProcess, LossTerm, NoisingStrategy, Process, TimestepSampler
 from diffusers_rec.processes.source import Source
 
 
@@ -16,10 +18,11 @@ def own(family):
 CENTRED = [name for name in own(Source) if name != "zero"]
 WITHOUT_NOISE = [name for name in own(Process) if name not in ("gaussian", "weibull")]
 NOT_GAUSSIAN = [name for name in own(Process) if not issubclass(Process.named(name), GaussianProcess)]
+WITH_PROCESS = [name for name in own(LossTerm) if LossTerm.named(name).process is not None]
 
 
 def build(**parts):
-    return DiffRec(range(9), **{"dim": 8, "max_length": 6, "denoiser": "state-mlp", **parts})
+    return DiffRec(range(9), **{"dim": 8, "max_length": 6, "denoiser": "state-mlp", "timesteps": "uniform", **parts})
 
 
 @pytest.mark.parametrize("source", CENTRED)
@@ -40,3 +43,42 @@ def test_added_noise_may_have_a_centre(process, source):
 def test_the_exact_posterior_is_that_of_gaussian_noise(process):
     with pytest.raises(ValueError, match=f"Gaussian evidence, which latents of the process '{process}' do not give"):
         build(process=process, denoiser="posterior")
+
+
+@pytest.mark.parametrize("process", own(Process))
+@pytest.mark.parametrize("term", WITH_PROCESS)
+def test_a_term_fits_the_process_whose_draws_it_reads(term, process):
+    parts = {"process": process, "objective": {"name": "weighted", "terms": [term]}}
+    if process == LossTerm.named(term).process:
+        assert build(**parts).objective.terms[0].registered_name == term
+        return
+    with pytest.raises(ValueError, match=rf"the term '{term}' reads draws .* but the process is '{process}'"):
+        build(**parts)
+
+
+def test_the_bound_and_the_score_entropy_have_a_process():
+    assert sorted(WITH_PROCESS) == ["bound", "score-entropy"]
+
+
+@pytest.mark.parametrize("noising", [*own(NoisingStrategy), {"name": "whole-windows", "gaps": "all"}], ids=str)
+def test_the_bound_counts_only_what_the_process_blanks(noising):
+    strategy = NoisingStrategy.build(noising)
+    queries = strategy.training(torch.arange(1, 6)[None], 5, seeded(0))
+    assert (queries.known is not None) == strategy.draws_gaps
+    parts = {"process": "mask", "noising": noising, "objective": {"name": "weighted", "terms": ["bound"]}}
+    parts["denoiser"] = "autoregressive" if strategy.noises_history else "state-mlp"
+    if not strategy.draws_gaps:
+        assert build(**parts).noising.config() == strategy.config()
+        return
+    with pytest.raises(ValueError, match=r"draws positions that keep their items.* 'gaps': 'all'"):
+        build(**parts)
+
+
+@pytest.mark.parametrize("timesteps", [*own(TimestepSampler), {"name": "uniform", "start_share": 0.5}], ids=str)
+def test_the_bound_is_of_steps_drawn_uniformly(timesteps):
+    parts = {"process": "mask", "objective": {"name": "weighted", "terms": ["bound"]}, "timesteps": timesteps}
+    if timesteps == "uniform":
+        assert build(**parts).timesteps.registered_name == "uniform"
+        return
+    with pytest.raises(ValueError, match=r"steps that are drawn uniformly, but .* Use timesteps='uniform'"):
+        build(**parts)

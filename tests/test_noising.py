@@ -102,6 +102,12 @@ def test_a_whole_window_is_one_query_behind_its_first_item(gaps):
     assert gaps == "drawn" or queries.gaps.equal(queries.mask)
 
 
+def test_a_whole_window_has_no_setting_without_effect():
+    assert WholeWindows.settings() == ["k", "gaps", "independent_steps"]
+    with pytest.raises(TypeError, match="per_row"):
+        WholeWindows(2, per_row=3)
+
+
 def test_a_short_k_leaves_a_history():
     queries = WholeWindows(2, gaps="all").training(torch.tensor([[1, 2, 3, 4]]), 2, seeded(0))
     assert list(each_query(queries)) == [(3, [3, 4], 1)]

@@ -179,7 +179,7 @@ def test_the_mean_score_entropy_is_least_at_the_marginal(blank):
     ("changes", "message"),
     [
         ({"process": "replacement", "denoiser": "joint", "objective": "items"}, "the denoiser predicts items"),
-        ({"objective": {"name": "weighted", "terms": ["score-entropy"]}}, "needs ratios, which the process 'gaussian'"),
+        ({"objective": {"name": "weighted", "terms": ["score-entropy"]}}, "reads draws of the process 'replacement'"),
         (
             {"process": "replacement", "objective": {"name": "weighted", "terms": ["score-entropy"]},
              "negatives": "uniform"},

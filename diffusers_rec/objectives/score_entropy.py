@@ -40,11 +40,7 @@ class ScoreEntropyTerm(LossTerm, name="score-entropy"):
 
     def check_fit(self, model: Any) -> None:
         """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
-        if not isinstance(model.process, ReplacementProcess):
-            raise ValueError(
-                "The parts do not fit: the term 'score-entropy' needs ratios, which the process "
-                f"{model.process.registered_name!r} does not have. Use process='replacement'."
-            )
+        super().check_fit(model)
         if not isinstance(model.negatives, AllItems):
             raise ValueError(
                 "The parts do not fit: the term 'score-entropy' sums over all items, but the negatives are "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from diffusers_rec.core.errors import check_choice, check_float
 from diffusers_rec.core.registry import Component, Config
 from diffusers_rec.objectives.base import LossTerms, TrainingStep
 from diffusers_rec.processes.mask import MaskProcess
+from diffusers_rec.processes.process import Process
+from diffusers_rec.processes.timesteps import UniformTimestepSampler
 
 
 class LossTerm(Component, ABC, kind="term"):
@@ -38,6 +40,14 @@ class LossTerm(Component, ABC, kind="term"):
 
     def __init__(self, weight: float = 1.0) -> None:
         self.weight = check_float("weight", weight, minimum=0)
+
+    def check_fit(self, model: Any) -> None:
+        """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
+        if self.process is not None and not isinstance(model.process, Process.named(self.process)):
+            raise ValueError(
+                f"The parts do not fit: the term {self.registered_name!r} reads draws of the process {self.process!r}, "
+                f"but the process is {model.process.registered_name!r}. Use process={self.process!r}."
+            )
 
     @abstractmethod
     def __call__(self, step: TrainingStep) -> Tensor:
@@ -119,13 +129,31 @@ class BoundTerm(LossTerm, name="bound"):
               \qquad w_n = \frac{\bar\alpha_{n-1} - \bar\alpha_n}{1 - \bar\alpha_n}
 
     with the weights of :meth:`MaskProcess.bound_weight <diffusers_rec.MaskProcess.bound_weight>`. For the schedule
-    ``linear-alpha-bar``, :math:`w_n = 1 / n`: the cross-entropy at a blank is divided by the share of blanks.
+    ``linear-alpha-bar``, :math:`w_n = 1 / n`: the cross-entropy at a blank is divided by the share of blanks. These are
+    the weights of the bound for steps that are drawn uniformly, and where the process alone determines which positions
+    are blank: use the timesteps ``uniform``, and of the noising ``whole-windows`` ``gaps="all"``.
 
     Args:
         weight: Weight of the term.
     """
 
     reads_latents = False
+    process = "mask"
+
+    def check_fit(self, model: Any) -> None:
+        """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
+        super().check_fit(model)
+        if model.noising.draws_gaps:
+            raise ValueError(
+                f"The parts do not fit: the noising {model.noising} draws positions that keep their items, in addition "
+                "to those that the process keeps, and the weights of the term 'bound' do not count them. Use "
+                "noising={'name': 'whole-windows', 'gaps': 'all'}, or 'target', 'last-k' or 'whole'."
+            )
+        if not isinstance(model.timesteps, UniformTimestepSampler) or model.timesteps.start_share:
+            raise ValueError(
+                "The parts do not fit: the weights of the term 'bound' are those of steps that are drawn uniformly, "
+                f"but the timesteps are {model.timesteps}. Use timesteps='uniform', with start_share=0."
+            )
 
     def __call__(self, step: TrainingStep) -> Tensor:
         sampled = step.sampled
@@ -140,8 +168,8 @@ class BoundTerm(LossTerm, name="bound"):
 class SourceTerm(LossTerm, name="source"):
     r"""Cross-entropy :math:`-\log p(v \mid c)` of the true item given the centre c of its chain.
 
-    It trains a learned source to rank the next item by itself. Without a source, the centre is zero and the term is
-    constant. Li et al. 2025 (FlowRec).
+    It trains a learned source to rank the next item by itself. Without a source, the centre is zero and the term
+    trains no more than the offsets of the head, if it has any. Li et al. 2025 (FlowRec).
 
     Args:
         weight: Weight of the term.

@@ -116,6 +116,8 @@ class NoisingStrategy(Component, ABC, kind="noising"):
     entrances = "max_noised", "queries", "training", "serving", "timestep_shape"
     noises_history: ClassVar[bool] = False
     """Whether, in training, the denoiser is also given noised copies of the items of the history."""
+    draws_gaps: bool = False
+    """Whether training draws which positions of a query keep their items, whatever their steps are."""
 
     def __init__(self, *, independent_steps: bool = False) -> None:
         self.independent_steps = check_bool("independent_steps", independent_steps)
@@ -252,6 +254,8 @@ class Gaps(NoisingStrategy, name="gaps"):
         per_row: Largest number of queries that a row of a training batch gives.
         independent_steps: See :class:`NoisingStrategy`.
     """
+
+    draws_gaps = True
 
     def __init__(self, k: int = 5, *, per_row: int = 12, independent_steps: bool = False) -> None:
         super().__init__(independent_steps=independent_steps)

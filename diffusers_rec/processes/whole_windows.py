@@ -18,15 +18,15 @@ class WholeWindows(Gaps, name="whole-windows"):
 
     Args:
         k: Largest number of positions of a query. With ``max_length - 1``, it covers the window.
-        per_row: See :class:`Gaps`; a row gives one query for any value.
         gaps: Corrupted positions. ``"drawn"``: g of them, with a probability in proportion to 1/g, as in :class:`Gaps`;
             ``"all"``: every position, so that the process alone determines which items are lost.
         independent_steps: See :class:`NoisingStrategy`.
     """
 
-    def __init__(self, k: int = 5, *, per_row: int = 12, gaps: str = "drawn", independent_steps: bool = False) -> None:
-        super().__init__(k, per_row=per_row, independent_steps=independent_steps)
+    def __init__(self, k: int = 5, *, gaps: str = "drawn", independent_steps: bool = False) -> None:
+        super().__init__(k, per_row=1, independent_steps=independent_steps)
         self.gaps = check_choice("gaps", gaps, ("drawn", "all"))
+        self.draws_gaps = self.gaps == "drawn"
 
     def training(self, targets: Tensor, width: int, generator: Generator) -> Queries:
         queries = super().training(targets.amax(1, keepdim=True), width, generator)

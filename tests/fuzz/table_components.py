@@ -82,7 +82,7 @@ CALLS: dict[str, Call] = {
     "Gaps": Call(lambda: dr.Gaps, lambda: {"k": 2, "per_row": 3, "independent_steps": False}, component),
     "EveryItem": Call(lambda: dr.EveryItem, dict, component),
     "WholeWindows": Call(
-        lambda: dr.WholeWindows, lambda: {"k": 2, "per_row": 3, "gaps": "all", "independent_steps": False}, component
+        lambda: dr.WholeWindows, lambda: {"k": 2, "gaps": "all", "independent_steps": False}, component
     ),
     "WholeSequence": Call(lambda: dr.WholeSequence, lambda: {"independent_steps": False}, component),
     "UniformTimestepSampler": Call(
