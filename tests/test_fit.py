@@ -82,3 +82,24 @@ def test_the_bound_is_of_steps_drawn_uniformly(timesteps):
         return
     with pytest.raises(ValueError, match=r"steps that are drawn uniformly, but .* Use timesteps='uniform'"):
         build(**parts)
+
+
+@pytest.mark.parametrize("source", CENTRED)
+def test_copies_of_the_history_are_noised_about_zero(source):
+    with pytest.raises(ValueError, match=rf"noises copies .* about zero, but the source '{source}' centres"):
+        build(noising="every-item", denoiser="autoregressive", source=source)
+
+
+@pytest.mark.parametrize("max_length", [5, 6, 7])
+def test_a_learned_source_takes_every_position(max_length):
+    source = {"name": "encoder", "max_length": max_length}
+    if max_length >= 6:
+        assert build(source=source).source.max_length == max_length
+        return
+    with pytest.raises(ValueError, match="the source takes 5 positions, the model has max_length=6"):
+        build(source=source)
+
+
+def test_rotated_items_have_an_even_width():
+    with pytest.raises(ValueError, match=r"dim must be even, .* got 9"):
+        build(dim=9, denoiser={"name": "rotary-state", "num_heads": 1})

@@ -56,6 +56,9 @@ class RotaryStateDenoiser(Denoiser, name="rotary-state"):
         num_heads: Number of attention heads of the history encoder.
         dropout: Dropout rate of the history encoder.
         seed: Seed of the initial weights.
+
+    Raises:
+        ValueError: D is odd.
     """
 
     requires = frozenset({"schedule"})
@@ -71,6 +74,8 @@ class RotaryStateDenoiser(Denoiser, name="rotary-state"):
         seed: int = 0,
     ) -> None:
         super().__init__(dim, max_length, seed)
+        if dim % 2:
+            raise ValueError(f"dim must be even, because items are rotated by pairs of dimensions, got {dim}.")
         _, self.num_heads, self.dropout = check_architecture(dim, 1, num_heads, dropout)
         self.schedule = schedule
         with isolated_rng(self.seed):

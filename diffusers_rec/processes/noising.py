@@ -201,6 +201,12 @@ class EveryItem(TargetOnly, name="every-item"):
                 f"denoiser {model.denoiser.registered_name!r} does not read them. Use the denoiser 'autoregressive', "
                 "or the noising 'target'."
             )
+        if model.source.registered_name != "zero":
+            raise ValueError(
+                f"The parts do not fit: the noising {self.registered_name!r} noises copies of the history about zero, "
+                f"but the source {model.source.registered_name!r} centres the target elsewhere. Use source='zero', or "
+                "the noising 'target'."
+            )
 
 
 class LastK(NoisingStrategy, name="last-k"):

@@ -29,7 +29,8 @@ class TimestepSampler(Component, ABC, kind="timesteps"):
         num_timesteps: Number of steps N.
         estimate: Expectation of the weighted losses: their ``"mean"`` or ``"sum"`` over the N steps, or their mean as
             ``"drawn"``, where all weights are 1.
-        start_share: Share of the draws at n = N, where one-step serving starts, in [0, 1). The weights account for it.
+        start_share: Share of the draws at n = N, where one-step serving starts, in [0, 1). The weights account for it,
+            except for ``"drawn"``, where step N counts more.
     """
 
     entrances = "sample", "update", "load_state_dict"

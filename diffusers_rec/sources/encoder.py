@@ -55,6 +55,11 @@ class EncoderSource(nn.Module, Source, name="encoder"):
     def check_fit(self, model: Any) -> None:
         """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
         check_same("dim of the source", self.dim, "dim of the embedding", model.embedding.dim)
+        if self.max_length < model.max_length:
+            raise ValueError(
+                f"The parts do not fit: the source takes {self.max_length} positions, the model has max_length="
+                f"{model.max_length}. Raise max_length of the source."
+            )
 
     def centre(self, history: History, queries: Queries) -> Tensor | None:
         latents = history.latent()
