@@ -385,6 +385,17 @@ def test_the_contrast_of_pairs_is_nt_xent(seed, latents, temperature):
     torch.testing.assert_close(PairTerm(temperature=temperature)(step), total / (2 * latents))
 
 
+@pytest.mark.parametrize("term", [BinaryTerm(2.0), PairTerm(2.0, temperature=0.2)])
+def test_a_pair_without_noise_is_that_of_the_clean_latent_at_step_one(term):
+    """As if nothing had been corrupted; the control of ``cddrec`` minimises this."""
+    step = a_step(latents=5)
+    clean = change_passes(step, lambda one: replace(one, xn=one.x0, timesteps=torch.ones_like(one.timesteps)))
+    plain = LossTerm.build(term.without_noise())
+    assert torch.equal(plain(step), term(clean))
+    assert not torch.equal(plain(step), term(step))
+    assert plain.without_noise() == plain.config()
+
+
 @few
 @given(seed=seeds, latents=st.integers(1, 6), temperature=st.sampled_from([0.05, 0.5]))
 def test_the_contrastive_term_is_info_nce_without_the_same_item(seed, latents, temperature):

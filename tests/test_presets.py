@@ -111,13 +111,28 @@ def test_the_papers_recipe_is_the_papers():
     assert recipe == TrainingConfig(), "the defaults are the paper's"
 
 
-def test_a_prediction_of_items_has_no_control():
-    """Its next item is trained without noise already; what noise adds there is the control of ``best``."""
-    with pytest.raises(ValueError, match="trains the next one without noise already"):
-        control(PRESETS["joint"](ITEMS, dim=16, max_length=12))
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("joint", "trains the next one without noise already"), ("maskgr", "predicts items at corrupted positions alone")],
+)
+def test_a_prediction_of_items_has_no_control(name, message):
+    """What noise adds to ``joint`` is seen by the control of ``best``."""
+    with pytest.raises(ValueError, match=message):
+        control(PRESETS[name](ITEMS, dim=16, max_length=12))
 
 
-@pytest.mark.parametrize("name", [name for name in PIPELINES if name not in ("joint", "flowrec", "maskgr")])
+CONTROLLED = [name for name in PIPELINES if name not in ("joint", "flowrec", "maskgr")]
+
+
+@pytest.mark.parametrize("name", CONTROLLED)
+def test_the_loss_of_a_control_is_the_same_for_any_draw(name):
+    plain = control(PRESETS[name](ITEMS, dim=16, max_length=12).replace(negatives="all")).eval()
+    batch = next(iter(TrainingBatches(SPLIT.train, max_length=12).epoch(0)))
+    one, *others = (plain.loss(batch, torch.Generator().manual_seed(seed)).total for seed in range(4))
+    assert all(torch.equal(one, other) for other in others)
+
+
+@pytest.mark.parametrize("name", CONTROLLED)
 def test_the_control_differs_in_the_noise_alone(name):
     model = PRESETS[name](ITEMS, dim=16, max_length=12)
     plain = control(model)

@@ -1,6 +1,7 @@
 r"""Terms that compare a prediction with the corrupted latent of its item and with those of other items.
 
-Both divide by the step: the nearer to the items, the larger the weight. Wang et al. 2024, *CDDRec*.
+Both divide by the step: the nearer to the items, the larger the weight. Without noise, both compare with the clean
+latent of the item, at weight 1. Wang et al. 2024, *CDDRec*.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffusers_rec.core.errors import check_float
+from diffusers_rec.core.errors import check_bool, check_float
+from diffusers_rec.core.registry import Config
 from diffusers_rec.objectives.base import Pass, TrainingStep
 from diffusers_rec.objectives.terms import LossTerm
 
@@ -24,19 +26,28 @@ class BinaryTerm(LossTerm, name="binary"):
 
     Args:
         weight: Weight of the term.
+        noised: Whether to compare with the corrupted latent and to divide by n. If False, :math:`x_n` is the clean
+            latent, and n is 1.
     """
+
+    def __init__(self, weight: float = 1.0, *, noised: bool = True) -> None:
+        super().__init__(weight)
+        self.noised = check_bool("noised", noised)
 
     def __call__(self, step: TrainingStep) -> Tensor:
         sampled = step.sampled
         with torch.autocast(sampled.x0.device.type, enabled=False):
-            predicted, corrupted = _pairs(sampled)
+            predicted, own, steps = _pairs(sampled, self.noised)
             items = None if step.negatives is None else step.negatives.items
             others = _latents(sampled, items).to(predicted)
             if items is None:
                 items = torch.arange(len(others), device=others.device)
             wrong = sampled.items[:, None] != items
             negative = F.softplus(predicted @ others.T).where(wrong, 0.0).sum(1) / wrong.sum(1).clamp(min=1)
-            return (F.softplus(-(predicted * corrupted).sum(-1)) + negative) / sampled.timesteps
+            return (F.softplus(-(predicted * own).sum(-1)) + negative) / steps
+
+    def without_noise(self) -> Config:
+        return {**self.config(), "noised": False}
 
 
 class PairTerm(LossTerm, name="pair-contrastive"):
@@ -52,26 +63,35 @@ class PairTerm(LossTerm, name="pair-contrastive"):
     Args:
         weight: Weight of the term.
         temperature: Temperature tau.
+        noised: As in :class:`BinaryTerm`.
     """
 
-    def __init__(self, weight: float = 0.3, *, temperature: float = 0.5) -> None:
+    def __init__(self, weight: float = 0.3, *, temperature: float = 0.5, noised: bool = True) -> None:
         super().__init__(weight)
         self.temperature = check_float("temperature", temperature, above=0)
+        self.noised = check_bool("noised", noised)
 
     def __call__(self, step: TrainingStep) -> Tensor:
         sampled = step.sampled
         with torch.autocast(sampled.x0.device.type, enabled=False):
-            one, other = _pairs(sampled)
+            one, other, steps = _pairs(sampled, self.noised)
             both = F.normalize(torch.cat([one, other]), dim=-1)
             scores = (both @ both.T / self.temperature).fill_diagonal_(-torch.inf)
             own = torch.arange(len(both), device=both.device).roll(len(one))
-            return (F.cross_entropy(scores, own, reduction="none") / sampled.timesteps.repeat(2)).mean()
+            return (F.cross_entropy(scores, own, reduction="none") / steps.repeat(2)).mean()
+
+    def without_noise(self) -> Config:
+        return {**self.config(), "noised": False}
 
 
-def _pairs(sampled: Pass) -> tuple[Tensor, Tensor]:
-    """Predictions and corrupted latents in the dtype of the latents, float32 or wider, ``(M, D)`` each."""
+def _pairs(sampled: Pass, noised: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Predictions and latents in the dtype of the latents, float32 or wider, ``(M, D)`` each, and steps ``(M,)``.
+
+    The latents are the corrupted ones; without noise they are clean, and all steps are 1.
+    """
     dtype = torch.promote_types(sampled.x0.dtype, torch.float32)
-    return sampled.prediction.to(dtype), sampled.xn.to(dtype)
+    latents, steps = (sampled.xn, sampled.timesteps) if noised else (sampled.x0, torch.ones_like(sampled.timesteps))
+    return sampled.prediction.to(dtype), latents.to(dtype), steps
 
 
 def _latents(sampled: Pass, items: Tensor | None) -> Tensor:

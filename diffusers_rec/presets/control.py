@@ -15,9 +15,10 @@ def control(model: DiffRec) -> DiffRec:
     """Build the noise-free control: the same parts and initial weights, without noise and reconstruction.
 
     The difference between a model and its control, trained on the same data in the same way, is the effect of the
-    diffusion. A model without a cross-entropy, such as ``dreamrec``, keeps the distances at a single step, its only
-    loss. The control has no guides. If the model corrupts items of the history, the control predicts only the target,
-    and its history is clean.
+    diffusion. The loss is the terms that are defined without noise: the cross-entropy, or those of ``cddrec`` with the
+    clean latent of the item. A model without such a term, such as ``dreamrec``, keeps the distances at a single step,
+    its only loss. The control has no guides. If the model corrupts items of the history, the control predicts only the
+    target, and its history is clean.
 
     Args:
         model: A model, trained or not; its weights are not copied.
@@ -29,9 +30,14 @@ def control(model: DiffRec) -> DiffRec:
     length = torch.tensor([model.history_length])
     seen = model.noising.serving(length, model.noising.max_noised(model.max_length)).visible
     if model.denoiser.prediction == "items":
+        trained = (
+            ", and trains the next one without noise already"
+            if "next" in model.objective.passes
+            else " at corrupted positions alone, which a control does not have"
+        )
         raise ValueError(
-            f"The denoiser {model.denoiser.registered_name!r} predicts items, and trains the next one without noise "
-            "already. Use the control of a model that ranks, such as control(best(items))."
+            f"The denoiser {model.denoiser.registered_name!r} predicts items{trained}. Use the control of a model that "
+            "ranks, such as control(best(items))."
         )
     # One draw and one step are enough, because nothing is random.
     plain = {

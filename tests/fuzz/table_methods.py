@@ -300,6 +300,8 @@ CALLS: dict[str, Call] = {
     "ScoreEntropyTerm.without_noise": Call(lambda: dr.ScoreEntropyTerm().without_noise, dict),
     "CrossEntropyTerm.without_noise": Call(lambda: dr.CrossEntropyTerm().without_noise, dict),
     "BoundTerm.without_noise": Call(lambda: dr.BoundTerm().without_noise, dict),
+    "BinaryTerm.without_noise": Call(lambda: dr.BinaryTerm().without_noise, dict),
+    "PairTerm.without_noise": Call(lambda: dr.PairTerm().without_noise, dict),
     "SimplifiedObjective.__call__": Call(dr.SimplifiedObjective, losses),
     "WeightedObjective.__call__": Call(dr.WeightedObjective, losses),
     "ItemsObjective.__call__": Call(dr.ItemsObjective, items_step),
