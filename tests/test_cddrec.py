@@ -94,6 +94,20 @@ def test_the_settings_are_those_of_the_authors_code():
     assert (RECIPES["cddrec"].learning_rate, RECIPES["cddrec"].patience, RECIPES["cddrec"].epochs) == (1e-3, 50, 1000)
 
 
+def test_the_initial_weights_are_distributed_as_in_the_authors_code():
+    """N(0, .02^2) and zero biases; PyTorch draws the values of an attention from Xavier's law for (3 D, D)."""
+    model = cddrec(range(12), dim=64)
+    own = ("norm", "empty")
+    drawn = {name: weight for name, weight in model.named_parameters() if not any(part in name for part in own)}
+    assert not any(weight.any() for name, weight in drawn.items() if name.endswith("bias"))
+    values = {name for name in drawn if name.endswith(("of_state.0.weight", "of_step.0.weight"))}
+    assert len(values) == 2
+    for name, weight in drawn.items():
+        if name.endswith("weight"):
+            expected = (6 / (4 * 64)) ** 0.5 / 3**0.5 if name in values else 0.02
+            assert weight.std().item() == pytest.approx(expected, rel=0.1), name
+
+
 @pytest.mark.slow
 def test_it_ranks_ahead_of_popularity(tmp_path):
     split = SyntheticWorld(40, num_groups=4).sample(300).sequences().leave_one_out()

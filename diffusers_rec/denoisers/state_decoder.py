@@ -10,11 +10,16 @@ step, with linear maps A, B and C and a feed-forward layer F of width D,
 where A and C are products of two maps each. This is a Transformer decoder whose queries are h and whose only key is
 :math:`z_n`: attention over one key is a linear map. Wang et al. 2024, *CDDRec*, and its code for a single user.
 
+The initial weights have the distribution of the public code: normal with standard deviation .02, and zero biases. The
+first maps of A and C are uniform with variance 1 / 2D, as in the attention of PyTorch.
+
 As :math:`x_n` is not read, the steps of a chain do not depend on one another: its sample is the prediction at its last
 step.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -70,15 +75,25 @@ class StateDecoderDenoiser(Denoiser, name="state-decoder"):
                 for _ in range(self.num_layers)
             )
             self.step = nn.Embedding(schedule.num_timesteps, dim)
-            self.of_state, self.of_step = (nn.Sequential(nn.Linear(dim, dim), nn.Linear(dim, dim)) for _ in range(2))
+            values = nn.Linear(dim, dim), nn.Linear(dim, dim)
+            self.of_state, self.of_step = (nn.Sequential(value, nn.Linear(dim, dim)) for value in values)
             self.feed_forward = nn.Sequential(
                 nn.Linear(dim, dim), nn.GELU(), Dropout(self.dropout), nn.Linear(dim, dim)
             )
-            for part in (self.place, self.step):
-                nn.init.normal_(part.weight, std=0.02)
+            self._draw_weights(values)
         self.input_norm = nn.LayerNorm(dim, EPS)
         self.state_norm, self.step_norm, self.norm = (nn.LayerNorm(dim) for _ in range(3))
         self.residual = Dropout(self.dropout)
+
+    def _draw_weights(self, values: Sequence[nn.Linear]) -> None:
+        """Draw the initial weights of embeddings and linear maps, of which some are values of an attention."""
+        for layer in self.modules():
+            if isinstance(layer, nn.Embedding | nn.Linear):
+                nn.init.normal_(layer.weight, std=0.02)
+            if isinstance(layer, nn.Linear):
+                nn.init.zeros_(layer.bias)
+        for layer in values:
+            nn.init.uniform_(layer.weight, -((1.5 / self.dim) ** 0.5), (1.5 / self.dim) ** 0.5)
 
     def encode(self, history: History) -> Tensor:
         """States, ``(B, L, D)``."""

@@ -30,8 +30,9 @@ def cddrec(
     the numbers of the paper's tables.
 
     **The noise never reaches the network.** Its decoder sees the state of the history and the step. The noised latent
-    is what the loss compares the prediction with, and at most 3 % of its variance is noise for Beauty. A chain
-    therefore ends at the prediction of the last step, whatever its start: that is the one-step inference of the code.
+    is what the loss compares the prediction with, and for Beauty, at most 3 % of its variance is noise if latents
+    have unit variance. They start at a standard deviation of .02. A chain ends at the prediction of the last step,
+    whatever its start: that is the one-step inference of the code.
 
     Given the same weights and draws, prediction, both losses and the end of the chain are those of the code for one
     user with a full history. What differs, and why:
