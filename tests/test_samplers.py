@@ -324,6 +324,19 @@ def test_straight_on_rectified_levels_leaves_its_start_and_ends_on_the_mean_pred
     torch.testing.assert_close(sample, sum(span * x0 for span, x0 in zip(spans, found, strict=True)))
 
 
+@given(schedule=schedules(), data=st.data())
+def test_straight_ends_in_the_hull_of_its_predictions(schedule, data):
+    """On all levels, the weights of the predictions are not negative and sum to 1."""
+    num_steps, start, found = data.draw(st.integers(1, schedule.num_timesteps)), gaussian(1, 2, 1, 3).double(), []
+    sampler, moves = StraightSampler(num_steps=num_steps), []
+    sample = sampler.sample(lambda x, _: found.append(x.sin()) or x.sin(), schedule, start, None, callback=moves.append)
+    then = [schedule.signal[step.previous] for step in moves]
+    weights = [then[0], *(after - before for before, after in pairwise(then))]
+    assert min(weights) >= 0
+    assert sum(weights) == pytest.approx(1)
+    torch.testing.assert_close(sample, sum(weight * x0 for weight, x0 in zip(weights, found, strict=True)))
+
+
 def test_heun_takes_the_mean_of_two_predicted_noises():
     """By the formula of its docstring, from one step to the next."""
     schedule, moves = CosineSchedule(40), []

@@ -34,7 +34,7 @@ def adrec(
         train(first, sequences, validation, recipe)
         model.embedding.load_state_dict(first.embedding.state_dict())
         model.embedding.requires_grad_(False)
-        train(model, sequences, validation, dataclasses.replace(recipe, epochs=5))
+        train(model, sequences, validation, dataclasses.replace(recipe, epochs=5, decay="constant"))
         model.embedding.requires_grad_(True)
         train(model, sequences, validation, recipe)
 
@@ -44,6 +44,8 @@ def adrec(
     - **Fixed vectors.** The code passes zero gradients of the fixed vectors to Adam, whose weight decay then moves each
       number toward zero by about the learning rate at every step. In the five epochs on Baby, the standard deviation of
       the published vectors falls from .105 to .044. Here, fixed vectors stay as they are.
+    - **Second and third stage.** The code has one Adam and one cosine decay over 500 epochs for both. Here, the third
+      stage starts with a new AdamW. The rate of the second is constant; in the code, it falls from 1e-3 by .02 %.
     - **First stage.** The code trains the vectors in a network of two blocks, with position embeddings left out. The
       control has all four blocks.
     - **Padding.** The code masks queries instead of keys, so the items attend to padding, whose vector is also a class

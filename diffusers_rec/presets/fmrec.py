@@ -47,7 +47,9 @@ def fmrec(
       items, its gradient with respect to all other weights is 2e5 times smaller than that of the cross-entropy. The
       perceptron has 26 million weights.
     - **Time.** The code trains with continuous t, here with 900 steps. When serving, the network of the code is given a
-      time up to .001 ahead of that of the latent; here both are the same, as in training.
+      time up to .001 ahead of that of the latent; here both are the same, as in training. The code embeds
+      999 (1 - n / N), here it is 999 (n - 1) / N: the weights are the same after a rotation of the first layer of the
+      step embedding.
     - **Padding.** The code masks queries instead of keys, so the items attend to padding, whose learned vector is also
       a class of the softmax and of the ranking. Here, padding has no effect and is no item.
     - **Draws in serving.** The code draws lambda at every step and noise for every user. Here, lambda is its mean, and

@@ -18,8 +18,9 @@ class StraightSampler(ChainSampler, name="straight"):
 
     On ``rectified`` levels :math:`\epsilon = x_N`, and this is a step :math:`(m - n)/N` along the velocity
     :math:`x_N - \hat x_0`, whereas ``euler`` follows :math:`\hat\epsilon - \hat x_0` with the noise of the present
-    latent. The sample is a weighted mean of all predictions, with the weights :math:`a_m - a_n`; on ``rectified``
-    levels with even steps, their mean. It lies inside the items' hull, but its variance is below that of the data.
+    latent. The sample is a weighted mean of all predictions. The weights are :math:`a_m` for the first, at n = N, and
+    :math:`a_m - a_n` for the others; on ``rectified`` levels with even steps, all are equal. The sample lies inside the
+    hull of the predictions, and its variance is below that of the data.
 
     Liu et al. 2025, *Flow Matching based Sequential Recommender Model* (FMRec).
 
