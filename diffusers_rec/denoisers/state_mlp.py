@@ -39,6 +39,7 @@ from diffusers_rec.data.history import History
 from diffusers_rec.denoisers.base import Denoiser, check_shapes
 from diffusers_rec.nn.attention import MAX_LAYERS, check_architecture
 from diffusers_rec.nn.dropout import Dropout
+from diffusers_rec.nn.rotary import rotated
 from diffusers_rec.processes.noising import Queries
 from diffusers_rec.processes.schedules.lookup import unexpanded
 
@@ -147,7 +148,8 @@ class StateEncoder(nn.Module):
         num_heads: Number of attention heads.
         skip: Whether residuals pass by the norms.
         dropout: Dropout rate.
-        rotary: Whether items are rotated by their places, see :func:`rotated`, instead of added to learned vectors.
+        rotary: Whether items are rotated by their places, as in :mod:`~diffusers_rec.nn.rotary`, instead of added to
+            learned vectors.
     """
 
     def __init__(
@@ -165,7 +167,7 @@ class StateEncoder(nn.Module):
     def forward(self, history: Tensor) -> Tensor:
         """Map ``(B, L, D)`` to states, ``(B, L, D)``."""
         length, dim = history.shape[1:]
-        x = self.dropout(rotated(history) if self.place is None else history + self.place.weight[:length])
+        x = self.dropout(_rotated(history) if self.place is None else history + self.place.weight[:length])
         source = self.query_norm(x)
         key, value = map(self._heads, self.key_value(x).chunk(2, dim=-1))
         scores = self._heads(self.query(source)) @ key.mT * dim**-0.5
@@ -182,15 +184,8 @@ class StateEncoder(nn.Module):
         return rearrange(x, "b l (h d) -> b h l d", h=self.num_heads)
 
 
-def rotated(history: Tensor) -> Tensor:
-    r"""Rotate items ``(B, L, D)`` by their places: dimensions j and j + D/2 of item l by :math:`l\, 10^{-8j/D}`.
-
-    Su et al. 2021, *RoFormer*, rotate queries and keys in this way; here it is the items themselves.
-    """
-    length, dim = history.shape[1:]
-    wide = torch.promote_types(history.dtype, torch.float32)
-    place, even = (torch.arange(*ends, device=history.device, dtype=wide) for ends in ((0, length), (0, dim, 2)))
-    angle = place[:, None] * 10000 ** (-even / dim)
-    cosine, sine = (each.to(history.dtype) for each in (angle.cos(), angle.sin()))
-    one, other = history.chunk(2, dim=-1)
-    return torch.cat([one * cosine - other * sine, other * cosine + one * sine], dim=-1)
+def _rotated(history: Tensor) -> Tensor:
+    r"""Rotate items ``(B, L, D)`` by their places: dimensions j and j + D/2 of item l by :math:`l\, 10^{-8j/D}`."""
+    pairs = rearrange(history, "b l (two d) -> b l (d two)", two=2)
+    turned = rotated(pairs, torch.arange(history.shape[1], device=history.device))
+    return rearrange(turned, "b l (d two) -> b l (two d)", two=2)
