@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from diffusers_rec.core.errors import check_float, check_int
 from diffusers_rec.core.randomness import isolated_rng
 from diffusers_rec.data.history import History
+from diffusers_rec.denoisers.added_latent import with_normal_weights
 from diffusers_rec.denoisers.base import Denoiser, check_shapes
 from diffusers_rec.nn.attention import MAX_LAYERS, TransformerBlock, check_architecture
 from diffusers_rec.nn.dropout import Dropout
@@ -166,11 +167,9 @@ def _block(dim: int, num_heads: int, dropout: float) -> TransformerBlock:
     """Build a block with the activation, the layer norms and the initial weights of the public code."""
     gelu = nn.GELU(approximate="tanh")
     block = TransformerBlock(dim, num_heads, dropout, norm_first=False, activation=gelu, eps=EPS)
-    attention = block.attention
-    for layer in (attention.query, attention.out, *block.feed_forward):
-        if isinstance(layer, nn.Linear):
-            nn.init.xavier_normal_(layer.weight)
+    nn.init.xavier_normal_(block.attention.query.weight)
+    with_normal_weights(block)
     with torch.no_grad():
-        for weight in attention.key_value.weight.chunk(2):  # two layers of the public code
+        for weight in block.attention.key_value.weight.chunk(2):  # two layers of the public code
             nn.init.xavier_normal_(weight)
     return block
