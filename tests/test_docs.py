@@ -53,6 +53,7 @@ UNSHOWN = {
     "core.verified",
     "data.text",
     "data.times",
+    "evaluation.landing",
     "items.choice",
     "nn.dropout",
     "processes.schedules.lookup",

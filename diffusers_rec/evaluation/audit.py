@@ -31,8 +31,8 @@ from diffusers_rec.core.progress import progress_bar
 from diffusers_rec.core.randomness import Generators, generators_from, randn
 from diffusers_rec.data.batching import pad
 from diffusers_rec.data.sequences import Holdout
-from diffusers_rec.evaluation import landing
 from diffusers_rec.evaluation.full_ranking import evaluate, user_chunks
+from diffusers_rec.evaluation.landing import landed, mean_landing, nearest, rows_at_once
 from diffusers_rec.processes.prediction import x0_from
 from diffusers_rec.processes.process import GaussianProcess, Process
 from diffusers_rec.processes.schedules import NoiseSchedule
@@ -122,7 +122,7 @@ def audit(
             ways.append(("zeroed", 1, 1, _SilentSampler()))
             ways += [("drawn", n, seeds, chain) for n, chain in zip(steps, chains.values(), strict=True)]
             with model.serving() as served:
-                at_once = min(USERS_AT_ONCE, max(1, landing.SCORES_AT_ONCE // len(model.vocabulary)))
+                at_once = min(USERS_AT_ONCE, rows_at_once(len(model.vocabulary)))
                 queries = [_Queries(served, some, rows) for rows in user_chunks(some, at_once)]
                 timesteps = _timesteps(served, queries, levels, seed)
                 bar = progress_bar(queries, show=progress, total=len(queries), text="chains")
@@ -315,8 +315,8 @@ def _landings(
                 noise = query.noise(draws, generator)
                 denoise = partial(query.predict, history_noise=query.noise_of_history(draws, generator))
                 ends = chains[name].sample(denoise, model.process, noise, generator) + query.centre
-                items = landing.nearest(ends[:, :, 0], table)
+                items = nearest(ends[:, :, 0], table)
             else:
                 items = torch.multinomial(probabilities.cpu(), draws, replacement=True, generator=generator)
-            found[name].append(landing.landed(items.to(probabilities.device), probabilities))
-    return [{"sampler": name, **landing.mean_landing(parts)} for name, parts in found.items()]
+            found[name].append(landed(items.to(probabilities.device), probabilities))
+    return [{"sampler": name, **mean_landing(parts)} for name, parts in found.items()]

@@ -12,6 +12,11 @@ SCORES_AT_ONCE = 2**24
 """The most scores (users x items, or latents x items) held at once, 64 MiB in float32; one row at the least."""
 
 
+def rows_at_once(width: int) -> int:
+    """Number of rows of ``width`` scores that are held at once."""
+    return max(1, SCORES_AT_ONCE // max(1, width))
+
+
 def landing(drawn: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
     """Of items ``(B, S)`` and predicted probabilities ``(B, V)``, chunk by chunk: what an audit says of chains."""
     return mean_landing([landed(items, probabilities) for items, probabilities in drawn])
@@ -35,7 +40,7 @@ def nearest(latents: Tensor, table: Tensor) -> Tensor:
     flat = latents.reshape(-1, latents.shape[-1])
     best = flat.new_full((len(flat),), math.inf)
     items = torch.zeros_like(best, dtype=torch.int64)
-    size = max(1, SCORES_AT_ONCE // max(1, len(flat)))
+    size = rows_at_once(len(flat))
     for start in range(0, len(table), size):
         chunk = table[start : start + size]
         # The latent's own square is the same for all items.
