@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import itertools
+from types import SimpleNamespace
 
 import pytest
 
 from benchmarks.field import accuracy, configurations, noise_audit, settings
-from diffusers_rec import SyntheticWorld
+from diffusers_rec import SyntheticWorld, TrainingBatches
 from diffusers_rec.presets import PRESETS, control
 from diffusers_rec.training import TrainingConfig, train
 
@@ -26,6 +28,21 @@ def test_a_training_ends_before_the_epoch_that_would_exceed_the_limit():
     clock = type("Clock", (settings.Callback,), {"on_epoch": lambda self, run, record: slow(run, record)})()
     history = train(model, sequences, config=config, device="cpu", callbacks=[clock, limit]).history
     assert len(history) == 2
+
+
+def test_a_resumed_training_has_the_same_limit(tmp_path, monkeypatch):
+    sequences = WORLD.sample(20, min_length=4, max_length=8).sequences()
+    targets = TrainingBatches(sequences).num_targets
+    clock = SimpleNamespace(perf_counter=itertools.count(step=25).__next__)  # an epoch takes 25 seconds
+    monkeypatch.setattr("diffusers_rec.training.loop.time", clock)
+
+    def epochs(minutes):
+        model = PRESETS["dreamrec"](sequences.vocabulary, dim=8)
+        limit, config = settings.TimeLimit(minutes, targets), TrainingConfig(epochs=9)
+        return len(train(model, sequences, None, config, directory=tmp_path, device="cpu", callbacks=[limit]).history)
+
+    assert [epochs(1) for _ in range(4)] == [2, 2, 2, 2]
+    assert [epochs(2), epochs(2)] == [4, 4], "a longer limit goes on"
 
 
 @pytest.mark.parametrize("name", settings.FIELD)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
-from training_runs import CONFIG, end, fit, uninterrupted
+from training_runs import CONFIG, build, end, fit, uninterrupted
 
-from diffusers_rec.training import Callback, TrainingRun
+from diffusers_rec import DiffRec
+from diffusers_rec.training import Callback, TrainingRun, run_store
+from diffusers_rec.training.state import save_state
+from diffusers_rec.training.validation import Validation
 
 
 class Log(Callback):
@@ -95,6 +100,76 @@ def test_a_stopped_run_resumes_and_ends_as_one_that_was_not(tmp_path):
     log = Log()
     assert end(*fit(tmp_path, callbacks=[log])) == uninterrupted()
     assert log.calls[0] == ("start", 1, 1)
+
+
+class StopIn(Callback):
+    """Stops in a method, once an epoch is reached."""
+
+    def __init__(self, hook, epoch):
+        setattr(self, hook, lambda run, *_: run.stop() if run.epoch >= epoch else None)
+
+
+@pytest.mark.parametrize(("hook", "epoch"), [("on_start", 0), ("on_batch", 0), ("on_epoch", 1)])
+@pytest.mark.parametrize("saved", [True, False])
+def test_the_epoch_of_a_stop_is_validated_once_and_kept(hook, epoch, saved, tmp_path):
+    directory = tmp_path if saved else None
+    untrained = build()
+    model, result = fit(directory, epochs=30, validate_every=20, callbacks=[StopIn(hook, epoch)])
+    assert result.best_epoch == len(result.history) == 1
+    assert result.best_score == result.history[0]["validation_ndcg@10"] == uninterrupted()[1][0]["validation_ndcg@10"]
+    assert not torch.equal(model.embedding.weight, untrained.embedding.weight)
+    if saved:
+        assert json.loads((tmp_path / "log.jsonl").read_text()) == result.history[0]
+        assert torch.equal(DiffRec.from_pretrained(tmp_path).embedding.weight, model.embedding.weight)
+
+
+def test_a_stop_validates_no_epoch_twice(monkeypatch):
+    calls = []
+    kept = Validation.__call__
+    monkeypatch.setattr(Validation, "__call__", lambda *args, **rest: calls.append(1) or kept(*args, **rest))
+    _, result = fit(epochs=30, validate_every=2, callbacks=[StopIn("on_epoch", 2)])
+    assert (len(result.history), len(calls)) == (2, 1)
+
+
+def test_a_stop_at_the_start_trains_no_further_epoch(tmp_path):
+    fit(tmp_path, epochs=30, validate_every=20, callbacks=[StopIn("on_epoch", 2)])
+    for _ in range(3):
+        log = Log()
+        _, again = fit(tmp_path, epochs=30, validate_every=20, callbacks=[StopIn("on_start", 0), log])
+        assert (again.best_epoch, len(again.history)) == (2, 2)
+        assert log.calls == [("start", 2, 2), ("end", 2, False)]
+    _, last = fit(tmp_path, epochs=30, validate_every=20, callbacks=[StopIn("on_epoch", 3)])
+    assert len(last.history) == 3
+
+
+def test_a_stop_at_the_start_validates_the_epoch_that_was_saved(tmp_path):
+    class Fail(Callback):
+        def on_epoch(self, run, record):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, epochs=30, validate_every=20, callbacks=[Fail()])
+    _, result = fit(tmp_path, epochs=30, validate_every=20, callbacks=[StopIn("on_start", 0)])
+    assert (result.best_epoch, len(result.history)) == (1, 1)
+    assert result.best_score == uninterrupted()[1][0]["validation_ndcg@10"]
+
+
+def test_a_run_killed_while_its_stop_is_saved_resumes(tmp_path, monkeypatch):
+    calls = []
+
+    def killed(*args):
+        calls.append(1)
+        if len(calls) == 3:  # at the start, after the epoch, after its validation
+            raise KeyboardInterrupt
+        save_state(*args)
+
+    monkeypatch.setattr(run_store, "save_state", killed)
+    arguments = {"epochs": 30, "validate_every": 20}
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, **arguments, callbacks=[StopIn("on_epoch", 1)])
+    _, result = fit(tmp_path, **arguments, callbacks=[StopIn("on_epoch", 2)])
+    assert result.best_epoch in (1, 2)
+    assert len(result.history) == 2
 
 
 def test_a_callback_may_change_the_weights():

@@ -99,3 +99,21 @@ def test_processes_agree_on_the_metric_and_on_the_end(tmp_path):
     _, history, best_epoch, best_score = ends[0]
     assert [row["validation_metric"] for row in history] == [0.1, 0.3, 0.2]
     assert (best_epoch, best_score) == (2, "0.3")
+
+
+@pytest.mark.slow
+def test_a_stop_by_one_process_validates_the_epoch_in_all(tmp_path):
+    ends = launch(
+        tmp_path,
+        [
+            "import os, training_runs",
+            "class Stop:",
+            "    def on_epoch(self, run, record):",
+            "        if os.environ['RANK'] == '1' and run.epoch == 2: run.stop()",
+            f"training_runs.train_and_write({str(tmp_path)!r}, callbacks=[Stop()], epochs=30, validate_every=20)",
+        ],
+    )
+    assert ends[0] == ends[1]
+    _, history, best_epoch, best_score = ends[0]
+    assert (len(history), best_epoch) == (2, 2)
+    assert best_score == repr(history[-1]["validation_ndcg@10"])

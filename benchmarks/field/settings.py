@@ -39,8 +39,8 @@ PUBLISHED = Path(__file__).with_name("published.csv")
 class TimeLimit(Callback):
     """Ends a training before the epoch that would exceed the time; one epoch is trained at least.
 
-    The time is that of the training steps, as the history has it, so that a resumed run has the same limit. Validation
-    is not counted.
+    The time is that of the training steps, as the history has it. The limit is checked at the start too, so that a run
+    which it has stopped trains no further epoch when it is resumed. Validation is not counted.
 
     Args:
         minutes: Length of the training.
@@ -50,7 +50,14 @@ class TimeLimit(Callback):
     def __init__(self, minutes: float, targets: int) -> None:
         self.minutes, self.targets = minutes, targets
 
+    def on_start(self, run: TrainingRun) -> None:
+        if run.history:
+            self._check(run)
+
     def on_epoch(self, run: TrainingRun, record: dict[str, float]) -> None:
+        self._check(run)
+
+    def _check(self, run: TrainingRun) -> None:
         seconds = [self.targets / each["targets_per_second"] for each in run.history]
         if sum(seconds) + seconds[-1] > 60 * self.minutes:
             run.stop()

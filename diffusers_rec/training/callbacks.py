@@ -59,8 +59,12 @@ class TrainingRun:
     def stop(self) -> None:
         """End the run after the current epoch, which is validated and saved; at least one epoch is trained.
 
+        Called in ``on_start``, it ends the run before another epoch if ``history`` has one, otherwise after the first.
+        An epoch that ``validate_every`` leaves out is validated all the same: before ``on_epoch`` if the call was in
+        ``on_start`` or ``on_batch``, and after it if the call was in ``on_epoch``.
+
         With several processes, one call is enough. A run in a directory continues when it is started again, until a
-        callback stops it again.
+        callback stops it again. The additional validation remains in its history.
         """
         self.stopped = True
 
@@ -75,6 +79,8 @@ class Callback:
     def on_start(self, run: TrainingRun) -> None:
         """Called once at the start, after the saved state of the run, if any, has been restored.
 
+        A limit that must hold for a resumed run is checked here too; see :meth:`TrainingRun.stop`.
+
         Args:
             run: State of the run.
         """
@@ -88,7 +94,7 @@ class Callback:
         """
 
     def on_epoch(self, run: TrainingRun, record: Record) -> None:
-        """Called after each epoch, after it has been validated and saved.
+        """Called after each epoch, after it has been saved, and validated if ``validate_every`` selects it.
 
         Args:
             run: State of the run.

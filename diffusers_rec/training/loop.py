@@ -154,12 +154,15 @@ class _Loop:
 
     def run(self, progress: bool) -> None:
         """Train to the end and restore the best weights."""
+        show = progress and self.processes.is_main
         self.callbacks.on_start(self.view)
-        stopped = False
+        stopped = self.progress.epoch > 0 and self._stopped
         while not (stopped or self._finished):
-            record = self._epoch(progress and self.processes.is_main)
+            record = self._epoch(show)
             self.callbacks.on_epoch(self.view, record)
-            stopped = self.processes.any_of(self.view.stopped)
+            stopped = self._stopped
+        if stopped:
+            self._validate_last(show)
         self.processes.wait()
         self.learner.model.load_state_dict(self.store.best_weights())
         self.learner.model.eval()
@@ -168,6 +171,10 @@ class _Loop:
             self.store.save_calibrated(self.learner.model)
             self.processes.wait()
         self.callbacks.on_end(self.view)
+
+    @property
+    def _stopped(self) -> bool:
+        return self.processes.any_of(self.view.stopped)
 
     @property
     def _finished(self) -> bool:
@@ -182,15 +189,26 @@ class _Loop:
         record["learning_rate"] = self.learner.rates(number + 1)[0]
         record["targets_per_second"] = self.batches.num_targets / seconds
         self.progress.epoch = self.view.epoch = number + 1
+        regular = self.progress.epoch % self.config.validate_every == 0 or self.progress.epoch == self.config.epochs
         if self.validate is None:
             self.progress.best_epoch = self.progress.epoch
-        elif self.progress.epoch % self.config.validate_every == 0 or self.progress.epoch == self.config.epochs:
-            score, metrics = self.validate(self.learner.evaluated, progress=show)
-            self.progress.enter(score)
-            record |= metrics
+        elif regular or self._stopped:
+            self._validate(self.validate, record, show)
         self.progress.history.append(record)
         self.store.save(self.learner, self.progress)
         return record
+
+    def _validate(self, validate: Validation, record: Record, show: bool) -> None:
+        score, metrics = validate(self.learner.evaluated, progress=show)
+        self.progress.enter(score)
+        record |= metrics
+
+    def _validate_last(self, show: bool) -> None:
+        """Validate and save the last epoch of a stopped run, unless this was done."""
+        record = self.progress.history[-1]
+        if self.validate is not None and self.validate.recorded not in record:
+            self._validate(self.validate, record, show)
+            self.store.save(self.learner, self.progress)
 
     def _train(self, epoch: int, show: bool) -> Record:
         """Train for one epoch and return the mean loss terms."""

@@ -141,13 +141,19 @@ class FolderStore(RunStore):
             self._write_best(learner)
 
     def _refuse_foreign_log(self) -> None:
-        """Reject a log that does not start with the history; it may be longer if the run was killed while saving."""
+        """Reject a log that does not start with the history.
+
+        If the run was killed while saving, the log may have one more record, or the last record may go on with a
+        validation that the state lacks.
+        """
         path, progress = self.folder / LOG_FILE, self._found.progress if self._found else Progress()
         if not path.exists():
             return
         found, own = path.read_bytes() if path.is_file() else b"\0", _log(progress)
-        ahead = found.removeprefix(own).splitlines()
-        if not found.startswith(own) or len(ahead) > (0 if self._found is None else 1):
+        unvalidated = own.removesuffix(b"}\n") + b', "validation_'
+        known = own if found.startswith(own) else unvalidated
+        ahead = found.removeprefix(known).splitlines()
+        if not found.startswith(known) or len(ahead) > (0 if self._found is None else 1):
             raise ValueError(f"{path} is not the log of this run, and is not overwritten. Choose another folder.")
 
 

@@ -39,6 +39,11 @@ class Validation:
     def __init__(self, holdout: Holdout, config: TrainingConfig, metric: Metric | None, processes: Processes) -> None:
         self.holdout, self.config, self.metric, self.processes = holdout, config, metric, processes
 
+    @property
+    def recorded(self) -> str:
+        """Name of the score in the history."""
+        return f"validation_{self.config.select_by if self.metric is None else metric_name(self.metric)}"
+
     def __call__(self, model: Recommender, *, progress: bool = False) -> tuple[float, dict[str, float]]:
         """Score a model.
 
@@ -51,7 +56,7 @@ class Validation:
         """
         if self.metric is not None:
             score = self._score(self.metric, model)
-            return score, {f"validation_{metric_name(self.metric)}": score}
+            return score, {self.recorded: score}
         report = evaluate(
             model, self.holdout, ks=self.config.cutoffs, seeds=self.config.validation_seeds, progress=progress
         )
