@@ -10,6 +10,7 @@ import torch
 from hypothesis import settings
 
 from diffusers_rec.core import registry
+from diffusers_rec.recommenders import pretrained
 
 settings.register_profile("quick", deadline=None, derandomize=True, max_examples=20)
 settings.register_profile("thorough", deadline=None, derandomize=True, max_examples=100)  # by `make test-slow`
@@ -26,6 +27,7 @@ def _one_thread():
 def fresh_registry(monkeypatch):
     """What a test signs in is forgotten when it ends."""
     monkeypatch.setattr(registry, "_FAMILIES", {kind: dict(family) for kind, family in registry._FAMILIES.items()})
+    monkeypatch.setattr(pretrained, "_MODELS", dict(pretrained._MODELS))
 
 
 @pytest.fixture(scope="session")

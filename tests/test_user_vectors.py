@@ -22,6 +22,7 @@ from diffusers_rec import (
 )
 from diffusers_rec.evaluation import evaluate, evaluate_popularity
 from diffusers_rec.presets import flowcf, wang2023, wang2023_latent, wang2023_temporal
+from diffusers_rec.recommenders import pretrained
 from diffusers_rec.recommenders.pretrained import Pretrained
 from diffusers_rec.training import TrainingConfig, train
 
@@ -175,6 +176,60 @@ def test_load_pretrained_gives_a_pipeline_where_no_class_is_named(tmp_path):
     assert type(load_pretrained(tmp_path)) is DiffRec
 
 
+def test_a_pipeline_is_no_model_of_user_vectors(tmp_path):
+    DiffRec(range(4), dim=8, max_length=4).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"holds a DiffRec, not a UserVectorDiffusion\. Use load_pretrained\(folder\)"):
+        UserVectorDiffusion.from_pretrained(tmp_path)
+
+
+@pytest.mark.usefixtures("fresh_registry")
+def test_a_class_without_a_name_of_its_own_is_not_saved(tmp_path):
+    class Unnamed(UserVectorDiffusion):
+        pass
+
+    class Named(Unnamed, model_name="named"):
+        pass
+
+    with pytest.raises(ValueError, match=r"Unnamed has no model name of its own.*Declare it as .*model_name="):
+        small(Unnamed).save_pretrained(tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+    small(Named).save_pretrained(tmp_path / "m")
+    assert type(load_pretrained(tmp_path / "m")) is Named
+
+
+@pytest.mark.usefixtures("fresh_registry")
+def test_a_model_whose_class_is_not_imported_is_named(tmp_path, monkeypatch):
+    class Own(UserVectorDiffusion, model_name="not-imported"):
+        pass
+
+    small(Own).save_pretrained(tmp_path)
+    monkeypatch.delitem(pretrained._MODELS, "not-imported")
+    message = (
+        r"config\.json holds no model.*Unknown model name: 'not-imported'\. Known: .*user-vector-flow.*import it first"
+    )
+    for load in (load_pretrained, DiffRec.from_pretrained, UserVectorDiffusion.from_pretrained):
+        with pytest.raises(ValueError, match=message):
+            load(tmp_path)
+
+
+@pytest.mark.usefixtures("fresh_registry")
+def test_a_name_belongs_to_one_class_which_may_be_defined_again():
+    def define():
+        class Own(UserVectorDiffusion, model_name="twice"):
+            pass
+
+        return Own
+
+    first = small(define())
+    define()
+    assert first.config()["model"] == "twice"
+    with pytest.raises(ValueError, match=r"Other: the model name 'twice' is taken by .*Own\. Choose another name"):
+
+        class Other(UserVectorDiffusion, model_name="twice"):
+            pass
+
+
+@pytest.mark.usefixtures("fresh_registry")
 def test_a_class_of_ones_own_is_found_by_its_name(tmp_path):
     class Own(UserVectorDiffusion, model_name="own"):
         pass

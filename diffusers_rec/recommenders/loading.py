@@ -28,7 +28,8 @@ def load_pretrained(directory: str | PathLike[str]) -> Recommender:
 
     Raises:
         FileNotFoundError: There is no checkpoint.
-        ValueError: It is damaged, foreign or of a newer format, its weights do not fit its config, or are not finite.
+        ValueError: It is damaged, foreign or of a newer format, no class of its name is known, its weights do not fit
+            its config, or are not finite.
     """
     saved = read_checkpoint(directory)
-    return cast(Recommender, (model_class(saved.config) or DiffRec).restored(saved, directory))
+    return cast(Recommender, (model_class(saved, directory) or DiffRec).restored(saved, directory))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 from torch import Tensor, nn
 
@@ -20,7 +20,7 @@ from diffusers_rec.core.checkpoint import (
 )
 from diffusers_rec.core.entrances import guarded
 from diffusers_rec.core.files import naming
-from diffusers_rec.core.registry import Config
+from diffusers_rec.core.registry import Config, unknown_name
 from diffusers_rec.data.vocabulary import Vocabulary
 from diffusers_rec.items.embeddings import ItemEmbedding
 from diffusers_rec.processes.timesteps import TimestepSampler
@@ -40,7 +40,7 @@ class Pretrained(nn.Module):
 
     A timestep sampler and the items' popularity are saved where the model has them. A class that is declared with
     ``model_name=...`` writes this name as ``"model"`` in its config, and :func:`~diffusers_rec.load_pretrained` finds
-    it.
+    it. The key has no other use. A name belongs to one class; a module that is loaded again defines it anew.
     """
 
     model_name: ClassVar[str | None] = None
@@ -53,6 +53,12 @@ class Pretrained(nn.Module):
     def __init_subclass__(cls, *, model_name: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if model_name is not None:
+            taken = _MODELS.get(model_name)
+            if taken is not None and not _same_definition(taken, cls):
+                raise ValueError(
+                    f"{cls.__qualname__}: the model name {model_name!r} is taken by {taken.__module__}."
+                    f"{taken.__qualname__}. Choose another name."
+                )
             cls.model_name = model_name
             _MODELS[model_name] = cls
 
@@ -94,12 +100,9 @@ class Pretrained(nn.Module):
         Raises:
             ValueError: as :meth:`from_pretrained`.
         """
-        found = model_class(saved.config)
+        found = model_class(saved, directory)
         if found is not None and not issubclass(found, cls):
-            raise ValueError(
-                f"{Path(directory)} holds a {found.__name__}, not a {cls.__name__}. Use load_pretrained(folder), or "
-                f"{found.__name__}.from_pretrained(folder)."
-            )
+            raise ValueError(wrong_class(directory, found.__name__, cls))
         with naming(Path(directory) / CONFIG_FILE, NO_MODEL):
             vocabulary = Vocabulary.from_json(saved.items)
             config = migrated(saved.config)
@@ -141,7 +144,51 @@ class Pretrained(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def model_class(config: Mapping[str, Any]) -> type[Pretrained] | None:
-    """The class that a config names; None if it names none, as that of a :class:`~diffusers_rec.DiffRec`."""
-    name = config.get("model")
-    return _MODELS.get(name) if isinstance(name, str) else None
+def model_class(saved: Checkpoint, directory: str | PathLike[str]) -> type[Pretrained] | None:
+    """The class that a checkpoint names; None if it names none, as that of a :class:`~diffusers_rec.DiffRec`.
+
+    Args:
+        saved: Checkpoint.
+        directory: Its folder, for errors.
+
+    Raises:
+        ValueError: No class of this name is known.
+    """
+    name = saved.config.get("model")
+    if name is None:
+        return None
+    with naming(Path(directory) / CONFIG_FILE, NO_MODEL):
+        if not isinstance(name, str) or name not in _MODELS:
+            raise ValueError(
+                f"{unknown_name('model name', name, _MODELS)} A model of your own is known once the module that "
+                "defines its class is imported: import it first"
+            )
+    return _MODELS[name]
+
+
+def own_name(cls: type[Pretrained]) -> str:
+    """The name under which :func:`~diffusers_rec.load_pretrained` finds a class.
+
+    Raises:
+        ValueError: The class was declared without one, and at most inherits that of another class.
+    """
+    name = vars(cls).get("model_name")
+    if name not in _MODELS or not _same_definition(_MODELS[name], cls):
+        raise ValueError(
+            f"{cls.__qualname__} has no model name of its own, so no checkpoint can name it. Declare it as "
+            f"`class {cls.__name__}(..., model_name=...)`."
+        )
+    return cast(str, name)
+
+
+def wrong_class(directory: str | PathLike[str], found: str, expected: type[Pretrained]) -> str:
+    """Message for a folder whose model is of another class."""
+    return (
+        f"{Path(directory)} holds a {found}, not a {expected.__name__}. Use load_pretrained(folder), or "
+        f"{found}.from_pretrained(folder)."
+    )
+
+
+def _same_definition(one: type, other: type) -> bool:
+    """Whether two classes have one definition, which was executed twice."""
+    return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)

@@ -19,11 +19,13 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from os import PathLike
 from typing import Any, Self
 
 import torch
 from torch import Generator, Tensor, nn
 
+from diffusers_rec.core.checkpoint import Checkpoint
 from diffusers_rec.core.entrances import guarded
 from diffusers_rec.core.errors import check_float, check_int
 from diffusers_rec.core.randomness import MAX_SEED, isolated_rng
@@ -34,7 +36,7 @@ from diffusers_rec.data.vocabulary import Vocabulary
 from diffusers_rec.nn.vector_mlp import VectorMLP
 from diffusers_rec.processes.timesteps import TimestepSampler
 from diffusers_rec.recommenders.base import Recommender, SamplerChoice, Seeds
-from diffusers_rec.recommenders.pretrained import Pretrained
+from diffusers_rec.recommenders.pretrained import Pretrained, own_name, wrong_class
 from diffusers_rec.recommenders.ranking import Scores
 from diffusers_rec.recommenders.trainable import Loss
 
@@ -243,10 +245,25 @@ class UserVectorModel(Pretrained, Recommender, ABC):
             )
 
     def config(self) -> Config:
-        """The name of the class and its settings, ready for JSON."""
+        """The name of the class and its settings, ready for JSON.
+
+        Raises:
+            ValueError: The class was declared without a ``model_name`` of its own.
+        """
         values = {name: getattr(self, name) for name in _settings(type(self))}
         plain = {name: value.config() if isinstance(value, Component) else value for name, value in values.items()}
-        return {"model": self.model_name, **plain}
+        return {"model": own_name(type(self)), **plain}
+
+    @classmethod
+    def restored(cls, saved: Checkpoint, directory: str | PathLike[str]) -> Self:
+        """Build the model of a checkpoint that was read from ``directory``.
+
+        Raises:
+            ValueError: As :meth:`from_pretrained`.
+        """
+        if saved.config.get("model") is None:
+            raise ValueError(wrong_class(directory, "DiffRec", cls))
+        return super().restored(saved, directory)
 
     @classmethod
     def from_config(cls, items: Vocabulary | Iterable[Hashable], config: Mapping[str, Any]) -> Self:
