@@ -16,7 +16,7 @@ draw = partial(plots.dots, names=["memory", "model", "seen"], panels={"ndcg@10":
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
     add_options(parser)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=("control", "longer", "best", "joint"))
     options = parse(parser, argv)
     results = Results(f"ranking-{data_name(options)}", options)
     split = split_of(options)
