@@ -71,7 +71,7 @@ def built(family, spec, **settings):
         size["embedding"] = TableEmbedding(size["num_items"], size["dim"], seed=5)
     if family is ItemEmbedding:
         size.setdefault("features", {"name": "features", "num_features": size["num_features"]})
-    if family in (Denoiser, Sampler) and size["dim"] > 0:
+    if family in (Denoiser, Sampler, Process) and size["dim"] > 0:
         size["head"] = LinearHead(size["num_items"], size["dim"])
     if family is Denoiser:
         size["schedule"] = SqrtSchedule(size["num_timesteps"])

@@ -116,9 +116,10 @@ class NegativeGuide(Guide, name="negative"):
         items = row.expand(len(history), -1)
         latents = self.embedding(items).to(history.latent().dtype)
         lengths = torch.full_like(history.lengths, len(row))
-        return _Pair(
-            given, self.base.encode(replace(history, items=items, lengths=lengths, times=None, latents=latents))
+        other = replace(
+            history, items=items, lengths=lengths, times=None, latents=latents, copies=None, copy_steps=None
         )
+        return _Pair(given, self.base.encode(other))
 
     def condition(self, context: _Pair, queries: Queries, *, null: bool | Tensor = False) -> _Pair:
         given = self.base.condition(context.given, queries, null=null)

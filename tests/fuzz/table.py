@@ -55,6 +55,8 @@ EXEMPT = {
     "Sampler.own_process": _FIT,
     "UnmaskSampler.check_fit": _FIT,
     "EveryItem.check_fit": _FIT,
+    "LossTerm.check_fit": _FIT,
+    "BoundTerm.check_fit": _FIT,
     "Gaps.check_fit": _FIT,
     "UnmaskSampler.own_process": _FIT,
     "Completions": _RECORD,
