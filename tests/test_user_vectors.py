@@ -70,6 +70,11 @@ def test_it_ranks_the_group_of_the_user(split, trained):
     )
 
 
+def test_a_guide_is_refused(trained):
+    with pytest.raises(ValueError, match=f"A {type(trained).__name__} has no guides"):
+        trained.recommend([[0, 1]], k=1, guidance={"name": "negative", "history": [2]})
+
+
 def test_it_is_scored_together_with_a_model_of_another_kind(split, trained):
     other = DiffRec(split.train.vocabulary, dim=8, max_length=11, schedule={"name": "sqrt", "num_timesteps": 10})
     both = Ensemble([trained, other.eval()])

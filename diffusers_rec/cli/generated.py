@@ -8,6 +8,7 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.table import Table
 
+from diffusers_rec.cli.terminal import stdout
 from diffusers_rec.recommenders.generating import Completions
 
 FIXES = {"needs a denoiser": "diffrec train --preset joint", "larger k": "--set noising.k=N of diffrec train"}
@@ -15,7 +16,7 @@ FIXES = {"needs a denoiser": "diffrec train --preset joint", "larger k": "--set 
 
 
 def generated_table(title: str, headings: Iterable[str], found: Completions, row: int, places: Sequence[int]) -> Table:
-    """One sample a line: its items at some places, and its log-likelihood.
+    """One sample a line: its items at some places, and its log-likelihood. Wide tables have all items in one column.
 
     Args:
         title: Title of the table.
@@ -25,11 +26,16 @@ def generated_table(title: str, headings: Iterable[str], found: Completions, row
         places: Places whose items are shown.
     """
     table = Table(title=title, title_justify="left", box=SIMPLE)
-    for heading in (*headings, *([] if found.log_likelihood is None else ["log-likelihood"])):
+    samples, columns = plain_samples(found, row), list(headings)
+    cells = [[str(sample["items"][place]) for place in places] for sample in samples]
+    widths = [max(map(len, column)) + 2 for column in zip(columns, *cells, strict=True)]
+    if sum(widths) + len("log-likelihood") + 4 > stdout.width:
+        columns, cells = ["items"], [[", ".join(line)] for line in cells]
+    for heading in (*columns, *([] if found.log_likelihood is None else ["log-likelihood"])):
         table.add_column(heading, overflow="fold")  # ids are never truncated
-    for sample in plain_samples(found, row):
+    for sample, line in zip(samples, cells, strict=True):
         known = [] if "log_likelihood" not in sample else [f"{sample['log_likelihood']:.2f}"]
-        table.add_row(*(str(sample["items"][place]) for place in places), *known)
+        table.add_row(*line, *known)
     return table
 
 

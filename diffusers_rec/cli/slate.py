@@ -34,7 +34,11 @@ def slate_command(
         typer.Option("-k", "--k", help="Number of items; as many as the model fills in together by default."),
     ] = None,
     samples: Annotated[
-        int | None, typer.Option(help="Number of slates for each history; by default the one of the likeliest items.")
+        int | None,
+        typer.Option(
+            help="Number of slates for each history; by default the one of the likeliest items, or one sample with "
+            "--sampler or --steps."
+        ),
     ] = None,
     include_seen: IncludeSeenOption = False,
     candidates: CandidatesOption = None,
@@ -48,7 +52,7 @@ def slate_command(
 ) -> None:
     """Propose the next items after a history together, none of them twice.
 
-    The likeliest slate is listed first. The model must be one that fills gaps: diffrec train --preset joint.
+    The likeliest slate is listed first. The model must be one that fills gaps: diffrec train --preset joint or maskgr.
     """
     samples = None if samples is None else check_int("--samples", samples, minimum=1)
     trained = load_pipeline(model, "slate")

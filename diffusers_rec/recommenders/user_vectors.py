@@ -33,6 +33,7 @@ from diffusers_rec.core.registry import Component, Config, unknown_name
 from diffusers_rec.data.batching import Batch
 from diffusers_rec.data.history import History
 from diffusers_rec.data.vocabulary import Vocabulary
+from diffusers_rec.guidance import Guidance
 from diffusers_rec.nn.vector_mlp import VectorMLP
 from diffusers_rec.processes.timesteps import TimestepSampler
 from diffusers_rec.recommenders.base import Recommender, SamplerChoice, Seeds
@@ -204,7 +205,12 @@ class UserVectorModel(Pretrained, Recommender, ABC):
         return xn
 
     def score(
-        self, history: History, *, seeds: Seeds | None = None, sampler: SamplerChoice | None = None
+        self,
+        history: History,
+        *,
+        seeds: Seeds | None = None,
+        sampler: SamplerChoice | None = None,
+        guidance: Guidance = None,
     ) -> Iterator[Scores]:
         """How likely each item comes next: the softmax of the predicted vector, divided by the temperature.
 
@@ -212,7 +218,16 @@ class UserVectorModel(Pretrained, Recommender, ABC):
             history: B histories of at most :attr:`history_length` items.
             seeds: Ignored, because nothing is drawn.
             sampler: Ignored, because the model has its own chain.
+            guidance: Refused, because no guide acts on a vector of all items.
+
+        Raises:
+            ValueError: A guide is given.
         """
+        if guidance is not None:
+            raise ValueError(
+                f"A {type(self).__name__} has no guides: they act on the latent of one item. Leave guidance out or use "
+                "a DiffRec."
+            )
         yield Scores.of_logits(self.denoise(history) / self.temperature)
 
     # What it is

@@ -61,6 +61,15 @@ def test_several_sequences_are_printed_as_tables(joint):
     assert slates.count("item 2") == slates.count("log-likelihood") == 2
 
 
+def test_a_table_that_is_too_wide_still_lists_every_item(logs, tmp_path):
+    small = ("--preset", "joint", *SMALL, "--set", "noising.k=7", "--quiet")
+    good("train", logs / "log.csv", "--out", tmp_path, *small)
+    (answer,) = as_json("slate", tmp_path, "--history", "item-001")
+    printed = good("slate", tmp_path, "--history", "item-001")
+    assert len(answer["slates"][0]["items"]) == 7
+    assert all(item in printed for item in answer["slates"][0]["items"])
+
+
 def test_candidates_and_exclusions_hold(joint):
     among = ("--candidates", "item-001,item-002,item-003,item-005")
     command = ("slate", joint / "csv", "--history", "item-001", "-k", 3, *among)
