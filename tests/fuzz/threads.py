@@ -19,7 +19,10 @@ from .harness import EQUAL, SILENT, Campaign, Note, Outcome
 from .kills import same
 
 THREADS, ANSWERS = 8, 125
-BACKBONES = [name for name in Denoiser.names() if name not in ("attribute", "function", "noiseless", "posterior")]
+NOT_BUILT = "attribute", "function", "noiseless", "posterior", "joint", "bidirectional"
+"""Guides that need more than a base, and denoisers that predict items."""
+
+BACKBONES = [name for name in Denoiser.names() if name not in NOT_BUILT]
 
 
 def prepare(folder: Path) -> None:
@@ -31,7 +34,9 @@ def trial(_: None, generator: random.Random, note: Note) -> Outcome:
 
 
 def build(denoiser: str, seed: int) -> DiffRec:
-    return world.model(denoiser={"name": denoiser, "num_heads": 1, "num_layers": 1, "dropout": 0.5}, seed=seed)
+    known, small = Denoiser.named(denoiser).settings(), {"num_heads": 1, "num_layers": 1, "dropout": 0.5}
+    shared = {key: value for key, value in small.items() if key in known or "base" in known}
+    return world.model(denoiser={"name": denoiser, **shared}, seed=seed)
 
 
 def _answers(generator: random.Random, note: Note) -> Outcome:
