@@ -13,37 +13,21 @@ one layer of ``state-mlp``, the effect of the history is the same at every step 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from diffusers_rec.core.randomness import isolated_rng
-from diffusers_rec.data.history import History
-from diffusers_rec.denoisers.base import Denoiser, check_shapes
-from diffusers_rec.denoisers.state_mlp import StateEncoder
+from diffusers_rec.denoisers.base import check_shapes
+from diffusers_rec.denoisers.state_mlp import Condition, StateDenoiser, StateEncoder
 from diffusers_rec.nn.attention import check_architecture
-from diffusers_rec.processes.noising import Queries
 from diffusers_rec.processes.schedules import NoiseSchedule
 from diffusers_rec.processes.schedules.lookup import unexpanded
 
 FREQUENCIES = 128
 
 
-class _Condition(NamedTuple):
-    """Condition of Q queries of K positions.
-
-    Attributes:
-        joined: Contribution of the state and the bias, ``(B, Q, 1, D)``.
-        share: Weight of each position in the mean over a query, ``(B, Q, K, 1)``; None if K = 1.
-    """
-
-    joined: Tensor
-    share: Tensor | None
-
-
-class RotaryStateDenoiser(Denoiser, name="rotary-state"):
+class RotaryStateDenoiser(StateDenoiser, name="rotary-state"):
     """An affine map of latent, state and noise level.
 
     The source defines one corrupted position. Of K positions, each reads half of its own latent and half of their
@@ -84,27 +68,11 @@ class RotaryStateDenoiser(Denoiser, name="rotary-state"):
             self.level = nn.Sequential(nn.Linear(2 * FREQUENCIES, dim), nn.GELU(), nn.Linear(dim, dim), nn.SiLU())
             self.join = nn.Linear(3 * dim, dim)
 
-    def encode(self, history: History) -> Tensor:  # causal, so the padding behind changes no visible state
-        states: Tensor = self.encoder(history.latent())
-        return states
-
-    def condition(self, context: Tensor, queries: Queries, *, null: bool | Tensor = False) -> _Condition:
-        queries = queries.blind(null)
-        states = queries.last_visible(context)
-        states = torch.where(queries.visible[..., None] == 0, self.empty.to(states.dtype), states)
-        share = queries.share if queries.positions.shape[-1] > 1 else None
-        _, of_state, _ = self.join.weight.chunk(3, dim=1)
-        return _Condition(F.linear(states, of_state, self.join.bias)[:, :, None], share)
-
-    def forward(self, xn: Tensor, timesteps: Tensor, condition: _Condition) -> Tensor:
+    def forward(self, xn: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
         check_shapes(xn, timesteps)
         if timesteps.ndim == 2:
             timesteps = timesteps[..., None]
-        if condition.share is not None:
-            xn = (xn + (xn * condition.share.to(xn.dtype)).sum(2, keepdim=True)) / 2
-        of_xn, _, of_level = self.join.weight.chunk(3, dim=1)
-        level = self.level(self._waves(unexpanded(timesteps)))
-        return F.linear(xn, of_xn) + condition.joined + F.linear(level, of_level)
+        return self._joined(xn, self.level(self._waves(unexpanded(timesteps))), condition)
 
     def _waves(self, timesteps: Tensor) -> Tensor:
         """Cosines and sines of the noise levels at steps of any shape, of that shape followed by 256."""

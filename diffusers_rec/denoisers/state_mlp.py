@@ -44,7 +44,7 @@ from diffusers_rec.processes.noising import Queries
 from diffusers_rec.processes.schedules.lookup import unexpanded
 
 
-class _Condition(NamedTuple):
+class Condition(NamedTuple):
     """Condition of Q queries of K positions.
 
     Attributes:
@@ -56,7 +56,44 @@ class _Condition(NamedTuple):
     share: Tensor | None
 
 
-class StateMLPDenoiser(Denoiser, name="state-mlp"):
+class StateDenoiser(Denoiser):
+    """What the denoisers on a state share: the state of the history, and the layer that joins it to the latents.
+
+    A subclass builds the parts below. Of K positions, each reads half of its own latent and half of their mean, which
+    for K = 1 is the latent.
+
+    Attributes:
+        encoder: History encoder.
+        empty: State without history, ``(D,)``.
+        join: First layer of the prediction, from latent, state and embedded step, D each.
+    """
+
+    encoder: StateEncoder
+    empty: nn.Parameter
+    join: nn.Linear
+
+    def encode(self, history: History) -> Tensor:  # causal, so the padding behind changes no visible state
+        states: Tensor = self.encoder(history.latent())
+        return states
+
+    def condition(self, context: Tensor, queries: Queries, *, null: bool | Tensor = False) -> Condition:
+        queries = queries.blind(null)
+        states = queries.last_visible(context)
+        states = torch.where(queries.visible[..., None] == 0, self.empty.to(states.dtype), states)
+        share = queries.share if queries.positions.shape[-1] > 1 else None
+        _, of_state, _ = self.join.weight.chunk(3, dim=1)
+        return Condition(F.linear(states, of_state, self.join.bias)[:, :, None], share)
+
+    def _joined(self, xn: Tensor, step: Tensor, condition: Condition) -> Tensor:
+        """The first layer, of latents ``(B, Q, K, D)`` and embedded steps."""
+        if condition.share is not None:
+            mean = (xn * condition.share.to(xn.dtype)).sum(2, keepdim=True)
+            xn = (xn + mean) / 2
+        of_xn, _, of_step = self.join.weight.chunk(3, dim=1)
+        return F.linear(xn, of_xn) + condition.joined + F.linear(step, of_step)
+
+
+class StateMLPDenoiser(StateDenoiser, name="state-mlp"):
     """A perceptron on noised latent, state and step.
 
     The source defines one corrupted position. Of K positions, each reads half of its own latent and half of their
@@ -97,28 +134,12 @@ class StateMLPDenoiser(Denoiser, name="state-mlp"):
             hidden = ((nn.GELU(), nn.Linear(*pair)) for pair in pairwise(widths))
             self.layers = nn.Sequential(*chain.from_iterable(hidden))
 
-    def encode(self, history: History) -> Tensor:  # causal, so the padding behind changes no visible state
-        states: Tensor = self.encoder(history.latent())
-        return states
-
-    def condition(self, context: Tensor, queries: Queries, *, null: bool | Tensor = False) -> _Condition:
-        queries = queries.blind(null)
-        states = queries.last_visible(context)
-        states = torch.where(queries.visible[..., None] == 0, self.empty.to(states.dtype), states)
-        share = queries.share if queries.positions.shape[-1] > 1 else None
-        _, of_state, _ = self.join.weight.chunk(3, dim=1)
-        return _Condition(F.linear(states, of_state, self.join.bias)[:, :, None], share)
-
-    def forward(self, xn: Tensor, timesteps: Tensor, condition: _Condition) -> Tensor:
+    def forward(self, xn: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
         check_shapes(xn, timesteps)
         if timesteps.ndim == 2:
             timesteps = timesteps[..., None]
-        if condition.share is not None:
-            mean = (xn * condition.share.to(xn.dtype)).sum(2, keepdim=True)
-            xn = (xn + mean) / 2
-        of_xn, _, of_step = self.join.weight.chunk(3, dim=1)
         step = self.step(sinusoids(unexpanded(timesteps) - 1, self.dim, self.empty.dtype))
-        prediction: Tensor = self.layers(F.linear(xn, of_xn) + condition.joined + F.linear(step, of_step))
+        prediction: Tensor = self.layers(self._joined(xn, step, condition))
         return prediction
 
 

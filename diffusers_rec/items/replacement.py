@@ -32,7 +32,7 @@ from diffusers_rec.core.randomness import Generators, uniform
 from diffusers_rec.items.choice import inverse_cdf
 from diffusers_rec.items.embeddings import ItemEmbedding
 from diffusers_rec.items.heads import ItemHead
-from diffusers_rec.processes.mask import is_blank
+from diffusers_rec.processes.mask import is_blank, share_kept
 from diffusers_rec.processes.process import Corrupted, Process
 from diffusers_rec.processes.schedules import NoiseSchedule
 
@@ -218,8 +218,7 @@ class ReplacementProcess(Process, name="replacement"):
 
     def _kept(self, timesteps: Tensor | int, like: Tensor) -> Tensor:
         """Probability that an item is kept, float64, with the axes of ``like`` but the last."""
-        level = self.schedule.level(torch.as_tensor(timesteps), like)
-        return (level.square / (level.square + level.variance))[..., 0].expand(like.shape[:-1])
+        return share_kept(self.schedule, timesteps, like)[..., 0].expand(like.shape[:-1])
 
 
 _KEPT = -2

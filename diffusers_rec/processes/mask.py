@@ -24,6 +24,12 @@ def is_blank(xn: Tensor) -> Tensor:
     return (xn == 0).all(-1)
 
 
+def share_kept(schedule: NoiseSchedule, timesteps: Tensor | int, like: Tensor) -> Tensor:
+    """Probability that a position of a discrete process keeps its item, float64, with the axes of ``like``."""
+    level = schedule.level(torch.as_tensor(timesteps), like)
+    return level.square / (level.square + level.variance)
+
+
 class MaskProcess(Process, name="mask"):
     """The absorbing process; see the docstring of the module.
 
@@ -59,7 +65,7 @@ class MaskProcess(Process, name="mask"):
         """
         if noise is None:
             noise = uniform((*x0.shape[:-1], 1), generator, device=x0.device).expand_as(x0)
-        return Corrupted(x0.where(noise < self._kept(timesteps, x0), 0.0), noise)
+        return Corrupted(x0.where(noise < share_kept(self.schedule, timesteps, x0), 0.0), noise)
 
     def step(
         self,
@@ -85,7 +91,7 @@ class MaskProcess(Process, name="mask"):
         check_float("eta", eta, minimum=0, maximum=1)
         if x0.shape != xn.shape:
             raise ValueError(f"x0 must be like xn, {tuple(xn.shape)}, got {tuple(x0.shape)}.")
-        now, then = self._kept(timesteps, xn), self._kept(previous, xn)
+        now, then = (share_kept(self.schedule, n, xn) for n in (timesteps, previous))
         chance = ((then - now) / (1 - now).clamp(min=torch.finfo(now.dtype).tiny)).expand(*xn.shape[:-1], 1)
         number = torch.full_like(chance, 0.5)
         if eta:
@@ -121,11 +127,6 @@ class MaskProcess(Process, name="mask"):
         check_steps(timesteps, self.schedule.num_timesteps)
         kept = self.schedule.alpha_bar.to(timesteps.device)
         return (kept[timesteps - 1] - kept[timesteps]) / (1 - kept[timesteps])
-
-    def _kept(self, timesteps: Tensor | int, like: Tensor) -> Tensor:
-        """Probability that an item is kept, float64, with the axes of ``like``."""
-        level = self.schedule.level(torch.as_tensor(timesteps), like)
-        return level.square / (level.square + level.variance)
 
 
 class MixedProcess(Process, name="mixed"):

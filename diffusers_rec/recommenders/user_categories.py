@@ -206,14 +206,19 @@ class CategoryVectorDiffusion(GaussianVectorModel, model_name="category-vector-d
 
     def denoise(self, history: History) -> Tensor:
         """Run the guided chain from the vectors of histories to predicted clean vectors, ``(B, V)``."""
-        given = xn = self.vectors(history)
         preference = self.preferences(history)
-        for n in [*range(self.num_timesteps, 0, -1)] * self.rounds:
-            step = self._seen_step(torch.full((len(xn),), n, device=xn.device))
+
+        def guided(xn: Tensor, timesteps: Tensor) -> Tensor:
+            step = self._seen_step(timesteps)
             shown, hidden = (self.network(xn, step, each) for each in (preference, 0 * preference))
-            x0 = (1 + self.scale) * shown - self.scale * hidden
-            xn = self._reverse(x0, xn, n, given) if n > 1 else x0
-        return xn
+            return (1 + self.scale) * shown - self.scale * hidden
+
+        return self._chain(self.vectors(history), guided)
+
+    @property
+    def _course(self) -> Sequence[int]:
+        """All steps, ``rounds`` times."""
+        return [*super()._course] * self.rounds
 
     def _loss_weight(self, timesteps: Tensor) -> Tensor:
         """The weight of the bound with its factor 1/2 above step 1, or 1."""

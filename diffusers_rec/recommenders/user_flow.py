@@ -103,9 +103,9 @@ class UserVectorFlow(UserVectorModel, model_name="user-vector-flow"):
         return super().prepare(sequences, examples=examples)
 
     @property
-    def _first_step(self) -> int:
-        """Step at which the chain takes up the vector of the history: ``num_steps``."""
-        return self.num_steps
+    def _course(self) -> Sequence[int]:
+        """The last ``num_steps`` steps."""
+        return range(self.num_steps, 0, -1)
 
     def _corrupt(self, x0: Tensor, timesteps: Tensor, generator: Generator) -> Tensor:
         """Replace values by draws from the prior."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from typing import Any, Self
 
@@ -111,9 +111,9 @@ class UserVectorModel(Pretrained, Recommender, ABC):
         return VectorMLP(size, self.widths, step_dim=self.step_dim, **rates)
 
     @property
-    def _first_step(self) -> int:
-        """Step m at which the chain takes up the vector of the history; N by default."""
-        return self.num_timesteps
+    def _course(self) -> Sequence[int]:
+        """Steps of the chain, which takes the vector of the history for that of the first; N to 1 by default."""
+        return range(self.num_timesteps, 0, -1)
 
     @abstractmethod
     def _corrupt(self, x0: Tensor, timesteps: Tensor, generator: Generator) -> Tensor:
@@ -196,11 +196,11 @@ class UserVectorModel(Pretrained, Recommender, ABC):
         """Run the chain from the vectors of histories to predicted clean vectors, ``(B, V)``."""
         return self._chain(self.vectors(history))
 
-    def _chain(self, given: Tensor) -> Tensor:
-        """Run the chain from clean vectors, ``(B, V)``, to predicted ones."""
+    def _chain(self, given: Tensor, predict: Callable[[Tensor, Tensor], Tensor] | None = None) -> Tensor:
+        """Run the chain from clean vectors, ``(B, V)``, to those of ``predict``, :meth:`predict` if None."""
         xn = given
-        for n in range(self._first_step, 0, -1):
-            x0 = self.predict(xn, torch.full((len(xn),), n, device=xn.device))
+        for n in self._course:
+            x0 = (predict or self.predict)(xn, torch.full((len(xn),), n, device=xn.device))
             xn = self._reverse(x0, xn, n, given) if n > 1 else x0
         return xn
 
