@@ -13,15 +13,19 @@ from functools import partial
 from typing import Any
 
 from benchmarks import plots
-from benchmarks.field.settings import add_options, callbacks_of, limited, minutes_of, published, trials
+from benchmarks.field.settings import PUBLISHED, add_options, callbacks_of, limited, minutes_of, trials
 from benchmarks.harness import RESULTS, Results, Row, argument_parser, command, read_csv
 from benchmarks.paper.options import parse_trials, seeds_of, sequences_of
+from benchmarks.paper.rows import published
 from benchmarks.paper.running import run
 from benchmarks.paper.settings import DATASETS
 
 PLAIN = "best-control, network alone"
 RIVALS = ("popularity", "item-to-item", PLAIN, "best, network alone")
 METRICS = ("hr@5", "ndcg@5", "hr@10", "ndcg@10", "hr@20", "ndcg@20")
+
+ORDER = (*RIVALS, *trials(DATASETS[0]))
+"""Models as they are in the table."""
 
 draw = partial(plots.dots, names=["model", "dataset", "history"], panels={"ndcg@10": "NDCG@10", "hr@10": "HR@10"})
 
@@ -53,7 +57,7 @@ def measure(dataset: str, options: argparse.Namespace) -> Iterator[Row]:
     """The printed rows of each model, then those of its trainings."""
     split, by_name, options = sequences_of(dataset, options).leave_one_out(), trials(dataset), limited(dataset, options)
     for name in options.models:
-        yield from published(dataset, name)
+        yield from published(dataset, name, file=PUBLISHED)
         for seed in seeds_of(options):
             trial = by_name[name]
             for row in run(trial, split, seed, options, callbacks=callbacks_of(trial, split, options)):
@@ -80,9 +84,7 @@ def marks(results: Results) -> None:
 
 def place(row: Row) -> tuple[Any, ...]:
     """The order of the table: by data set; the rivals, then the models as they are entered; printed rows first."""
-    order = (*RIVALS, *trials("beauty"))
-    seed = str(row.get("trained_seed", ""))
-    model = order.index(row["model"])
+    seed, model = str(row.get("trained_seed", "")), ORDER.index(row["model"])
     return DATASETS.index(row["dataset"]), model, bool(seed), seed.zfill(9), row["history"], row.get("source", "")
 
 

@@ -36,11 +36,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse_trials(parser, argv)
     results = Results("noise_audit", options)
     for dataset in options.datasets:
-        split, by_name = sequences_of(dataset, options).leave_one_out(), trials(dataset)
+        split, by_name, timed = (
+            sequences_of(dataset, options).leave_one_out(),
+            trials(dataset),
+            limited(dataset, options),
+        )
+        plain = best(split.train.vocabulary).prepare(split.train).eval()
         for name in options.models:
-            trial, timed = by_name[name], limited(dataset, options)
-            if is_finished(trial, options.seed, timed):
-                results.add({"dataset": dataset, "model": name, **measure(trial, split, timed)})
+            if is_finished(by_name[name], options.seed, timed):
+                results.add({"dataset": dataset, "model": name, **measure(by_name[name], plain, split, timed)})
             else:
                 print(f"== not trained: {dataset}, {name}, seed {options.seed}", flush=True)
     if not results.rows:
@@ -51,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     results.write(draw)
 
 
-def measure(trial: Trial, split: Split, options: argparse.Namespace) -> Row:
+def measure(trial: Trial, plain: Recommender, split: Split, options: argparse.Namespace) -> Row:
     """The audit of a trained model, its test accuracy, and what a target and a user cost."""
     model = load_pretrained(folder_of(trial, options.seed, options))
     test = run(trial, split, options.seed, options)[0]  # of its report; seen items left out
@@ -63,7 +67,7 @@ def measure(trial: Trial, split: Split, options: argparse.Namespace) -> Row:
         "users": audited.num_users,
         "epochs": test["epochs"],
         "training_milliseconds_per_target": 1000 * test["training_seconds"] / targets,
-        **serving(model, split, options),
+        **serving(model, plain, split, options),
     }
 
 
@@ -73,11 +77,10 @@ def chain_of(model: Recommender) -> list[int]:
     return [] if steps is None else [steps]
 
 
-def serving(model: Recommender, split: Split, options: argparse.Namespace) -> Row:
-    """Seconds to rank for a user, with the model's own sampler, and how many times those of one step of ``best``."""
+def serving(model: Recommender, plain: Recommender, split: Split, options: argparse.Namespace) -> Row:
+    """Seconds to rank for a user, with the model's own sampler, and how many times those of one step of ``plain``."""
     rows = np.arange(min(SERVED_AT_ONCE, len(split.test)))
     histories = split.test.histories.take(rows)
-    plain = best(split.train.vocabulary).prepare(split.train).eval()
     with torch.no_grad():
         times = compare(
             {

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Row, at_least, read_csv
+from benchmarks.harness import at_least
 from benchmarks.paper.options import add_trial_options
 from benchmarks.paper.trial import Trial
 from diffusers_rec import Recommender, Split, TrainingBatches, Vocabulary
@@ -109,13 +109,3 @@ def callbacks_of(trial: Trial, split: Split, options: argparse.Namespace) -> Seq
     """The time limit of a training."""
     targets = TrainingBatches(split.train, examples=trial.training.examples).num_targets
     return [TimeLimit(minutes_of(trial.dataset, options), targets)]
-
-
-def published(dataset: str, name: str) -> list[Row]:
-    """The printed rows of a model on a data set."""
-    rows = read_csv(PUBLISHED)
-    return [
-        {key: value for key, value in row.items() if value}
-        for row in rows
-        if (row["dataset"], row["model"]) == (dataset, name)
-    ]

@@ -12,9 +12,9 @@ from diffusers_rec.evaluation import Report
 PUBLISHED = Path(__file__).with_name("published.csv")
 
 
-def published(dataset: str, model: str | None = None) -> list[Row]:
-    """The published rows of a data set, or those of one model."""
-    rows = (row for row in read_csv(PUBLISHED) if row["dataset"] == dataset and model in (None, row["model"]))
+def published(dataset: str, model: str | None = None, *, file: Path = PUBLISHED) -> list[Row]:
+    """The published rows of a data set, or those of one model, in a CSV; by default, those beside Table 2."""
+    rows = (row for row in read_csv(file) if row["dataset"] == dataset and model in (None, row["model"]))
     return [{key: value for key, value in row.items() if value != ""} for row in rows]
 
 
