@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from formulas import wave
 
 from diffusers_rec import AddedLatentDenoiser
 from diffusers_rec.data import History
 from diffusers_rec.processes.noising import Queries
 
 DIM = 8
-
-
-def wave(shape, phase):
-    """Numbers in [-1, 1] from the index of each."""
-    return torch.sin(phase + torch.arange(torch.Size(shape).numel(), dtype=torch.float64)).view(shape)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from formulas import wave
 
 from diffusers_rec import SyntheticWorld
 from diffusers_rec.data import Batch, History
@@ -24,11 +25,6 @@ PUBLISHED = json.loads(Path(__file__).with_name("adrec.json").read_text())
 DIM = 8
 ITEMS = torch.tensor([[1, 2, 3, 4, 5, 6], [7, 3, 8, 9, 10, 11]])  # all but the first of each are targets
 TIMESTEPS = torch.tensor([[9, 1, 32, 14, 20, 5], [3, 27, 6, 2, 11, 23]])  # of each item
-
-
-def wave(shape, phase):
-    """Numbers in [-1, 1] from the index of each."""
-    return torch.sin(phase + torch.arange(torch.Size(shape).numel(), dtype=torch.float64)).view(shape)
 
 
 def weights(shapes):

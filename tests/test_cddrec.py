@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import formulas
 import pytest
 import torch
 
@@ -29,9 +31,7 @@ ITEMS = torch.tensor([[3, 7, 1, 10, 4, 8]])
 STEP = 7
 
 
-def wave(shape, phase):
-    """Numbers in [-1, 1] from the index of each."""
-    return torch.sin(1.7 * torch.arange(torch.Size(shape).numel(), dtype=torch.float64) + phase).view(shape)
+wave = partial(formulas.wave, frequency=1.7)
 
 
 @pytest.fixture

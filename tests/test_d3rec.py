@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from formulas import wave
 
 from diffusers_rec import (
     Batch,
@@ -34,11 +35,6 @@ CATEGORIES = torch.tensor([[0, -1], [0, 1], [1, -1], [2, -1], [1, 2], [0, -1], [
 TIMESTEPS, SHOWN = torch.tensor([1, 2, 4]), torch.tensor([[1.0], [0.0], [1.0]], dtype=torch.float64)
 SCHEDULE = {"name": "linear-variance", "num_timesteps": 5, "minimum": 0.005, "maximum": 0.05, "first_beta": 1e-5}
 GENRES = [["a"], ["a", "b"], ["b"], ["c"], ["b", "c"], ["a"], ["c", "a"]]
-
-
-def wave(shape, phase):
-    """Numbers in [-1, 1] from the index of each."""
-    return torch.sin(phase + torch.arange(torch.Size(shape).numel(), dtype=torch.float64)).view(shape)
 
 
 def sinusoids(steps, dim):

@@ -8,8 +8,10 @@ are those below. All histories are of full length, where padding plays no part.
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
+import formulas
 import pytest
 import torch
 
@@ -29,9 +31,7 @@ QUERIES = Queries.next_item(torch.full((3,), LENGTH))
 both_networks = pytest.mark.parametrize("layers", [1, 2])
 
 
-def wave(shape, phase, offset=0.0, size=0.4):
-    count = torch.arange(torch.Size(shape).numel(), dtype=torch.float64)
-    return (offset + size * torch.sin(1.3 * count + phase)).reshape(shape)
+wave = partial(formulas.wave, size=0.4, frequency=1.3)
 
 
 def noise(draw):
@@ -58,7 +58,7 @@ def made(layers):
     with torch.no_grad():
         for number, (name, weight) in enumerate(sorted(model.named_parameters())):
             size = 1.0 if name.startswith("embedding") else 0.4
-            weight.copy_(wave(weight.shape, number, float(name.endswith("norm.weight")), size))
+            weight.copy_(wave(weight.shape, number, float(name.endswith("norm.weight")), size=size))
     return model.eval()
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from formulas import wave
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import gaussian, schedules, seeded
@@ -27,11 +28,6 @@ PUBLISHED = json.loads(Path(__file__).with_name("ediffurec.json").read_text())
 DIM = 8
 ITEMS = torch.tensor([[1, 2, 3, 4, 5, 6], [7, 3, 8, 9, 10, 11]])  # the last of each is the target
 TIMESTEPS = torch.tensor([[5], [23]])
-
-
-def wave(shape, phase):
-    """Numbers in [-1, 1] from the index of each."""
-    return torch.sin(phase + torch.arange(torch.Size(shape).numel(), dtype=torch.float64)).view(shape)
 
 
 def weights(shapes):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from formulas import wave
 
 from diffusers_rec import AddedLatentDenoiser, SyntheticWorld
 from diffusers_rec.data import Batch, History
@@ -29,11 +30,6 @@ ITEMS = torch.tensor([[1, 2, 3, 4, 5, 6], [7, 3, 8, 9, 10, 11]])  # the last of 
 TIMESTEPS = torch.tensor([[190], [700]])
 SERVING = 0.999
 """When serving, the code tells the network t = .001 + .999 i / 30 at step i, where the latent is at i / 30."""
-
-
-def wave(shape, phase):
-    """Numbers in [-1, 1] from the index of each."""
-    return torch.sin(phase + torch.arange(torch.Size(shape).numel(), dtype=torch.float64)).view(shape)
 
 
 def weights(shapes):

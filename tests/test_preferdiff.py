@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import formulas
 import pytest
 import torch
 
@@ -30,9 +32,7 @@ COURSE = [*range(2000, 0, -100), 1]
 every_setting = pytest.mark.parametrize("settings", VALUES)
 
 
-def wave(shape, phase, offset=0.0, size=0.4):
-    count = torch.arange(torch.Size(shape).numel(), dtype=torch.float64)
-    return (offset + size * torch.sin(1.3 * count + phase)).reshape(shape)
+wave = partial(formulas.wave, size=0.4, frequency=1.3)
 
 
 def noise(draw):
@@ -58,7 +58,7 @@ def made(settings):
     with torch.no_grad():
         for number, (name, weight) in enumerate(sorted(model.named_parameters())):
             size = 1.0 if name.startswith("embedding") else 0.4
-            weight.copy_(wave(weight.shape, number, float(name.endswith("norm.weight")), size))
+            weight.copy_(wave(weight.shape, number, float(name.endswith("norm.weight")), size=size))
     return model.eval()
 
 

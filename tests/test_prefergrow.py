@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 
+import formulas
 import pytest
 import torch
 
@@ -37,9 +39,7 @@ GRAPHS = {  # share of blanks, and the items at step n, -1 at blanks
 graphs = pytest.mark.parametrize("name", GRAPHS)
 
 
-def wave(shape, phase, offset=0.0, size=0.4):
-    count = torch.arange(torch.Size(shape).numel(), dtype=torch.float64)
-    return (offset + size * torch.sin(1.3 * count + phase)).reshape(shape)
+wave = partial(formulas.wave, size=0.4, frequency=1.3)
 
 
 def made(blank=0.0):
@@ -50,7 +50,7 @@ def made(blank=0.0):
     with torch.no_grad():
         for number, (name, weight) in enumerate(sorted(model.named_parameters())):
             size = 0.0 if name.endswith(without) else 1.0 if name.startswith("embedding") else 0.4
-            weight.copy_(wave(weight.shape, number, float(name.endswith("norm.weight")), size))
+            weight.copy_(wave(weight.shape, number, float(name.endswith("norm.weight")), size=size))
     return model.eval()
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from formulas import wave
 
 from diffusers_rec import Batch, History, UserVectorDiffusion
 from diffusers_rec.presets import wang2023, wang2023_temporal
@@ -20,11 +21,6 @@ from diffusers_rec.training import RECIPES
 PUBLISHED = json.loads(Path(__file__).with_name("wang2023.json").read_text())
 HISTORY = History(torch.tensor([[1, 4, 2, 6], [5, 0, 3, 3], [6, 2, 0, 0]]), torch.tensor([4, 3, 2]))
 TIMESTEPS = torch.tensor([1, 2, 4])
-
-
-def wave(shape, phase):
-    """Numbers in [-1, 1] from the index of each."""
-    return torch.sin(phase + torch.arange(torch.Size(shape).numel(), dtype=torch.float64)).view(shape)
 
 
 @pytest.fixture(params=sorted(PUBLISHED))

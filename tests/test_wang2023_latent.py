@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from formulas import wave
 
 from diffusers_rec import Batch, History, UserLatentDiffusion
 from diffusers_rec.presets import wang2023_latent
@@ -23,11 +24,6 @@ HISTORY = History(torch.tensor([[1, 4, 2, 6], [5, 0, 3, 3], [6, 2, 0, 0]]), torc
 TIMESTEPS = torch.tensor([1, 2, 4])
 SCHEDULE = {"name": "linear-variance", "num_timesteps": 5, "scale": 0.5, "minimum": 0.001, "maximum": 0.005}
 UPDATES = 37
-
-
-def wave(shape, phase):
-    """Numbers in [-1, 1] from the index of each."""
-    return torch.sin(phase + torch.arange(torch.Size(shape).numel(), dtype=torch.float64)).view(shape)
 
 
 @pytest.fixture(params=sorted(PUBLISHED))
