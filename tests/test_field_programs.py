@@ -77,7 +77,8 @@ def test_printed_rows_are_of_models_and_data_sets_that_are_compared():
 
 def test_the_programs_train_once_and_write_their_tables(tmp_path, capsys):
     rows = WORLD.sample(40, min_length=5, max_length=9).sequences()
-    lines = (" ".join(map(str, [user, *rows[user]])) for user in range(len(rows)))
+    # Item ids are no indices.
+    lines = (" ".join(map(str, [user, *(1000 + item for item in rows[user])])) for user in range(len(rows)))
     (tmp_path / "toys.txt").write_text("\n".join(lines))
     common = ["--datasets", "toys", "--models", "diffurec", "--budget", "1", "--minutes", "1"]
     folders = ["--data-dir", str(tmp_path), "--runs", str(tmp_path / "runs"), "--out", str(tmp_path)]

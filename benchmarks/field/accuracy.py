@@ -13,9 +13,9 @@ from functools import partial
 from typing import Any
 
 from benchmarks import plots
-from benchmarks.field.settings import PUBLISHED, add_options, callbacks_of, limited, minutes_of, trials
+from benchmarks.field.settings import PUBLISHED, add_options, callbacks_of, limited, minutes_of, split_of, trials
 from benchmarks.harness import RESULTS, Results, Row, argument_parser, command, read_csv
-from benchmarks.paper.options import parse_trials, seeds_of, sequences_of
+from benchmarks.paper.options import parse_trials, seeds_of
 from benchmarks.paper.rows import published
 from benchmarks.paper.running import run
 from benchmarks.paper.settings import DATASETS
@@ -55,7 +55,7 @@ def rivals(dataset: str) -> list[Row]:
 
 def measure(dataset: str, options: argparse.Namespace) -> Iterator[Row]:
     """The printed rows of each model, then those of its trainings."""
-    split, by_name, options = sequences_of(dataset, options).leave_one_out(), trials(dataset), limited(dataset, options)
+    split, by_name, options = split_of(dataset, options), trials(dataset), limited(dataset, options)
     for name in options.models:
         yield from published(dataset, name, file=PUBLISHED)
         for seed in seeds_of(options):

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 
 from benchmarks import plots
-from benchmarks.field.settings import add_options, limited, trials
+from benchmarks.field.settings import add_options, limited, split_of, trials
 from benchmarks.harness import Results, Row, argument_parser, at_least, command, compare
-from benchmarks.paper.options import parse_trials, sequences_of
+from benchmarks.paper.options import parse_trials
 from benchmarks.paper.running import folder_of, is_finished, run
+from benchmarks.paper.settings import DATASETS
 from benchmarks.paper.trial import Trial
 from benchmarks.words import words
 from diffusers_rec import Recommender, Split, TrainingBatches, load_pretrained
@@ -34,13 +35,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--users", type=at_least(1), default=1024, help="maximum number of users of the audit")
     parser.add_argument("--repeats", type=at_least(1), default=3, help="rounds of the timing")
     options = parse_trials(parser, argv)
-    results = Results("noise_audit", options)
+    results = Results("noise_audit", options, place=place)
     for dataset in options.datasets:
-        split, by_name, timed = (
-            sequences_of(dataset, options).leave_one_out(),
-            trials(dataset),
-            limited(dataset, options),
-        )
+        split, by_name, timed = split_of(dataset, options), trials(dataset), limited(dataset, options)
         plain = best(split.train.vocabulary).prepare(split.train).eval()
         for name in options.models:
             if is_finished(by_name[name], options.seed, timed):
@@ -71,6 +68,11 @@ def measure(trial: Trial, plain: Recommender, split: Split, options: argparse.Na
     }
 
 
+def place(row: Row) -> tuple[int, int]:
+    """The order of the table: by data set, the models as they are entered."""
+    return DATASETS.index(row["dataset"]), list(trials(DATASETS[0])).index(row["model"])
+
+
 def chain_of(model: Recommender) -> list[int]:
     """All reverse steps of a model that has a chain."""
     steps = getattr(getattr(model, "schedule", None), "num_timesteps", None)
@@ -80,7 +82,7 @@ def chain_of(model: Recommender) -> list[int]:
 def serving(model: Recommender, plain: Recommender, split: Split, options: argparse.Namespace) -> Row:
     """Seconds to rank for a user, with the model's own sampler, and how many times those of one step of ``plain``."""
     rows = np.arange(min(SERVED_AT_ONCE, len(split.test)))
-    histories = split.test.histories.take(rows)
+    histories = [split.test.histories.vocabulary.decode(row) for row in split.test.histories.take(rows)]
     with torch.no_grad():
         times = compare(
             {

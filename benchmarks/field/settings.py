@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import at_least
-from benchmarks.paper.options import add_trial_options
+from benchmarks.paper.options import add_trial_options, sequences_of
 from benchmarks.paper.trial import Trial
 from diffusers_rec import Recommender, Split, TrainingBatches, Vocabulary
 from diffusers_rec.presets import PRESETS, control
@@ -29,6 +29,9 @@ CHANGED: dict[str, dict[str, Any]] = {
     "preferdiff": {"dim": 256},  # 3072 is the width of text embeddings; one core takes seconds for a step of it
 }
 """Arguments that differ from the defaults of a preset."""
+
+VALIDATION_USERS = 2048
+"""Users by whom the epoch is chosen: a ranking for all by 32 steps takes as long as the training."""
 
 MINUTES = {"beauty": 60, "toys": 60, "ml-1m": 120}
 """The longest training of one model, on one core."""
@@ -75,10 +78,14 @@ class PresetTrial(Trial):
 
 
 def trials(dataset: str) -> dict[str, Trial]:
-    """Every model, and its noise-free control where there is one, by name."""
+    """Every model, and its noise-free control where there is one, by name.
+
+    The precision is the machine's, so that a limited training has as many epochs as possible.
+    """
     found: dict[str, Trial] = {}
     for name in FIELD:
-        trial = PresetTrial(name, dataset, {"preset": name, **CHANGED.get(name, {})}, RECIPES[name], {})
+        training = replace(RECIPES[name], precision="auto")
+        trial = PresetTrial(name, dataset, {"preset": name, **CHANGED.get(name, {})}, training, {})
         found[name] = trial
         if name not in WITHOUT_CONTROL:
             found[f"{name}{CONTROL}"] = replace(trial, name=f"{name}{CONTROL}")
@@ -92,6 +99,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     names = list(trials("beauty"))
     parser.add_argument("--models", nargs="+", default=names, choices=names, metavar="MODEL", help=", ".join(names))
     parser.add_argument("--minutes", type=at_least(1), help="longest training; by default an hour, and two on ML-1M")
+
+
+def split_of(dataset: str, options: argparse.Namespace) -> Split:
+    """The leave-one-out split of a data set, with :data:`VALIDATION_USERS` for validation."""
+    split = sequences_of(dataset, options).leave_one_out()
+    return replace(split, validation=split.validation.sample(VALIDATION_USERS, seed=0))
 
 
 def minutes_of(dataset: str, options: argparse.Namespace) -> int:
