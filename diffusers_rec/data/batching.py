@@ -136,8 +136,8 @@ class TrainingBatches:
         batch_targets: int = 256,
         seed: int = 0,
     ) -> None:
-        if examples not in _CUTS:
-            raise ValueError(f"TrainingBatches: examples must be one of {', '.join(_CUTS)}, got {examples!r}.")
+        if examples not in CUTS:
+            raise ValueError(f"TrainingBatches: examples must be one of {', '.join(CUTS)}, got {examples!r}.")
         if not (sequences.lengths >= 2).any():
             raise ValueError(
                 f"TrainingBatches: no example, as none of the {len(sequences)} sequences has two items "
@@ -188,7 +188,7 @@ class TrainingBatches:
 
     def _plan(self, generator: np.random.Generator) -> tuple[IndexArray, IndexArray, IndexArray]:
         """Examples in an order where ``cuts`` parts them into batches."""
-        starts, stops = _CUTS[self.examples](self.sequences, self.max_length, generator)
+        starts, stops = CUTS[self.examples](self.sequences, self.max_length, generator)
         shuffled = generator.permutation(len(starts))
         lengths = (stops - starts)[shuffled]
         targets = self._num_questions(lengths)
@@ -202,17 +202,21 @@ class TrainingBatches:
         return lengths - 1 if self.examples == "all-positions" else np.ones_like(lengths)
 
     def _batch(self, starts: IndexArray, stops: IndexArray) -> Batch:
-        # An example is not empty, so that its user is the last of those whose items begin no later.
-        data, features = self.sequences, {}
-        if data.features:
-            users = np.searchsorted(data.offsets, starts, side="right") - 1
-            features = {name: feature[users] for name, feature in data.features.items()}
-        history = _gather(data.items, data.times, features, starts, stops)
+        history = windows(self.sequences, starts, stops)
         last = history.lengths[:, None] - 1
         if self.examples != "all-positions":
             return Batch(history, last, len(history))
         places = torch.arange(1, history.items.shape[1]).expand(len(history), -1)
         return Batch(history, places.where(places <= last, -1), int(last.sum()))
+
+
+def windows(sequences: Sequences, starts: IndexArray, stops: IndexArray) -> History:
+    """Consecutive items, at least one, between indices of ``sequences.items``, with what is known of their users."""
+    features: dict[str, FeatureArray] = {}
+    if sequences.features:  # a window is not empty, so that its user is the last of those whose items begin no later
+        users = np.searchsorted(sequences.offsets, starts, side="right") - 1
+        features = {name: feature[users] for name, feature in sequences.features.items()}
+    return _gather(sequences.items, sequences.times, features, starts, stops)
 
 
 @explained
@@ -339,4 +343,5 @@ def _all_positions(
     return offsets + begins, offsets + np.minimum(first + window * step, targets) + 1
 
 
-_CUTS = {"every-prefix": _every_prefix, "last-target": _last_target, "all-positions": _all_positions}
+CUTS = {"every-prefix": _every_prefix, "last-target": _last_target, "all-positions": _all_positions}
+"""Windows of the examples of each kind, first item and end, as indices of ``sequences.items``."""
