@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import diffusers_rec  # noqa: F401 - registers every component
 from diffusers_rec.denoisers import Denoiser
+from diffusers_rec.encoders import HistoryEncoder
 from diffusers_rec.items.embeddings import ItemEmbedding, TableEmbedding
 from diffusers_rec.items.heads import ItemHead, LinearHead
 from diffusers_rec.items.negatives import Negatives
@@ -28,6 +29,7 @@ FAMILIES = [
     NoisingStrategy,
     TimestepSampler,
     ItemEmbedding,
+    HistoryEncoder,
     Denoiser,
     ItemHead,
     Objective,
@@ -44,6 +46,7 @@ NEEDED = {"weighted": {"terms": ["cosine", {"name": "cross-entropy", "at": "fina
 WAIVED = {
     "state-decoder": ["noise_matters", "corrupted_positions_see_one_another"],
     "bidirectional": ["each_step_matters"],  # it sees the blanks, whose number implies the step
+    "plain": ["noise_matters", "each_step_matters", "corrupted_positions_see_one_another"],
     "noiseless": ["noise_matters", "each_step_matters", "corrupted_positions_see_one_another"],
     "posterior": ["corrupted_positions_see_one_another"],  # exact for each position alone, given the history
     # Its sample is the latents of drawn items, whatever the denoiser predicts.

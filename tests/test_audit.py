@@ -27,7 +27,10 @@ def build(**parts):
     settings = {
         "schedule": {"name": "cosine", "num_timesteps": 50},
         "embedding": {"name": "table", "scale": "unit", "init_std": 0.1},
-        "denoiser": {"name": "conditional-mlp", "num_layers": 1, "dropout": 0.2},
+        "denoiser": {
+            "name": "conditional-mlp",
+            "encoder": {"name": "causal-transformer", "num_layers": 1, "dropout": 0.2},
+        },
         "head": "tied",
     }
     return DiffRec(SPLIT.train.vocabulary, dim=16, max_length=8, seeds=2, **{**settings, **parts})

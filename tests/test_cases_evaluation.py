@@ -26,7 +26,10 @@ def build(split):
         dim=16,
         max_length=8,
         schedule={"name": "sqrt", "num_timesteps": 10},
-        denoiser={"name": "conditional-mlp", "num_layers": 1, "num_heads": 2},
+        denoiser={
+            "name": "conditional-mlp",
+            "encoder": {"name": "causal-transformer", "num_layers": 1, "num_heads": 2},
+        },
         memory="transitions",
         seeds=2,
     )

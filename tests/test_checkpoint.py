@@ -40,7 +40,10 @@ def build(denoiser="conditional-mlp", items=ITEMS, seed=0, **settings):
 
 @lru_cache
 def small(seed=0):
-    return build({"name": "conditional-mlp", "num_layers": 1, "mlp_layers": 1}, seed=seed)
+    return build(
+        {"name": "conditional-mlp", "encoder": {"name": "causal-transformer", "num_layers": 1}, "mlp_layers": 1},
+        seed=seed,
+    )
 
 
 def listing(folder):
@@ -89,7 +92,12 @@ def test_a_loaded_model_trains_and_the_tied_embedding_stays_one(tmp_path):
 @given(ids=st.lists(st.text() | st.integers(), min_size=1, max_size=5, unique=True))
 def test_any_text_and_integer_comes_back_as_the_same_id(ids, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ids")
-    DiffRec(ids, dim=2, max_length=2, denoiser={"name": "conditional-mlp", "num_heads": 1}).save_pretrained(folder)
+    DiffRec(
+        ids,
+        dim=2,
+        max_length=2,
+        denoiser={"name": "conditional-mlp", "encoder": {"name": "causal-transformer", "num_heads": 1}},
+    ).save_pretrained(folder)
     back = DiffRec.from_pretrained(folder).vocabulary.ids
     assert [(type(i), i) for i in back] == [(type(i), i) for i in ids]
 

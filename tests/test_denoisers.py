@@ -23,8 +23,8 @@ VARIANTS = {
         {"target_token": "last-item"},
         {"position_embedding": False, "step_embedding": False},
     ],
-    "conditional-mlp": [{"low_pass": 0.7}],
-    "state-mlp": [{"mlp_layers": 2}, {"num_heads": 2, "skip": True}],
+    "conditional-mlp": [{"encoder": {"name": "causal-transformer", "low_pass": 0.7}}],
+    "state-mlp": [{"mlp_layers": 2}, {"encoder": "gru"}],
     "classifier-free": [{"scale": 2.5}, {"scale": 2.0, "start": 0.3, "stop": 0.8, "base": "causal-transformer"}],
 }
 SPECS = [{"name": name, **extra} for name in Denoiser.names() for extra in [{}, *VARIANTS.get(name, [])]]
@@ -79,7 +79,9 @@ def test_every_variant_keeps_its_contract(spec):
     check_component(cls, waive=waived(spec), **settings)
 
 
-@pytest.mark.parametrize("name", [name for name in Denoiser.names() if "dropout" in Denoiser.named(name).settings()])
+@pytest.mark.parametrize(
+    "name", [name for name in Denoiser.names() if {"dropout", "encoder"} & {*Denoiser.named(name).settings()}]
+)
 def test_dropout_works_in_training(name):
     denoiser = made({"name": name})
     given_input = random_input(denoiser, 2, 2, 2, 4).full()

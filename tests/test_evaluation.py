@@ -368,7 +368,10 @@ def test_no_trained_model_exceeds_the_best_metrics():
         dim=16,
         max_length=LENGTH,
         embedding={"name": "table", "scale": "unit", "init_std": 0.02},
-        denoiser={"name": "conditional-mlp", "num_layers": 1, "num_heads": 2, "dropout": 0.1},
+        denoiser={
+            "name": "conditional-mlp",
+            "encoder": {"name": "causal-transformer", "num_layers": 1, "num_heads": 2, "dropout": 0.1},
+        },
         head="tied",
         objective={"name": "simplified", "recommend_from": "start", "distance": "cosine", "reconstruction_weight": 0.1},
         schedule={"name": "sqrt", "num_timesteps": 20},

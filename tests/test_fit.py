@@ -101,5 +101,5 @@ def test_a_learned_source_takes_every_position(max_length):
 
 
 def test_rotated_items_have_an_even_width():
-    with pytest.raises(ValueError, match=r"dim must be even, .* got 9"):
-        build(dim=9, denoiser={"name": "rotary-state", "num_heads": 1})
+    with pytest.raises(ValueError, match=r"dim must be even .* got 9"):
+        build(dim=9, denoiser={"name": "rotary-state", "encoder": {"name": "single-layer", "num_heads": 1}})

@@ -28,12 +28,13 @@ def test_the_source_keeps_its_contract():
 
 
 def test_the_centre_is_the_state_of_the_encoder_after_the_visible_items():
-    source = EncoderSource(8, 6, num_heads=1).double().eval()
+    source = EncoderSource(8, 6, encoder={"name": "causal-transformer", "num_heads": 1}).double().eval()
     latents = torch.randn(1, 4, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     visible = torch.tensor([[0, 2, 4]])
     queries = Queries(visible, visible[..., None], torch.ones_like(visible), torch.zeros_like(visible))
-    centre = source.centre(History.of_latents(latents, torch.tensor([4])), queries)
-    states = source.encoder.states(source.encoder.cache(latents), torch.tensor([[1, 3]]))
+    history = History.of_latents(latents, torch.tensor([4]))
+    centre = source.centre(history, queries)
+    states = source.encoder.states(source.encoder.encode(history), torch.tensor([[2, 4]]))
     torch.testing.assert_close(centre[0, 1:, 0], states[0])
     assert not centre[0, 0].any()
 

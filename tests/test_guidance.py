@@ -91,7 +91,12 @@ def test_the_null_condition_of_a_guide_is_that_of_its_base():
 
 @pytest.mark.parametrize("drop", [0.0, 0.2, 0.7])
 def test_training_hides_the_history_of_a_share_of_the_queries(drop):
-    guide = made("classifier-free", {"name": "conditional-mlp", "dropout": 0.0}, drop=drop, scale=5.0)
+    guide = made(
+        "classifier-free",
+        {"name": "conditional-mlp", "encoder": {"name": "causal-transformer", "dropout": 0.0}},
+        drop=drop,
+        scale=5.0,
+    )
     given_input = random_input(guide, 40, 50, 1, 5).full()
     plain, null = both(guide, given_input)
     hidden = guide.train().hidden(given_input.queries, seeded(3))

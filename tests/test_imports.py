@@ -21,6 +21,7 @@ FLOORS = [
     {"processes"},
     {"nn"},
     {"items"},
+    {"encoders"},
     {"denoisers", "sources"},
     {"guidance", "samplers", "objectives"},
     {"recommenders"},

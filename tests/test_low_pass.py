@@ -6,7 +6,7 @@ import pytest
 import torch
 from strategies import gaussian
 
-from diffusers_rec.denoisers import ConditionalMLPDenoiser
+from diffusers_rec.encoders import CausalTransformerEncoder
 from diffusers_rec.nn.low_pass import LowPass
 from diffusers_rec.testing import check_component
 
@@ -28,5 +28,5 @@ def test_smooth_and_sharp_parts_against_a_plain_loop():
 
 
 @pytest.mark.parametrize("num_layers", [1, 2])
-def test_a_denoiser_with_the_filter_keeps_its_contract(num_layers):
-    check_component(ConditionalMLPDenoiser, low_pass=0.7, num_layers=num_layers)
+def test_an_encoder_with_the_filter_keeps_its_contract(num_layers):
+    check_component(CausalTransformerEncoder, low_pass=0.7, num_layers=num_layers)

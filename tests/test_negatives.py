@@ -165,7 +165,7 @@ def test_a_pipeline_learns_with_sampled_negatives(name, head):
     batches = TrainingBatches(split.train, examples="all-positions", max_length=12, batch_targets=10**6)
     model = DiffRec(
         split.train.vocabulary, dim=16, max_length=12, head=head, negatives={"name": name},
-        denoiser={"name": "conditional-mlp", "dropout": 0.0},
+        denoiser={"name": "conditional-mlp", "encoder": {"name": "causal-transformer", "dropout": 0.0}},
     )  # fmt: skip
     model.negatives.fit(batches.target_counts())
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)

@@ -90,6 +90,13 @@ def objective_of(denoiser):
     return "items" if name in PREDICT_ITEMS else "simplified"
 
 
+def with_dropout(denoiser, rate):
+    """Config of a denoiser, or of its history encoder, with a dropout rate."""
+    if "encoder" in Denoiser.named(denoiser).settings():
+        return {"name": denoiser, "encoder": {"name": "causal-transformer", "dropout": rate}}
+    return {"name": denoiser, "dropout": rate}
+
+
 def build(denoiser="causal-transformer", items=ITEMS, **settings):
     """A tiny model away from its initialisation, where some layers are zero and would hide mistakes."""
     schedule = {"name": "sqrt", "num_timesteps": N}
@@ -170,7 +177,7 @@ def test_the_loss_depends_on_the_generator_and_on_no_global_state(denoiser, nois
 
 @every_denoiser
 def test_dropout_acts_in_training_alone(denoiser):
-    model, plain = build(denoiser).eval(), build({"name": denoiser, "dropout": 0.0}).eval()
+    model, plain = build(denoiser).eval(), build(with_dropout(denoiser, 0.0)).eval()
     assert torch.equal(model(BATCH, seeded()).total, plain(BATCH, seeded()).total)
     assert not torch.equal(model.train()(BATCH, seeded()).total, plain.train()(BATCH, seeded()).total)
 
@@ -630,7 +637,7 @@ def test_parts_that_do_not_exist_or_do_not_fit_are_refused_when_building(setting
 @every_noising
 @every_denoiser
 def test_a_config_builds_an_equal_pipeline(denoiser, noising):
-    model = build({"name": denoiser, "dropout": 0.1}, noising=noising, head="cosine", sampler=DDPMSampler("posterior"))
+    model = build(with_dropout(denoiser, 0.1), noising=noising, head="cosine", sampler=DDPMSampler("posterior"))
     assert DiffRec.from_config(ITEMS, model.config()).config() == model.config()
 
 

@@ -31,7 +31,10 @@ def build(term, **changes):
         max_length=6,
         schedule={"name": "sqrt", "num_timesteps": 20},
         embedding={"name": "table", "scale": "unit"},
-        denoiser={"name": "conditional-mlp", "num_layers": 1, "num_heads": 1},
+        denoiser={
+            "name": "conditional-mlp",
+            "encoder": {"name": "causal-transformer", "num_layers": 1, "num_heads": 1},
+        },
         objective={"name": "weighted", "terms": [term, "cross-entropy"]},
         **changes,
     )

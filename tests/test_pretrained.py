@@ -22,7 +22,8 @@ def build(**settings):
     timesteps = {"name": "importance", "history": 2}
     return DiffRec(
         SEQUENCES.vocabulary, dim=8, max_length=6, schedule=schedule, timesteps=timesteps,
-        denoiser={"name": "conditional-mlp", "num_layers": 1}, head="tied", **settings,
+        denoiser={"name": "conditional-mlp", "encoder": {"name": "causal-transformer", "num_layers": 1}}, head="tied",
+        **settings,
     )  # fmt: skip
 
 

@@ -34,7 +34,7 @@ def same(one, other):
         {"sampler": "ddim"},
         {"schedule": CosineSchedule()},
         {"schedule": {"log_snr_shift": -1.0}},
-        {"denoiser": {"dropout": 0.1}},
+        {"denoiser": {"encoder": {"dropout": 0.1}}},
         {"objective": {"recommend_from": "final"}, "seeds": [4, 2]},
         {},
     ],
@@ -55,16 +55,18 @@ def test_a_mapping_changes_settings_and_a_name_changes_the_class(model):
     shifted = model.replace(schedule={"log_snr_shift": -1.0})
     assert shifted.config()["schedule"] == {**model.config()["schedule"], "log_snr_shift": -1.0}
     causal = model.replace(denoiser={"name": "causal-transformer", "num_layers": 1})
-    shared = {key: value for key, value in model.config()["denoiser"].items() if key in causal.denoiser.settings()}
+    config = {**model.config()["denoiser"]["encoder"], **model.config()["denoiser"]}
+    shared = {key: value for key, value in config.items() if key in causal.denoiser.settings()}
     assert causal.config()["denoiser"] == {**shared, "name": "causal-transformer", "num_layers": 1}
     assert same(weights(causal.memory), weights(model.memory))
     assert torch.equal(causal.popularity, model.popularity)
 
 
 def test_a_changed_part_has_the_weights_of_a_fresh_model_and_the_sizes_of_this_one(model):
-    deeper = model.replace(denoiser={"num_layers": 3})
+    deeper = model.replace(denoiser={"encoder": {"num_layers": 3}})
     config = model.config()
-    fresh = DiffRec.from_config(ITEMS, {**config, "denoiser": {**config["denoiser"], "num_layers": 3}})
+    encoder = {**config["denoiser"]["encoder"], "num_layers": 3}
+    fresh = DiffRec.from_config(ITEMS, {**config, "denoiser": {**config["denoiser"], "encoder": encoder}})
     assert same(weights(deeper.denoiser), weights(fresh.denoiser))
     assert same(weights(deeper.embedding), weights(model.embedding))
     wider = model.replace(dim=16)

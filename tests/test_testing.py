@@ -100,7 +100,7 @@ def test_the_base_of_the_broken_denoisers_is_correct():
 
 
 def test_a_guide_without_a_default_base_is_supplied_with_one():
-    class Plain(Guide, name="plain"):
+    class Plain(Guide, name="bare"):
         def __init__(self, base, *, schedule, embedding=None, head=None, dim=256, max_length=50, seed=0):
             super().__init__(
                 base, schedule=schedule, embedding=embedding, head=head, dim=dim, max_length=max_length, seed=seed

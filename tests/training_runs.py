@@ -21,7 +21,10 @@ CONFIG = TrainingConfig(epochs=3, batch_targets=96, learning_rate=3e-3)
 ARGUMENTS = "on_epoch", "optimizer", "metric", "callbacks"
 BEST = {
     "embedding": {"name": "table", "scale": "unit", "init_std": 0.02},
-    "denoiser": {"name": "conditional-mlp", "num_layers": 1, "num_heads": 2, "dropout": 0.1},
+    "denoiser": {
+        "name": "conditional-mlp",
+        "encoder": {"name": "causal-transformer", "num_layers": 1, "num_heads": 2, "dropout": 0.1},
+    },
     "objective": {"name": "simplified", "recommend_from": "final", "distance": "cosine", "reconstruction_weight": 0.1},
 }
 

@@ -16,8 +16,8 @@ from torch import Generator, Tensor
 
 from diffusers_rec import DiffRec, History
 from diffusers_rec.data import pad
+from diffusers_rec.encoders import CausalTransformerEncoder
 from diffusers_rec.items.choice import Choice
-from diffusers_rec.nn.attention import CausalEncoder
 from diffusers_rec.recommenders.ranking import distributions
 
 ROWS_AT_ONCE = 1024
@@ -77,7 +77,7 @@ class CachedEncoder:
         history: B histories with latents.
     """
 
-    def __init__(self, encoder: CausalEncoder, history: History) -> None:
+    def __init__(self, encoder: CausalTransformerEncoder, history: History) -> None:
         self.encoder, self.lengths = encoder, history.lengths
         self.keys: list[tuple[Tensor, Tensor]] = []
         self.own: list[list[tuple[Tensor, Tensor]]] = [[] for _ in encoder.layers]
@@ -115,7 +115,9 @@ class CachedEncoder:
 
 
 @torch.no_grad()
-def cached_roll_out(model: DiffRec, encoder: CausalEncoder, history: History, k: int, draws: int, seed: int) -> Tensor:
+def cached_roll_out(
+    model: DiffRec, encoder: CausalTransformerEncoder, history: History, k: int, draws: int, seed: int
+) -> Tensor:
     """Items drawn one after another from the head's scores of the encoder's states, ``(B, S, K)``."""
     generator = Generator().manual_seed(seed)
     history = history.with_latents(model.embedding(history.items))

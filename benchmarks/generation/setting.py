@@ -94,7 +94,7 @@ def untrained(name: str, split: Split, setting: Setting, seed: int, ranker: Diff
         return joint(split.train.vocabulary, k=49, **arguments).replace(
             noising="whole-windows",
             process={"blank": 1.0},
-            denoiser={"num_layers": 1, "joint_layers": 2, "joint_dropout": setting.dropout},
+            denoiser={"encoder": {"num_layers": 1}, "joint_layers": 2, "joint_dropout": setting.dropout},
             objective={"next_weight": 0.0},
         )
     model = best(split.train.vocabulary, **arguments)

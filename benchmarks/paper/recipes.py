@@ -49,8 +49,8 @@ def of_best(dataset: str) -> dict[str, Trial]:
     }
     width = best.model["embedding"]["dim"]
     found |= {f"width {dim}": best_with(dataset, f"width-{dim}", dim=dim) for dim in (64, 128) if dim != width}
-    if best.model["denoiser"]["low_pass"]:
-        found["no low-pass filter"] = with_parts(best, "no-filter", denoiser={"low_pass": 0.0})
+    if best.model["denoiser"]["encoder"]["low_pass"]:
+        found["no low-pass filter"] = with_parts(best, "no-filter", denoiser={"encoder": {"low_pass": 0.0}})
     if best.training.examples == "every-prefix":
         at_once = replace(best, name="best-all-positions", training=BEST_RECIPE)
         found["all positions of a window at once"] = at_once

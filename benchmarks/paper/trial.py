@@ -19,6 +19,7 @@ from benchmarks.harness import Row
 from diffusers_rec import DiffRec, Vocabulary
 from diffusers_rec.presets import control
 from diffusers_rec.recommenders.diffrec import PARTS
+from diffusers_rec.recommenders.replacing import settings_for
 from diffusers_rec.training import TrainingConfig
 
 PLACEHOLDER = Vocabulary([0])
@@ -108,12 +109,13 @@ def converted(trial: Trial, kind: str, name: str) -> dict[str, Any]:
         kind: Kind of the part.
         name: Registered name of the other component.
     """
-    known = PARTS[kind].named(name).settings()
-    shared = {key: value for key, value in trial.model[kind].items() if key in known}
-    return {"name": name, **shared}
+    return {"name": name, **settings_for(PARTS[kind].named(name), trial.model[kind])}
 
 
 def _changed(current: Mapping[str, Any], part: str | Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(part, str):
         return {"name": part}
-    return dict(part) if "name" in part else {**current, **part}
+    if "name" in part:
+        return dict(part)
+    inner = {key: _changed(current[key], part[key]) for key in part if isinstance(current.get(key), Mapping)}
+    return {**current, **part, **inner}

@@ -14,7 +14,7 @@ from diffusers_rec.training import TrainingConfig
 SHORTHANDS = {
     "dim": ("embedding.dim", "denoiser.dim", "head.dim"),
     "max_length": ("denoiser.max_length",),
-    "dropout": ("denoiser.dropout",),
+    "dropout": ("denoiser.dropout", "denoiser.encoder.dropout"),
     "epochs": ("training.epochs",),
     "batch_targets": ("training.batch_targets",),
     "learning_rate": ("training.learning_rate",),
@@ -80,7 +80,7 @@ def change_model(model: Recommender, changes: dict[str, str]) -> Recommender:
         if part == "training":
             continue
         if dot:
-            parts[part] = {**parts.get(part, {}), setting: parse_value("--set", text)}
+            parts[part] = _with(parts.get(part, {}), setting, parse_value("--set", text))
         elif part in PARTS:
             parts[part] = {**parts.get(part, {}), "name": text}
         else:
@@ -93,3 +93,12 @@ def change_model(model: Recommender, changes: dict[str, str]) -> Recommender:
             "--max-length, --dropout and --set training.SETTING=VALUE can be changed."
         )
     return model.replace(**parts)
+
+
+def _with(settings: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """Settings with one more, whose key may lead into a part within the part, such as ``encoder.dropout``."""
+    name, dot, inner = key.partition(".")
+    if not dot:
+        return {**settings, name: value}
+    present = settings.get(name, {})
+    return {**settings, name: _with({"name": present} if isinstance(present, str) else present, inner, value)}

@@ -23,6 +23,7 @@ from diffusers_rec.cli.options import (
 )
 from diffusers_rec.cli.terminal import print_json, stdout
 from diffusers_rec.core.registry import Component
+from diffusers_rec.encoders import HistoryEncoder
 from diffusers_rec.objectives import LossTerm
 from diffusers_rec.recommenders.diffrec import PARTS
 from diffusers_rec.recommenders.loading import load_pretrained
@@ -59,7 +60,7 @@ def info_command(
 
 
 def _print_components(as_json: bool) -> None:
-    families: dict[str, type[Component]] = {**PARTS, "term": LossTerm}
+    families: dict[str, type[Component]] = {**PARTS, "encoder": HistoryEncoder, "term": LossTerm}
     components = {part: family.names() for part, family in families.items()}
     if as_json:
         print_json({"version": __version__, "components": components})

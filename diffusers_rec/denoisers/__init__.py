@@ -8,6 +8,7 @@ from diffusers_rec.denoisers.causal_transformer import CausalTransformerDenoiser
 from diffusers_rec.denoisers.conditional_mlp import ConditionalMLPDenoiser
 from diffusers_rec.denoisers.joint import JointDenoiser
 from diffusers_rec.denoisers.macaron import MacaronDenoiser
+from diffusers_rec.denoisers.plain import PlainDenoiser
 from diffusers_rec.denoisers.rotary_state import RotaryStateDenoiser
 from diffusers_rec.denoisers.state_decoder import StateDecoderDenoiser
 from diffusers_rec.denoisers.state_mlp import StateMLPDenoiser
@@ -23,6 +24,7 @@ __all__ = [
     "Denoiser",
     "JointDenoiser",
     "MacaronDenoiser",
+    "PlainDenoiser",
     "RotaryStateDenoiser",
     "StateDecoderDenoiser",
     "StateMLPDenoiser",

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from diffusers_rec.core.randomness import isolated_rng
 from diffusers_rec.data.history import History
 from diffusers_rec.denoisers.base import Denoiser, check_shapes
-from diffusers_rec.nn.attention import CausalContext, CausalEncoder, check_architecture
+from diffusers_rec.encoders.causal_transformer import CausalContext, CausalTransformerEncoder
+from diffusers_rec.nn.attention import check_architecture
 from diffusers_rec.nn.step_embedding import StepEmbedding
 from diffusers_rec.processes.noising import Queries
 
@@ -67,7 +68,9 @@ class CausalTransformerDenoiser(Denoiser, name="causal-transformer"):
         super().__init__(dim, max_length, seed)
         self.num_layers, self.num_heads, self.dropout = check_architecture(dim, num_layers, num_heads, dropout)
         with isolated_rng(self.seed):
-            self.encoder = CausalEncoder(dim, max_length, num_layers, num_heads, self.dropout)
+            self.encoder = CausalTransformerEncoder(
+                dim, max_length, num_layers=num_layers, num_heads=num_heads, dropout=self.dropout, seed=None
+            )
             self.step = StepEmbedding(dim)
             self.unknown = nn.Parameter(torch.randn(dim) * 0.02)
             self.take = nn.Linear(dim, dim, bias=False)
@@ -78,7 +81,7 @@ class CausalTransformerDenoiser(Denoiser, name="causal-transformer"):
         self.among_bias = nn.Parameter(torch.zeros(num_heads, 2 * max_length - 1))
 
     def encode(self, history: History) -> CausalContext:  # padding is after all visible items
-        last_input, key, value = self.encoder.cache(history.latent())
+        last_input, key, value = self.encoder.encode(history)
         # Contiguous, because the matrix products of every reverse step would copy them otherwise.
         return CausalContext(last_input, key.contiguous(), value.contiguous())
 

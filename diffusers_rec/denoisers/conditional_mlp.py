@@ -1,30 +1,33 @@
-r"""A causal history encoder followed by a small perceptron that denoises the latents.
+r"""A history encoder followed by a small perceptron that denoises the latents.
 
 The inputs of the perceptron are the noised latents, the state of the history and the step. Its output is added to the
 state. Its last layer is initialised with zeros, so the initial prediction is the state, as in a plain next-item model.
-A reverse step computes no attention.
+A reverse step does not encode the history.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusers_rec.core.errors import check_float, check_int
+from diffusers_rec.core.errors import check_int
 from diffusers_rec.core.randomness import isolated_rng
 from diffusers_rec.data.history import History
 from diffusers_rec.denoisers.base import Denoiser, check_shapes
-from diffusers_rec.nn.attention import (
-    MAX_LAYERS,
-    CausalContext,
-    CausalEncoder,
-    check_architecture,
-)
-from diffusers_rec.nn.step_embedding import StepEmbedding
+from diffusers_rec.encoders import EncoderSpec, encoder_of
+from diffusers_rec.nn.attention import MAX_LAYERS
+from diffusers_rec.nn.step_embedding import StepEmbedding, check_even
 from diffusers_rec.processes.noising import Queries
+
+
+class _Context(NamedTuple):
+    """Context of the encoder, and the number L of places of the history."""
+
+    encoded: Any
+    length: int
 
 
 class _Condition(NamedTuple):
@@ -46,19 +49,15 @@ class _Condition(NamedTuple):
 
 
 class ConditionalMLPDenoiser(Denoiser, name="conditional-mlp"):
-    """A residual perceptron, modulated by the step, on the state of a causal history encoder.
+    """A residual perceptron, modulated by the step, on the state of a history encoder.
 
     The K positions of a query see each other through their mean.
 
     Args:
         dim: Latent width D.
         max_length: Largest number of positions in a sequence, including noised ones.
-        num_layers: Number of Transformer blocks of the history encoder.
-        num_heads: Number of attention heads of the history encoder.
+        encoder: History encoder.
         mlp_layers: Number of residual layers of the perceptron.
-        dropout: Dropout rate of the history encoder.
-        low_pass: Share of a causal low-pass filter in the attention of the encoder; see
-            :class:`~diffusers_rec.nn.low_pass.LowPass`.
         seed: Seed of the initial weights.
     """
 
@@ -67,19 +66,15 @@ class ConditionalMLPDenoiser(Denoiser, name="conditional-mlp"):
         dim: int = 256,
         max_length: int = 50,
         *,
-        num_layers: int = 2,
-        num_heads: int = 2,
+        encoder: EncoderSpec = "causal-transformer",
         mlp_layers: int = 2,
-        dropout: float = 0.3,
-        low_pass: float = 0.0,
         seed: int = 0,
     ) -> None:
         super().__init__(dim, max_length, seed)
-        self.num_layers, self.num_heads, self.dropout = check_architecture(dim, num_layers, num_heads, dropout)
+        check_even(dim)
         self.mlp_layers = check_int("mlp_layers", mlp_layers, minimum=1, maximum=MAX_LAYERS)
-        self.low_pass = check_float("low_pass", low_pass, minimum=0, maximum=1)
         with isolated_rng(self.seed):
-            self.encoder = CausalEncoder(dim, max_length, num_layers, num_heads, self.dropout, self.low_pass)
+            self.encoder = encoder_of(encoder, dim, max_length)
             self.empty = nn.Parameter(torch.randn(dim) * 0.02)
             self.step = StepEmbedding(dim)
             self.offset = nn.Embedding(max_length, dim)
@@ -90,10 +85,10 @@ class ConditionalMLPDenoiser(Denoiser, name="conditional-mlp"):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def encode(self, history: History) -> CausalContext:  # padding is after all visible items
-        return self.encoder.cache(history.latent())
+    def encode(self, history: History) -> _Context:
+        return _Context(self.encoder(history), history.items.shape[1])
 
-    def condition(self, context: CausalContext, queries: Queries, *, null: bool | Tensor = False) -> _Condition:
+    def condition(self, context: _Context, queries: Queries, *, null: bool | Tensor = False) -> _Condition:
         queries = queries.blind(null)
         state, joined = self._state(queries.visible, context)
         of_own, of_mean, _ = self.join.weight.chunk(3, dim=1)
@@ -115,12 +110,12 @@ class ConditionalMLPDenoiser(Denoiser, name="conditional-mlp"):
             x = layer(x, step)
         return condition.state + self.out(x)
 
-    def _state(self, visible: Tensor, context: CausalContext) -> tuple[Tensor, Tensor]:
+    def _state(self, visible: Tensor, context: _Context) -> tuple[Tensor, Tensor]:
         """State that each query sees and its contribution to the first layer, each ``(B, Q, 1, D)``."""
-        longest = context.last_input.shape[1]
+        encoded, longest = context
         repeated = visible.shape[1] > longest  # encode each prefix once, the empty one first
         prefixes = torch.arange(longest + 1, device=visible.device).expand(len(visible), -1) if repeated else visible
-        states = self.encoder.states_after(context, prefixes, self.empty)
+        states = self.encoder.after(encoded, prefixes, self.empty)
         parts = states, F.linear(states, self.join.weight[:, 2 * self.dim :], self.join.bias)
         if repeated:
             index = visible[..., None].expand(-1, -1, self.dim)

@@ -1,10 +1,10 @@
-r"""An affine map of the latent, the state of a one-layer history encoder with rotated items, and the noise level.
+r"""An affine map of the latent, the state of a history encoder, and the noise level.
 
 .. math:: \hat x_0 = W\, [\, x_n;\; s;\; z(\sigma_n) \,] + b, \qquad \sigma_n = -\log \bar\alpha_n
 
-The state s is that of :mod:`~diffusers_rec.denoisers.state_mlp`, with two differences: items are rotated by their
-places before they enter the layer, and attention has several heads. z is a perceptron of the cosines and then the sines
-of :math:`\sigma\, 10^{-4j/128}` for :math:`0 \le j < 128`, with a SiLU at the end.
+The state s is that of a history encoder, by default :mod:`~diffusers_rec.encoders.single_layer` with two heads and
+items that are rotated by their places. z is a perceptron of the cosines and then the sines of
+:math:`\sigma\, 10^{-4j/128}` for :math:`0 \le j < 128`, with a SiLU at the end.
 
 Hu et al. 2025, *PreferGrow*, and its public code, which calls the network a DiT. Nothing in it is modulated: as with
 one layer of ``state-mlp``, the effect of the history is the same at every step and for every x_n.
@@ -19,12 +19,14 @@ from torch import Tensor, nn
 
 from diffusers_rec.core.randomness import isolated_rng
 from diffusers_rec.denoisers.base import check_shapes
-from diffusers_rec.denoisers.state_mlp import Condition, StateDenoiser, StateEncoder
-from diffusers_rec.nn.attention import check_architecture
+from diffusers_rec.denoisers.state_mlp import Condition, StateDenoiser
+from diffusers_rec.encoders import EncoderSpec, encoder_of
 from diffusers_rec.processes.schedules import NoiseSchedule
 from diffusers_rec.processes.schedules.lookup import unexpanded
 
 FREQUENCIES = 128
+
+_ENCODER = {"name": "single-layer", "num_heads": 2, "rotary": True}
 
 
 class RotaryStateDenoiser(StateDenoiser, name="rotary-state"):
@@ -35,14 +37,10 @@ class RotaryStateDenoiser(StateDenoiser, name="rotary-state"):
 
     Args:
         schedule: Noise schedule, shared and not owned.
-        dim: Latent width D, even.
+        dim: Latent width D.
         max_length: Largest number of positions in a sequence, including noised ones.
-        num_heads: Number of attention heads of the history encoder.
-        dropout: Dropout rate of the history encoder.
+        encoder: History encoder.
         seed: Seed of the initial weights.
-
-    Raises:
-        ValueError: D is odd.
     """
 
     requires = frozenset({"schedule"})
@@ -53,17 +51,13 @@ class RotaryStateDenoiser(StateDenoiser, name="rotary-state"):
         dim: int = 256,
         max_length: int = 50,
         *,
-        num_heads: int = 2,
-        dropout: float = 0.1,
+        encoder: EncoderSpec = _ENCODER,
         seed: int = 0,
     ) -> None:
         super().__init__(dim, max_length, seed)
-        if dim % 2:
-            raise ValueError(f"dim must be even, because items are rotated by pairs of dimensions, got {dim}.")
-        _, self.num_heads, self.dropout = check_architecture(dim, 1, num_heads, dropout)
         self.schedule = schedule
         with isolated_rng(self.seed):
-            self.encoder = StateEncoder(dim, max_length, self.num_heads, False, self.dropout, rotary=True)
+            self.encoder = encoder_of(encoder, dim, max_length)
             self.empty = nn.Parameter(torch.randn(dim))
             self.level = nn.Sequential(nn.Linear(2 * FREQUENCIES, dim), nn.GELU(), nn.Linear(dim, dim), nn.SiLU())
             self.join = nn.Linear(3 * dim, dim)

@@ -1,9 +1,8 @@
-"""Layers of the backbones: attention, the Transformer block and a causal encoder."""
+"""Layers of the backbones: attention and the Transformer block."""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, cast
 
 import torch
 from einops import rearrange
@@ -12,8 +11,7 @@ from torch.nn import functional as F
 
 from diffusers_rec.core.errors import check_float, check_int
 from diffusers_rec.nn.dropout import Dropout, dropout
-from diffusers_rec.nn.low_pass import LowPass
-from diffusers_rec.processes.schedules.lookup import unexpanded
+from diffusers_rec.nn.step_embedding import check_even
 
 MAX_LAYERS = 1000
 """Upper bound of ``num_layers``; useful models have far fewer."""
@@ -140,126 +138,17 @@ class TransformerBlock(nn.Module):
         return rearrange(self.add_attention(x, attention.merge(attended)), "b (q k) d -> b q k d", q=queries)
 
 
-class CausalContext(NamedTuple):
-    """Input of the last layer, ``(B, L, D)``, and keys and values of this layer, ``(B, H, L, D/H)``."""
-
-    last_input: Tensor
-    key: Tensor
-    value: Tensor
-
-
-class CausalEncoder(nn.Module):
-    """A causal Transformer over the history, with a learned bias for each distance instead of positions.
-
-    A state depends only on the items up to its own position. It depends neither on the start of the window nor on later
-    items.
-
-    Args:
-        dim: Width D.
-        max_length: Largest number of positions; distances are smaller than this.
-        num_layers: Number of Transformer blocks.
-        num_heads: Number of attention heads H.
-        dropout: Dropout rate of the input, the attention and every residual.
-        low_pass: Share of a low-pass filter in the attention of each layer; no filter if 0.
-    """
-
-    def __init__(
-        self, dim: int, max_length: int, num_layers: int, num_heads: int, dropout: float, low_pass: float = 0.0
-    ) -> None:
-        super().__init__()
-        self.max_length = max_length
-        self.dropout = Dropout(dropout)
-        self.input_norm = nn.LayerNorm(dim)
-        self.blocks = nn.ModuleList(
-            TransformerBlock(dim, num_heads, dropout, norm_first=True) for _ in range(num_layers)
-        )
-        self.distance_bias = nn.Parameter(torch.zeros(num_layers, num_heads, max_length))
-        self.norm = nn.LayerNorm(dim)
-        self.filters = nn.ModuleList(LowPass(dim, low_pass) for _ in range(num_layers)) if low_pass else None
-
-    @property
-    def layers(self) -> list[TransformerBlock]:
-        """Blocks in order."""
-        return cast(list[TransformerBlock], list(self.blocks))
-
-    def bias(self, layer: int, distance: Tensor) -> Tensor:
-        """Scores added at ``distance`` = query position - key position, ``(H, *distance.shape)``; -inf below 0."""
-        bias = self.distance_bias[layer][:, distance.clamp(0, self.max_length - 1)]
-        return bias.masked_fill(distance < 0, -math.inf)
-
-    def cache(self, history: Tensor) -> CausalContext:
-        """Encode the history once for all queries.
-
-        Args:
-            history: Latents of the history, ``(B, L, D)``.
-        """
-        x = self.dropout(self.input_norm(history))
-        place = torch.arange(history.shape[1], device=history.device)
-        distance = place[:, None] - place
-        *earlier, last = self.layers
-        for layer, block in enumerate(earlier):
-            source = block.attention_input(x)
-            key, value = block.attention.project_key_value(source)
-            query = block.attention.project_query(source)
-            mask = self.bias(layer, distance).to(query.dtype)
-            attended = block.attention(query, key, value, mask)
-            if self.filters is not None:
-                attended = self.filters[layer](source, source, distance, attended)
-            x = block.add_attention(x, attended)
-        return CausalContext(x, *last.attention.project_key_value(last.attention_input(x)))
-
-    def states(self, context: CausalContext, position: Tensor) -> Tensor:
-        """Output of the last layer at some positions only.
-
-        Args:
-            context: Result of :meth:`cache`.
-            position: Positions in 0..L-1, ``(B, Q)``.
-
-        Returns:
-            Normalised states, ``(B, Q, D)``.
-        """
-        sequence, key, value = context
-        block, last = self.layers[-1], len(self.layers) - 1
-        x = sequence.gather(1, position[..., None].expand(-1, -1, sequence.shape[-1]))
-        source = block.attention_input(x)
-        query = block.attention.project_query(source)
-        distance = unexpanded(position)[..., None] - torch.arange(key.shape[2], device=x.device)
-        mask = rearrange(self.bias(last, distance), "h b q s -> b h q s").to(query.dtype)
-        attended = block.attention(query, key, value, mask)
-        if self.filters is not None:
-            attended = self.filters[last](block.attention_input(sequence), source, distance, attended)
-        return self.norm(block.add_attention(x, attended))
-
-    def states_after(self, context: CausalContext, visible: Tensor, empty: Tensor) -> Tensor:
-        """States after each prefix of the history.
-
-        Args:
-            context: Result of :meth:`cache`.
-            visible: Number of items of each prefix, ``(B, Q)``.
-            empty: State of the prefix without items, ``(D,)``.
-
-        Returns:
-            States, ``(B, Q, D)``.
-        """
-        if not context.last_input.shape[1]:
-            return empty.expand(*visible.shape, -1)
-        last = (unexpanded(visible) - 1).clamp(min=0).expand(visible.shape)
-        states = self.states(context, last)
-        return torch.where(visible[..., None] == 0, empty.to(states.dtype), states)
-
-
 def check_architecture(dim: int, num_layers: int, num_heads: int, dropout: float) -> tuple[int, int, float]:
     """Check settings that all attention backbones share, and return layers, heads and dropout.
 
     Raises:
-        ValueError: The width is odd (Eq. 15 pairs dimensions), the heads do not divide it, or the dropout is outside
+        ValueError: The width is odd, the heads do not divide it, or the dropout is outside
             [0, 1).
     """
     num_layers = check_int("num_layers", num_layers, minimum=1, maximum=MAX_LAYERS)
     num_heads = check_int("num_heads", num_heads, minimum=1)
     dropout = check_float("dropout", dropout, minimum=0, below=1)
-    if dim % 2:
-        raise ValueError(f"dim must be even for the sinusoidal step embedding, got {dim}.")
+    check_even(dim)
     if dim % num_heads:
         raise ValueError(f"num_heads must divide dim, got num_heads={num_heads} and dim={dim}.")
     return num_layers, num_heads, dropout

@@ -10,6 +10,16 @@ from torch import Tensor, nn
 from diffusers_rec.processes.schedules.lookup import unexpanded
 
 
+def check_even(dim: int) -> None:
+    """Check the width of a step embedding, whose dimensions are pairs (Eq. 15).
+
+    Raises:
+        ValueError: The width is odd.
+    """
+    if dim % 2:
+        raise ValueError(f"dim must be even for the sinusoidal step embedding, got {dim}.")
+
+
 def step_embedding(timesteps: Tensor, dim: int) -> Tensor:
     r"""Sinusoidal embedding of the diffusion step (Eq. 15).
 

@@ -44,7 +44,10 @@ def best(
         noising="target",
         timesteps="importance",
         embedding={"name": "table", "scale": "unit", "init_std": 0.02},
-        denoiser={"name": "conditional-mlp", "num_layers": 2, "num_heads": 2, "dropout": dropout, "low_pass": low_pass},
+        denoiser={
+            "name": "conditional-mlp",
+            "encoder": {"name": "causal-transformer", "dropout": dropout, "low_pass": low_pass},
+        },
         head="tied",
         objective={
             "name": "simplified",

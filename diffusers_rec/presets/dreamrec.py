@@ -90,7 +90,7 @@ def dreamrec(
         embedding={"name": "table", "scale": "learned", "init_std": 1.0},
         denoiser={
             "name": "classifier-free",
-            "base": {"name": "state-mlp", "mlp_layers": 1, "dropout": dropout},
+            "base": {"name": "state-mlp", "encoder": {"name": "single-layer", "dropout": dropout}, "mlp_layers": 1},
             "drop": 0.1,
             "scale": 1 + strength,
         },

@@ -52,17 +52,17 @@ def flowrec(
         dropout: Dropout rate of both history encoders.
         seed: Seed of the initial weights.
     """
-    encoder = {"num_layers": 2, "num_heads": 2, "dropout": dropout}
+    encoder = {"name": "causal-transformer", "dropout": dropout}
     return DiffRec(
         items,
         dim=dim,
         max_length=max_length,
         schedule={"name": "rectified", "num_timesteps": 1000},
-        source={"name": "encoder", **encoder},
+        source={"name": "encoder", "encoder": encoder},
         noising="target",
         timesteps="uniform",
         embedding={"name": "table", "scale": "unit", "init_std": 0.02},
-        denoiser={"name": "velocity-mlp", **encoder},
+        denoiser={"name": "velocity-mlp", "encoder": encoder},
         head="tied",
         objective={
             "name": "weighted",

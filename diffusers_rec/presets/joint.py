@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
+from typing import Any
 
 from diffusers_rec.core.entrances import explained
 from diffusers_rec.core.errors import check_class, check_int, check_same
-from diffusers_rec.core.registry import Component, Config
+from diffusers_rec.core.registry import Config
 from diffusers_rec.data.vocabulary import Vocabulary
-from diffusers_rec.denoisers import ConditionalMLPDenoiser, JointDenoiser
+from diffusers_rec.denoisers import ConditionalMLPDenoiser, JointDenoiser, PlainDenoiser
 from diffusers_rec.guidance import unwrapped
 from diffusers_rec.recommenders.diffrec import DiffRec
 
@@ -61,7 +62,10 @@ def joint(
         noising={"name": "gaps", "k": k, "per_row": per_row},
         timesteps={"name": "uniform", "start_share": 0.25},
         embedding={"name": "table", "scale": "unit", "init_std": 0.02},
-        denoiser={"name": "joint", "dropout": dropout, "low_pass": low_pass},
+        denoiser={
+            "name": "joint",
+            "encoder": {"name": "causal-transformer", "dropout": dropout, "low_pass": low_pass},
+        },
         head="tied",
         objective="items",
         memory={"name": "transitions", "share": 0.4},
@@ -75,27 +79,28 @@ def joint(
 def _started_from(model: DiffRec, ranker: DiffRec) -> DiffRec:
     """The model with the item vectors, head and history encoder of a ranker."""
     check_class("ranker", ranker, DiffRec)
-    mine, theirs = model.denoiser, unwrapped(ranker.denoiser)
-    if not isinstance(mine, JointDenoiser) or not isinstance(theirs, ConditionalMLPDenoiser | JointDenoiser):
+    mine, theirs = unwrapped(model.denoiser), unwrapped(ranker.denoiser)
+    if not isinstance(theirs, ConditionalMLPDenoiser | JointDenoiser | PlainDenoiser):
         raise ValueError(
-            f"ranker: expected the denoiser 'conditional-mlp' or 'joint', got {theirs.registered_name!r}, whose "
-            "history encoder is another one. Use a model of best() or its control."
+            "ranker: expected the denoiser 'conditional-mlp', 'joint' or 'plain', got "
+            f"{theirs.registered_name!r}, whose history encoder is another one. Use a model of best() or its control."
         )
     if ranker.vocabulary != model.vocabulary:
         raise ValueError("ranker: its vocabulary is another one. Build the model with items=ranker.vocabulary.")
-    for name in ("dim", "max_length", "num_layers", "num_heads", "low_pass"):
-        check_same(f"{name} of the model", getattr(mine, name), f"{name} of the ranker", getattr(theirs, name))
+    own, its = (_settings(each.encoder, "dropout") for each in (mine, theirs))
+    for name in own:  # the class first
+        check_same(f"{name} of the model", own[name], f"{name} of the ranker", its.get(name))
     if ranker.embedding.takes_features:
         model = model.replace(embedding=ranker.embedding.config())
     for name in ("embedding", "head"):
-        part, its = getattr(model, name), getattr(ranker, name)
-        check_same(f"{name} of the model", _settings(part), f"{name} of the ranker", _settings(its))
-        part.load_state_dict(its.state_dict())
+        part, given = getattr(model, name), getattr(ranker, name)
+        check_same(f"{name} of the model", _settings(part), f"{name} of the ranker", _settings(given))
+        part.load_state_dict(given.state_dict())
     encoder = {name: value for name, value in theirs.state_dict().items() if name.startswith(("encoder.", "empty"))}
     model.denoiser.load_state_dict(encoder, strict=False)
     return model
 
 
-def _settings(part: Component) -> Config:
+def _settings(part: Any, *without: str) -> Config:
     """Settings of a part, whatever its initial weights."""
-    return {name: value for name, value in part.config().items() if name != "seed"}
+    return {name: value for name, value in part.config().items() if name not in ("seed", *without)}

@@ -88,7 +88,11 @@ def preferdiff(
         embedding={"name": "table", "scale": "learned", "init_std": 1.0},
         denoiser={
             "name": "classifier-free",
-            "base": {"name": "state-mlp", "mlp_layers": 1, "num_heads": 2, "skip": True, "dropout": dropout},
+            "base": {
+                "name": "state-mlp",
+                "encoder": {"name": "single-layer", "num_heads": 2, "skip": True, "dropout": dropout},
+                "mlp_layers": 1,
+            },
             "drop": 0.1,
             "scale": 1 + strength,
         },

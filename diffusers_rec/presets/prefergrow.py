@@ -100,7 +100,10 @@ def prefergrow(
         embedding={"name": "table", "scale": "learned", "init_std": dim**-0.5},
         denoiser={
             "name": "classifier-free",
-            "base": {"name": "rotary-state", "num_heads": 2, "dropout": dropout},
+            "base": {
+                "name": "rotary-state",
+                "encoder": {"name": "single-layer", "num_heads": 2, "rotary": True, "dropout": dropout},
+            },
             "drop": drop,
             "scale": 2.0,
         },

@@ -82,7 +82,7 @@ def tarec(
         noising="target",
         timesteps="uniform",
         embedding={"name": "table", "scale": "learned", "init_std": 1.0},
-        denoiser={"name": "state-mlp", "mlp_layers": 1, "dropout": dropout},
+        denoiser={"name": "state-mlp", "encoder": {"name": "single-layer", "dropout": dropout}, "mlp_layers": 1},
         head={"name": "tied", "use_bias": False},
         objective={"name": "weighted", "terms": ["squared", {"name": "consistency", "weight": 0.5}, preference]},
         sampler="one-step",

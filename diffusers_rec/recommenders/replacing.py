@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 from diffusers_rec.core.randomness import weight_seed
 from diffusers_rec.core.registry import Component, Config, unknown_name
 from diffusers_rec.denoisers import Denoiser
+from diffusers_rec.encoders import HistoryEncoder
 from diffusers_rec.guidance import Guide, unwrapped
 
 _SIZES = "num_items", "dim", "max_length"
@@ -54,6 +56,8 @@ def _without_sizes(part: str, config: Config, seed: int) -> Config:
     own = {key: value for key, value in config.items() if key not in derived}
     if "base" in own:
         own["base"] = _without_sizes(part, own["base"], seed)
+    if "encoder" in own:
+        own["encoder"] = _without_sizes("encoder", own["encoder"], seed)
     if "features" in own:  # seeded by the embedding that holds them
         own["features"] = _without_sizes("features", own["features"], config["seed"])
     return own
@@ -64,15 +68,28 @@ def _changed(config: Config, change: Any, family: type[Component]) -> Any:
     spec = {"name": change} if isinstance(change, str) else change
     if not isinstance(spec, Mapping):
         return spec
-    if "base" in config and isinstance(spec.get("base"), str | Mapping):
-        spec = {**spec, "base": _changed(config["base"], spec["base"], family)}
+    for inner, kind in (("base", family), ("encoder", HistoryEncoder)):
+        if inner in config and isinstance(spec.get(inner), str | Mapping):
+            spec = {**spec, inner: _changed(config[inner], spec[inner], kind)}
     if spec.get("name", config["name"]) == config["name"]:
         return {**config, **spec}
     cls = family.named(spec["name"])
     if issubclass(cls, Guide):
         return {"base": config, **spec}
-    known = cls.settings()
-    return {**{key: value for key, value in config.items() if key in known}, **spec}
+    return {**settings_for(cls, config), **spec}
+
+
+def settings_for(cls: type[Component], config: Mapping[str, Any]) -> Config:
+    """Settings of a config that another class of its kind has too, at the part itself or at its history encoder."""
+    outer, inner = cls.settings(), config.get("encoder", {})
+    of_encoder = {key: value for key, value in inner.items() if key not in (*_SIZES, "seed")}
+    kept = {key: value for key, value in {**of_encoder, **config}.items() if key in outer}
+    if "encoder" in outer and not inner:
+        default = inspect.signature(cls).parameters["encoder"].default
+        spec = {"name": default} if isinstance(default, str) else dict(default)
+        known = HistoryEncoder.named(spec["name"]).settings()
+        kept["encoder"] = {**spec, **{key: config[key] for key in known if key in config and key not in outer}}
+    return kept
 
 
 def _carry_over(old: Any, new: Any, given: set[str]) -> None:

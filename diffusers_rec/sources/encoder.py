@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from diffusers_rec.core.errors import check_int, check_same
 from diffusers_rec.core.randomness import isolated_rng
 from diffusers_rec.data.history import History
-from diffusers_rec.nn.attention import CausalEncoder, check_architecture
+from diffusers_rec.encoders import EncoderSpec, encoder_of
 from diffusers_rec.processes.noising import Queries
 from diffusers_rec.processes.source import Source
 
 
 class EncoderSource(nn.Module, Source, name="encoder"):
-    """The state of a causal Transformer after the v visible items as centre.
+    """The state of a history encoder after the v visible items as centre.
 
     It learns from every loss of a corrupted latent. The term ``source`` of a weighted objective also trains it to rank
     the next item by itself.
@@ -28,9 +28,7 @@ class EncoderSource(nn.Module, Source, name="encoder"):
     Args:
         dim: Latent width D.
         max_length: Largest number of positions in a sequence.
-        num_layers: Number of Transformer blocks.
-        num_heads: Number of attention heads.
-        dropout: Dropout rate of the input, the attention and every residual.
+        encoder: History encoder.
         seed: Seed of the initial weights.
     """
 
@@ -39,18 +37,15 @@ class EncoderSource(nn.Module, Source, name="encoder"):
         dim: int = 256,
         max_length: int = 50,
         *,
-        num_layers: int = 2,
-        num_heads: int = 2,
-        dropout: float = 0.3,
+        encoder: EncoderSpec = "causal-transformer",
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.dim = check_int("dim", dim, minimum=1)
         self.max_length = check_int("max_length", max_length, minimum=2)
-        self.num_layers, self.num_heads, self.dropout = check_architecture(dim, num_layers, num_heads, dropout)
         self.seed = check_int("seed", seed, minimum=0)
         with isolated_rng(self.seed):
-            self.encoder = CausalEncoder(dim, self.max_length, self.num_layers, self.num_heads, self.dropout)
+            self.encoder = encoder_of(encoder, self.dim, self.max_length)
 
     def check_fit(self, model: Any) -> None:
         """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
@@ -63,7 +58,7 @@ class EncoderSource(nn.Module, Source, name="encoder"):
 
     def centre(self, history: History, queries: Queries) -> Tensor | None:
         latents = history.latent()
-        weight = self.encoder.norm.weight
-        context = self.encoder.cache(latents.to(weight.dtype))  # padding is after all visible items
-        state = self.encoder.states_after(context, queries.visible, weight.new_zeros(self.dim))
+        weight = next(self.encoder.parameters())
+        context = self.encoder(history.with_latents(latents.to(weight.dtype)))
+        state = self.encoder.after(context, queries.visible, weight.new_zeros(self.dim))
         return state.to(latents.dtype)[:, :, None]

@@ -10,6 +10,7 @@ from diffusers_rec.testing.all_kinds import can_be_constructed, check
 from diffusers_rec.testing.contract import Case, Maker, Suite, run
 from diffusers_rec.testing.denoisers import SUITE as DENOISER
 from diffusers_rec.testing.embeddings import SUITE as EMBEDDING
+from diffusers_rec.testing.encoders import SUITE as ENCODER
 from diffusers_rec.testing.heads import SUITE as HEAD
 from diffusers_rec.testing.memory import SUITE as MEMORY
 from diffusers_rec.testing.negatives import SUITE as NEGATIVES
@@ -27,6 +28,7 @@ ALL = (
     NOISING,
     TIMESTEPS,
     EMBEDDING,
+    ENCODER,
     DENOISER,
     HEAD,
     MEMORY,

@@ -78,7 +78,9 @@ def test_recommend_drops_unknown_ids_and_answers_empty_histories_on_request(mode
 def test_ids_are_shown_and_read_unchanged(tmp_path):
     """Digits that are text, brackets that are no markup, text too long for a line."""
     ids = ["007", "[bold]x[/x]", ":smile:", "n" * 100, "-3"]
-    DiffRec(ids, dim=4, denoiser={"name": "conditional-mlp", "num_heads": 1}).save_pretrained(tmp_path)
+    DiffRec(
+        ids, dim=4, denoiser={"name": "conditional-mlp", "encoder": {"name": "causal-transformer", "num_heads": 1}}
+    ).save_pretrained(tmp_path)
     for one in ids:
         assert as_json("recommend", tmp_path, "--history", one, "-k", 1)[0]["history"] == [one]
     table = good("recommend", tmp_path, "--history", ":smile:,[bold]x[/x]", "-k", 5, "--include-seen")

@@ -121,7 +121,7 @@ def test_a_full_disk_is_the_machines_failure(logs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "option", [("--dim", 10**12), ("--max-length", 10**15), ("--set", "denoiser.num_layers=1000000000"),
+    "option", [("--dim", 10**12), ("--max-length", 10**15), ("--set", "denoiser.encoder.num_layers=1000000000"),
                ("--set", "schedule.num_timesteps=1000000000"), ("--set", "seeds=1000000000"), ("--threads", 10**8)]
 )  # fmt: skip
 def test_sizes_beyond_all_machines_are_reported_in_a_line(option, logs, tmp_path):

@@ -118,7 +118,7 @@ def test_wrong_options_are_reported_by_the_parser(arguments, message, tmp_path, 
 def test_json_that_is_nested_without_end_is_reported_in_a_line(text, models, logs):
     for command in (
         ["evaluate", models / "csv", logs / "log.csv", "--sampler", text],
-        ["train", logs / "log.csv", "--out", "nowhere", "--set", f"denoiser.num_layers={text}"],
+        ["train", logs / "log.csv", "--out", "nowhere", "--set", f"denoiser.encoder.num_layers={text}"],
         ["recommend", models / "csv", "--history", text],
     ):
         code, out, err = diffrec(*command)

@@ -119,7 +119,10 @@ def test_it_trains_and_ranks_in_a_pipeline():
         process="absorbing",
         embedding={"name": "table", "scale": "unit"},
         head="tied",
-        denoiser={"name": "conditional-mlp", "num_layers": 1, "num_heads": 1},
+        denoiser={
+            "name": "conditional-mlp",
+            "encoder": {"name": "causal-transformer", "num_layers": 1, "num_heads": 1},
+        },
     )
     config = TrainingConfig(epochs=40, examples="all-positions", batch_targets=40, learning_rate=1e-2)
     train(model, sequences, config=config, device="cpu")

@@ -47,7 +47,10 @@ def build(embedding):
         max_length=7,
         schedule={"name": "sqrt", "num_timesteps": 20},
         embedding=embedding,
-        denoiser={"name": "conditional-mlp", "num_layers": 1, "num_heads": 1},
+        denoiser={
+            "name": "conditional-mlp",
+            "encoder": {"name": "causal-transformer", "num_layers": 1, "num_heads": 1},
+        },
         head={"name": "cosine", "temperature": 0.2},
     )
     model.embedding.set_features(features(ITEMS))

@@ -96,7 +96,7 @@ def test_the_path_is_straight_and_begins_around_the_centre():
 
 
 def test_a_trained_flow_recommends_the_next_item():
-    denoiser = {"name": "velocity-mlp", "num_layers": 1, "dropout": 0.0}
+    denoiser = {"name": "velocity-mlp", "encoder": {"name": "causal-transformer", "num_layers": 1, "dropout": 0.0}}
     model = flow(denoiser, "first-and-last", objective=velocity_loss("cross-entropy"), sampler="euler")
     result = train(model, sequences(), config=TrainingConfig(epochs=120, batch_targets=48, learning_rate=1e-2))
     assert result.history[-1]["squared"] < 0.5 * result.history[0]["squared"]

@@ -110,7 +110,10 @@ def test_latents_decode_to_the_vectors_that_they_encode():
         max_length=8,
         schedule={"name": "sqrt", "num_timesteps": 20},
         embedding="encoded",
-        denoiser={"name": "conditional-mlp", "num_layers": 1, "num_heads": 1},
+        denoiser={
+            "name": "conditional-mlp",
+            "encoder": {"name": "causal-transformer", "num_layers": 1, "num_heads": 1},
+        },
         head="decoding",
         objective={"name": "weighted", "terms": ["squared", "cross-entropy", {"name": "faithful", "weight": 10.0}]},
     )

@@ -55,7 +55,8 @@ def prepare(folder: Path) -> Uninterrupted:
 
 def command(folder: Path, out: Path) -> int:
     """``python -m diffusers_rec train`` in a process that has imported it."""
-    settings = ["--dim", "4", "--max-length", "6", "--epochs", "3", "--threads", "1", "--set", "denoiser.num_layers=1"]
+    settings = ["--dim", "4", "--max-length", "6", "--epochs", "3", "--threads", "1"]
+    settings += ["--set", "denoiser.encoder.num_layers=1"]
     sys.argv = ["diffrec", "train", str(folder / "log.txt"), "--out", str(out), "--cpu", "--quiet", *settings]
     return run()
 

@@ -15,6 +15,10 @@ def sized(**more: Any) -> dict[str, Any]:
     return {"dim": DIM, "max_length": 6, "num_layers": 1, "num_heads": 1, "dropout": 0.1, "seed": 0, **more}
 
 
+def with_encoder(**more: Any) -> dict[str, Any]:
+    return {"dim": DIM, "max_length": 6, "encoder": {"name": "gru", "dropout": 0.1}, "seed": 0, **more}
+
+
 def shared() -> dict[str, Any]:
     embedding = world.embedding()
     return {"embedding": embedding, "head": world.head(), "schedule": world.schedule()}
@@ -75,7 +79,7 @@ CALLS: dict[str, Call] = {
     "HistorySource": Call(lambda: dr.HistorySource, lambda: {"decay": 0.5}, component),
     "EncoderSource": Call(
         lambda: dr.EncoderSource,
-        lambda: {"dim": DIM, "max_length": 6, "num_layers": 1, "num_heads": 2, "dropout": 0.1, "seed": 0}, component,
+        with_encoder, component,
     ),
     "TargetOnly": Call(lambda: dr.TargetOnly, dict, component),
     "LastK": Call(lambda: dr.LastK, lambda: {"k": 2, "ahead": False, "independent_steps": False}, component),
@@ -124,23 +128,34 @@ CALLS: dict[str, Call] = {
     "TransformerDenoiser": Call(lambda: dr.TransformerDenoiser, sized, component),
     "CausalTransformerDenoiser": Call(lambda: dr.CausalTransformerDenoiser, sized, component),
     "ConditionalMLPDenoiser": Call(
-        lambda: dr.ConditionalMLPDenoiser, lambda: sized(mlp_layers=1, low_pass=0.5), component
+        lambda: dr.ConditionalMLPDenoiser, lambda: with_encoder(mlp_layers=1), component
     ),
     "VelocityMLPDenoiser": Call(
-        lambda: dr.VelocityMLPDenoiser, lambda: sized(mlp_layers=1, low_pass=0.5), component
+        lambda: dr.VelocityMLPDenoiser, lambda: with_encoder(mlp_layers=1), component
     ),
     "JointDenoiser": Call(
-        lambda: dr.JointDenoiser, lambda: sized(joint_layers=1, joint_dropout=0.1, low_pass=0.5), component
+        lambda: dr.JointDenoiser, lambda: with_encoder(joint_layers=1, joint_heads=1, joint_dropout=0.1), component
     ),
     "RotaryStateDenoiser": Call(
         lambda: dr.RotaryStateDenoiser,
-        lambda: {"schedule": world.schedule(), "dim": DIM, "max_length": 6, "num_heads": 2, "dropout": 0.1, "seed": 0},
+        lambda: with_encoder(schedule=world.schedule()),
         component,
     ),
     "StateMLPDenoiser": Call(
         lambda: dr.StateMLPDenoiser,
-        lambda: {"dim": DIM, "max_length": 6, "mlp_layers": 2, "num_heads": 2, "skip": True, "dropout": 0.1, "seed": 0},
+        lambda: with_encoder(mlp_layers=2),
         component,
+    ),
+    "PlainDenoiser": Call(lambda: dr.PlainDenoiser, with_encoder, component),
+    "CausalTransformerEncoder": Call(lambda: dr.CausalTransformerEncoder, lambda: sized(low_pass=0.5), component),
+    "SingleLayerEncoder": Call(
+        lambda: dr.SingleLayerEncoder,
+        lambda: {"dim": DIM, "max_length": 6, "num_heads": 2, "skip": True, "rotary": True, "dropout": 0.1, "seed": 0},
+        component,
+    ),
+    "GRUEncoder": Call(
+        lambda: dr.GRUEncoder,
+        lambda: {"dim": DIM, "max_length": 6, "hidden_dim": 5, "num_layers": 1, "dropout": 0.1, "seed": 0}, component,
     ),
     "AddedLatentDenoiser": Call(
         lambda: dr.AddedLatentDenoiser, lambda: sized(embedding_dropout=0.1, uncertainty=0.1, step_scale=2.0), component

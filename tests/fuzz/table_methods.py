@@ -353,7 +353,7 @@ for _name, _make in {
     CALLS[f"{_name}.sample"] = Call(lambda cls=_make: cls().sample, chain, like("start"), arithmetic=True)
 for _name in ("LastItemSource", "HistorySource"):
     CALLS[f"{_name}.centre"] = Call(lambda name=_name: getattr(dr, name)().centre, centred)
-CALLS["EncoderSource.centre"] = Call(lambda: dr.EncoderSource(DIM, 6, num_heads=1).eval().centre, centred)
+CALLS["EncoderSource.centre"] = Call(lambda: dr.EncoderSource(DIM, 6, encoder="gru").eval().centre, centred)
 for _cls in (dr.MaskProcess, dr.MixedProcess):
     CALLS |= {
         f"{_cls.__name__}.start": Call(
@@ -458,6 +458,7 @@ OWN = (
     dr.CausalTransformerDenoiser,
     dr.ConditionalMLPDenoiser,
     dr.JointDenoiser,
+    dr.PlainDenoiser,
     dr.RotaryStateDenoiser,
     dr.StateMLPDenoiser,
     dr.AddedLatentDenoiser,
@@ -465,6 +466,15 @@ OWN = (
     dr.BidirectionalDenoiser,
     dr.StateDecoderDenoiser,
 )
+for _cls, _name in ((dr.CausalTransformerEncoder, ""), (dr.GRUEncoder, "CausalEncoder")):
+    CALLS[f"{_name or _cls.__name__}.encode"] = Call(
+        lambda cls=_cls: cls(DIM, 6).eval().encode, history, lambda *_: True
+    )
+    CALLS[f"{_name or _cls.__name__}.states"] = Call(
+        lambda cls=_cls: cls(DIM, 6).eval().states,
+        lambda cls=_cls: {"context": cls(DIM, 6).eval().encode(**history()), "visible": torch.tensor([[1, 2], [3, 1]])},
+        lambda *_: True, ("context",), arithmetic=True,
+    )  # fmt: skip
 for _cls in (*OWN, *GUIDES):
     _own = _cls in (dr.NoiselessDenoiser, dr.ClassifierFreeGuide)  # what they inherit has the entry of Guide
     CALLS[f"{'Guide' if _own else _cls.__name__}.encode"] = Call(

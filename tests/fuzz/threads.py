@@ -36,6 +36,8 @@ def trial(_: None, generator: random.Random, note: Note) -> Outcome:
 def build(denoiser: str, seed: int) -> DiffRec:
     known, small = Denoiser.named(denoiser).settings(), {"num_heads": 1, "num_layers": 1, "dropout": 0.5}
     shared = {key: value for key, value in small.items() if key in known or "base" in known}
+    if "encoder" in known:
+        shared["encoder"] = {"name": "causal-transformer", **small}
     return world.model(denoiser={"name": denoiser, **shared}, seed=seed)
 
 

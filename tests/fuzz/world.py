@@ -27,7 +27,11 @@ from diffusers_rec import (
 from diffusers_rec.integrations.faiss import ItemIndex
 
 NUM_ITEMS, DIM, STEPS = 8, 4, 7
-DENOISER = {"name": "conditional-mlp", "num_layers": 1, "num_heads": 1, "mlp_layers": 1, "dropout": 0.2}
+DENOISER = {
+    "name": "conditional-mlp",
+    "encoder": {"name": "causal-transformer", "num_layers": 1, "num_heads": 1, "dropout": 0.2},
+    "mlp_layers": 1,
+}
 SETTINGS: dict[str, Any] = {
     "dim": DIM,
     "max_length": 6,

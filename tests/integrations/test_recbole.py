@@ -35,7 +35,7 @@ class DiffRecOfRecBole(SequentialRecommender):
             dim=32,
             max_length=self.max_seq_length + 1,
             embedding={"name": "table", "scale": "unit"},
-            denoiser={"name": "conditional-mlp", "dropout": 0.1},
+            denoiser={"name": "conditional-mlp", "encoder": {"name": "causal-transformer", "dropout": 0.1}},
             head="tied",
             objective={"name": "simplified", "distance": "cosine", "recommend_from": "start"},
             seed=config["seed"],

@@ -65,7 +65,7 @@ def test_a_name_or_a_config_with_one_replaces_the_part(part):
 
 
 def test_a_converted_part_keeps_the_settings_that_both_have():
-    trial = with_parts(base("best", "ml-1m"), "four-heads", denoiser={"num_heads": 4})
+    trial = with_parts(base("best", "ml-1m"), "four-heads", denoiser={"encoder": {"num_heads": 4}})
     found = converted(trial, "denoiser", "transformer")
     config = config_of(with_parts(trial, "transformer", denoiser=found), seed=4)["denoiser"]
     shared = {"dim": 128, "max_length": 200, "num_layers": 2, "num_heads": 4, "dropout": 0.2}
