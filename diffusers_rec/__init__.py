@@ -53,7 +53,7 @@ from diffusers_rec.items.cross_entropy import chunked_cross_entropy
 from diffusers_rec.items.embeddings import ItemEmbedding, TableEmbedding
 from diffusers_rec.items.feature_embeddings import AttributeEmbedding, FeatureEmbedding, SummedEmbedding
 from diffusers_rec.items.features import AttributeBags, attribute_bags, feature_vectors
-from diffusers_rec.items.heads import CosineHead, ItemHead, LinearHead, NormalizedHead, TiedHead
+from diffusers_rec.items.heads import CosineHead, ItemHead, LinearHead, NormalizedHead, TiedHead, WassersteinHead
 from diffusers_rec.items.negatives import (
     AllItems,
     InBatchNegatives,
@@ -271,6 +271,7 @@ __all__ = [
     "UserVectorFlow",
     "VelocityMLPDenoiser",
     "Vocabulary",
+    "WassersteinHead",
     "WeibullProcess",
     "WeightedObjective",
     "WholeSequence",

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from strategies import built, gaussian, over, perturbed, seeds
 
 from diffusers_rec.items.embeddings import ItemEmbedding, TableEmbedding
-from diffusers_rec.items.heads import CosineHead, ItemHead, LinearHead, TiedHead
+from diffusers_rec.items.heads import CosineHead, ItemHead, LinearHead, TiedHead, WassersteinHead
 from diffusers_rec.testing.embeddings import with_features
 from diffusers_rec.testing.heads import CLAUSES
 
@@ -67,6 +67,23 @@ def test_cosine_logits_are_cosines(seed, temperature, length):
     head, x = CosineHead(embedding, temperature=temperature), latents(5)
     expected = torch.cosine_similarity(x[:, None], embedding.weight, dim=-1) / temperature
     torch.testing.assert_close(head.logits(length * x), expected, rtol=1e-4, atol=1e-4)
+
+
+@given(seed=seeds)
+def test_wasserstein_logits_are_squared_distances_of_gaussians(seed):
+    embedding = perturbed(TableEmbedding(ITEMS, WIDTH, seed=seed)).double()
+    x = gaussian(5, WIDTH, seed=seed)
+    mean, free = torch.cat([x, embedding.weight]).chunk(2, dim=-1)
+    covariance = torch.nn.functional.elu(free) + 1
+    means = (mean[:5, None] - mean[5:]).square().sum(-1)
+    # The trace of the covariances, less twice the root of their product: all are diagonal.
+    traces = covariance[:5, None] + covariance[5:] - 2 * (covariance[:5, None] * covariance[5:]).sqrt()
+    torch.testing.assert_close(WassersteinHead(embedding).logits(x), -(means + traces.sum(-1)))
+
+
+def test_the_wasserstein_head_needs_two_halves():
+    with pytest.raises(ValueError, match="dim must be even, for means and covariances of the same width, got 3"):
+        WassersteinHead(TableEmbedding(2, 3))
 
 
 def test_the_initial_weight_is_small_enough_for_even_odds():

@@ -47,7 +47,9 @@ def test_a_preset_goes_through_json_to_an_equal_pipeline(name):
 @pytest.mark.parametrize("name", PIPELINES)
 def test_sizes_reach_every_part(name):
     model = PRESETS[name](ITEMS, dim=16, max_length=12, dropout=0.125)
-    assert model.embedding.dim == model.denoiser.dim == model.head.keys().shape[1] == 16
+    keys = model.head.keys()
+    assert model.embedding.dim == model.denoiser.dim == 16
+    assert model.head.queries(keys.new_zeros(1, 16)).shape[1] == keys.shape[1]
     assert model.max_length == 12
     rates = {module.p for module in model.modules() if isinstance(module, Dropout)}
     own = {getattr(model.denoiser, rate, 0.125) for rate in ("joint_dropout", "embedding_dropout")}

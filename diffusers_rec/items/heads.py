@@ -20,6 +20,7 @@ from diffusers_rec.core.registry import Component
 from diffusers_rec.items.cross_entropy import chunked_cross_entropy
 from diffusers_rec.items.embeddings import ItemEmbedding
 from diffusers_rec.items.negatives import NegativeSample, sampled_cross_entropy
+from diffusers_rec.nn.gaussians import gaussian_points
 
 
 class ItemHead(nn.Module, Component, ABC, kind="head"):
@@ -199,6 +200,43 @@ class NormalizedHead(_SharedHead, name="normalized"):
 
     def keys(self, items: Tensor | None = None) -> Tensor:
         return self.embedding.vectors(items)
+
+
+class WassersteinHead(_SharedHead, name="wasserstein"):
+    r"""Minus the squared 2-Wasserstein distance of Gaussians with diagonal covariance.
+
+    .. math:: \mathrm{logits}_v = -\|\mu - \mu_v\|^2 - \|\sigma - \sigma_v\|^2
+              = 2\, (\mu;\, \sigma) \cdot (\mu_v;\, \sigma_v) - \|(\mu_v;\, \sigma_v)\|^2 - \|(\mu;\, \sigma)\|^2
+
+    Latents and item vectors hold the mean in their first half and what the covariance is computed from in the second
+    (:mod:`diffusers_rec.nn.gaussians`). Fan et al. 2022, *STOSA*.
+
+    Args:
+        embedding: Item embedding of an even width, shared and not owned.
+    """
+
+    def __init__(self, embedding: ItemEmbedding) -> None:
+        super().__init__(embedding)
+        if embedding.dim % 2:
+            raise ValueError(
+                f"WassersteinHead: dim must be even, for means and covariances of the same width, got {embedding.dim}."
+            )
+
+    def queries(self, latent: Tensor) -> Tensor:
+        point = gaussian_points(latent)
+        return torch.cat([2 * point, -_norms(point)], dim=-1)
+
+    def keys(self, items: Tensor | None = None) -> Tensor:
+        point = gaussian_points(self.embedding.vectors(items))
+        return torch.cat([point, torch.ones_like(point[..., :1])], dim=-1)
+
+    def bias(self, items: Tensor | None = None) -> Tensor:
+        return -_norms(gaussian_points(self.embedding.vectors(items)))[..., 0]
+
+
+def _norms(points: Tensor) -> Tensor:
+    """Squared norms, ``(..., 1)``."""
+    return points.square().sum(-1, keepdim=True)
 
 
 def _rows(table: Tensor, items: Tensor | None) -> Tensor:

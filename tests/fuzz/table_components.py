@@ -212,6 +212,7 @@ CALLS: dict[str, Call] = {
     "TiedHead": Call(lambda: dr.TiedHead, lambda: {"embedding": world.embedding(), "use_bias": True}, component),
     "CosineHead": Call(lambda: dr.CosineHead, lambda: {"embedding": world.embedding(), "temperature": 0.1}, component),
     "NormalizedHead": Call(lambda: dr.NormalizedHead, lambda: {"embedding": world.embedding()}, component),
+    "WassersteinHead": Call(lambda: dr.WassersteinHead, lambda: {"embedding": world.embedding()}, component),
     "SimplifiedObjective": Call(
         lambda: dr.SimplifiedObjective,
         lambda: {"reconstruction_weight": 1.0, "recommendation_weight": 1.0, "distance": "cosine", "reduction": "sum",

@@ -159,6 +159,7 @@ def heads() -> dict[str, Any]:
     return {
         "LinearHead": world.head, "TiedHead": lambda: dr.TiedHead(held()),
         "CosineHead": lambda: dr.CosineHead(held()), "NormalizedHead": lambda: dr.NormalizedHead(held()),
+        "WassersteinHead": lambda: dr.WassersteinHead(held()),
     }  # fmt: skip
 
 
@@ -340,8 +341,10 @@ CALLS: dict[str, Call] = {
 }  # fmt: skip
 
 for _name, _make in heads().items():
-    CALLS[f"{_name}.queries"] = Call(lambda make=_make: make().queries, lambda: {"latent": gaussian(3, DIM)},
-                                     like("latent"), arithmetic=True)  # fmt: skip
+    CALLS[f"{_name}.queries"] = Call(
+        lambda make=_make: make().queries, lambda: {"latent": gaussian(3, DIM)},
+        finite if _name == "WassersteinHead" else like("latent"), arithmetic=True,
+    )  # fmt: skip
     CALLS[f"{_name}.keys"] = Call(lambda make=_make: make().keys, lambda: {"items": targets()})
     if _name not in ("CosineHead", "NormalizedHead"):
         CALLS[f"{_name}.bias"] = Call(lambda make=_make: make().bias, lambda: {"items": targets()})
