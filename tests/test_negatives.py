@@ -33,21 +33,24 @@ def fitted(name, **settings):
     return fit(Negatives.build_with(settings, name))
 
 
-@pytest.mark.parametrize("name", Negatives.names())
+OWN = {"name": "uniform", "shared": False}
+
+
+@pytest.mark.parametrize("name", [*Negatives.names(), OWN], ids=str)
 @over(CLAUSES)
 def test_negatives_keep_their_contract(clause, name):
     clause(fitted(name, count=50))
 
 
-@pytest.mark.parametrize("name", ["uniform", "popularity"])
+@pytest.mark.parametrize("name", ["uniform", "popularity", OWN], ids=str)
 def test_the_normaliser_over_the_others_is_unbiased(name):
     """The mean over draws of the sum that the sampled loss holds beside the target is the sum over all other items."""
     scores, negatives = gaussian(ITEMS, seed=1), fitted(name, count=200)
     sums = []
     for seed in range(400):
-        sample = negatives.draw(training_targets(200, seed), ITEMS, seeded(seed))
+        sample = negatives.draw(torch.zeros(1, dtype=torch.int64), ITEMS, seeded(seed))
         positive = scores[:1]
-        loss = sampled_cross_entropy(positive, scores[sample.items][None], torch.tensor([0]), sample)
+        loss = sampled_cross_entropy(positive, scores[sample.items].view(1, -1), torch.tensor([0]), sample)
         sums.append((loss + positive[0]).exp() - positive[0].exp())
     assert torch.stack(sums).mean().item() == pytest.approx(scores[1:].exp().sum().item(), rel=0.02)
 
@@ -67,6 +70,39 @@ def test_among_the_targets_of_a_batch_the_normaliser_is_unbiased_for_each_of_the
     for target in (0, 1, 2):
         others = (torch.arange(ITEMS) != target) & (COUNTS > 0)
         assert (sums / rows)[target].item() == pytest.approx(scores[others].exp().sum().item(), rel=0.1)
+
+
+@given(seed=seeds, count=st.integers(1, 9))
+def test_negatives_of_its_own_are_never_the_target(seed, count):
+    targets = training_targets(20, seed)
+    sample = fitted(OWN, count=count).draw(targets, ITEMS, seeded(seed))
+    assert sample.items.shape == (20, count)
+    assert bool((sample.items != targets[:, None]).all())
+    rows = torch.tensor([3, 1])
+    assert torch.equal(sample.of(rows).items, sample.items[rows])
+
+
+@pytest.mark.parametrize("head", ["linear", "tied", "cosine"])
+def test_scores_of_pairs_are_logits(head):
+    model = DiffRec(range(9), dim=8, head=head)
+    latent, target = gaussian(5, 8, seed=2), torch.tensor([0, 8, 3, 3, 1])
+    logits, rows = model.head.logits(latent), torch.arange(5)[:, None]
+    shared = NegativeSample(torch.tensor([2, 2, 7]), torch.zeros(3))
+    own = NegativeSample(torch.arange(20).view(5, 4) % 9, torch.zeros(5, 4))
+    for sample, items in ((None, torch.arange(9)), (shared, shared.items), (own, own.items)):
+        positive, negative = model.head.pair_scores(latent, target, sample)
+        torch.testing.assert_close(positive, logits.gather(1, target[:, None])[:, 0])
+        torch.testing.assert_close(negative, logits[rows, items])
+    row_by_row = [
+        model.head.loss(latent[row], target[row], NegativeSample(own.items[row], torch.zeros(4))) for row in range(5)
+    ]
+    torch.testing.assert_close(model.head.loss(latent, target, own), torch.stack(row_by_row).mean())
+
+
+def test_negatives_of_its_own_do_not_fit_other_targets():
+    with pytest.raises(ValueError, match="the pass 'next', whose targets are others than those"):
+        DiffRec(range(9), dim=8, objective={"name": "weighted", "terms": [{"name": "cross-entropy", "at": "next"}]},
+                negatives=OWN)  # fmt: skip
 
 
 @pytest.mark.parametrize("targets", [[3], [3, 3], [5, 0]])
@@ -158,13 +194,13 @@ def test_refuses_an_empty_sample(count):
             family(count)
 
 
-@pytest.mark.parametrize("name", SAMPLED)
+@pytest.mark.parametrize("name", [{"name": name} for name in SAMPLED] + [{**OWN, "count": 20}], ids=str)
 @pytest.mark.parametrize("head", ["linear", "tied", "cosine"])
 def test_a_pipeline_learns_with_sampled_negatives(name, head):
     split = SyntheticWorld(num_items=40).sample(num_users=20, seed=1).sequences().leave_one_out()
     batches = TrainingBatches(split.train, examples="all-positions", max_length=12, batch_targets=10**6)
     model = DiffRec(
-        split.train.vocabulary, dim=16, max_length=12, head=head, negatives={"name": name},
+        split.train.vocabulary, dim=16, max_length=12, head=head, negatives=name,
         denoiser={"name": "conditional-mlp", "encoder": {"name": "causal-transformer", "dropout": 0.0}},
     )  # fmt: skip
     model.negatives.fit(batches.target_counts())

@@ -13,6 +13,7 @@ from diffusers_rec.items.negatives import NegativeSample
 from diffusers_rec.objectives import (
     BinaryTerm,
     BoundTerm,
+    BPRTerm,
     ConsistencyTerm,
     ContrastiveObjective,
     ContrastiveTerm,
@@ -22,6 +23,7 @@ from diffusers_rec.objectives import (
     Objective,
     PairTerm,
     PreferenceTerm,
+    SampledBCETerm,
     SimplifiedObjective,
     SourceTerm,
     SquaredTerm,
@@ -52,6 +54,7 @@ WEIGHTED = [
 ]
 ITEMS = [{"name": "items"}, {"name": "items", "sampled_weight": 0.5, "next_weight": 0.0}]
 TERMS = ["squared", "cosine", "cross-entropy", "bound", "binary", "pair-contrastive", "source", "contrastive",
+         "bpr", "sampled-bce", {"name": "sampled-bce", "calibration": 0.75},
          "score-entropy", "consistency", {"name": "squared", "of": "output", "reduction": "sum"},
          *({"name": "cross-entropy", "at": at} for at in ("final", "null", "next")), {"name": "cosine", "power": 2.0},
          "preference", {"name": "preference", "distance": "cosine", "at": "centroid", "over": "batch"},
@@ -432,3 +435,61 @@ def test_a_term_of_another_shape_is_refused():
 
     with pytest.raises(ValueError, match=r"The term 'PerDimension' must be \(6,\) or a scalar, got \(6, "):
         WeightedObjective([PerDimension()])(random_step(("sampled",), 6))
+
+
+def with_negatives(step, items):
+    items = torch.tensor(items)
+    return replace(step, negatives=NegativeSample(items, torch.zeros(items.shape)))
+
+
+def scores_of(step):
+    """Scores of each target and of the other items that it is compared with, as numbers."""
+    logits, targets = step.head.logits(step.sampled.prediction).tolist(), step.items.tolist()
+    given = None if step.negatives is None else step.negatives.items.tolist()
+    for row, (each, target) in enumerate(zip(logits, targets, strict=True)):
+        items = range(len(each)) if given is None else given[row] if isinstance(given[0], list) else given
+        yield each[target], [each[item] for item in items if item != target]
+
+
+NEGATIVES = [None, [0, 3, 3], [[0, 1, 2, 2], [4, 4, 5, 0], [6, 5, 4, 3]]]
+
+
+@pytest.mark.parametrize("items", NEGATIVES, ids=str)
+def test_bpr_is_the_mean_over_pairs(items):
+    step = random_step(["sampled"], 3, 5, dtype=torch.float64)
+    step = step if items is None else with_negatives(step, items)
+    expected = [
+        sum(math.log1p(math.exp(other - own)) for other in others) / len(others) for own, others in scores_of(step)
+    ]
+    assert BPRTerm()(step).item() == pytest.approx(sum(expected) / 3, abs=1e-12)
+
+
+@pytest.mark.parametrize("items", NEGATIVES, ids=str)
+@pytest.mark.parametrize("calibration", [0.0, 0.75, 1.0])
+def test_the_sampled_bce_is_that_of_sasrec_and_its_calibrated_form_that_of_gsasrec(items, calibration):
+    step = random_step(["sampled"], 3, 5, dtype=torch.float64)
+    step = step if items is None else with_negatives(step, items)
+    expected = 0.0
+    for own, others in scores_of(step):
+        alpha = len(others) / (SIZES["num_items"] - 1)
+        beta = alpha * (calibration * (1 - 1 / alpha) + 1 / alpha)  # as gSASRec has it
+        positive = (1 / (1 + math.exp(-own))) ** beta
+        expected -= (math.log(positive) + sum(math.log(1 / (1 + math.exp(other))) for other in others)) / (
+            len(others) + 1
+        )
+    assert SampledBCETerm(calibration=calibration)(step).item() == pytest.approx(expected / 3, abs=1e-12)
+
+
+@pytest.mark.parametrize("term", [BPRTerm(2.0), SampledBCETerm(2.0, calibration=0.5)])
+def test_a_loss_of_pairs_is_its_own_without_noise(term):
+    assert LossTerm.build(term.without_noise()).config() == term.config()
+
+
+@pytest.mark.parametrize("term", [BPRTerm(), SampledBCETerm()])
+def test_a_target_without_other_items_leaves_finite_numbers(term):
+    step = random_step(["sampled"], 3, dtype=torch.float64)
+    leaves = change_passes(step, lambda one: replace(one, output=one.output.clone().requires_grad_()))
+    loss = term(replace(leaves, negatives=NegativeSample(step.items[:1], torch.zeros(1))))
+    loss.backward()
+    assert loss.isfinite()
+    assert leaves.sampled.output.grad.isfinite().all()

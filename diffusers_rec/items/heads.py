@@ -27,7 +27,7 @@ class ItemHead(nn.Module, Component, ABC, kind="head"):
     """Scores items by an inner product with the latent, always in float32 or float64, also under autocast."""
 
     made_by: ClassVar[str] = "model.head"
-    entrances = "queries", "keys", "bias", "scoring_keys", "logits", "loss"
+    entrances = "queries", "keys", "bias", "scoring_keys", "logits", "loss", "pair_scores"
     fixed_dims: int = 0
     """Number of trailing dimensions of queries and keys that the loss gives no gradient."""
 
@@ -78,23 +78,46 @@ class ItemHead(nn.Module, Component, ABC, kind="head"):
         Args:
             latent: Predicted latents, ``(..., D)``.
             target: Item indices of the targets, ``(...)``.
-            negatives: Negatives that all targets share; all items if None.
+            negatives: Negatives of the targets; all items if None.
             weights: Weights of the targets in the mean, ``(M,)`` for M targets; all equal if None.
         """
+        if negatives is not None:
+            positive, negative = self.pair_scores(latent, target, negatives)
+            return sampled_cross_entropy(positive, negative, target.flatten(), negatives, weights)
         device, target = latent.device.type, target.flatten()
         # Autocast does not apply to scores and softmax, but to the matrix products of the gradient.
         gradient_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         with torch.autocast(device, enabled=False):
-            keys, bias = self.scoring_keys(None if negatives is None else target)
+            keys, bias = self.scoring_keys()
             queries = self.queries(latent.to(keys.dtype)).reshape(-1, keys.shape[-1])
-            if negatives is None:
-                return chunked_cross_entropy(
-                    queries, keys, bias, target, gradient_dtype=gradient_dtype, fixed=self.fixed_dims, weights=weights
-                )
+            return chunked_cross_entropy(
+                queries, keys, bias, target, gradient_dtype=gradient_dtype, fixed=self.fixed_dims, weights=weights
+            )
+
+    def pair_scores(
+        self, latent: Tensor, target: Tensor, negatives: NegativeSample | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Scores of the targets, and of the items that they are compared with.
+
+        Args:
+            latent: Predicted latents, ``(..., D)``.
+            target: Item indices of the targets, ``(...)``.
+            negatives: Negatives of the targets; all items if None.
+
+        Returns:
+            Scores of M targets, ``(M,)``, and of N items for each, ``(M, N)``.
+        """
+        with torch.autocast(latent.device.type, enabled=False):
+            keys, bias = self.scoring_keys(target.flatten())
+            queries = self.queries(latent.to(keys.dtype)).reshape(-1, keys.shape[-1])
             positive = (queries * keys).sum(-1)
             positive = positive if bias is None else positive + bias
-            negative = F.linear(queries, *self.scoring_keys(negatives.items))
-            return sampled_cross_entropy(positive, negative, target, negatives, weights)
+            if negatives is None or negatives.items.ndim == 1:
+                return positive, F.linear(queries, *self.scoring_keys(None if negatives is None else negatives.items))
+            keys, bias = self.scoring_keys(negatives.items.flatten())
+            keys = keys.view(*negatives.items.shape, -1)
+            negative = (keys @ queries[..., None])[..., 0]
+            return positive, negative if bias is None else negative + bias.view_as(negative)
 
 
 class LinearHead(ItemHead, name="linear"):

@@ -1,4 +1,4 @@
-r"""Negatives: the items that the cross-entropy compares a target with.
+r"""Negatives: the items that a loss compares a target with.
 
 The cost of a full softmax is :math:`M V D` for M targets. A sampled softmax draws N items. Item v is expected
 :math:`N q_v` times, and the log-Q correction of the scores keeps the normaliser unbiased:
@@ -8,6 +8,8 @@ The cost of a full softmax is :math:`M V D` for M targets. A sampled softmax dra
 
 The score of the target is not corrected, because the target is always included. Drawn items that equal the target are
 excluded from its row. Bengio & Senécal 2008; Yi et al. 2019; Klenitskiy & Vasilev 2023 for sequential recommendation.
+
+The losses of pairs (:mod:`diffusers_rec.objectives.sampled`) compare with the same items, without the correction.
 """
 
 from __future__ import annotations
@@ -21,23 +23,27 @@ import numpy.typing as npt
 import torch
 from torch import Generator, Tensor
 
-from diffusers_rec.core.errors import check_float, check_int
+from diffusers_rec.core.errors import check_bool, check_float, check_int
 from diffusers_rec.core.registry import Component
 from diffusers_rec.items.cross_entropy import relative
 
 
 @dataclass(frozen=True)
 class NegativeSample:
-    """Items that M targets share as negatives.
+    """Items that M targets are compared with: N that they share, or N of its own for each.
 
     Attributes:
-        items: Item indices, with repetitions, ``(N,)``.
-        log_expected: Logarithm of the expected number of occurrences of each item in a sample, next to a different
-            target; float32, ``(N,)``.
+        items: Item indices, with repetitions, ``(N,)`` or ``(M, N)``.
+        log_expected: Logarithm of the expected number of occurrences of each item among the N, next to a different
+            target; float32, like ``items``.
     """
 
     items: Tensor
     log_expected: Tensor
+
+    def of(self, rows: Tensor) -> NegativeSample:
+        """Sample of some targets; ``rows`` selects them."""
+        return self if self.items.ndim == 1 else NegativeSample(self.items[rows], self.log_expected[rows])
 
 
 class Negatives(Component, ABC, kind="negatives"):
@@ -86,19 +92,35 @@ class AllItems(Negatives, name="all"):
 
 
 class UniformNegatives(Negatives, name="uniform"):
-    """Items drawn uniformly with replacement, one sample per batch.
+    """Items drawn uniformly with replacement, one sample per batch or one per target.
+
+    A sample that a batch shares costs one matrix product. Of its own, each target has as few as one negative, as in
+    SASRec (Kang & McAuley 2018); these are never the target itself.
 
     Args:
         count: Number N of items in a sample.
+        shared: Whether all targets of a batch share one sample.
     """
 
-    def __init__(self, count: int = 1024) -> None:
+    def __init__(self, count: int = 1024, *, shared: bool = True) -> None:
         self.count = check_int("count", count, minimum=1)
+        self.shared = check_bool("shared", shared)
+
+    def check_fit(self, model: Any) -> None:
+        """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
+        if not self.shared and "next" in model.objective.passes:
+            raise ValueError(
+                f"The parts do not fit: the objective {model.objective.registered_name!r} has the pass 'next', whose "
+                "targets are others than those that the negatives are drawn for. Use negatives with shared=True."
+            )
 
     def draw(self, targets: Tensor, num_items: int, generator: Generator) -> NegativeSample:
-        items = torch.randint(num_items, (self.count,), generator=generator, device=generator.device)
-        expected = torch.full((self.count,), math.log(self.count / num_items))
-        return NegativeSample(items.to(targets.device), expected.to(targets.device))
+        shape, choices = ((self.count,), num_items) if self.shared else ((len(targets), self.count), num_items - 1)
+        items = torch.randint(max(1, choices), shape, generator=generator, device=generator.device).to(targets.device)
+        if not self.shared:
+            items = (items + 1 + targets[:, None]) % num_items
+        expected = torch.full(shape, math.log(self.count / max(1, choices)), device=targets.device)
+        return NegativeSample(items, expected)
 
 
 class _FittedNegatives(Negatives):
@@ -192,7 +214,7 @@ class InBatchNegatives(_FittedNegatives, name="in-batch"):
 def sampled_cross_entropy(
     positive: Tensor, negative: Tensor, target: Tensor, sample: NegativeSample, weights: Tensor | None = None
 ) -> Tensor:
-    """Mean log-Q corrected cross-entropy of M targets against N shared negatives.
+    """Mean log-Q corrected cross-entropy of M targets against N negatives.
 
     Args:
         positive: Scores of the targets, ``(M,)``.

@@ -7,6 +7,7 @@ from diffusers_rec.objectives.contrastive import ContrastiveObjective
 from diffusers_rec.objectives.items import ItemsObjective
 from diffusers_rec.objectives.pairs import BinaryTerm, PairTerm
 from diffusers_rec.objectives.preference import PreferenceTerm
+from diffusers_rec.objectives.sampled import BPRTerm, SampledBCETerm
 from diffusers_rec.objectives.score_entropy import ScoreEntropyTerm
 from diffusers_rec.objectives.simplified import SimplifiedObjective
 from diffusers_rec.objectives.terms import (
@@ -21,6 +22,7 @@ from diffusers_rec.objectives.terms import (
 from diffusers_rec.objectives.weighted import WeightedObjective
 
 __all__ = [
+    "BPRTerm",
     "BinaryTerm",
     "BoundTerm",
     "ConsistencyTerm",
@@ -35,6 +37,7 @@ __all__ = [
     "PairTerm",
     "Pass",
     "PreferenceTerm",
+    "SampledBCETerm",
     "ScoreEntropyTerm",
     "SimplifiedObjective",
     "SourceTerm",

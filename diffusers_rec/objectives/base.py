@@ -123,8 +123,9 @@ class Pass:
         if not noised.any():
             return head.loss(self.output, self.items, negatives, weights=weights)
         of_noised, of_blank = (None, None) if weights is None else (weights[noised], weights[~noised])
-        informed = wide.loss(joined[noised], self.items[noised], negatives, weights=of_noised)
-        blank = head.loss(self.output[~noised], self.items[~noised], negatives, weights=of_blank)
+        for_noised, for_blank = (None, None) if negatives is None else (negatives.of(noised), negatives.of(~noised))
+        informed = wide.loss(joined[noised], self.items[noised], for_noised, weights=of_noised)
+        blank = head.loss(self.output[~noised], self.items[~noised], for_blank, weights=of_blank)
         share = noised.to(blank.dtype)
         return torch.lerp(blank, informed, (share if weights is None else share * relative(weights)).mean())
 
@@ -138,7 +139,7 @@ class TrainingStep:
         passes: Declared passes by name, always with ``sampled``.
         weights: Weights of the timestep sampler, ``(M,)``.
         head: Item head.
-        negatives: Items that a cross-entropy compares the true items with; all items if None.
+        negatives: Items that a loss compares the true items with; all items if None.
     """
 
     passes: Mapping[str, Pass]

@@ -43,7 +43,8 @@ class BinaryTerm(LossTerm, name="binary"):
             if items is None:
                 items = torch.arange(len(others), device=others.device)
             wrong = sampled.items[:, None] != items
-            negative = F.softplus(predicted @ others.T).where(wrong, 0.0).sum(1) / wrong.sum(1).clamp(min=1)
+            scores = predicted @ others.T if others.ndim == 2 else (others @ predicted[..., None])[..., 0]
+            negative = F.softplus(scores).where(wrong, 0.0).sum(1) / wrong.sum(1).clamp(min=1)
             return (F.softplus(-(predicted * own).sum(-1)) + negative) / steps
 
     def without_noise(self) -> Config:

@@ -17,13 +17,15 @@ DRAWS = 400
 
 
 def samples_have_their_shapes(negatives: Negatives) -> None:
-    """A sample has int64 indices and float32 log counts, each ``(N,)``, also for a single target."""
+    """A sample has int64 indices and float32 log counts, ``(N,)`` or ``(M, N)``, also for a single target."""
     for count in (1, 2, 9):
         sample = drawn(negatives, count)
         if sample is None:
             return  # all items
         items, log_expected = sample.items, sample.log_expected
-        expect(items.ndim == 1 and items.dtype == torch.int64, "items (N,) in int64", f"{items.shape}, {items.dtype}")
+        fits = items.ndim == 1 or (items.ndim == 2 and len(items) == count)
+        expect(fits, f"items (N,), or ({count}, N) for {count} targets", tuple(items.shape))
+        expect(items.dtype == torch.int64, "items in int64", items.dtype)
         expect(log_expected.shape == items.shape, f"log_expected {tuple(items.shape)}", tuple(log_expected.shape))
         expect(log_expected.dtype == torch.float32, "log_expected in float32", log_expected.dtype)
         expect_finite("log_expected", log_expected)
@@ -47,8 +49,17 @@ def frequencies_match_the_expected_counts(negatives: Negatives) -> None:
         sample = drawn(negatives, 50, seed)
         if sample is None:
             return
-        seen += torch.bincount(sample.items, minlength=len(COUNTS))
-        expected[sample.items] = sample.log_expected.double().exp() * DRAWS
+        items, number = sample.items.flatten(), sample.log_expected.double().exp().flatten()
+        counted = torch.bincount(items, minlength=len(COUNTS))
+        if sample.items.ndim == 2:  # those next to a different target
+            targets = training_targets(50, seed)
+            own = (sample.items == targets[:, None]).sum(1)
+            counted -= torch.bincount(targets, own, minlength=len(COUNTS)).long()
+            each = torch.zeros(len(COUNTS), dtype=torch.float64).scatter(0, items, number)
+            expected += each * (50 - torch.bincount(targets, minlength=len(COUNTS)))
+        else:
+            expected[items] = number * DRAWS
+        seen += counted
     # Each target of a batch is compared with the 49 others.
     allowed = 0.03 * expected + 5 * expected.sqrt()
     for item in ((seen - expected).abs() > allowed).nonzero()[:, 0].tolist():
@@ -86,6 +97,8 @@ def _cases(maker: Maker) -> Iterator[Case]:
     yield Case("", (fitted(maker()),))
     if maker.leaves_open("count"):
         yield Case("count=50", (fitted(maker(count=50)),))
+    if maker.leaves_open("shared"):
+        yield Case("shared=False", (fitted(maker(shared=False)),))
 
 
 def _outputs(negatives: Negatives) -> list[Tensor]:

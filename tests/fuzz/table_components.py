@@ -197,6 +197,8 @@ CALLS: dict[str, Call] = {
     "ConsistencyTerm": Call(lambda: dr.ConsistencyTerm, lambda: {"weight": 0.5}, component),
     "CrossEntropyTerm": Call(lambda: dr.CrossEntropyTerm, lambda: {"weight": 0.5, "at": "final"}, component),
     "BinaryTerm": Call(lambda: dr.BinaryTerm, lambda: {"weight": 0.5}, component),
+    "BPRTerm": Call(lambda: dr.BPRTerm, lambda: {"weight": 0.5}, component),
+    "SampledBCETerm": Call(lambda: dr.SampledBCETerm, lambda: {"weight": 0.5, "calibration": 0.7}, component),
     "PairTerm": Call(lambda: dr.PairTerm, lambda: {"weight": 0.5, "temperature": 0.2}, component),
     "BoundTerm": Call(lambda: dr.BoundTerm, lambda: {"weight": 0.5}, component),
     "ScoreEntropyTerm": Call(lambda: dr.ScoreEntropyTerm, lambda: {"weight": 0.5}, component),

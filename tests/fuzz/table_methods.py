@@ -286,6 +286,11 @@ CALLS: dict[str, Call] = {
                  "weights": torch.ones(3)},
         arithmetic=True,
     ),
+    "ItemHead.pair_scores": Call(
+        lambda: world.head().pair_scores,
+        lambda: {"latent": gaussian(3, DIM), "target": targets(), "negatives": a_step()["negatives"]},
+        arithmetic=True,
+    ),
     "Negatives.fit": Call(lambda: dr.PopularityNegatives(3).fit, lambda: {"counts": torch.arange(NUM_ITEMS)}),
     "AllItems.draw": Call(lambda: dr.AllItems().draw, draw, opaque=tuple(draw())),
     "UniformNegatives.draw": Call(lambda: dr.UniformNegatives(3).draw, draw),
@@ -302,6 +307,8 @@ CALLS: dict[str, Call] = {
     "CrossEntropyTerm.without_noise": Call(lambda: dr.CrossEntropyTerm().without_noise, dict),
     "BoundTerm.without_noise": Call(lambda: dr.BoundTerm().without_noise, dict),
     "BinaryTerm.without_noise": Call(lambda: dr.BinaryTerm().without_noise, dict),
+    "BPRTerm.without_noise": Call(lambda: dr.BPRTerm().without_noise, dict),
+    "SampledBCETerm.without_noise": Call(lambda: dr.SampledBCETerm().without_noise, dict),
     "PairTerm.without_noise": Call(lambda: dr.PairTerm().without_noise, dict),
     "SimplifiedObjective.__call__": Call(dr.SimplifiedObjective, losses),
     "WeightedObjective.__call__": Call(dr.WeightedObjective, losses),
@@ -450,7 +457,7 @@ CALLS["LastK.serving"] = Call(
 )
 TERMS = (
     dr.SquaredTerm, dr.CosineTerm, dr.CrossEntropyTerm, dr.BoundTerm, dr.BinaryTerm, dr.PairTerm, dr.SourceTerm,
-    dr.ContrastiveTerm,
+    dr.ContrastiveTerm, dr.BPRTerm, dr.SampledBCETerm,
 )  # fmt: skip
 for _cls in TERMS:
     CALLS[f"{_cls.__name__}.__call__"] = Call(_cls, losses)
