@@ -46,6 +46,7 @@ def diffusion(model):
 
 
 def hit_rate(model):
+    """HR@10 on the test items after training."""
     train(model, split.train, split.validation, recipe)
     return evaluate(model, split.test).metrics()["hr@10"]
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusers_rec import DiffRec, Ensemble, SyntheticWorld
+from diffusers_rec import DiffRec, Ensemble, Interactions, SyntheticWorld
 
 SEQUENCES = SyntheticWorld(24).sample(60).sequences()
 ITEMS = SEQUENCES.vocabulary.ids
@@ -139,3 +139,14 @@ def test_a_broken_weight_that_was_written_behind_torchs_back_is_seen_in_the_answ
     for ask in (model.recommend, model.predict_proba):
         with pytest.raises(ValueError, match="weights hold NaN or infinities"):
             ask([[ITEMS[0]]])
+
+
+def test_sequences_are_asked_for_by_the_ids_of_their_items():
+    """Their rows are indices, which must not be read as ids, least of all where ids are integers, too."""
+    log = [[3, 1, 2], [0, 2]]
+    users, items = zip(*((user, item) for user, row in enumerate(log) for item in row), strict=True)
+    sequences = Interactions.from_arrays(users, items, range(len(items)))
+    model = DiffRec([2, 0, 3, 1], dim=8, max_length=6, seeds=1).eval()
+    found, expected = model.recommend(sequences.sequences(), k=1), model.recommend(log, k=1)
+    assert found.items == expected.items
+    assert torch.equal(found.scores, expected.scores)

@@ -82,7 +82,7 @@ def chain_of(model: Recommender) -> list[int]:
 def serving(model: Recommender, plain: Recommender, split: Split, options: argparse.Namespace) -> Row:
     """Seconds to rank for a user, with the model's own sampler, and how many times those of one step of ``plain``."""
     rows = np.arange(min(SERVED_AT_ONCE, len(split.test)))
-    histories = [split.test.histories.vocabulary.decode(row) for row in split.test.histories.take(rows)]
+    histories = split.test.histories.take(rows)
     with torch.no_grad():
         times = compare(
             {

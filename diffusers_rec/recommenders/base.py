@@ -168,7 +168,8 @@ class Recommender(Trainable, ABC):
         """The k likeliest next items for each history.
 
         Args:
-            histories: Raw item ids, oldest first. The users need not have been in training.
+            histories: Raw item ids, oldest first, or :class:`~diffusers_rec.Sequences`. The users need not have been in
+                training.
             k: Number of items, at most that of the candidates; 10, or all candidates where they are fewer, when None.
             exclude_seen: Whether to leave out the items of the history.
             candidates: Ids to recommend among: one list for all histories, or a list of lists, one a history; all items

@@ -14,7 +14,7 @@ from torch import Tensor
 from diffusers_rec.core.errors import shown
 from diffusers_rec.data.batching import pad
 from diffusers_rec.data.history import History
-from diffusers_rec.data.sequences import FeatureArray, feature_arrays
+from diffusers_rec.data.sequences import FeatureArray, Sequences, feature_arrays
 from diffusers_rec.data.times import TimeArray, as_times
 from diffusers_rec.data.vocabulary import IndexArray, Vocabulary, listed
 
@@ -115,6 +115,8 @@ def _lists(histories: Iterable[Items]) -> list[list[Any]]:
     """
     if isinstance(histories, _UNORDERED) or not isinstance(histories, Iterable):
         raise TypeError(f"histories must be a list of histories, each a list of item ids, got {shown(histories)}.")
+    if isinstance(histories, Sequences):  # of indices in its own vocabulary
+        histories = map(histories.vocabulary.decode, histories)
     rows = []
     for number, history in enumerate(histories):
         if isinstance(history, _UNORDERED) or not isinstance(history, Iterable):
