@@ -79,7 +79,7 @@ def dots(path: Path, rows: Rows, *, names: list[str], panels: dict[str, str], lo
     labels = [", ".join(words(row[name]) for name in names if row[name]) for row in rows]
     for axis, (column, label) in zip(axes, panels.items(), strict=True):
         for color, group in enumerate(dict.fromkeys(row[names[0]] for row in rows)):
-            places = [place for place, row in enumerate(rows) if row[names[0]] == group]
+            places = [place for place, row in enumerate(rows) if row[names[0]] == group and row[column]]
             values = [float(rows[place][column]) for place in places]
             spread = zip(*(_spread(rows[place], column) for place in places), strict=True)
             axis.errorbar(values, places, xerr=[*spread], fmt="o", color=f"C{color}")

@@ -269,6 +269,12 @@ def test_dots_have_bars_of_the_percentiles(tmp_path):
     assert (tmp_path / "dots.png").is_file()
 
 
+def test_dots_leave_out_what_is_not_printed(tmp_path):
+    rows = [{"name": "a", "hr@10": "0.1", "ndcg@10": ""}, {"name": "b", "hr@10": "", "ndcg@10": ""}]
+    plots.dots(tmp_path / "dots.png", rows, names=["name"], panels={"hr@10": "HR@10", "ndcg@10": "NDCG@10"})
+    assert (tmp_path / "dots.png").is_file()
+
+
 def test_a_name_is_shown_in_words():
     assert words("paper-from-last-item, 3 trainings together") == "paper, SNR fixed, last-item residual, ensemble of 3"
     assert words("SASRec, 256 sampled negatives") == "SASRec, 256 sampled negatives"

@@ -73,6 +73,11 @@ def test_printed_rows_are_of_models_and_data_sets_that_are_compared():
     assert {row["dataset"] for row in rows} <= set(settings.MINUTES)
     assert {row["history"] for row in rows} <= {"masked", "unmasked", "not said"}
     assert {row["split"] for row in rows} <= {"ours", "another"}
+    for row in rows:
+        scores = [float(row[metric]) for metric in accuracy.METRICS if row[metric]]
+        assert scores
+        assert all(0 < score < 1 for score in scores)
+        assert row["source"]
 
 
 def test_the_programs_train_once_and_write_their_tables(tmp_path, capsys):

@@ -40,7 +40,8 @@ def wang2023_latent(
     ML-1M        40  5e-3   5e-3 to 2e-2  .03     1e-3, 5e-4      1.0e-4
     ===========  ==  =====  ============  ======  ==============  ======================
 
-    The recipe has the first rate of Amazon-book. We could not read the paper's table.
+    The recipe has the first rate of Amazon-book. For ML-1M, the paper is quoted with recall .1060 and
+    NDCG .0868 at 10, and the quoting students reached .0535 and .0598 (``ilayda-bilgin/RS``, Table 14).
 
     **The encoder's noise is larger than the diffusion's.** A tanh keeps the means of the latents in [-1, 1] and
     their standard deviations in [.61, 1.65]. The diffusion adds noise of at most .05. Ranking uses neither.
