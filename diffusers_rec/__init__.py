@@ -39,6 +39,7 @@ from diffusers_rec.encoders import (
     HistoryEncoder,
     PrefixEncoder,
     SingleLayerEncoder,
+    StochasticEncoder,
 )
 from diffusers_rec.guidance import (
     AttributeGuide,
@@ -254,6 +255,7 @@ __all__ = [
     "StateDecoderDenoiser",
     "StateMLPDenoiser",
     "Statistics",
+    "StochasticEncoder",
     "StraightSampler",
     "SummedEmbedding",
     "SyntheticWorld",

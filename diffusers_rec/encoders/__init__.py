@@ -4,6 +4,7 @@ from diffusers_rec.encoders.base import CausalEncoder, EncoderSpec, HistoryEncod
 from diffusers_rec.encoders.causal_transformer import CausalTransformerEncoder
 from diffusers_rec.encoders.gru import GRUEncoder
 from diffusers_rec.encoders.single_layer import SingleLayerEncoder
+from diffusers_rec.encoders.stochastic import StochasticEncoder
 
 __all__ = [
     "CausalEncoder",
@@ -13,5 +14,6 @@ __all__ = [
     "HistoryEncoder",
     "PrefixEncoder",
     "SingleLayerEncoder",
+    "StochasticEncoder",
     "encoder_of",
 ]

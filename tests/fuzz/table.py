@@ -81,6 +81,7 @@ EXEMPT = {
             "PrefixEncoder.encode",
             "PrefixEncoder.states",
             "SingleLayerEncoder.sequence",
+            "StochasticEncoder.sequence",
         ),
         "called by the encoder and by the denoiser that has it",
     ),

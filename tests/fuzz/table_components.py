@@ -153,6 +153,11 @@ CALLS: dict[str, Call] = {
         lambda: {"dim": DIM, "max_length": 6, "num_heads": 2, "skip": True, "rotary": True, "dropout": 0.1, "seed": 0},
         component,
     ),
+    "StochasticEncoder": Call(
+        lambda: dr.StochasticEncoder,
+        lambda: {"dim": DIM, "max_length": 6, "num_layers": 1, "num_heads": 2, "attend_means": False, "dropout": 0.1,
+                 "seed": 0}, component,
+    ),
     "GRUEncoder": Call(
         lambda: dr.GRUEncoder,
         lambda: {"dim": DIM, "max_length": 6, "hidden_dim": 5, "num_layers": 1, "dropout": 0.1, "seed": 0}, component,
