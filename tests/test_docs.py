@@ -65,6 +65,7 @@ UNSHOWN = {
     "recommenders.replacing",
     "recommenders.requests",
     "recommenders.serving",
+    "recommenders.views",
     "samplers.item_draws",
     "training.learner",
     "training.precision",

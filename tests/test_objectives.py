@@ -54,7 +54,7 @@ WEIGHTED = [
 ]
 ITEMS = [{"name": "items"}, {"name": "items", "sampled_weight": 0.5, "next_weight": 0.0}]
 TERMS = ["squared", "cosine", "cross-entropy", "bound", "binary", "pair-contrastive", "source", "contrastive",
-         "bpr", "sampled-bce", {"name": "sampled-bce", "calibration": 0.75},
+         "info-nce", "bpr", "sampled-bce", {"name": "sampled-bce", "calibration": 0.75},
          "score-entropy", "consistency", {"name": "squared", "of": "output", "reduction": "sum"},
          *({"name": "cross-entropy", "at": at} for at in ("final", "null", "next")), {"name": "cosine", "power": 2.0},
          "preference", {"name": "preference", "distance": "cosine", "at": "centroid", "over": "batch"},
@@ -74,7 +74,7 @@ def a_step(seed=0, latents=5, kind="x0", names=("sampled", "final")):
 @given(seed=seeds, latents=st.integers(1, 6), kind=st.sampled_from(["x0", "velocity"]))
 def test_every_objective_keeps_its_contract(clause, spec, seed, latents, kind):
     objective = Objective.build(spec)
-    clause(objective, random_step(objective.passes, latents, seed % 1000, kind=kind))
+    clause(objective, random_step(objective.passes, latents, seed % 1000, kind=kind, views=objective.views))
 
 
 @pytest.mark.parametrize("spec", TERMS, ids=str)
@@ -85,7 +85,8 @@ def test_every_term_keeps_its_contract(clause, spec, seed, latents, kind):
     if isinstance(spec, str) and clause.__name__ in WAIVED.get(spec, ()):
         return
     term = LossTerm.build(spec)
-    clause(term, random_step(term.passes, latents, seed % 1000, kind=kind, process=term.process))
+    step = random_step(term.passes, latents, seed % 1000, kind=kind, process=term.process, views=term.views)
+    clause(term, step)
 
 
 def test_source_is_the_cross_entropy_of_the_centre():

@@ -4,6 +4,7 @@ from diffusers_rec.core.deprecation import deprecated_names
 from diffusers_rec.objectives.base import LossTerms, Objective, Pass, TrainingStep
 from diffusers_rec.objectives.consistency import ConsistencyTerm
 from diffusers_rec.objectives.contrastive import ContrastiveObjective
+from diffusers_rec.objectives.info_nce import InfoNCETerm
 from diffusers_rec.objectives.items import ItemsObjective
 from diffusers_rec.objectives.pairs import BinaryTerm, PairTerm
 from diffusers_rec.objectives.preference import PreferenceTerm
@@ -19,6 +20,7 @@ from diffusers_rec.objectives.terms import (
     SourceTerm,
     SquaredTerm,
 )
+from diffusers_rec.objectives.views import Views
 from diffusers_rec.objectives.weighted import WeightedObjective
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "ContrastiveTerm",
     "CosineTerm",
     "CrossEntropyTerm",
+    "InfoNCETerm",
     "ItemsObjective",
     "LossTerm",
     "LossTerms",
@@ -43,6 +46,7 @@ __all__ = [
     "SourceTerm",
     "SquaredTerm",
     "TrainingStep",
+    "Views",
     "WeightedObjective",
 ]
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -28,11 +28,13 @@ from torch import Tensor
 
 from diffusers_rec.core.entrances import guarded
 from diffusers_rec.core.registry import Component, Config
+from diffusers_rec.data.augment import Augmentations
 from diffusers_rec.items.cross_entropy import relative
 from diffusers_rec.items.embeddings import ItemEmbedding
 from diffusers_rec.items.evidence import EvidenceHead, with_evidence
 from diffusers_rec.items.heads import ItemHead
 from diffusers_rec.items.negatives import NegativeSample
+from diffusers_rec.objectives.views import Views, check_views
 from diffusers_rec.processes.prediction import target_of, x0_from
 from diffusers_rec.processes.process import Process
 from diffusers_rec.processes.schedules import NoiseSchedule
@@ -140,12 +142,14 @@ class TrainingStep:
         weights: Weights of the timestep sampler, ``(M,)``.
         head: Item head.
         negatives: Items that a loss compares the true items with; all items if None.
+        views: States of the declared views of the histories.
     """
 
     passes: Mapping[str, Pass]
     weights: Tensor
     head: ItemHead
     negatives: NegativeSample | None = None
+    views: Views = field(default_factory=Views)
 
     made_by: ClassVar[str] = "TrainingStep({'sampled': Pass(...)}, weights, head)"
 
@@ -200,10 +204,15 @@ class Objective(Component, ABC, kind="objective"):
 
     Attributes:
         passes: Passes that the objective needs. The docstring of the module lists all passes.
+        views: Views of the histories that it needs, a name once for each view; see
+            :mod:`diffusers_rec.objectives.views`.
+        augmentations: Settings of the views.
     """
 
     entrances = ("__call__",)
     passes: tuple[str, ...] = ("sampled",)
+    views: tuple[str, ...] = ()
+    augmentations: Augmentations = Augmentations()
     reads_latents: bool = True
     """Whether it needs predicted latents, which a denoiser that predicts items does not give."""
 
@@ -222,6 +231,7 @@ class Objective(Component, ABC, kind="objective"):
                 f"{type(self).__name__}: passes must be 'sampled' and any of {', '.join(PASSES[1:])}, "
                 f"got {self.passes!r}. Declare them as a tuple, such as ('sampled', 'final')."
             )
+        check_views(self, model)
         if self.reads_latents and model.denoiser.prediction == "items":
             raise ValueError(
                 f"The parts do not fit: the objective {self.registered_name!r} compares latents, but the denoiser "

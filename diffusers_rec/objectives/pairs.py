@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from diffusers_rec.core.errors import check_bool, check_float
 from diffusers_rec.core.registry import Config
 from diffusers_rec.objectives.base import Pass, TrainingStep
+from diffusers_rec.objectives.info_nce import pair_losses
 from diffusers_rec.objectives.terms import LossTerm
 
 
@@ -76,10 +77,8 @@ class PairTerm(LossTerm, name="pair-contrastive"):
         sampled = step.sampled
         with torch.autocast(sampled.x0.device.type, enabled=False):
             one, other, steps = _pairs(sampled, self.noised)
-            both = F.normalize(torch.cat([one, other]), dim=-1)
-            scores = (both @ both.T / self.temperature).fill_diagonal_(-torch.inf)
-            own = torch.arange(len(both), device=both.device).roll(len(one))
-            return (F.cross_entropy(scores, own, reduction="none") / steps.repeat(2)).mean()
+            one, other = F.normalize(one, dim=-1), F.normalize(other, dim=-1)
+            return (pair_losses(one, other, self.temperature) / steps.repeat(2)).mean()
 
     def without_noise(self) -> Config:
         return {**self.config(), "noised": False}

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from diffusers_rec.core.errors import check_choice, check_float
 from diffusers_rec.core.registry import Component, Config
+from diffusers_rec.data.augment import Augmentations
 from diffusers_rec.objectives.base import LossTerms, TrainingStep
 from diffusers_rec.processes.mask import MaskProcess
 from diffusers_rec.processes.process import Process
@@ -29,11 +30,15 @@ class LossTerm(Component, ABC, kind="term"):
 
     Attributes:
         passes: Passes that the term needs; see :mod:`diffusers_rec.objectives.base`.
+        views: Views of the histories that the term needs; see :mod:`diffusers_rec.objectives.views`.
+        augmentations: Settings of the views.
         reads_latents: Whether the term needs predicted latents, as :attr:`Objective.reads_latents`.
     """
 
     entrances = ("__call__",)
     passes: tuple[str, ...] = ("sampled",)
+    views: tuple[str, ...] = ()
+    augmentations: Augmentations = Augmentations()
     reads_latents: bool = True
     process: ClassVar[str | None] = None
     """Registered name of the process whose draws the term reads; any process if None."""

@@ -8,6 +8,7 @@ from typing import Any
 from diffusers_rec.core.registry import Config
 from diffusers_rec.objectives.base import LossTerms, Objective, TrainingStep
 from diffusers_rec.objectives.terms import LossTerm, add_up, passes_of
+from diffusers_rec.objectives.views import joint_views
 
 
 class WeightedObjective(Objective, name="weighted"):
@@ -18,7 +19,7 @@ class WeightedObjective(Objective, name="weighted"):
             "cross-entropy", "at": "final"}]``.
 
     Raises:
-        ValueError: There is no term, or two terms of one kind.
+        ValueError: There is no term, two terms of one kind, or two terms with other settings of their views.
         TypeError: The terms are not in a list.
     """
 
@@ -30,6 +31,14 @@ class WeightedObjective(Objective, name="weighted"):
         if not self.terms or len(self._named) < len(self.terms):
             raise ValueError(f"WeightedObjective: expected terms of different kinds, got {self.terms}.")
         self.passes = passes_of(self._named)
+        self.views = joint_views(term.views for term in self.terms)
+        settings = [term.augmentations for term in self.terms if term.views]
+        if settings:
+            self.augmentations = settings[0]
+        if any(each != self.augmentations for each in settings):
+            raise ValueError(
+                f"WeightedObjective: terms share their views, but the settings of these differ: {settings}."
+            )
         self.reads_latents = any(term.reads_latents for term in self.terms)
 
     def __call__(self, step: TrainingStep) -> LossTerms:

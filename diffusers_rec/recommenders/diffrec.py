@@ -21,6 +21,7 @@ from diffusers_rec.core.randomness import MAX_SEED, generators_from, isolated_rn
 from diffusers_rec.core.registry import Component, Config
 from diffusers_rec.data.batching import Batch, Examples, TrainingBatches
 from diffusers_rec.data.history import History
+from diffusers_rec.data.same_target import SameTarget
 from diffusers_rec.data.sequences import Holdout, Sequences
 from diffusers_rec.data.vocabulary import Vocabulary
 from diffusers_rec.denoisers import Denoiser
@@ -29,6 +30,7 @@ from diffusers_rec.items.embeddings import ItemEmbedding
 from diffusers_rec.items.heads import ItemHead
 from diffusers_rec.items.negatives import Negatives
 from diffusers_rec.objectives import LossTerms, Objective, TrainingStep
+from diffusers_rec.objectives.views import HIDING
 from diffusers_rec.processes.noising import NoisingStrategy, TargetOnly
 from diffusers_rec.processes.process import Process
 from diffusers_rec.processes.schedules import NoiseSchedule
@@ -47,6 +49,7 @@ from diffusers_rec.recommenders.pretrained import Pretrained
 from diffusers_rec.recommenders.ranking import Scores
 from diffusers_rec.recommenders.replacing import replaced
 from diffusers_rec.recommenders.trainable import Loss
+from diffusers_rec.recommenders.views import MaskedItem, run_views
 from diffusers_rec.samplers import Sampler, StepCallback
 
 MAX_LAST_ALPHA_BAR = 0.05
@@ -126,6 +129,9 @@ class DiffRec(Pretrained, Completing):
         self.noising = NoisingStrategy.build(noising)
         self.timesteps = TimestepSampler.build_with({"num_timesteps": self.schedule.num_timesteps}, timesteps)
         self.objective = Objective.build(objective)
+        hides = set(HIDING) & set(self.objective.views)
+        self.masked_item = MaskedItem(self.embedding.dim) if hides else None
+        self.examples: SameTarget | None = None
         self.negatives = Negatives.build(negatives)
         self.memory = Memory.build_with({"num_items": size["num_items"]}, memory)
         self.sampler = Sampler.build_with(shared, sampler)
@@ -145,6 +151,8 @@ class DiffRec(Pretrained, Completing):
     def prepare(self, sequences: Sequences, *, examples: Examples = "every-prefix") -> Self:
         """Count what the parts need to know of the training data: memory, negatives and the items' popularity.
 
+        An objective with the view ``same-target`` draws from these examples.
+
         :func:`~diffusers_rec.training.train` calls it; a loop of your own calls it once, before the first loss. What
         the negatives have counted belongs to the data and is in no checkpoint; the rest is saved with the weights. An
         earlier calibration is dropped.
@@ -160,6 +168,8 @@ class DiffRec(Pretrained, Completing):
         self.calibration = None
         self.negatives.fit(TrainingBatches(sequences, examples=examples).target_counts())
         self.memory.fit(sequences)
+        if "same-target" in self.objective.views:
+            self.examples = SameTarget(sequences, examples=examples, max_length=self.max_length)
         return super().prepare(sequences, examples=examples)
 
     def forward(self, batch: Batch, generator: Generator) -> Loss:
@@ -230,7 +240,10 @@ class DiffRec(Pretrained, Completing):
         passes, predicted = run_passes(self, history, queries, items, timesteps, generator, following)
         sampled = passes["sampled"]
         negatives = self.negatives.draw(sampled.items, len(self.vocabulary), generator)
-        step = TrainingStep(passes, steps_of_positions(weights, predicted)[predicted], self.head, negatives)
+        following_items = items_at(batch.items, history.lengths[:, None])[:, 0]
+        views = run_views(self, history, following_items, self.examples, generator)
+        weights = steps_of_positions(weights, predicted)[predicted]
+        step = TrainingStep(passes, weights, self.head, negatives, views)
         terms = check_class(f"The result of {type(self.objective).__name__}(step)", self.objective(step), LossTerms)
         return Loss(terms.total, terms.named, {"timesteps": sampled.timesteps, "per_latent": terms.per_latent})
 

@@ -97,7 +97,7 @@ def _carry_over(old: Any, new: Any, given: set[str]) -> None:
     new.to(device=old.device, dtype=old.embedding.dtype)
     for name, module in old.named_children():
         ours, theirs = _backbone(getattr(new, name)), _backbone(module)
-        if name in given or type(ours) is not type(theirs):
+        if name in given or ours is None or type(ours) is not type(theirs):
             continue
         if _shapes(ours) == _shapes(theirs):
             ours.load_state_dict(theirs.state_dict())

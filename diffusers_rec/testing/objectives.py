@@ -42,7 +42,7 @@ def loss_has_its_shapes(objective: Objective, step: TrainingStep) -> None:
 
 
 def gradients_reach_the_declared_passes(objective: Objective, step: TrainingStep) -> None:
-    """The loss depends on every declared pass, because each pass costs a prediction."""
+    """The loss depends on every declared pass and view, because each costs a prediction or an encoding."""
     if len(step.items) > 1:  # a contrast needs two
         expect_used_passes(gradients_of_outputs(step, lambda leaves: objective(leaves).total))
 
@@ -110,12 +110,12 @@ def tensors_of(terms: LossTerms) -> list[Tensor]:
 def _cases(maker: Maker) -> Iterator[Case]:
     objective = maker()
     for latents in LATENTS:
-        yield Case(f"M={latents}", (objective, random_step(objective.passes, latents)))
-    yield Case("of velocities", (objective, random_step(objective.passes, 4, kind="velocity")))
+        yield Case(f"M={latents}", (objective, random_step(objective.passes, latents, views=objective.views)))
+    yield Case("of velocities", (objective, random_step(objective.passes, 4, kind="velocity", views=objective.views)))
 
 
 def _outputs(objective: Objective) -> list[Tensor]:
-    terms = objective(random_step(objective.passes, 6))
+    terms = objective(random_step(objective.passes, 6, views=objective.views))
     return tensors_of(check_class("The result of an objective", terms, LossTerms))
 
 

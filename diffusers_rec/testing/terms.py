@@ -58,7 +58,7 @@ def order_does_not_matter(term: LossTerm, step: TrainingStep) -> None:
 
 
 def gradients_reach_the_declared_passes(term: LossTerm, step: TrainingStep) -> None:
-    """The term depends on every declared pass, because each pass costs a prediction."""
+    """The term depends on every declared pass and view, because each costs a prediction or an encoding."""
     if len(step.items) > 1:  # a contrast needs two
         expect_used_passes(gradients_of_outputs(step, lambda leaves: term(leaves).sum()))
 
@@ -96,12 +96,14 @@ CLAUSES = (
 def _cases(maker: Maker) -> Iterator[Case]:
     term = maker()
     for latents in (1, 6):
-        yield Case(f"M={latents}", (term, random_step(term.passes, latents, process=term.process)))
-    yield Case("of velocities", (term, random_step(term.passes, 4, kind="velocity", process=term.process)))
+        yield Case(f"M={latents}", (term, random_step(term.passes, latents, process=term.process, views=term.views)))
+    yield Case(
+        "of velocities", (term, random_step(term.passes, 4, kind="velocity", process=term.process, views=term.views))
+    )
 
 
 def _outputs(term: LossTerm) -> list[Tensor]:
-    return [term(random_step(term.passes, 6, process=term.process)).detach()]
+    return [term(random_step(term.passes, 6, process=term.process, views=term.views)).detach()]
 
 
 SUITE = Suite(LossTerm, _cases, CLAUSES, _outputs)

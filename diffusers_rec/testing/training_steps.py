@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffusers_rec.items.embeddings import TableEmbedding
 from diffusers_rec.items.heads import LinearHead
-from diffusers_rec.objectives import Pass, TrainingStep
+from diffusers_rec.objectives import Pass, TrainingStep, Views
 from diffusers_rec.objectives.base import OTHERS, PASSES
 from diffusers_rec.processes.prediction import target_of
 from diffusers_rec.processes.process import Process
@@ -28,6 +28,7 @@ def random_step(
     kind: str = "x0",
     dtype: torch.dtype = torch.float32,
     process: str | None = None,
+    views: Collection[str] = (),
 ) -> TrainingStep:
     """Build a step with the given passes, whose predictions differ from their targets.
 
@@ -38,6 +39,7 @@ def random_step(
         kind: Kind of the prediction.
         dtype: Dtype of the latents.
         process: Registered name of the process that corrupts; Gaussian noise, which a step has no process for, if None.
+        views: Names of the views, one history for each latent.
     """
     items, dim, steps = SIZES["num_items"], SIZES["dim"], SIZES["num_timesteps"]
     schedule, generator = SqrtSchedule(steps), seeded(seed)
@@ -70,7 +72,16 @@ def random_step(
             shown, x0, xn, noise, timesteps, output, kind, schedule, process=corrupts, embedding=embedding
         )
     weights = (torch.rand(latents, generator=generator) + 0.5).to(dtype)
-    return TrainingStep(made, weights, head)
+    states: dict[str, tuple[Tensor, ...]] = {}
+    for place, name in enumerate(views):
+        states[name] = (*states.get(name, ()), gaussian(latents, dim, seed=100 * seed + 60 + place, dtype=dtype))
+    return TrainingStep(made, weights, head, views=Views(states, true))
+
+
+def change_states(step: TrainingStep, change: Callable[[Tensor], Tensor]) -> TrainingStep:
+    """Apply a function to each state of the views of a step."""
+    states = {name: tuple(map(change, each)) for name, each in step.views.states.items()}
+    return replace(step, views=replace(step.views, states=states))
 
 
 def change_passes(step: TrainingStep, change: Callable[[Pass], Pass]) -> TrainingStep:
@@ -85,7 +96,8 @@ def change_tensors(step: TrainingStep, change: Callable[[Tensor], Tensor]) -> Tr
         values: dict[str, Any] = {each.name: getattr(one, each.name) for each in fields(one)}
         return Pass(**values | {name: change(value) for name, value in values.items() if isinstance(value, Tensor)})
 
-    return replace(change_passes(step, changed), weights=change(step.weights))
+    views = replace(step.views, items=change(step.views.items)) if step.views.states else step.views
+    return change_states(replace(change_passes(step, changed), weights=change(step.weights), views=views), change)
 
 
 def select(step: TrainingStep, rows: slice | Tensor) -> TrainingStep:
@@ -105,12 +117,15 @@ def half_outputs(step: TrainingStep) -> tuple[TrainingStep, TrainingStep]:
 
 
 def gradients_of_outputs(step: TrainingStep, loss: Callable[[TrainingStep], Tensor]) -> dict[str, Tensor | None]:
-    """Gradient of a scalar loss with respect to the output of each pass."""
+    """Gradient of a scalar loss with respect to the output of each pass, and to the states of each view."""
     leaves = change_passes(step, lambda one: replace(one, output=one.output.clone().requires_grad_()))
+    leaves = change_states(leaves, lambda state: state.clone().requires_grad_())
     scalar = loss(leaves)
     expect(scalar.requires_grad, "a loss with a gradient", "one without")
-    outputs = [one.output for one in leaves.passes.values()]
-    return dict(zip(leaves.passes, torch.autograd.grad(scalar, outputs, allow_unused=True), strict=True))
+    outputs = {name: one.output for name, one in leaves.passes.items()}
+    for name, states in leaves.views.states.items():
+        outputs |= {f"view {name} {number}": state for number, state in enumerate(states, 1)}
+    return dict(zip(outputs, torch.autograd.grad(scalar, [*outputs.values()], allow_unused=True), strict=True))
 
 
 def expect_known_passes(passes: tuple[str, ...]) -> None:
@@ -121,9 +136,13 @@ def expect_known_passes(passes: tuple[str, ...]) -> None:
 
 
 def expect_used_passes(gradients: dict[str, Tensor | None]) -> None:
-    """Require that each pass has a gradient; ``sampled``, which is always declared, may have none."""
+    """Require that each pass and view has a gradient; ``sampled``, which is always declared, may have none."""
     idle = {name for name, gradient in gradients.items() if gradient is None or not gradient.any()}
     needless = idle if len(gradients) == 1 else idle - {"sampled"}
-    expect(not needless, "a gradient in the output of each declared pass", f"none in {', '.join(sorted(needless))}")
+    expect(
+        not needless,
+        "a gradient in the output of each declared pass and view",
+        f"none in {', '.join(sorted(needless))}",
+    )
     for name, gradient in gradients.items():
         expect(gradient is None or gradient.isfinite().all(), f"a finite gradient in {name}", gradient)

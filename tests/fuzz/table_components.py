@@ -205,6 +205,12 @@ CALLS: dict[str, Call] = {
     "BPRTerm": Call(lambda: dr.BPRTerm, lambda: {"weight": 0.5}, component),
     "SampledBCETerm": Call(lambda: dr.SampledBCETerm, lambda: {"weight": 0.5, "calibration": 0.7}, component),
     "PairTerm": Call(lambda: dr.PairTerm, lambda: {"weight": 0.5, "temperature": 0.2}, component),
+    "InfoNCETerm": Call(
+        lambda: dr.InfoNCETerm,
+        lambda: {"weight": 0.5, "views": ["dropout", "same-target"], "temperature": 0.2, "similarity": "cosine",
+                 "false_negatives": False, "crop": 0.5, "mask": 0.2, "reorder": 0.4},
+        component,
+    ),
     "BoundTerm": Call(lambda: dr.BoundTerm, lambda: {"weight": 0.5}, component),
     "ScoreEntropyTerm": Call(lambda: dr.ScoreEntropyTerm, lambda: {"weight": 0.5}, component),
     "ContrastiveTerm": Call(lambda: dr.ContrastiveTerm, lambda: {"weight": 0.5, "temperature": 0.2}, component),

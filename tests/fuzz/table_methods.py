@@ -8,6 +8,7 @@ import torch
 
 import diffusers_rec as dr
 from diffusers_rec.items.negatives import NegativeSample
+from diffusers_rec.objectives import Views
 
 from . import world
 from .soundness import Call, component, finite, like, of, probabilities
@@ -110,6 +111,11 @@ def compared() -> dict[str, Any]:
 def adjacent() -> dict[str, Any]:
     step = a_step()
     return {"step": dr.TrainingStep(**{**step, "passes": {**step["passes"], "adjacent": dr.Pass(**a_pass())}})}
+
+
+def viewed() -> dict[str, Any]:
+    states = {"augmented": (torch.ones(3, DIM), torch.rand(3, DIM))}
+    return {"step": dr.TrainingStep(**{**a_step(), "views": Views(states, targets())})}
 
 
 def items_step() -> dict[str, Any]:
@@ -309,6 +315,7 @@ CALLS: dict[str, Call] = {
     "BinaryTerm.without_noise": Call(lambda: dr.BinaryTerm().without_noise, dict),
     "BPRTerm.without_noise": Call(lambda: dr.BPRTerm().without_noise, dict),
     "SampledBCETerm.without_noise": Call(lambda: dr.SampledBCETerm().without_noise, dict),
+    "InfoNCETerm.without_noise": Call(lambda: dr.InfoNCETerm().without_noise, dict),
     "PairTerm.without_noise": Call(lambda: dr.PairTerm().without_noise, dict),
     "SimplifiedObjective.__call__": Call(dr.SimplifiedObjective, losses),
     "WeightedObjective.__call__": Call(dr.WeightedObjective, losses),
@@ -461,6 +468,7 @@ TERMS = (
 )  # fmt: skip
 for _cls in TERMS:
     CALLS[f"{_cls.__name__}.__call__"] = Call(_cls, losses)
+CALLS["InfoNCETerm.__call__"] = Call(dr.InfoNCETerm, viewed)
 CALLS["PreferenceTerm.__call__"] = Call(dr.PreferenceTerm, compared)
 CALLS["ConsistencyTerm.__call__"] = Call(dr.ConsistencyTerm, adjacent)
 OWN = (
