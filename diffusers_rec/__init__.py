@@ -118,6 +118,7 @@ from diffusers_rec.recommenders.generating import GAP, Completions
 from diffusers_rec.recommenders.loading import load_pretrained
 from diffusers_rec.recommenders.memory import Memory, NoMemory, TransitionMemory
 from diffusers_rec.recommenders.ranking import Scores
+from diffusers_rec.recommenders.scoring import Scorer
 from diffusers_rec.recommenders.trainable import Loss
 from diffusers_rec.recommenders.user_categories import CategoryVectorDiffusion
 from diffusers_rec.recommenders.user_diffusion import UserVectorDiffusion
@@ -244,6 +245,7 @@ __all__ = [
     "Sampler",
     "SamplerStep",
     "ScoreEntropyTerm",
+    "Scorer",
     "Scores",
     "Sequences",
     "SigmoidSchedule",

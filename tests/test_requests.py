@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import narwhals as nw
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusers_rec import DiffRec, Ensemble, Interactions, SyntheticWorld
+from diffusers_rec import Batch, DiffRec, Ensemble, History, Interactions, SyntheticWorld
 
 SEQUENCES = SyntheticWorld(24).sample(60).sequences()
 ITEMS = SEQUENCES.vocabulary.ids
@@ -150,3 +151,65 @@ def test_sequences_are_asked_for_by_the_ids_of_their_items():
     found, expected = model.recommend(sequences.sequences(), k=1), model.recommend(log, k=1)
     assert found.items == expected.items
     assert torch.equal(found.scores, expected.scores)
+
+
+@given(histories=histories, before=st.booleans(), padding=st.sampled_from([-1, 0, V]))
+def test_tensors_in_any_padding_answer_as_ids_do(histories, before, padding):
+    rows = [MODEL.vocabulary.encode(history) + (padding == 0) for history in histories]
+    width = max(map(len, rows)) + 2
+    sides = [(width - len(row), 0) if before else (0, width - len(row)) for row in rows]
+    padded = torch.stack(
+        [torch.from_numpy(np.pad(row, s, constant_values=padding)) for row, s in zip(rows, sides, strict=True)]
+    )
+    if padding == 0:  # other libraries count items from 1
+        padded, padding = padded - 1, -1
+    expected = MODEL.recommend(histories, k=V)
+    found = MODEL.top_k(padded, k=V, padding=padding)
+    assert [MODEL.vocabulary.decode(row[row >= 0]) for row in found.items] == expected.items
+    torch.testing.assert_close(found.scores, expected.scores)
+    lengths = torch.tensor([len(row) for row in rows])
+    behind = torch.zeros(len(rows), width, dtype=torch.int64)
+    for place, row in enumerate(rows):
+        behind[place, : len(row)] = torch.from_numpy(MODEL.vocabulary.encode(histories[place]))
+    by_lengths = MODEL.scores(behind, lengths)
+    torch.testing.assert_close(MODEL.scores(padded, padding=padding), by_lengths)
+    torch.testing.assert_close(MODEL.top_k(behind, lengths, exclude_seen=False, k=V).items[:, 0], by_lengths.argmax(1))
+
+
+@pytest.mark.parametrize(
+    ("items", "given", "message"),
+    [
+        ([[1, V]], {}, rf"items must hold indices of the vocabulary, 0\.\.{V - 1}, got 1 to {V}.*padding="),
+        ([[1, 2]], {"lengths": [3]}, r"lengths must lie in 0\.\.2, got \[3\]"),
+        ([[1, 2]], {"lengths": [1], "padding": 0}, "give lengths or padding, not both"),
+        ([[0, 0], [1, 0]], {"padding": 0}, "A history is empty"),
+        ([[1]], {"k": 0}, r"k must lie in 1\.\."),
+    ],
+)
+def test_wrong_tensors_are_told(items, given, message):
+    lengths = given.pop("lengths", None)
+    with pytest.raises(ValueError, match=message):
+        MODEL.top_k(torch.tensor(items), None if lengths is None else torch.tensor(lengths), **given)
+
+
+def test_a_batch_of_next_items_has_the_loss_of_its_rows():
+    items, lengths, target = torch.tensor([[3, 5, 0], [1, 2, 4]]), torch.tensor([2, 3]), torch.tensor([7, 8])
+    batch = Batch.next_item(History.of_items(items, lengths), target)
+    whole = Batch(History(torch.tensor([[3, 5, 7, 0], [1, 2, 4, 8]]), torch.tensor([3, 4])), lengths[:, None])
+    totals = [MODEL.loss(each, torch.Generator().manual_seed(0)).total for each in (batch, whole)]
+    assert torch.equal(*totals)
+    with pytest.raises(ValueError, match="expected 2 targets"):
+        Batch.next_item(History.of_items(items), target[:1])
+
+
+@pytest.mark.parametrize("backend", ["polars", "pandas", "pyarrow"])
+def test_recommendations_become_a_frame(backend):
+    pytest.importorskip(backend)
+    found = MODEL.recommend([[ITEMS[0]], [ITEMS[1], ITEMS[2]]], k=2)
+    frame = nw.from_native(found.to_frame(["ann", "bob"], backend=backend))
+    assert frame.columns == ["user", "rank", "item", "score", "std"]
+    assert frame["user"].to_list() == ["ann", "ann", "bob", "bob"]
+    assert frame["rank"].to_list() == [1, 2, 1, 2]
+    assert frame["item"].to_list() == [item for row in found.items for item in row]
+    with pytest.raises(ValueError, match="expected 2 users, one a history, got 1"):
+        found.to_frame(["ann"])

@@ -9,7 +9,7 @@ import torch
 
 from diffusers_rec import History, Holdout, Recommender, Scores
 from diffusers_rec.evaluation import evaluate_gap
-from diffusers_rec.recommenders.base import SamplerChoice, Seeds
+from diffusers_rec.recommenders.scoring import SamplerChoice, Seeds
 
 TEMPERATURES = (0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
 

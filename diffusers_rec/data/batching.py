@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from diffusers_rec.core.entrances import explained, guarded
 from diffusers_rec.core.errors import check_int, shown
@@ -53,6 +54,24 @@ class Batch:
     history: History
     positions: Tensor
     num_targets: int = -1
+
+    @classmethod
+    def next_item(cls, history: History, target: Tensor) -> Batch:
+        """One target behind each history, as in a training loop of one's own.
+
+        Args:
+            history: B histories, such as :meth:`History.of_items <diffusers_rec.History.of_items>`.
+            target: Index of the next item of each, ``(B,)``.
+
+        Raises:
+            ValueError: another number of targets than of histories.
+        """
+        if target.shape != history.lengths.shape:
+            raise ValueError(f"Batch.next_item: expected {len(history)} targets, got {tuple(target.shape)}.")
+        items = F.pad(history.items, (0, 1)).scatter(1, history.lengths[:, None], target[:, None])
+        times = None if history.times is None else F.pad(history.times, (0, 1))
+        rows = History(items, history.lengths + 1, times=times, features=history.features)
+        return cls(rows, history.lengths[:, None], len(history))
 
     def __post_init__(self) -> None:
         given = check_int("Batch: num_targets", self.num_targets, minimum=-1)

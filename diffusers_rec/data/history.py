@@ -84,6 +84,29 @@ class History:
         items = torch.full(latents.shape[:2], NO_ITEM, device=latents.device)
         return cls(items, lengths, latents=latents)
 
+    @classmethod
+    def of_items(cls, items: Tensor, lengths: Tensor | None = None, *, padding: int | None = None) -> History:
+        """Histories as other libraries pad them, before or behind the items.
+
+        Args:
+            items: Item indices, oldest first, int64 ``(B, L)``.
+            lengths: Number of items in each row, ``(B,)``, where the padding is behind them; full rows if None.
+            padding: Index that is no item, wherever it stands, in place of ``lengths``. Other indices stay as they are.
+
+        Raises:
+            ValueError: both lengths and padding, or lengths outside 0..L.
+        """
+        if padding is None:
+            full = items.new_full(items.shape[:1], items.shape[-1]) if lengths is None else lengths
+            if bool(((full < 0) | (full > items.shape[-1])).any()):
+                raise ValueError(f"History.of_items: lengths must lie in 0..{items.shape[-1]}, got {full.tolist()}.")
+            return cls(items, full)
+        if lengths is not None:
+            raise ValueError("History.of_items: give lengths or padding, not both.")
+        is_padding = items == padding
+        behind = is_padding.long().argsort(dim=-1, stable=True)
+        return cls(items.masked_fill(is_padding, 0).gather(-1, behind), (~is_padding).sum(-1))
+
     def __len__(self) -> int:
         return len(self.items)
 
@@ -157,6 +180,16 @@ class History:
             copies=None if self.copies is None else self.copies[:, :length],
             copy_steps=None if self.copy_steps is None else self.copy_steps[:, :length],
         )
+
+    def last(self, length: int) -> History:
+        """The last ``length`` items of each row."""
+        shift = (self.lengths - length).clamp(min=0)
+        place = shift[:, None] + torch.arange(min(length, self.items.shape[1]), device=self.items.device)
+        rows = torch.arange(len(self), device=self.items.device)[:, None]
+        place = place.clamp(max=self.items.shape[1] - 1)
+        of_items = ("items", "times", "latents", "copies", "copy_steps")
+        parts = {name: part[rows, place] for name in of_items if (part := getattr(self, name)) is not None}
+        return replace(self, lengths=self.lengths.clamp(max=length), **parts)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> History:
         """The same history on another device."""

@@ -21,8 +21,9 @@ from diffusers_rec.evaluation.calibration import ProbabilityMetrics, Probability
 from diffusers_rec.evaluation.metrics import metric_names
 from diffusers_rec.evaluation.ranks import UserRanks
 from diffusers_rec.guidance import Guidance
-from diffusers_rec.recommenders.base import Recommender, SamplerChoice, Seeds, options_of
+from diffusers_rec.recommenders.base import Recommender, options_of
 from diffusers_rec.recommenders.ranking import Scores, target_ranks, user_groups
+from diffusers_rec.recommenders.scoring import SamplerChoice, Seeds
 
 SCORES_AT_ONCE = 2**28
 """The most scores (users x items) that a batch may have, 1 GiB in float32; one user at the least."""

@@ -26,8 +26,9 @@ from diffusers_rec.data.sequences import Holdout, Sequences
 from diffusers_rec.evaluation.full_ranking import SCORES_AT_ONCE, user_chunks
 from diffusers_rec.guidance import Guidance
 from diffusers_rec.items.features import AttributeBags
-from diffusers_rec.recommenders.base import Recommender, SamplerChoice, Seeds, options_of
+from diffusers_rec.recommenders.base import Recommender, options_of
 from diffusers_rec.recommenders.ranking import top_k
+from diffusers_rec.recommenders.scoring import SamplerChoice, Seeds
 
 MARKS_AT_ONCE = 2**24
 """The most marks (listed items x attributes) held at once, 64 MiB; one list at the least."""

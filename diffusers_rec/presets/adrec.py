@@ -21,9 +21,9 @@ def adrec(
     """Build ADRec with the settings of its public code: two causal stacks of two blocks, D 128, 50 items, N 32.
 
     Chen, Xu & Jiang 2025, *Unlocking the Power of Diffusion Models in Sequential Recommendation: A Simple and Effective
-    Approach*, KDD. Code: github.com/Nemo-1024/ADRec, commit 0a30ef7, under a template of the MIT licence. A survey
-    quotes its HR@20 .1682 and NDCG@20 .0832 on Beauty; we could not read its other tables. Its sets are smaller than
-    the usual 5-core ones: Beauty has 10,553 users in the code instead of 22,363, Baby 11,761 instead of 19,445.
+    Approach*, KDD. Code: github.com/Nemo-1024/ADRec, commit 0a30ef7, under a template of the MIT licence. We could not
+    read the paper's tables. Its sets are smaller than the usual 5-core ones: Beauty has 10,553 users in the code
+    instead of 22,363, Baby 11,761 instead of 19,445.
 
     The code trains in three stages: item vectors alone, then the network with fixed vectors, then everything. The
     noise-free control trains the vectors:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self
 
 import numpy.typing as npt
 import torch
@@ -14,23 +12,17 @@ from torch import Tensor
 
 from diffusers_rec.core.deprecation import warn_deprecated
 from diffusers_rec.core.entrances import guarded
-from diffusers_rec.core.errors import check_bool, check_choice, check_int
+from diffusers_rec.core.errors import check_bool, check_choice, check_int, require_extra
 from diffusers_rec.core.randomness import generators_from, uniform
 from diffusers_rec.data.history import History
-from diffusers_rec.data.vocabulary import Vocabulary
 from diffusers_rec.guidance import Guidance
 from diffusers_rec.items.choice import Choice, inverse_cdf
 from diffusers_rec.recommenders.ranking import Scores, TopK, top_k, user_groups
 from diffusers_rec.recommenders.requests import Items, Requests
-from diffusers_rec.recommenders.serving import Written, check_finite, in_evaluation_mode
-from diffusers_rec.recommenders.trainable import Trainable
-from diffusers_rec.samplers import Sampler
+from diffusers_rec.recommenders.scoring import SamplerChoice, Scorer, Seeds
 
 Unknown = Literal["error", "drop"]
 Empty = Literal["error", "popularity"]
-Seeds = int | Sequence[int]
-R = TypeVar("R", bound="Recommender")
-SamplerChoice = Sampler | str | Mapping[str, Any]
 
 
 @guarded
@@ -55,6 +47,35 @@ class Recommendations:
         warn_deprecated("Recommendations.spread", "Recommendations.std")
         return self.std
 
+    def to_frame(self, users: Iterable[Hashable] | None = None, *, backend: str = "polars") -> Any:
+        """A data frame with a row for each recommendation.
+
+        Args:
+            users: Id of each history for the column ``user``; their numbers from 0 if None.
+            backend: Library of the frame: ``"polars"``, ``"pandas"`` or ``"pyarrow"``.
+
+        Returns:
+            Columns ``user``, ``rank`` (from 1), ``item``, ``score`` and ``std``.
+
+        Raises:
+            ValueError: Another number of users than of histories, or another library.
+            ImportError: narwhals or the library is missing (extra ``data``).
+        """
+        check_choice("backend", backend, ("polars", "pandas", "pyarrow"))
+        nw = require_extra("narwhals", "data")
+        names = list(range(len(self)) if users is None else users)
+        if len(names) != len(self):
+            raise ValueError(f"to_frame: expected {len(self)} users, one a history, got {len(names)}.")
+        lengths = list(map(len, self.items))
+        columns = {
+            "user": [name for name, length in zip(names, lengths, strict=True) for _ in range(length)],
+            "rank": [rank for length in lengths for rank in range(1, length + 1)],
+            "item": [item for row in self.items for item in row],
+            "score": [each for row, length in zip(self.scores.tolist(), lengths, strict=True) for each in row[:length]],
+            "std": [each for row, length in zip(self.std.tolist(), lengths, strict=True) for each in row[:length]],
+        }
+        return nw.from_dict(columns, backend=backend).to_native()
+
     def __len__(self) -> int:
         return len(self.items)
 
@@ -69,54 +90,19 @@ class Recommendations:
 
 
 @guarded
-class Recommender(Trainable, ABC):
+class Recommender(Scorer):
     """Histories in, ranked items out.
 
     A model of any kind becomes a recommender by :meth:`score`, beside its vocabulary, its device and the length of the
     histories that it reads. Recommending, evaluation and ensembles are built on it.
 
     Attributes:
-        vocabulary: Items that can be recommended.
         popularity: Occurrences of each item in the training sequences, int64 ``(V,)``, which answer empty histories; a
             model need not have it.
     """
 
     made_by: ClassVar[str] = "DiffRec(items) or DiffRec.from_pretrained(folder)"
-    vocabulary: Vocabulary
     popularity: Tensor
-    _written: Written | None = None
-
-    @property
-    @abstractmethod
-    def device(self) -> torch.device:
-        """Where the weights are."""
-
-    @property
-    @abstractmethod
-    def history_length(self) -> int:
-        """How many of the last items of a history are used."""
-
-    @property
-    def max_length(self) -> int:
-        """The most items of a training example: a whole history and its target."""
-        return self.history_length + 1
-
-    @abstractmethod
-    def score(
-        self, history: History, *, seeds: Seeds | None = None, sampler: SamplerChoice | None = None
-    ) -> Iterator[Scores]:
-        """How likely each item comes next, in chunks of users and items.
-
-        All items of a group of users come before the next group's. A model that scores the whole catalogue at once
-        gives ``yield Scores.of_logits(logits)``, with logits ``(B, V)``. It is called in evaluation mode and without
-        gradients by everything that ranks.
-
-        Args:
-            history: B histories of at most :attr:`history_length` items, on the model's device.
-            seeds: Noise draws to average: seeds, or their number; the model's own when None. A model that draws nothing
-                ignores it.
-            sampler: Component, name, or config; the model's own when None. A model without one ignores it.
-        """
 
     def without_memory(self) -> Self:
         """The model whose network ranks alone, sharing its weights; itself where it has no memory."""
@@ -342,19 +328,6 @@ class Recommender(Trainable, ABC):
         """
         requests = Requests.of(self.vocabulary, histories, times=times, features=features, drop=_drops(unknown))
         return requests.history(self.history_length).to(self.device)
-
-    @contextmanager
-    def serving(self: R) -> Iterator[R]:
-        """A context without gradients that gives the model in evaluation mode: itself, or a copy sharing its tensors.
-
-        Nothing is switched that another thread could see.
-
-        Raises:
-            ValueError: weights that are not finite.
-        """
-        self._written = check_finite(self, self._written)
-        with torch.no_grad():
-            yield in_evaluation_mode(self)
 
 
 def _probabilities(group: Iterable[Scores]) -> Tensor:

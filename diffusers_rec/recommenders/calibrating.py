@@ -20,11 +20,11 @@ from diffusers_rec.data.history import History
 from diffusers_rec.data.sequences import Holdout
 from diffusers_rec.data.vocabulary import Vocabulary
 from diffusers_rec.items.heads import ItemHead
-from diffusers_rec.recommenders.base import Seeds
 from diffusers_rec.recommenders.calibration import Calibration, Evidence
 from diffusers_rec.recommenders.head_scores import head_scores, probabilities_of
 from diffusers_rec.recommenders.memory import Memory
 from diffusers_rec.recommenders.ranking import top_k
+from diffusers_rec.recommenders.scoring import Seeds
 
 TEMPERATURES = [2 ** (quarter / 4) for quarter in range(-4, 9)]
 """Temperatures tried, from 1/2 to 4."""

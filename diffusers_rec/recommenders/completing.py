@@ -13,9 +13,10 @@ from diffusers_rec.core.errors import check_bool, check_choice, check_int
 from diffusers_rec.denoisers import Denoiser
 from diffusers_rec.guidance import Guidance
 from diffusers_rec.processes.noising import NoisingStrategy
-from diffusers_rec.recommenders.base import Recommender, SamplerChoice, Seeds, Unknown
+from diffusers_rec.recommenders.base import Recommender, Unknown
 from diffusers_rec.recommenders.generating import GAP, Blanks, Completions, completed, with_known
 from diffusers_rec.recommenders.requests import Items, Requests
+from diffusers_rec.recommenders.scoring import SamplerChoice, Seeds
 from diffusers_rec.samplers import Sampler
 
 

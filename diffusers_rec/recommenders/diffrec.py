@@ -36,7 +36,7 @@ from diffusers_rec.processes.process import Process
 from diffusers_rec.processes.schedules import NoiseSchedule
 from diffusers_rec.processes.source import Source
 from diffusers_rec.processes.timesteps import TimestepSampler
-from diffusers_rec.recommenders.base import SamplerChoice, Seeds, Unknown
+from diffusers_rec.recommenders.base import Unknown
 from diffusers_rec.recommenders.calibrating import fitted
 from diffusers_rec.recommenders.calibration import Calibration, Evidence
 from diffusers_rec.recommenders.chains import Drawn, items_at, run_chain
@@ -48,6 +48,7 @@ from diffusers_rec.recommenders.passes import run_passes, steps_of_positions
 from diffusers_rec.recommenders.pretrained import Pretrained
 from diffusers_rec.recommenders.ranking import Scores
 from diffusers_rec.recommenders.replacing import replaced
+from diffusers_rec.recommenders.scoring import SamplerChoice, Seeds
 from diffusers_rec.recommenders.trainable import Loss
 from diffusers_rec.recommenders.views import MaskedItem, run_views
 from diffusers_rec.samplers import Sampler, StepCallback

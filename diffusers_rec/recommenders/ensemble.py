@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from diffusers_rec.core.entrances import guarded
 from diffusers_rec.data.history import History
 from diffusers_rec.guidance import Guidance
-from diffusers_rec.recommenders.base import Recommender, SamplerChoice, Seeds, options_of
+from diffusers_rec.recommenders.base import Recommender, options_of
 from diffusers_rec.recommenders.loading import load_pretrained
 from diffusers_rec.recommenders.ranking import Scores, joined, user_groups
+from diffusers_rec.recommenders.scoring import SamplerChoice, Seeds
 
 
 @guarded

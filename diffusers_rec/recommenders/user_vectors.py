@@ -36,9 +36,10 @@ from diffusers_rec.data.vocabulary import Vocabulary
 from diffusers_rec.guidance import Guidance
 from diffusers_rec.nn.vector_mlp import VectorMLP
 from diffusers_rec.processes.timesteps import TimestepSampler
-from diffusers_rec.recommenders.base import Recommender, SamplerChoice, Seeds
+from diffusers_rec.recommenders.base import Recommender
 from diffusers_rec.recommenders.pretrained import Pretrained, own_name, wrong_class
 from diffusers_rec.recommenders.ranking import Scores
+from diffusers_rec.recommenders.scoring import SamplerChoice, Seeds
 from diffusers_rec.recommenders.trainable import Loss
 
 

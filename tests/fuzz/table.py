@@ -91,7 +91,7 @@ EXEMPT = {
     "Objective.__call__": _ABSTRACT,
     "Objective.without_noise": _ABSTRACT,
     "Recommender": _ABSTRACT,
-    "Recommender.score": _ABSTRACT,
+    "Scorer.score": _ABSTRACT,
     "ChainSampler": _ABSTRACT,
     "ChainSampler.solver": _SOLVER,
     "DDIMSampler.solver": _SOLVER,
@@ -127,6 +127,7 @@ EXEMPT = {
             "ScoreEntropyTerm",
             "WeightedObjective",
             "InBatchNegatives",
+            "UniformNegatives",
             "ItemEmbedding",
             "ItemHead",
             "Objective",
@@ -156,7 +157,7 @@ EXEMPT = {
     "PRESETS": "a dictionary of functions that have entries",
     "RECIPES": "a dictionary of settings",
     "__version__": "a string",
-    "Recommender.serving": "a context without arguments; the campaign of threads enters it",
+    "Scorer.serving": "a context without arguments; the campaign of threads enters it",
 }
 
 

@@ -117,6 +117,12 @@ CALLS: dict[str, Call] = {
         lambda: dr.History.of_latents, lambda: {"latents": torch.ones(2, 3, 4), "lengths": torch.tensor([3, 2])},
         of(dr.History),
     ),
+    "History.of_items": Call(
+        lambda: dr.History.of_items,
+        lambda: {"items": torch.tensor([[1, 2, 3], [4, 0, 0]]), "lengths": torch.tensor([3, 1]), "padding": None},
+        of(dr.History),
+    ),
+    "History.last": Call(lambda: rich().last, lambda: {"length": 2}, of(dr.History)),
     "History.latent": Call(lambda: rich().latent, dict),
     "History.noised": Call(lambda: rich().noised, dict),
     "History.time": Call(lambda: rich().time, dict),
@@ -127,6 +133,11 @@ CALLS: dict[str, Call] = {
     "History.take": Call(lambda: rich().take, lambda: {"rows": torch.tensor([1, 0])}, of(dr.History)),
     "History.first": Call(lambda: rich().first, lambda: {"length": 2}, of(dr.History)),
     "History.to": Call(lambda: rich().to, lambda: {"device": "cpu", "non_blocking": False}, of(dr.History)),
+    "Batch.next_item": Call(
+        lambda: dr.Batch.next_item,
+        lambda: {"history": world.history(), "target": torch.tensor([1, 0])},
+        lambda result, _: finite(world.model().loss(result, generator()), {}),
+    ),
     "Batch": Call(
         lambda: dr.Batch,
         lambda: {"history": world.history(), "positions": torch.tensor([[2], [1]]), "num_targets": 2},

@@ -210,6 +210,14 @@ CALLS: dict[str, Call] = {
         lambda: {**served(), "k": 2, "exclude_seen": True, "candidates": ["i4", "i5", "i6"], "batch_size": 1},
         recommended,
     ),
+    "Recommendations.to_frame": Call(
+        lambda: world.model().recommend(HISTORIES, 2).to_frame, lambda: {"users": ["ann", "bob"], "backend": "polars"}
+    ),
+    "Scorer.scores": Call(lambda: world.model().scores, lambda: {"items": torch.tensor([[1, 2], [3, 0]])}),
+    "Scorer.top_k": Call(
+        lambda: world.model().top_k,
+        lambda: {"items": torch.tensor([[1, 2], [3, 0]]), "lengths": torch.tensor([2, 1]), "k": 2},
+    ),
     "Recommender.encode_histories": Call(
         lambda: world.model().encode_histories, lambda: {"histories": HISTORIES}
     ),
