@@ -91,6 +91,7 @@ EXEMPT = {
     "Objective.__call__": _ABSTRACT,
     "Objective.without_noise": _ABSTRACT,
     "Recommender": _ABSTRACT,
+    "Scorer": _ABSTRACT,
     "Scorer.score": _ABSTRACT,
     "ChainSampler": _ABSTRACT,
     "ChainSampler.solver": _SOLVER,
