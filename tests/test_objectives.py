@@ -24,6 +24,7 @@ from diffusers_rec.objectives import (
     PairTerm,
     PreferenceTerm,
     SampledBCETerm,
+    SeparationTerm,
     SimplifiedObjective,
     SourceTerm,
     SquaredTerm,
@@ -54,7 +55,7 @@ WEIGHTED = [
 ]
 ITEMS = [{"name": "items"}, {"name": "items", "sampled_weight": 0.5, "next_weight": 0.0}]
 TERMS = ["squared", "cosine", "cross-entropy", "bound", "binary", "pair-contrastive", "source", "contrastive",
-         "info-nce", "bpr", "sampled-bce", {"name": "sampled-bce", "calibration": 0.75},
+         "info-nce", "bpr", "separation", "sampled-bce", {"name": "sampled-bce", "calibration": 0.75},
          "score-entropy", "consistency", {"name": "squared", "of": "output", "reduction": "sum"},
          *({"name": "cross-entropy", "at": at} for at in ("final", "null", "next")), {"name": "cosine", "power": 2.0},
          "preference", {"name": "preference", "distance": "cosine", "at": "centroid", "over": "batch"},
@@ -466,6 +467,19 @@ def test_bpr_is_the_mean_over_pairs(items):
 
 
 @pytest.mark.parametrize("items", NEGATIVES, ids=str)
+def test_separation_is_a_hinge_between_scores_of_the_item_and_of_the_prediction(items):
+    step = random_step(["sampled"], 3, 4, dtype=torch.float64)
+    step = step if items is None else with_negatives(step, items)
+    clean = change_passes(step, lambda one: replace(one, output=one.x0, kind="x0"))
+    expected = [
+        sum(max(0.0, between - own) for between in others) / len(others)
+        for (own, _), (_, others) in zip(scores_of(step), scores_of(clean), strict=True)
+    ]
+    assert SeparationTerm()(step).item() == pytest.approx(sum(expected) / 3, abs=1e-12)
+    assert max(expected) > 0
+
+
+@pytest.mark.parametrize("items", NEGATIVES, ids=str)
 @pytest.mark.parametrize("calibration", [0.0, 0.75, 1.0])
 def test_the_sampled_bce_is_that_of_sasrec_and_its_calibrated_form_that_of_gsasrec(items, calibration):
     step = random_step(["sampled"], 3, 5, dtype=torch.float64)
@@ -481,12 +495,12 @@ def test_the_sampled_bce_is_that_of_sasrec_and_its_calibrated_form_that_of_gsasr
     assert SampledBCETerm(calibration=calibration)(step).item() == pytest.approx(expected / 3, abs=1e-12)
 
 
-@pytest.mark.parametrize("term", [BPRTerm(2.0), SampledBCETerm(2.0, calibration=0.5)])
+@pytest.mark.parametrize("term", [BPRTerm(2.0), SeparationTerm(2.0), SampledBCETerm(2.0, calibration=0.5)])
 def test_a_loss_of_pairs_is_its_own_without_noise(term):
     assert LossTerm.build(term.without_noise()).config() == term.config()
 
 
-@pytest.mark.parametrize("term", [BPRTerm(), SampledBCETerm()])
+@pytest.mark.parametrize("term", [BPRTerm(), SeparationTerm(), SampledBCETerm()])
 def test_a_target_without_other_items_leaves_finite_numbers(term):
     step = random_step(["sampled"], 3, dtype=torch.float64)
     leaves = change_passes(step, lambda one: replace(one, output=one.output.clone().requires_grad_()))

@@ -46,7 +46,7 @@ MAX_THREADS = 1024
 
 Preset = Literal[
     "best", "joint", "paper", "diffurec", "dreamrec", "preferdiff", "adrec", "fmrec", "flowrec", "maskgr", "prefergrow",
-    "tarec", "cddrec", "ediffurec", "wang2023", "wang2023-latent", "wang2023-temporal", "flowcf",
+    "tarec", "cddrec", "ediffurec", "wang2023", "wang2023-latent", "wang2023-temporal", "flowcf", "stosa",
 ]  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from diffusers_rec.objectives.info_nce import InfoNCETerm
 from diffusers_rec.objectives.items import ItemsObjective
 from diffusers_rec.objectives.pairs import BinaryTerm, PairTerm
 from diffusers_rec.objectives.preference import PreferenceTerm
-from diffusers_rec.objectives.sampled import BPRTerm, SampledBCETerm
+from diffusers_rec.objectives.sampled import BPRTerm, SampledBCETerm, SeparationTerm
 from diffusers_rec.objectives.score_entropy import ScoreEntropyTerm
 from diffusers_rec.objectives.simplified import SimplifiedObjective
 from diffusers_rec.objectives.terms import (
@@ -42,6 +42,7 @@ __all__ = [
     "PreferenceTerm",
     "SampledBCETerm",
     "ScoreEntropyTerm",
+    "SeparationTerm",
     "SimplifiedObjective",
     "SourceTerm",
     "SquaredTerm",

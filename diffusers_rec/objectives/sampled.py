@@ -72,9 +72,36 @@ class SampledBCETerm(LossTerm, name="sampled-bce"):
         return self.config()
 
 
-def _scores(step: TrainingStep) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores of the targets, ``(M,)``, of what they are compared with, ``(M, N)``, and which of those are others."""
-    positive, negative = step.head.pair_scores(step.sampled.prediction, step.items, step.negatives)
+class SeparationTerm(LossTerm, name="separation"):
+    r"""The true item is farther from each negative than from the prediction.
+
+    .. math:: \mathcal L = \frac1M \sum_i \frac1N \sum_j \big[ s(E_{v_i}, v_j) - s_{i v_i} \big]_+
+
+    The first score is that of the negative for the clean latent of the true item, :math:`E_{v_i}`. With the head
+    ``wasserstein``, scores are minus distances. Fan et al. 2022, *STOSA*, add it to ``bpr``, which leaves open how near
+    a negative is to the true item.
+
+    Args:
+        weight: Weight of the term.
+    """
+
+    def __call__(self, step: TrainingStep) -> Tensor:
+        positive, _, other = _scores(step)
+        _, between, _ = _scores(step, step.x0)
+        losses = F.relu(between - positive[:, None]).where(other, 0.0)
+        return (losses.sum(1) / other.sum(1).clamp(min=1)).mean()
+
+    def without_noise(self) -> Config:
+        return self.config()
+
+
+def _scores(step: TrainingStep, latents: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores of the targets, ``(M,)``, of what they are compared with, ``(M, N)``, and which of those are others.
+
+    They are scores for M predictions, or for other latents ``(M, D)``.
+    """
+    latents = step.sampled.prediction if latents is None else latents
+    positive, negative = step.head.pair_scores(latents, step.items, step.negatives)
     every = torch.arange(negative.shape[1], device=negative.device)
     return positive, negative, (every if step.negatives is None else step.negatives.items) != step.items[:, None]
 

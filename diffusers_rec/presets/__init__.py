@@ -18,6 +18,7 @@ from diffusers_rec.presets.joint import joint
 from diffusers_rec.presets.maskgr import maskgr
 from diffusers_rec.presets.preferdiff import preferdiff
 from diffusers_rec.presets.prefergrow import prefergrow
+from diffusers_rec.presets.stosa import stosa
 from diffusers_rec.presets.tarec import tarec
 from diffusers_rec.presets.wang2023 import wang2023, wang2023_temporal
 from diffusers_rec.presets.wang2023_latent import wang2023_latent
@@ -45,6 +46,7 @@ PRESETS: dict[str, Callable[..., Recommender]] = {
     "wang2023-latent": wang2023_latent,
     "wang2023-temporal": wang2023_temporal,
     "flowcf": flowcf,
+    "stosa": stosa,
 }
 """Presets by their names on the command line and in the training recipes."""
 
@@ -67,6 +69,7 @@ __all__ = [
     "paper",
     "preferdiff",
     "prefergrow",
+    "stosa",
     "tarec",
     "wang2023",
     "wang2023_latent",

@@ -167,6 +167,8 @@ _WANG2023 = TrainingConfig(
 
 _FLOWCF = TrainingConfig(epochs=500, examples="last-target", batch_targets=4096, patience=11)
 
+_STOSA = TrainingConfig(epochs=500, examples="all-positions", batch_targets=1536, select_by="ndcg@40", patience=100)
+
 RECIPES = {
     "paper": TrainingConfig(),
     "best": _AVERAGED,
@@ -186,5 +188,6 @@ RECIPES = {
     "wang2023-latent": replace(_WANG2023, learning_rate=5e-4),
     "wang2023-temporal": replace(_WANG2023, learning_rate=1e-5),
     "flowcf": _FLOWCF,
+    "stosa": _STOSA,
 }
 """Training settings for each of :data:`diffusers_rec.presets.PRESETS`."""

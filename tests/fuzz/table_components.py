@@ -203,6 +203,7 @@ CALLS: dict[str, Call] = {
     "CrossEntropyTerm": Call(lambda: dr.CrossEntropyTerm, lambda: {"weight": 0.5, "at": "final"}, component),
     "BinaryTerm": Call(lambda: dr.BinaryTerm, lambda: {"weight": 0.5}, component),
     "BPRTerm": Call(lambda: dr.BPRTerm, lambda: {"weight": 0.5}, component),
+    "SeparationTerm": Call(lambda: dr.SeparationTerm, lambda: {"weight": 0.5}, component),
     "SampledBCETerm": Call(lambda: dr.SampledBCETerm, lambda: {"weight": 0.5, "calibration": 0.7}, component),
     "PairTerm": Call(lambda: dr.PairTerm, lambda: {"weight": 0.5, "temperature": 0.2}, component),
     "InfoNCETerm": Call(

@@ -314,6 +314,7 @@ CALLS: dict[str, Call] = {
     "BoundTerm.without_noise": Call(lambda: dr.BoundTerm().without_noise, dict),
     "BinaryTerm.without_noise": Call(lambda: dr.BinaryTerm().without_noise, dict),
     "BPRTerm.without_noise": Call(lambda: dr.BPRTerm().without_noise, dict),
+    "SeparationTerm.without_noise": Call(lambda: dr.SeparationTerm().without_noise, dict),
     "SampledBCETerm.without_noise": Call(lambda: dr.SampledBCETerm().without_noise, dict),
     "InfoNCETerm.without_noise": Call(lambda: dr.InfoNCETerm().without_noise, dict),
     "PairTerm.without_noise": Call(lambda: dr.PairTerm().without_noise, dict),
@@ -464,7 +465,7 @@ CALLS["LastK.serving"] = Call(
 )
 TERMS = (
     dr.SquaredTerm, dr.CosineTerm, dr.CrossEntropyTerm, dr.BoundTerm, dr.BinaryTerm, dr.PairTerm, dr.SourceTerm,
-    dr.ContrastiveTerm, dr.BPRTerm, dr.SampledBCETerm,
+    dr.ContrastiveTerm, dr.BPRTerm, dr.SampledBCETerm, dr.SeparationTerm,
 )  # fmt: skip
 for _cls in TERMS:
     CALLS[f"{_cls.__name__}.__call__"] = Call(_cls, losses)

@@ -381,6 +381,12 @@ CALLS: dict[str, Call] = {
                  "seed": 0},
         serves,
     ),
+    "stosa": Call(
+        lambda: presets.stosa,
+        lambda: {"items": world.vocabulary(), "dim": 8, "max_length": 6, "dropout": 0.1, "settings": "paper",
+                 "seed": 0},
+        serves,
+    ),
     "wang2023": Call(
         lambda: presets.wang2023,
         lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "settings": "ml-1m",
