@@ -73,11 +73,15 @@ EXEMPT = {
     "CategoryVectorDiffusion.given": "a method without arguments",
     **dict.fromkeys(
         (
+            "BidirectionalTransformerEncoder.last",
+            "BidirectionalTransformerEncoder.outputs",
             "CausalTransformerEncoder.bias",
+            "FilterEncoder.last",
             "GRUEncoder.sequence",
             "HistoryEncoder.after",
             "HistoryEncoder.forward",
             "HistoryEncoder.seeded",
+            "PositionalTransformerEncoder.sequence",
             "PrefixEncoder.encode",
             "PrefixEncoder.states",
             "SingleLayerEncoder.sequence",

@@ -162,6 +162,16 @@ CALLS: dict[str, Call] = {
         lambda: dr.GRUEncoder,
         lambda: {"dim": DIM, "max_length": 6, "hidden_dim": 5, "num_layers": 1, "dropout": 0.1, "seed": 0}, component,
     ),
+    "PositionalTransformerEncoder": Call(
+        lambda: dr.PositionalTransformerEncoder, lambda: sized(hidden_dim=5), component
+    ),
+    "BidirectionalTransformerEncoder": Call(
+        lambda: dr.BidirectionalTransformerEncoder, lambda: sized(hidden_dim=5), component
+    ),
+    "FilterEncoder": Call(
+        lambda: dr.FilterEncoder,
+        lambda: {"dim": DIM, "max_length": 6, "num_layers": 1, "hidden_dim": 5, "dropout": 0.1, "seed": 0}, component,
+    ),
     "AddedLatentDenoiser": Call(
         lambda: dr.AddedLatentDenoiser, lambda: sized(embedding_dropout=0.1, uncertainty=0.1, step_scale=2.0), component
     ),
