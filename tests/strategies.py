@@ -46,6 +46,7 @@ NEEDED = {"weighted": {"terms": ["cosine", {"name": "cross-entropy", "at": "fina
 WAIVED = {
     "state-decoder": ["noise_matters", "corrupted_positions_see_one_another"],
     "bidirectional": ["each_step_matters"],  # it sees the blanks, whose number implies the step
+    "cloze": ["each_step_matters"],  # as "bidirectional"
     "plain": ["noise_matters", "each_step_matters", "corrupted_positions_see_one_another"],
     "noiseless": ["noise_matters", "each_step_matters", "corrupted_positions_see_one_another"],
     "posterior": ["corrupted_positions_see_one_another"],  # exact for each position alone, given the history

@@ -1,4 +1,4 @@
-"""The denoiser ``bidirectional``; ``test_maskgr.py`` compares it with the authors' code."""
+"""The denoisers ``bidirectional`` and ``cloze``; the tests of ``maskgr`` and ``bert4rec`` compare them with code."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import pytest
 import torch
 from strategies import gaussian
 
-from diffusers_rec import BidirectionalDenoiser
+from diffusers_rec import BidirectionalDenoiser, ClozeDenoiser
 from diffusers_rec.data import History
 from diffusers_rec.nn.rotary import rotated
+from diffusers_rec.testing.inputs import perturbed
 from diffusers_rec.testing.queries import queries_of
 
 DIM = 8
@@ -22,9 +23,13 @@ def predicted(denoiser, latents, visible, steps=3):
     return denoiser(latents[None, None, visible:], torch.tensor([[steps]]), condition)[0, 0]
 
 
+both = pytest.mark.parametrize("cls", [BidirectionalDenoiser, ClozeDenoiser])
+
+
+@both
 @pytest.mark.parametrize("visible", [0, 1, 2, 3])
-def test_history_and_known_positions_are_one_sequence(visible):
-    denoiser = BidirectionalDenoiser(DIM, 6).double().eval()
+def test_history_and_known_positions_are_one_sequence(cls, visible):
+    denoiser = perturbed(cls(DIM, 6).double().eval())
     latents = gaussian(6, DIM, dtype=torch.float64)
     latents[3] = latents[5] = 0
     expected = predicted(denoiser, latents, 0)[visible:]
@@ -32,8 +37,9 @@ def test_history_and_known_positions_are_one_sequence(visible):
     assert not torch.allclose(expected[3 - visible], expected[5 - visible]), "two blanks at different places"
 
 
-def test_the_number_of_blanks_takes_the_place_of_the_step():
-    denoiser = BidirectionalDenoiser(DIM, 6).double().eval()
+@both
+def test_the_number_of_blanks_takes_the_place_of_the_step(cls):
+    denoiser = perturbed(cls(DIM, 6).double().eval())
     latents = gaussian(5, DIM, dtype=torch.float64)
     latents[2] = 0
     assert torch.equal(predicted(denoiser, latents, 1, 1), predicted(denoiser, latents, 1, 900))

@@ -103,9 +103,27 @@ def test_a_whole_window_is_one_query_behind_its_first_item(gaps):
 
 
 def test_a_whole_window_has_no_setting_without_effect():
-    assert WholeWindows.settings() == ["k", "gaps", "independent_steps"]
+    assert WholeWindows.settings() == ["k", "gaps", "share", "last_share", "independent_steps"]
     with pytest.raises(TypeError, match="per_row"):
         WholeWindows(2, per_row=3)
+
+
+@pytest.mark.parametrize("last_share", [0.0, 0.25])
+def test_a_share_of_the_positions_is_corrupted_and_the_last_one_if_there_is_none(last_share):
+    rows, length, share = 4000, 6, 0.3
+    targets = torch.arange(1, length).expand(rows, -1)
+    strategy = WholeWindows(length - 1, gaps="share", share=share, last_share=last_share)
+    gaps = strategy.training(targets, length - 1, seeded(0)).gaps[:, 0].double()
+    none = (1 - last_share) * (1 - share) ** (length - 1) + last_share
+    expected = [(1 - last_share) * share] * (length - 2) + [(1 - last_share) * share + none]
+    assert gaps.mean(0).tolist() == pytest.approx(expected, abs=0.03)
+    assert bool(gaps.any(1).all())
+
+
+def test_shares_belong_to_their_gaps():
+    for wrong in ({"share": 0.3}, {"gaps": "share"}, {"gaps": "all", "last_share": 0.1}):
+        with pytest.raises(ValueError, match="share and last_share belong to gaps='share'"):
+            WholeWindows(3, **wrong)
 
 
 def test_a_short_k_leaves_a_history():

@@ -306,7 +306,7 @@ def test_only_loss_in_training_teaches_the_timestep_sampler():
 
 @every_denoiser
 def test_every_weight_of_the_model_is_trained(denoiser):
-    process = "mask" if denoiser == "bidirectional" else "gaussian"  # it has a weight for blanks
+    process = "mask" if denoiser in ("bidirectional", "cloze") else "gaussian"  # they have a weight for blanks
     model = build(denoiser, noising={"name": "last-k", "k": 2}, process=process)
     model.loss(BATCH, seeded()).total.backward()
     still = [name for name, parameter in model.named_parameters() if not parameter.grad.count_nonzero()]

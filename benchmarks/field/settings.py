@@ -19,7 +19,10 @@ CONTROL = "-control"
 OURS = ("best", "joint", "paper")
 """Presets that other tables compare."""
 
-FIELD = tuple(name for name in PRESETS if name not in OURS)
+PLAIN = ("gru4rec", "sasrec", "bert4rec", "stosa")
+"""Presets without diffusion."""
+
+FIELD = tuple(name for name in PRESETS if name not in OURS + PLAIN)
 """Presets of other papers, in the order in which they are entered."""
 
 WITHOUT_CONTROL = ("flowrec", "maskgr", "wang2023", "wang2023-latent", "wang2023-temporal", "flowcf")

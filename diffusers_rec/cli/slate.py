@@ -52,7 +52,7 @@ def slate_command(
 ) -> None:
     """Propose the next items after a history together, none of them twice.
 
-    The likeliest slate is listed first. The model must be one that fills gaps: diffrec train --preset joint or maskgr.
+    The likeliest slate is listed first. The model must fill gaps: diffrec train --preset joint, maskgr or bert4rec.
     """
     samples = None if samples is None else check_int("--samples", samples, minimum=1)
     trained = load_pipeline(model, "slate")

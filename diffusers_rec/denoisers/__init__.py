@@ -5,6 +5,7 @@ from diffusers_rec.denoisers.autoregressive import AutoregressiveDenoiser
 from diffusers_rec.denoisers.base import Denoiser
 from diffusers_rec.denoisers.bidirectional import BidirectionalDenoiser
 from diffusers_rec.denoisers.causal_transformer import CausalTransformerDenoiser
+from diffusers_rec.denoisers.cloze import ClozeDenoiser
 from diffusers_rec.denoisers.conditional_mlp import ConditionalMLPDenoiser
 from diffusers_rec.denoisers.joint import JointDenoiser
 from diffusers_rec.denoisers.macaron import MacaronDenoiser
@@ -20,6 +21,7 @@ __all__ = [
     "AutoregressiveDenoiser",
     "BidirectionalDenoiser",
     "CausalTransformerDenoiser",
+    "ClozeDenoiser",
     "ConditionalMLPDenoiser",
     "Denoiser",
     "JointDenoiser",

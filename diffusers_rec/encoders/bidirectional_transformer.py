@@ -46,18 +46,5 @@ class BidirectionalTransformerEncoder(PrefixEncoder, name="bidirectional-transfo
 
     def last(self, latents: Tensor, lengths: Tensor) -> Tensor:
         keys = torch.arange(latents.shape[1], device=lengths.device) < lengths[:, None]
-        return self.outputs(latents, keys, lengths[:, None] - 1)[:, 0]
-
-    def outputs(self, tokens: Tensor, keys: Tensor, places: Tensor) -> Tensor:
-        """Outputs at some places of sequences, whose tokens see one another.
-
-        Args:
-            tokens: Latents of the tokens, ``(N, L, D)``.
-            keys: Mask of the tokens that are there, ``(N, L)``.
-            places: Places of the outputs, ``(N, K)``.
-
-        Returns:
-            Outputs, ``(N, K, D)``.
-        """
-        states: Tensor = self.network(tokens, keys[:, None, None], places)
-        return states
+        outputs: Tensor = self.network(latents, keys[:, None, None], lengths[:, None] - 1)
+        return outputs[:, 0]

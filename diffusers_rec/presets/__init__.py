@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from diffusers_rec.presets.adrec import adrec
+from diffusers_rec.presets.bert4rec import bert4rec
 from diffusers_rec.presets.best import best
 from diffusers_rec.presets.cddrec import cddrec
 from diffusers_rec.presets.control import control
@@ -14,10 +15,12 @@ from diffusers_rec.presets.ediffurec import ediffurec
 from diffusers_rec.presets.flowcf import flowcf
 from diffusers_rec.presets.flowrec import flowrec
 from diffusers_rec.presets.fmrec import fmrec
+from diffusers_rec.presets.gru4rec import gru4rec
 from diffusers_rec.presets.joint import joint
 from diffusers_rec.presets.maskgr import maskgr
 from diffusers_rec.presets.preferdiff import preferdiff
 from diffusers_rec.presets.prefergrow import prefergrow
+from diffusers_rec.presets.sasrec import sasrec
 from diffusers_rec.presets.stosa import stosa
 from diffusers_rec.presets.tarec import tarec
 from diffusers_rec.presets.wang2023 import wang2023, wang2023_temporal
@@ -46,6 +49,9 @@ PRESETS: dict[str, Callable[..., Recommender]] = {
     "wang2023-latent": wang2023_latent,
     "wang2023-temporal": wang2023_temporal,
     "flowcf": flowcf,
+    "gru4rec": gru4rec,
+    "sasrec": sasrec,
+    "bert4rec": bert4rec,
     "stosa": stosa,
 }
 """Presets by their names on the command line and in the training recipes."""
@@ -53,6 +59,7 @@ PRESETS: dict[str, Callable[..., Recommender]] = {
 __all__ = [
     "PRESETS",
     "adrec",
+    "bert4rec",
     "best",
     "cddrec",
     "control",
@@ -64,11 +71,13 @@ __all__ = [
     "flowcf",
     "flowrec",
     "fmrec",
+    "gru4rec",
     "joint",
     "maskgr",
     "paper",
     "preferdiff",
     "prefergrow",
+    "sasrec",
     "stosa",
     "tarec",
     "wang2023",

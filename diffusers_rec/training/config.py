@@ -167,6 +167,17 @@ _WANG2023 = TrainingConfig(
 
 _FLOWCF = TrainingConfig(epochs=500, examples="last-target", batch_targets=4096, patience=11)
 
+_GRU4REC = TrainingConfig(epochs=100, examples="all-positions", batch_targets=500, patience=10)
+
+_SASREC = TrainingConfig(  # evaluated every 20th epoch, as in the code
+    epochs=200, examples="all-positions", batch_targets=750, validate_every=20
+)
+
+_BERT4REC = TrainingConfig(  # 256 windows of Beauty in a batch
+    epochs=200, examples="all-positions", batch_targets=1500, decay="cosine", weight_decay=0.01, clip_norm=5.0,
+    validate_every=10,
+)  # fmt: skip
+
 _STOSA = TrainingConfig(epochs=500, examples="all-positions", batch_targets=1536, select_by="ndcg@40", patience=100)
 
 RECIPES = {
@@ -188,6 +199,9 @@ RECIPES = {
     "wang2023-latent": replace(_WANG2023, learning_rate=5e-4),
     "wang2023-temporal": replace(_WANG2023, learning_rate=1e-5),
     "flowcf": _FLOWCF,
+    "gru4rec": _GRU4REC,
+    "sasrec": _SASREC,
+    "bert4rec": _BERT4REC,
     "stosa": _STOSA,
 }
 """Training settings for each of :data:`diffusers_rec.presets.PRESETS`."""

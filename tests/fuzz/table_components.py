@@ -86,7 +86,8 @@ CALLS: dict[str, Call] = {
     "Gaps": Call(lambda: dr.Gaps, lambda: {"k": 2, "per_row": 3, "independent_steps": False}, component),
     "EveryItem": Call(lambda: dr.EveryItem, dict, component),
     "WholeWindows": Call(
-        lambda: dr.WholeWindows, lambda: {"k": 2, "gaps": "all", "independent_steps": False}, component
+        lambda: dr.WholeWindows,
+        lambda: {"k": 2, "gaps": "share", "share": 0.5, "last_share": 0.1, "independent_steps": False}, component,
     ),
     "WholeSequence": Call(lambda: dr.WholeSequence, lambda: {"independent_steps": False}, component),
     "UniformTimestepSampler": Call(
@@ -184,6 +185,7 @@ CALLS: dict[str, Call] = {
         lambda: dr.AutoregressiveDenoiser,
         lambda: sized(denoiser_layers=1, embedding_dropout=0.1, uncertainty=0.1, step_scale=2.0), component,
     ),
+    "ClozeDenoiser": Call(lambda: dr.ClozeDenoiser, lambda: sized(hidden_dim=5), component),
     "BidirectionalDenoiser": Call(
         lambda: dr.BidirectionalDenoiser, lambda: sized(hidden_dim=5), component
     ),

@@ -483,6 +483,7 @@ OWN = (
     dr.AddedLatentDenoiser,
     dr.AutoregressiveDenoiser,
     dr.BidirectionalDenoiser,
+    dr.ClozeDenoiser,
     dr.StateDecoderDenoiser,
 )
 for _cls, _name in ((dr.CausalTransformerEncoder, ""), (dr.GRUEncoder, "CausalEncoder")):

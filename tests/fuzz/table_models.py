@@ -365,6 +365,21 @@ CALLS: dict[str, Call] = {
                  "hidden_dim": 5, "seed": 0},
         serves,
     ),
+    "gru4rec": Call(
+        lambda: presets.gru4rec,
+        lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "hidden_dim": 5, "seed": 0},
+        serves,
+    ),
+    "sasrec": Call(
+        lambda: presets.sasrec,
+        lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "seed": 0}, serves,
+    ),
+    "bert4rec": Call(
+        lambda: presets.bert4rec,
+        lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "mask_share": 0.3,
+                 "seed": 0},
+        serves,
+    ),
     "prefergrow": Call(
         lambda: presets.prefergrow,
         lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "settings": "steam",

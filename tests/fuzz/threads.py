@@ -19,7 +19,7 @@ from .harness import EQUAL, SILENT, Campaign, Note, Outcome
 from .kills import same
 
 THREADS, ANSWERS = 8, 125
-NOT_BUILT = "attribute", "function", "noiseless", "posterior", "joint", "bidirectional"
+NOT_BUILT = "attribute", "function", "noiseless", "posterior", "joint", "bidirectional", "cloze"
 """Guides that need more than a base, and denoisers that predict items."""
 
 BACKBONES = [name for name in Denoiser.names() if name not in NOT_BUILT]
