@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.data import BEAUTY_ITEMS
+from benchmarks.field.settings import FIELD, OURS
 from benchmarks.harness import Results, Row, argument_parser, command, parse
 from diffusers_rec import Denoiser, DiffRec, Recommender, Vocabulary
 from diffusers_rec.evaluation.audit import noise_at_the_end
@@ -24,8 +25,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse(argument_parser(__doc__), argv)
     results = Results("configurations", options)
     items = Vocabulary(range(QUICK_ITEMS if options.quick else BEAUTY_ITEMS))
-    for name, preset in PRESETS.items():
-        results.add({"preset": name, **configuration(preset(items))})
+    for name in (*OURS, *FIELD):
+        results.add({"preset": name, **configuration(PRESETS[name](items))})
     results.write()
 
 

@@ -98,9 +98,14 @@ def trials(dataset: str) -> dict[str, Trial]:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of the programs of this folder."""
     add_trial_options(parser)
-    parser.set_defaults(runs=Path("runs/field"))
+    add_limit(parser)
     names = list(trials("beauty"))
     parser.add_argument("--models", nargs="+", default=names, choices=names, metavar="MODEL", help=", ".join(names))
+
+
+def add_limit(parser: argparse.ArgumentParser) -> None:
+    """``--minutes``, and the folder of the trainings with a limit."""
+    parser.set_defaults(runs=Path("runs/field"))
     parser.add_argument("--minutes", type=at_least(1), help="longest training; by default an hour, and two on ML-1M")
 
 

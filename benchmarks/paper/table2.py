@@ -2,15 +2,18 @@
 
 Each model is trained beside its noise-free control. Popularity and item-to-item rank without a model, from everything
 before the held-out item; the memory of `best` ranks from the training items. With several seeds, the mean of the
-trainings' predictions has a row of its own.
+trainings' predictions has a row of its own. ``--systems`` trains the plain systems of the table instead, with the
+options of ``benchmarks.paper.systems``.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from benchmarks.harness import Results, Row, argument_parser, command
+from benchmarks.paper import systems
 from benchmarks.paper.model_dots import draw
 from benchmarks.paper.options import add_trial_options, parse_trials, seeds_of, sequences_of
 from benchmarks.paper.rows import mean_score, published, rows_of
@@ -42,6 +45,10 @@ def trials(dataset: str) -> dict[str, Trial]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    given = sys.argv[1:] if argv is None else argv
+    if "--systems" in given:
+        systems.main([option for option in given if option != "--systems"])
+        return
     parser = argument_parser(__doc__)
     add_trial_options(parser)
     names = list(trials("beauty"))
@@ -55,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--models", nargs="+", default=names, choices=names, metavar="MODEL", help=f"{', '.join(names)}: {explained}"
     )
     parser.add_argument("--finished", action="store_true", help="show what is finished; train nothing")
-    options = parse_trials(parser, argv)
+    options = parse_trials(parser, given)
     results = Results("table2", options)
     if options.finished:
         print_missing(options)

@@ -1,0 +1,157 @@
+"""The plain systems of Table 2, trained here: each by its paper's recipe and by one common recipe.
+
+The common recipe is that of the control of ``best``: the same width, window, batches, epochs and learning rate for all,
+with a cross-entropy over all items in place of a system's own ranking loss. Its encoder, its head and its further terms
+stay. A training ends after its epochs, or at the time limit. Printed rows, and rows of other programs, stand beside.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks import plots
+from benchmarks.field.accuracy import RIVALS, rivals
+from benchmarks.field.settings import add_limit, callbacks_of, limited, minutes_of, split_of
+from benchmarks.harness import Results, Row, argument_parser, command
+from benchmarks.paper.options import add_trial_options, parse_trials, seeds_of
+from benchmarks.paper.rows import published
+from benchmarks.paper.running import run
+from benchmarks.paper.settings import BEST, DATASETS, best_with
+from benchmarks.paper.trial import Trial
+from benchmarks.words import words
+from diffusers_rec import DiffRec, Recommender, Vocabulary
+from diffusers_rec.presets import PRESETS
+from diffusers_rec.training import RECIPES
+
+PRINTED = {
+    "gru4rec": "GRU4Rec",
+    "sasrec": "SASRec",
+    "bert4rec": "BERT4Rec",
+    "stosa": "STOSA",
+}
+"""Presets of the plain systems, and their names in Table 2."""
+
+COMMON = "-common"
+RANKING = ("cross-entropy", "bpr", "sampled-bce", "separation")
+"""Losses that the cross-entropy of the common recipe replaces."""
+
+ENCODERS = {"bert4rec": {"name": "bidirectional-transformer"}}
+"""Encoders of systems that predict items at blanks, and have no history encoder."""
+
+
+@dataclass(frozen=True)
+class SystemTrial(Trial):
+    """A system by its own recipe, whose ``model`` has the arguments of its preset, or by the common recipe."""
+
+    def build(self, items: Vocabulary, seed: int) -> Recommender:
+        """The untrained model."""
+        arguments = dict(self.model)
+        preset = PRESETS[arguments.pop("preset")]
+        if self.name.endswith(COMMON):
+            return common(preset(items, seed=seed), self.name.removesuffix(COMMON), self.dataset)
+        return preset(items, **arguments, seed=seed)
+
+
+def common(model: DiffRec, name: str, dataset: str) -> DiffRec:
+    """A system by the common recipe: its encoder, its head and its further losses, with the rest of ``best``."""
+    arguments, _ = BEST[dataset]
+    config = model.config()
+    encoder = ENCODERS.get(name) or config["denoiser"]["encoder"]
+    own = {key: value for key, value in encoder.items() if key not in ("dim", "max_length", "seed")}
+    terms = [term for term in config["objective"].get("terms", ()) if term["name"] not in RANKING]
+    return DiffRec(
+        model.vocabulary,
+        dim=arguments["dim"],
+        max_length=arguments.get("max_length", 50),
+        embedding={"name": "table", "scale": "unit", "init_std": 0.02},
+        denoiser={"name": "plain", "encoder": {**own, "dropout": arguments.get("dropout", 0.5)}},
+        head="tied" if config["head"]["name"] in ("tied", "linear") else {"name": config["head"]["name"]},
+        objective={"name": "weighted", "terms": ["cross-entropy", *terms]},
+        sampler="one-step",
+        seeds=1,
+        seed=model.seed,
+    )
+
+
+def trials(dataset: str) -> dict[str, Trial]:
+    """Every system by its own and by the common recipe, by name."""
+    found: dict[str, Trial] = {}
+    for name in PRINTED:
+        model: dict[str, Any] = {"preset": name}
+        found[name] = SystemTrial(name, dataset, model, replace(RECIPES[name], precision="auto"), {})
+        training = replace(best_with(dataset).training, precision="auto")
+        found[f"{name}{COMMON}"] = SystemTrial(f"{name}{COMMON}", dataset, model, training, {})
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argument_parser(__doc__)
+    add_trial_options(parser)
+    add_limit(parser)
+    names = list(trials("beauty"))
+    parser.add_argument("--models", nargs="+", default=names, choices=names, metavar="MODEL", help="; ".join(names))
+    options = parse_trials(parser, argv)
+    results = Results("systems", options, place=place)
+    for dataset in options.datasets:
+        for row in (*rivals(dataset), *measure(dataset, options)):
+            results.add(row)
+        results.write(draw)  # after each data set, so that finished ones are recorded
+
+
+def measure(dataset: str, options: argparse.Namespace) -> Iterator[Row]:
+    """The printed row of each system, then those of its trainings."""
+    split, by_name, options = split_of(dataset, options), trials(dataset), limited(dataset, options)
+    for name in options.models:
+        trial = by_name[name]
+        yield from published(dataset, PRINTED[trial.model["preset"]])
+        for seed in seeds_of(options):
+            for row in run(trial, split, seed, options, callbacks=callbacks_of(trial, split, options)):
+                yield row | {"minutes": minutes_of(dataset, options)}
+
+
+def draw(path: Path, rows: plots.Rows) -> None:
+    """NDCG@10 of each system as printed, by its own recipe and by the common one; a panel per data set."""
+    datasets = list(dict.fromkeys(row["dataset"] for row in rows))
+    figure = plots.canvas(1.6 + 3.2 * len(datasets), 3.6)
+    axes = figure.subplots(1, len(datasets), squeeze=False, sharey=True)[0]
+    for axis, dataset in zip(axes, datasets, strict=True):
+        here = [row for row in rows if row["dataset"] == dataset and row["history"] != "unmasked"]
+        for label, style, ending in (
+            ("printed", {"color": "C7", "marker": "o", "mfc": "none"}, None),
+            ("its paper's recipe", {"color": "C1", "marker": "s"}, ""),
+            ("common recipe", {"color": "C0", "marker": "o"}, COMMON),
+        ):
+            names = PRINTED.values() if ending is None else [f"{name}{ending}" for name in PRINTED]
+            dots = [
+                (float(row["ndcg@10"]), place)
+                for place, name in enumerate(names)
+                for row in here
+                if row["model"] == name
+            ]
+            if dots:
+                axis.plot(*zip(*dots, strict=True), ls="", label=label, **style)
+        for rival, style in zip(RIVALS[1:3], (":", "--"), strict=True):
+            for row in (row for row in here if row["model"] == rival):
+                axis.axvline(float(row["ndcg@10"]), color="C7", ls=style, lw=0.8)
+        axis.set_yticks(range(len(PRINTED)), PRINTED.values())
+        axis.set(title=words(dataset), xlabel="NDCG@10", xlim=(0, None), ylim=(len(PRINTED) - 0.5, -0.5))
+    plots.legend(figure, [*axes], columns=3)
+    figure.savefig(path)
+
+
+ORDER = (*RIVALS, *(name for system, printed in PRINTED.items() for name in (printed, system, f"{system}{COMMON}")))
+"""Rows of a data set in the order of the table."""
+
+
+def place(row: Row) -> tuple[Any, ...]:
+    """The order of the table: by data set; the rivals, then each system's printed row, its own and the common one."""
+    seed = str(row.get("trained_seed", ""))
+    return DATASETS.index(row["dataset"]), ORDER.index(row["model"]), seed.zfill(9), row["history"]
+
+
+if __name__ == "__main__":
+    command(main)
