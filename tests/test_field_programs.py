@@ -9,6 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks.field import accuracy, configurations, noise_audit, settings
+from benchmarks.paper import systems, table2
+from benchmarks.paper.settings import best_with
 from diffusers_rec import SyntheticWorld, TrainingBatches
 from diffusers_rec.presets import PRESETS, control
 from diffusers_rec.training import TrainingConfig, train
@@ -80,13 +82,44 @@ def test_printed_rows_are_of_models_and_data_sets_that_are_compared():
         assert row["source"]
 
 
-def test_the_programs_train_once_and_write_their_tables(tmp_path, capsys):
+@pytest.fixture
+def folders(tmp_path):
+    """Options of the folders of a program, with a small log in place of Toys; its item ids are no indices."""
     rows = WORLD.sample(40, min_length=5, max_length=9).sequences()
-    # Item ids are no indices.
     lines = (" ".join(map(str, [user, *(1000 + item for item in rows[user])])) for user in range(len(rows)))
     (tmp_path / "toys.txt").write_text("\n".join(lines))
+    return ["--data-dir", str(tmp_path), "--runs", str(tmp_path / "runs"), "--out", str(tmp_path)]
+
+
+@pytest.mark.parametrize("name", systems.PRINTED)
+def test_a_system_keeps_its_encoder_and_its_further_losses_in_the_common_recipe(name):
+    own, common = (systems.trials("toys")[each].build(range(9), 0) for each in (name, f"{name}{systems.COMMON}"))
+    shared = best_with("toys").training.config()
+    assert systems.trials("toys")[f"{name}{systems.COMMON}"].training.config() == {**shared, "precision": "auto"}
+    terms = common.config()["objective"]["terms"]
+    assert terms[0]["name"] == "cross-entropy"
+    kept = [term for term in own.config()["objective"]["terms"] if term["name"] not in systems.RANKING]
+    assert terms[1:] == kept
+    if name not in systems.ENCODERS:
+        assert type(common.denoiser.encoder) is type(own.denoiser.encoder)
+    assert common.embedding.dim == 64
+
+
+def test_systems_have_rows_beside_their_printed_ones_and_keep_earlier_rows(folders, tmp_path):
+    common = ["--systems", "--datasets", "toys", "--budget", "1", "--minutes", "1", *folders]
+    table2.main([*common, "--models", "gru4rec"])
+    table2.main([*common, "--models", "gru4rec-common"])
+    with (tmp_path / "systems-quick.csv").open(newline="") as file:
+        found = [row for row in csv.DictReader(file) if row["model"].lower().startswith("gru4rec")]
+    assert [(row["model"], row["history"]) for row in found] == [
+        ("GRU4Rec", "not said"), ("gru4rec", "masked"), ("gru4rec", "unmasked"),
+        ("gru4rec-common", "masked"), ("gru4rec-common", "unmasked"),
+    ]  # fmt: skip
+    assert (tmp_path / "systems-quick.png").is_file()
+
+
+def test_the_programs_train_once_and_write_their_tables(folders, tmp_path, capsys):
     common = ["--datasets", "toys", "--models", "diffurec", "--budget", "1", "--minutes", "1"]
-    folders = ["--data-dir", str(tmp_path), "--runs", str(tmp_path / "runs"), "--out", str(tmp_path)]
     accuracy.main([*common, *folders])
     with (tmp_path / "accuracy-quick.csv").open(newline="") as file:
         found = [row for row in csv.DictReader(file) if row["model"] == "diffurec"]

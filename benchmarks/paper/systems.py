@@ -11,10 +11,11 @@ import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from benchmarks import plots
-from benchmarks.field.accuracy import RIVALS, rivals
+from benchmarks.field.accuracy import PLAIN, RIVALS, rivals
 from benchmarks.field.settings import add_limit, callbacks_of, limited, minutes_of, split_of
 from benchmarks.harness import Results, Row, argument_parser, command
 from benchmarks.paper.options import add_trial_options, parse_trials, seeds_of
@@ -134,12 +135,12 @@ def draw(path: Path, rows: plots.Rows) -> None:
             ]
             if dots:
                 axis.plot(*zip(*dots, strict=True), ls="", label=label, **style)
-        for rival, style in zip(RIVALS[1:3], (":", "--"), strict=True):
-            for row in (row for row in here if row["model"] == rival):
-                axis.axvline(float(row["ndcg@10"]), color="C7", ls=style, lw=0.8)
+        for rival, style in (("item-to-item", ":"), (PLAIN, "--")):
+            scores = [float(row["ndcg@10"]) for row in here if row["model"] == rival]
+            axis.axvline(fmean(scores), color="C7", ls=style, lw=0.8, label=words(rival))
         axis.set_yticks(range(len(PRINTED)), PRINTED.values())
         axis.set(title=words(dataset), xlabel="NDCG@10", xlim=(0, None), ylim=(len(PRINTED) - 0.5, -0.5))
-    plots.legend(figure, [*axes], columns=3)
+    plots.legend(figure, [*axes], columns=3 if len(datasets) == 1 else 5)
     figure.savefig(path)
 
 
