@@ -6,11 +6,13 @@ from diffusers_rec.presets.adrec import adrec
 from diffusers_rec.presets.bert4rec import bert4rec
 from diffusers_rec.presets.best import best
 from diffusers_rec.presets.cddrec import cddrec
+from diffusers_rec.presets.cl4srec import cl4srec
 from diffusers_rec.presets.control import control
 from diffusers_rec.presets.d3rec import d3rec
 from diffusers_rec.presets.diffurec import diffurec
 from diffusers_rec.presets.dreamrec import dreamrec
 from diffusers_rec.presets.du2023 import du2023
+from diffusers_rec.presets.duorec import duorec
 from diffusers_rec.presets.ediffurec import ediffurec
 from diffusers_rec.presets.flowcf import flowcf
 from diffusers_rec.presets.flowrec import flowrec
@@ -53,6 +55,8 @@ PRESETS: dict[str, Callable[..., Recommender]] = {
     "sasrec": sasrec,
     "bert4rec": bert4rec,
     "stosa": stosa,
+    "cl4srec": cl4srec,
+    "duorec": duorec,
 }
 """Presets by their names on the command line and in the training recipes."""
 
@@ -62,11 +66,13 @@ __all__ = [
     "bert4rec",
     "best",
     "cddrec",
+    "cl4srec",
     "control",
     "d3rec",
     "diffurec",
     "dreamrec",
     "du2023",
+    "duorec",
     "ediffurec",
     "flowcf",
     "flowrec",

@@ -180,6 +180,8 @@ _BERT4REC = TrainingConfig(  # 256 windows of Beauty in a batch
 
 _STOSA = TrainingConfig(epochs=500, examples="all-positions", batch_targets=1536, select_by="ndcg@40", patience=100)
 
+_DUOREC = TrainingConfig(exclude_seen=False, patience=10)
+
 RECIPES = {
     "paper": TrainingConfig(),
     "best": _AVERAGED,
@@ -203,5 +205,7 @@ RECIPES = {
     "sasrec": _SASREC,
     "bert4rec": _BERT4REC,
     "stosa": _STOSA,
+    "cl4srec": _DUOREC,
+    "duorec": _DUOREC,
 }
 """Training settings for each of :data:`diffusers_rec.presets.PRESETS`."""

@@ -335,6 +335,14 @@ CALLS: dict[str, Call] = {
         lambda: presets.ediffurec,
         lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "seed": 0}, serves,
     ),
+    "cl4srec": Call(
+        lambda: presets.cl4srec,
+        lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "seed": 0}, serves,
+    ),
+    "duorec": Call(
+        lambda: presets.duorec,
+        lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "seed": 0}, serves,
+    ),
     "dreamrec": Call(
         lambda: presets.dreamrec,
         lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "settings": "zhihu",
