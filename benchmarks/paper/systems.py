@@ -33,6 +33,8 @@ PRINTED = {
     "sasrec": "SASRec",
     "bert4rec": "BERT4Rec",
     "stosa": "STOSA",
+    "cl4srec": "CL4SRec",
+    "duorec": "DuoRec",
 }
 """Presets of the plain systems, and their names in Table 2."""
 
