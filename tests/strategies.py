@@ -54,6 +54,7 @@ WAIVED = {
     "unmask": ["the_sample_is_the_last_prediction", "a_chain_over_every_step_lands_on_gaussian_data"],
     "straight": ["a_chain_over_every_step_lands_on_gaussian_data"],  # a mean of predictions has less variance
     "consistency": ["gradients_reach_the_declared_passes"],  # the earlier prediction is a target
+    **{name: ["gradients_reach_the_declared_passes"] for name in ("kl", "discriminator", "information")},
     "source": ["gradients_reach_the_declared_passes"],  # it scores the centre, not a prediction
 }
 """Clauses that a component breaks on purpose."""

@@ -34,7 +34,7 @@ from diffusers_rec.processes.prediction import PREDICTIONS
 from diffusers_rec.testing import objectives as objective_suite
 from diffusers_rec.testing import terms as term_suite
 from diffusers_rec.testing.contract import SIZES
-from diffusers_rec.testing.training_steps import change_passes, gradients_of_outputs, random_step
+from diffusers_rec.testing.training_steps import change_passes, gradients_of_outputs, random_step, step_for
 
 DIM = SIZES["dim"]
 SIMPLIFIED = [
@@ -51,12 +51,14 @@ WEIGHTED = [
         ["cross-entropy"],
         [{"name": "squared", "of": "output"}, {"name": "cosine", "weight": 0.3}],
         ["cosine", {"name": "cross-entropy", "at": "final", "weight": 2.0}, "contrastive"],
+        ["cross-entropy", "kl", {"name": "information", "weight": 0.3}],
     )
 ]
 ITEMS = [{"name": "items"}, {"name": "items", "sampled_weight": 0.5, "next_weight": 0.0}]
 TERMS = ["squared", "cosine", "cross-entropy", "bound", "binary", "pair-contrastive", "source", "contrastive",
          "info-nce", "bpr", "separation", "sampled-bce", {"name": "sampled-bce", "calibration": 0.75},
          "score-entropy", "consistency", {"name": "squared", "of": "output", "reduction": "sum"},
+         "kl", "discriminator", "information",
          *({"name": "cross-entropy", "at": at} for at in ("final", "null", "next")), {"name": "cosine", "power": 2.0},
          "preference", {"name": "preference", "distance": "cosine", "at": "centroid", "over": "batch"},
          {"name": "preference", "at": "paired", "adaptive": True}]  # fmt: skip
@@ -75,7 +77,7 @@ def a_step(seed=0, latents=5, kind="x0", names=("sampled", "final")):
 @given(seed=seeds, latents=st.integers(1, 6), kind=st.sampled_from(["x0", "velocity"]))
 def test_every_objective_keeps_its_contract(clause, spec, seed, latents, kind):
     objective = Objective.build(spec)
-    clause(objective, random_step(objective.passes, latents, seed % 1000, kind=kind, views=objective.views))
+    clause(objective, step_for(objective, latents, seed % 1000, kind=kind))
 
 
 @pytest.mark.parametrize("spec", TERMS, ids=str)
@@ -86,8 +88,7 @@ def test_every_term_keeps_its_contract(clause, spec, seed, latents, kind):
     if isinstance(spec, str) and clause.__name__ in WAIVED.get(spec, ()):
         return
     term = LossTerm.build(spec)
-    step = random_step(term.passes, latents, seed % 1000, kind=kind, process=term.process, views=term.views)
-    clause(term, step)
+    clause(term, step_for(term, latents, seed % 1000, kind=kind))
 
 
 def test_source_is_the_cross_entropy_of_the_centre():

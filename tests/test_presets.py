@@ -53,6 +53,7 @@ def test_sizes_reach_every_part(name):
     assert model.max_length == 12
     rates = {module.p for module in model.modules() if isinstance(module, Dropout)}
     own = {getattr(model.denoiser, rate, 0.125) for rate in ("joint_dropout", "embedding_dropout")}
+    own.add(getattr(getattr(model.denoiser, "encoder", None), "judge_dropout", 0.125))
     assert rates == {0.125, *own}
 
 

@@ -35,6 +35,8 @@ PRINTED = {
     "stosa": "STOSA",
     "cl4srec": "CL4SRec",
     "duorec": "DuoRec",
+    "acvae": "ACVAE",
+    "vsan": "VSAN",
 }
 """Presets of the plain systems, and their names in Table 2."""
 

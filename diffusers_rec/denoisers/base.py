@@ -24,11 +24,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+import torch
 from torch import Generator, Tensor, nn
 
 from diffusers_rec.core.errors import check_int, check_same
 from diffusers_rec.core.registry import Component
 from diffusers_rec.data.history import History
+from diffusers_rec.encoders import HistoryEncoder
 from diffusers_rec.processes.noising import Queries
 from diffusers_rec.processes.prediction import PREDICTIONS
 from diffusers_rec.processes.source import ZeroSource
@@ -116,6 +118,28 @@ class Denoiser(nn.Module, Component, ABC, kind="denoiser"):
         Returns:
             Prediction, ``(B, Q, K, D)``; undefined at padded positions.
         """
+
+    @property
+    def penalised(self) -> tuple[str, ...]:
+        """Names of what :meth:`penalties` returns: those of the history encoder, if there is one."""
+        encoder = getattr(self, "encoder", None)
+        return encoder.penalised if isinstance(encoder, HistoryEncoder) else ()
+
+    def penalties(self, context: Any, queries: Queries) -> dict[str, Tensor]:
+        """Compute penalties of the history encoder, for terms of the loss.
+
+        Args:
+            context: Result of :meth:`encode`.
+            queries: Q queries per history.
+
+        Returns:
+            One number for each query, ``(B, Q)``, by name; 0 where a query sees nothing.
+        """
+        encoder, visible = getattr(self, "encoder", None), queries.visible
+        if not isinstance(encoder, HistoryEncoder) or context is None:
+            return {name: torch.zeros_like(visible, dtype=torch.float32) for name in self.penalised}
+        found = encoder.penalties(context, visible.clamp(min=1))
+        return {name: value.masked_fill(visible == 0, 0) for name, value in found.items()}
 
     def steer(self, log_probabilities: Tensor, timesteps: Tensor, items: Tensor) -> Tensor:
         """Change the predicted distributions of the items, for a prediction of ``"items"``; guides do.

@@ -88,6 +88,9 @@ class ConditionalMLPDenoiser(Denoiser, name="conditional-mlp"):
     def encode(self, history: History) -> _Context:
         return _Context(self.encoder(history), history.items.shape[1])
 
+    def penalties(self, context: _Context, queries: Queries) -> dict[str, Tensor]:
+        return super().penalties(context.encoded, queries)
+
     def condition(self, context: _Context, queries: Queries, *, null: bool | Tensor = False) -> _Condition:
         queries = queries.blind(null)
         state, joined = self._state(queries.visible, context)

@@ -42,10 +42,15 @@ class HistoryEncoder(nn.Module, Component, ABC, kind="encoder"):
         max_length: Largest number of items.
         seed: Seed of the initial weights. With None they come from torch's random state, which a denoiser that builds
             its encoder has seeded.
+
+    Attributes:
+        penalised: Names of what :meth:`penalties` returns.
     """
 
-    entrances = "encode", "states"
+    entrances = "encode", "states", "penalties"
     made_by: ClassVar[str] = "a registered encoder, such as GRUEncoder(dim)"
+
+    penalised: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, dim: int, max_length: int, seed: int | None) -> None:
         super().__init__()
@@ -75,6 +80,20 @@ class HistoryEncoder(nn.Module, Component, ABC, kind="encoder"):
         Returns:
             States, ``(B, Q, D)``.
         """
+
+    def penalties(self, context: Any, visible: Tensor) -> Mapping[str, Tensor]:
+        """Compute what terms of a loss can add to it, such as a divergence; nothing by default.
+
+        In evaluation mode it draws no random numbers. A penalty may depend on other histories of the batch.
+
+        Args:
+            context: Result of :meth:`encode`.
+            visible: Number of items of each prefix, at least 1, ``(B, Q)``.
+
+        Returns:
+            One number for each query, ``(B, Q)``, by the names of :attr:`penalised`.
+        """
+        return {}
 
     def forward(self, history: History) -> Any:
         """:meth:`encode`, or None for histories without a single place."""

@@ -88,6 +88,13 @@ class Guide(Denoiser):
         prediction: Tensor = self.base(xn, timesteps, condition)
         return prediction
 
+    @property
+    def penalised(self) -> tuple[str, ...]:
+        return self.base.penalised
+
+    def penalties(self, context: Any, queries: Queries) -> dict[str, Tensor]:
+        return self.base.penalties(context, queries)
+
     def hidden(self, queries: Queries, generator: Generator) -> bool | Tensor:
         return self.base.hidden(queries, generator)
 

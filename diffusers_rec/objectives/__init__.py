@@ -7,6 +7,7 @@ from diffusers_rec.objectives.contrastive import ContrastiveObjective
 from diffusers_rec.objectives.info_nce import InfoNCETerm
 from diffusers_rec.objectives.items import ItemsObjective
 from diffusers_rec.objectives.pairs import BinaryTerm, PairTerm
+from diffusers_rec.objectives.penalties import DiscriminatorTerm, InformationTerm, KLTerm, PenaltyTerm
 from diffusers_rec.objectives.preference import PreferenceTerm
 from diffusers_rec.objectives.sampled import BPRTerm, SampledBCETerm, SeparationTerm
 from diffusers_rec.objectives.score_entropy import ScoreEntropyTerm
@@ -32,13 +33,17 @@ __all__ = [
     "ContrastiveTerm",
     "CosineTerm",
     "CrossEntropyTerm",
+    "DiscriminatorTerm",
     "InfoNCETerm",
+    "InformationTerm",
     "ItemsObjective",
+    "KLTerm",
     "LossTerm",
     "LossTerms",
     "Objective",
     "PairTerm",
     "Pass",
+    "PenaltyTerm",
     "PreferenceTerm",
     "SampledBCETerm",
     "ScoreEntropyTerm",

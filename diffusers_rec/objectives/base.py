@@ -143,6 +143,8 @@ class TrainingStep:
         head: Item head.
         negatives: Items that a loss compares the true items with; all items if None.
         views: States of the declared views of the histories.
+        penalties: Declared penalties of the history encoder by name, each ``(M,)``.
+        updates: Number of training steps before this one, where the objective counts them.
     """
 
     passes: Mapping[str, Pass]
@@ -150,6 +152,8 @@ class TrainingStep:
     head: ItemHead
     negatives: NegativeSample | None = None
     views: Views = field(default_factory=Views)
+    penalties: Mapping[str, Tensor] = field(default_factory=dict)
+    updates: int = 0
 
     made_by: ClassVar[str] = "TrainingStep({'sampled': Pass(...)}, weights, head)"
 
@@ -180,6 +184,19 @@ class TrainingStep:
             )
         return self.passes[name]
 
+    def penalty(self, name: str) -> Tensor:
+        """Penalty by name, ``(M,)``.
+
+        Raises:
+            ValueError: The step does not have this penalty.
+        """
+        if name not in self.penalties:
+            raise ValueError(
+                f"This step has no penalty {name!r}, only {', '.join(self.penalties) or 'none at all'}. Declare it in "
+                "the objective's penalties."
+            )
+        return self.penalties[name]
+
 
 @dataclass(frozen=True)
 class LossTerms:
@@ -207,12 +224,16 @@ class Objective(Component, ABC, kind="objective"):
         views: Views of the histories that it needs, a name once for each view; see
             :mod:`diffusers_rec.objectives.views`.
         augmentations: Settings of the views.
+        penalties: Penalties of the history encoder that the objective needs.
+        counts_updates: Whether the loss depends on the number of training steps, which the model then counts and saves.
     """
 
     entrances = ("__call__",)
     passes: tuple[str, ...] = ("sampled",)
     views: tuple[str, ...] = ()
     augmentations: Augmentations = Augmentations()
+    penalties: tuple[str, ...] = ()
+    counts_updates: bool = False
     reads_latents: bool = True
     """Whether it needs predicted latents, which a denoiser that predicts items does not give."""
 
@@ -236,6 +257,18 @@ class Objective(Component, ABC, kind="objective"):
             raise ValueError(
                 f"The parts do not fit: the objective {self.registered_name!r} compares latents, but the denoiser "
                 "predicts items. Use objective='items', or a weighted objective of cross-entropies alone."
+            )
+        known = model.denoiser.penalised
+        if missing := [name for name in self.penalties if name not in known]:
+            raise ValueError(
+                f"The parts do not fit: the objective reads the penalty {missing[0]!r}, but the encoder of the "
+                f"denoiser {model.denoiser.registered_name!r} has {', '.join(known) or 'none'}. Use an encoder that "
+                "has it, such as denoiser={'name': 'plain', 'encoder': 'variational'} for 'kl', or drop the term."
+            )
+        if self.counts_updates and not hasattr(model, "updates"):
+            raise ValueError(
+                "The objective counts training steps, but the model was built with one that does not. Use "
+                "model.replace(objective=...)."
             )
         if "null" in self.passes and not isinstance(model.source, ZeroSource):
             raise ValueError(

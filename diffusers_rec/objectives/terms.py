@@ -32,6 +32,8 @@ class LossTerm(Component, ABC, kind="term"):
         passes: Passes that the term needs; see :mod:`diffusers_rec.objectives.base`.
         views: Views of the histories that the term needs; see :mod:`diffusers_rec.objectives.views`.
         augmentations: Settings of the views.
+        penalties: Penalties that the term needs, as :attr:`Objective.penalties`.
+        counts_updates: Whether the term depends on the number of training steps, as :attr:`Objective.counts_updates`.
         reads_latents: Whether the term needs predicted latents, as :attr:`Objective.reads_latents`.
     """
 
@@ -39,6 +41,8 @@ class LossTerm(Component, ABC, kind="term"):
     passes: tuple[str, ...] = ("sampled",)
     views: tuple[str, ...] = ()
     augmentations: Augmentations = Augmentations()
+    penalties: tuple[str, ...] = ()
+    counts_updates: bool = False
     reads_latents: bool = True
     process: ClassVar[str | None] = None
     """Registered name of the process whose draws the term reads; any process if None."""
@@ -57,6 +61,10 @@ class LossTerm(Component, ABC, kind="term"):
     @abstractmethod
     def __call__(self, step: TrainingStep) -> Tensor:
         """Compute the term, ``(M,)`` or a scalar."""
+
+    def weight_at(self, step: TrainingStep) -> float:
+        """Weight of the term at this step of the training; constant by default."""
+        return self.weight
 
     def without_noise(self) -> Config | None:
         """Config of the term for a model without noise; None if the term is undefined there."""
@@ -230,10 +238,10 @@ def add_up(terms: Mapping[str, LossTerm], step: TrainingStep) -> LossTerms:
         if value.shape not in ((), (len(step.items),)):
             raise ValueError(f"The term {name!r} must be ({len(step.items)},) or a scalar, got {tuple(value.shape)}.")
         if value.ndim:
-            latents.append((term.weight, value.detach()))
+            latents.append((term.weight_at(step), value.detach()))
             value = (step.weights * value).mean()
         named[name] = value.detach()
-        weighted.append(term.weight * value)
+        weighted.append(term.weight_at(step) * value)
     total = sum(weighted[1:], weighted[0])
     if len(latents) == 1:
         return LossTerms(total, named, latents[0][1])

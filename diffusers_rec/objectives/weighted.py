@@ -39,6 +39,8 @@ class WeightedObjective(Objective, name="weighted"):
             raise ValueError(
                 f"WeightedObjective: terms share their views, but the settings of these differ: {settings}."
             )
+        self.penalties = tuple(dict.fromkeys(name for term in self.terms for name in term.penalties))
+        self.counts_updates = any(term.counts_updates for term in self.terms)
         self.reads_latents = any(term.reads_latents for term in self.terms)
 
     def __call__(self, step: TrainingStep) -> LossTerms:
@@ -53,14 +55,17 @@ class WeightedObjective(Objective, name="weighted"):
     def without_noise(self) -> Config:
         """Config of the terms that are defined without noise, all at the only prediction.
 
-        Without such a term, the control regresses the clean latent: all terms of the sampled prediction stay.
+        Without such a term, the control regresses the clean latent: all terms of the sampled prediction stay. Terms of
+        penalties always stay.
         """
-        terms = [config for term in self.terms if (config := term.without_noise()) is not None]
-        sampled = [term.config() for term in self.terms if term.passes == ("sampled",)]
+        penalties = [term.config() for term in self.terms if term.penalties]
+        rest = [term for term in self.terms if not term.penalties]
+        terms = [config for term in rest if (config := term.without_noise()) is not None]
+        sampled = [term.config() for term in rest if term.passes == ("sampled",)]
         if not terms and not sampled:
             names = ", ".join(str(term.registered_name) for term in self.terms)
             raise ValueError(
                 f"The terms {names} are not defined without noise, so that there is no control. Add the term "
                 "'cross-entropy' or 'squared'."
             )
-        return {**self.config(), "terms": terms or sampled}
+        return {**self.config(), "terms": [*(terms or sampled), *penalties]}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from diffusers_rec.presets.acvae import acvae
 from diffusers_rec.presets.adrec import adrec
 from diffusers_rec.presets.bert4rec import bert4rec
 from diffusers_rec.presets.best import best
@@ -25,6 +26,7 @@ from diffusers_rec.presets.prefergrow import prefergrow
 from diffusers_rec.presets.sasrec import sasrec
 from diffusers_rec.presets.stosa import stosa
 from diffusers_rec.presets.tarec import tarec
+from diffusers_rec.presets.vsan import vsan
 from diffusers_rec.presets.wang2023 import wang2023, wang2023_temporal
 from diffusers_rec.presets.wang2023_latent import wang2023_latent
 from diffusers_rec.recommenders.base import Recommender
@@ -57,11 +59,14 @@ PRESETS: dict[str, Callable[..., Recommender]] = {
     "stosa": stosa,
     "cl4srec": cl4srec,
     "duorec": duorec,
+    "vsan": vsan,
+    "acvae": acvae,
 }
 """Presets by their names on the command line and in the training recipes."""
 
 __all__ = [
     "PRESETS",
+    "acvae",
     "adrec",
     "bert4rec",
     "best",
@@ -86,6 +91,7 @@ __all__ = [
     "sasrec",
     "stosa",
     "tarec",
+    "vsan",
     "wang2023",
     "wang2023_latent",
     "wang2023_temporal",

@@ -86,7 +86,12 @@ class DiffRec(Pretrained, Completing):
 
     Raises:
         ValueError: unknown names or keys, or parts that do not fit one another.
+
+    Attributes:
+        updates: Number of training steps so far, where the objective counts them.
     """
+
+    updates: Tensor
 
     def __init__(
         self,
@@ -138,6 +143,8 @@ class DiffRec(Pretrained, Completing):
         self.sampler = Sampler.build_with(shared, sampler)
         self.calibration = Calibration.of(calibration)
         self.register_buffer("popularity", torch.zeros(size["num_items"], dtype=torch.int64))
+        if self.objective.counts_updates:
+            self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.check_fit()
         signal = float(self.schedule.alpha_bar[-1])
         told = signal > MAX_LAST_ALPHA_BAR and unwrapped(self.denoiser).reads_xn
@@ -220,7 +227,9 @@ class DiffRec(Pretrained, Completing):
         return dict(self.embedding.named_buffers())
 
     def update(self, observed: Mapping[str, Tensor]) -> None:
-        """Show the timestep sampler what was observed: the ``timesteps`` drawn and the losses ``per_latent``."""
+        """Show the timestep sampler the ``timesteps`` drawn and the losses ``per_latent``, and count the update."""
+        if self.objective.counts_updates:
+            self.updates += 1
         self.timesteps.update(observed["timesteps"], observed["per_latent"])
 
     def _loss(self, batch: Batch, generator: Generator) -> Loss:
@@ -238,13 +247,14 @@ class DiffRec(Pretrained, Completing):
             following = widest, items_at(batch.items, widest.positions)
         # No row shows more than its queries see: its own target above all stays hidden.
         history = widest.cut(batch.history).first(int(widest.visible.max()))
-        passes, predicted = run_passes(self, history, queries, items, timesteps, generator, following)
+        passes, predicted, penalties = run_passes(self, history, queries, items, timesteps, generator, following)
         sampled = passes["sampled"]
         negatives = self.negatives.draw(sampled.items, len(self.vocabulary), generator)
         following_items = items_at(batch.items, history.lengths[:, None])[:, 0]
         views = run_views(self, history, following_items, self.examples, generator)
+        updates = int(self.updates) if self.objective.counts_updates else 0
         weights = steps_of_positions(weights, predicted)[predicted]
-        step = TrainingStep(passes, weights, self.head, negatives, views)
+        step = TrainingStep(passes, weights, self.head, negatives, views, penalties, updates)
         terms = check_class(f"The result of {type(self.objective).__name__}(step)", self.objective(step), LossTerms)
         return Loss(terms.total, terms.named, {"timesteps": sampled.timesteps, "per_latent": terms.per_latent})
 

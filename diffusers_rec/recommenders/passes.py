@@ -54,8 +54,8 @@ def run_passes(
     timesteps: Tensor,
     generator: Generator,
     following: tuple[Queries, Tensor] | None = None,
-) -> tuple[dict[str, Pass], Tensor]:
-    """The objective's passes, and the positions that they predict, ``(B, Q, K)``.
+) -> tuple[dict[str, Pass], Tensor, dict[str, Tensor]]:
+    """The objective's passes, the positions that they predict, ``(B, Q, K)``, and its penalties at each of these.
 
     Args:
         model: Parts of a model.
@@ -75,7 +75,9 @@ def run_passes(
     if following is not None:
         last = torch.full_like(following[0].visible, model.schedule.num_timesteps)
         passes |= _run(model, ("next",), history, context, *following, last, generator)[0]
-    return passes, chosen
+    found = model.denoiser.penalties(context, queries) if model.objective.penalties else {}
+    penalties = {name: steps_of_positions(found[name], chosen)[chosen] for name in model.objective.penalties}
+    return passes, chosen, penalties
 
 
 def _with_copies(model: Parts, history: History, generator: Generator) -> History:

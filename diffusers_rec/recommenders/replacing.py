@@ -106,6 +106,8 @@ def _carry_over(old: Any, new: Any, given: set[str]) -> None:
         else:
             copy_buffers(theirs, ours)
     new.popularity.copy_(old.popularity)
+    if hasattr(new, "updates") and hasattr(old, "updates"):
+        new.updates.copy_(old.updates)
     for name in ("timesteps", "negatives"):
         ours, theirs = getattr(new, name), getattr(old, name)
         if name not in given and ours.config() == theirs.config():

@@ -100,12 +100,25 @@ def memory_layout_does_not_matter(encoder: HistoryEncoder, latents: Tensor, visi
 
 
 def every_weight_learns(encoder: HistoryEncoder, latents: Tensor, visible: Tensor) -> None:
-    """Each weight has a gradient from histories of all lengths; short histories are skipped."""
+    """States and penalties of all lengths give each weight a gradient; short histories are skipped."""
     length = latents.shape[1]
     if length == encoder.max_length:
-        states = states_of(encoder, latents, torch.arange(1, length + 1).expand(len(latents), -1))
-        weighted = states * gaussian(*states.shape, seed=3).to(states)
-        expect_all_learn(weighted.sum(), dict(encoder.named_parameters()))
+        visible = torch.arange(1, length + 1).expand(len(latents), -1)
+        context = encoder.encode(_history(latents, visible))
+        states = encoder.states(context, visible)
+        weighted = (states * gaussian(*states.shape, seed=3).to(states)).sum()
+        penalties = sum(penalty.sum() for penalty in encoder.penalties(context, visible).values())
+        expect_all_learn(weighted + penalties, dict(encoder.named_parameters()))
+
+
+def penalties_are_a_number_for_each_query(encoder: HistoryEncoder, latents: Tensor, visible: Tensor) -> None:
+    """Penalties are finite, ``(B, Q)``, with the declared names, and without random numbers in evaluation mode."""
+    once, again = (encoder.penalties(encoder.encode(_history(latents, visible)), visible) for _ in range(2))
+    expect(set(once) == set(encoder.penalised), f"the penalties {sorted(encoder.penalised)}", sorted(once))
+    for name, penalty in once.items():
+        expect(penalty.shape == visible.shape, f"{name} of {tuple(visible.shape)}", tuple(penalty.shape))
+        expect_finite(name, penalty)
+        expect_equal(f"{name} a second time", again[name], penalty)
 
 
 def order_matters(encoder: HistoryEncoder, latents: Tensor, visible: Tensor) -> None:
@@ -125,6 +138,7 @@ CLAUSES = (
     finite_in_every_dtype,
     memory_layout_does_not_matter,
     every_weight_learns,
+    penalties_are_a_number_for_each_query,
     order_matters,
 )
 

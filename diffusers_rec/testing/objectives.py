@@ -17,8 +17,8 @@ from diffusers_rec.testing.training_steps import (
     gradients_of_outputs,
     half_outputs,
     non_contiguous,
-    random_step,
     select,
+    step_for,
 )
 
 LATENTS = [1, 2, 6]
@@ -110,12 +110,12 @@ def tensors_of(terms: LossTerms) -> list[Tensor]:
 def _cases(maker: Maker) -> Iterator[Case]:
     objective = maker()
     for latents in LATENTS:
-        yield Case(f"M={latents}", (objective, random_step(objective.passes, latents, views=objective.views)))
-    yield Case("of velocities", (objective, random_step(objective.passes, 4, kind="velocity", views=objective.views)))
+        yield Case(f"M={latents}", (objective, step_for(objective, latents)))
+    yield Case("of velocities", (objective, step_for(objective, 4, kind="velocity")))
 
 
 def _outputs(objective: Objective) -> list[Tensor]:
-    terms = objective(random_step(objective.passes, 6, views=objective.views))
+    terms = objective(step_for(objective, 6))
     return tensors_of(check_class("The result of an objective", terms, LossTerms))
 
 

@@ -16,8 +16,8 @@ from diffusers_rec.testing.training_steps import (
     gradients_of_outputs,
     half_outputs,
     non_contiguous,
-    random_step,
     select,
+    step_for,
 )
 
 
@@ -96,14 +96,12 @@ CLAUSES = (
 def _cases(maker: Maker) -> Iterator[Case]:
     term = maker()
     for latents in (1, 6):
-        yield Case(f"M={latents}", (term, random_step(term.passes, latents, process=term.process, views=term.views)))
-    yield Case(
-        "of velocities", (term, random_step(term.passes, 4, kind="velocity", process=term.process, views=term.views))
-    )
+        yield Case(f"M={latents}", (term, step_for(term, latents)))
+    yield Case("of velocities", (term, step_for(term, 4, kind="velocity")))
 
 
 def _outputs(term: LossTerm) -> list[Tensor]:
-    return [term(random_step(term.passes, 6, process=term.process, views=term.views)).detach()]
+    return [term(step_for(term, 6)).detach()]
 
 
 SUITE = Suite(LossTerm, _cases, CLAUSES, _outputs)

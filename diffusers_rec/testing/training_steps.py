@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffusers_rec.items.embeddings import TableEmbedding
 from diffusers_rec.items.heads import LinearHead
-from diffusers_rec.objectives import Pass, TrainingStep, Views
+from diffusers_rec.objectives import LossTerm, Objective, Pass, TrainingStep, Views
 from diffusers_rec.objectives.base import OTHERS, PASSES
 from diffusers_rec.processes.prediction import target_of
 from diffusers_rec.processes.process import Process
@@ -29,6 +29,7 @@ def random_step(
     dtype: torch.dtype = torch.float32,
     process: str | None = None,
     views: Collection[str] = (),
+    penalties: Collection[str] = (),
 ) -> TrainingStep:
     """Build a step with the given passes, whose predictions differ from their targets.
 
@@ -40,6 +41,7 @@ def random_step(
         dtype: Dtype of the latents.
         process: Registered name of the process that corrupts; Gaussian noise, which a step has no process for, if None.
         views: Names of the views, one history for each latent.
+        penalties: Names of the penalties.
     """
     items, dim, steps = SIZES["num_items"], SIZES["dim"], SIZES["num_timesteps"]
     schedule, generator = SqrtSchedule(steps), seeded(seed)
@@ -75,7 +77,16 @@ def random_step(
     states: dict[str, tuple[Tensor, ...]] = {}
     for place, name in enumerate(views):
         states[name] = (*states.get(name, ()), gaussian(latents, dim, seed=100 * seed + 60 + place, dtype=dtype))
-    return TrainingStep(made, weights, head, views=Views(states, true))
+    drawn_penalties = {name: torch.rand(latents, generator=generator).to(dtype) for name in penalties}
+    return TrainingStep(made, weights, head, views=Views(states, true), penalties=drawn_penalties)
+
+
+def step_for(part: Objective | LossTerm, latents: int, seed: int = 0, *, kind: str = "x0") -> TrainingStep:
+    """Build a step with everything that an objective or a term reads."""
+    process = part.process if isinstance(part, LossTerm) else None
+    return random_step(
+        part.passes, latents, seed, kind=kind, process=process, views=part.views, penalties=part.penalties
+    )
 
 
 def change_states(step: TrainingStep, change: Callable[[Tensor], Tensor]) -> TrainingStep:
@@ -97,7 +108,9 @@ def change_tensors(step: TrainingStep, change: Callable[[Tensor], Tensor]) -> Tr
         return Pass(**values | {name: change(value) for name, value in values.items() if isinstance(value, Tensor)})
 
     views = replace(step.views, items=change(step.views.items)) if step.views.states else step.views
-    return change_states(replace(change_passes(step, changed), weights=change(step.weights), views=views), change)
+    penalties = {name: change(value) for name, value in step.penalties.items()}
+    whole = replace(change_passes(step, changed), weights=change(step.weights), views=views, penalties=penalties)
+    return change_states(whole, change)
 
 
 def select(step: TrainingStep, rows: slice | Tensor) -> TrainingStep:

@@ -180,6 +180,15 @@ _BERT4REC = TrainingConfig(  # 256 windows of Beauty in a batch
 
 _STOSA = TrainingConfig(epochs=500, examples="all-positions", batch_targets=1536, select_by="ndcg@40", patience=100)
 
+_VSAN = TrainingConfig(
+    epochs=200, examples="all-positions", batch_targets=1024, exclude_seen=False, patience=10, validate_every=2
+)
+
+_ACVAE = TrainingConfig(  # 64 users of some 8 items
+    epochs=350, examples="all-positions", batch_targets=512, weight_decay=1e-2, exclude_seen=False, patience=10,
+    validate_every=4,
+)  # fmt: skip
+
 _DUOREC = TrainingConfig(exclude_seen=False, patience=10)
 
 RECIPES = {
@@ -207,5 +216,7 @@ RECIPES = {
     "stosa": _STOSA,
     "cl4srec": _DUOREC,
     "duorec": _DUOREC,
+    "vsan": _VSAN,
+    "acvae": _ACVAE,
 }
 """Training settings for each of :data:`diffusers_rec.presets.PRESETS`."""

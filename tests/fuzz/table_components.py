@@ -173,6 +173,13 @@ CALLS: dict[str, Call] = {
         lambda: dr.FilterEncoder,
         lambda: {"dim": DIM, "max_length": 6, "num_layers": 1, "hidden_dim": 5, "dropout": 0.1, "seed": 0}, component,
     ),
+    "VariationalEncoder": Call(lambda: dr.VariationalEncoder, lambda: sized(generation_layers=1), component),
+    "AdversarialEncoder": Call(
+        lambda: dr.AdversarialEncoder,
+        lambda: {"dim": DIM, "max_length": 6, "hidden_dim": 5, "latent_dim": 3, "judge_dim": 4, "dropout": 0.1,
+                 "judge_dropout": 0.1, "seed": 0},
+        component,
+    ),
     "AddedLatentDenoiser": Call(
         lambda: dr.AddedLatentDenoiser, lambda: sized(embedding_dropout=0.1, uncertainty=0.1, step_scale=2.0), component
     ),
@@ -211,6 +218,9 @@ CALLS: dict[str, Call] = {
     "SquaredTerm": Call(lambda: dr.SquaredTerm, lambda: {"weight": 0.5, "reduction": "sum", "of": "output"}, component),
     "CosineTerm": Call(lambda: dr.CosineTerm, lambda: {"weight": 0.5, "power": 2.0}, component),
     "SourceTerm": Call(lambda: dr.SourceTerm, lambda: {"weight": 0.5}, component),
+    "KLTerm": Call(lambda: dr.KLTerm, lambda: {"weight": 0.5, "annealing_steps": 3}, component),
+    "DiscriminatorTerm": Call(lambda: dr.DiscriminatorTerm, lambda: {"weight": 0.5}, component),
+    "InformationTerm": Call(lambda: dr.InformationTerm, lambda: {"weight": 0.5}, component),
     "ConsistencyTerm": Call(lambda: dr.ConsistencyTerm, lambda: {"weight": 0.5}, component),
     "CrossEntropyTerm": Call(lambda: dr.CrossEntropyTerm, lambda: {"weight": 0.5, "at": "final"}, component),
     "BinaryTerm": Call(lambda: dr.BinaryTerm, lambda: {"weight": 0.5}, component),

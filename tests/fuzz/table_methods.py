@@ -93,6 +93,10 @@ def losses() -> dict[str, Any]:
     return {"step": dr.TrainingStep(**a_step())}
 
 
+def penalised() -> dict[str, Any]:
+    return {"step": dr.TrainingStep(**a_step(), penalties={"kl": torch.rand(3)}, updates=1)}
+
+
 def replacement() -> dr.ReplacementProcess:
     return dr.ReplacementProcess(**shared(), blank=0.5)
 
@@ -470,6 +474,10 @@ TERMS = (
 for _cls in TERMS:
     CALLS[f"{_cls.__name__}.__call__"] = Call(_cls, losses)
 CALLS["InfoNCETerm.__call__"] = Call(dr.InfoNCETerm, viewed)
+CALLS["PenaltyTerm.__call__"] = Call(dr.KLTerm, penalised)
+CALLS["LossTerm.weight_at"] = Call(lambda: dr.CosineTerm(0.5).weight_at, penalised)
+CALLS["TrainingStep.penalty"] = Call(lambda: penalised()["step"].penalty, lambda: {"name": "kl"})
+CALLS["KLTerm.weight_at"] = Call(lambda: dr.KLTerm(annealing_steps=3).weight_at, penalised)
 CALLS["PreferenceTerm.__call__"] = Call(dr.PreferenceTerm, compared)
 CALLS["ConsistencyTerm.__call__"] = Call(dr.ConsistencyTerm, adjacent)
 OWN = (
@@ -486,7 +494,11 @@ OWN = (
     dr.ClozeDenoiser,
     dr.StateDecoderDenoiser,
 )
-for _cls, _name in ((dr.CausalTransformerEncoder, ""), (dr.GRUEncoder, "CausalEncoder")):
+ENCODERS = (
+    (dr.CausalTransformerEncoder, ""), (dr.GRUEncoder, "CausalEncoder"), (dr.VariationalEncoder, ""),
+    (dr.AdversarialEncoder, ""),
+)  # fmt: skip
+for _cls, _name in ENCODERS:
     CALLS[f"{_name or _cls.__name__}.encode"] = Call(
         lambda cls=_cls: cls(DIM, 6).eval().encode, history, lambda *_: True
     )

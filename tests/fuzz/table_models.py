@@ -410,6 +410,14 @@ CALLS: dict[str, Call] = {
                  "seed": 0},
         serves,
     ),
+    "vsan": Call(
+        lambda: presets.vsan,
+        lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "seed": 0}, serves,
+    ),
+    "acvae": Call(
+        lambda: presets.acvae,
+        lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "seed": 0}, serves,
+    ),
     "wang2023": Call(
         lambda: presets.wang2023,
         lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "settings": "ml-1m",
