@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def gaussian_points(latents: Tensor) -> Tensor:
     """Map Gaussians ``(..., D)`` to the points of which their distances are those, ``(..., D)``, float32 or wider."""
     mean, free = latents.to(torch.promote_types(latents.dtype, torch.float32)).chunk(2, dim=-1)
-    # The root of exp(c), for c < 0, has a gradient even where exp(c) underflows.
-    deviation = torch.where(free > 0, (1 + free.clamp(min=0)).sqrt(), (free.clamp(max=0) / 2).exp())
+    # The root of exp(c), for c < 0, has a gradient even where exp(c) underflows. One of the factors is always 1.
+    deviation = (free.clamp(max=0) / 2).exp() * (1 + F.relu(free)).sqrt()
     return torch.cat([mean, deviation], dim=-1)

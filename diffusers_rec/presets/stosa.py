@@ -40,7 +40,8 @@ def stosa(
     ``settings="code"``; with ``"paper"`` the means are attended to, as intended.
 
     Given the same weights and draws, states, scores, both losses and the gradients of the items are those of the code
-    to 1e-8 for full histories; those of ``"paper"``, of the code with the name corrected. What differs, and why:
+    to 1e-8, for full histories. With ``"paper"``, they are those of the code with the name corrected. What differs, and
+    why:
 
     - **Distances are squared**, as in the code, so they need not satisfy the triangle inequality that the abstract
       argues with.
