@@ -54,7 +54,8 @@ def buildable(family):
     ]
 
 
-DENOISERS, HEADS, SAMPLERS = buildable(Denoiser), buildable(ItemHead), buildable(Sampler)
+HEADS, SAMPLERS = buildable(ItemHead), buildable(Sampler)
+DENOISERS = [name for name in buildable(Denoiser) if Denoiser.named(name).reads_xn]  # test_plain_presets.py has "plain"
 PREDICT_ITEMS = [name for name in DENOISERS if Denoiser.named(name).prediction == "items"]
 NOISINGS = [  # that fit every denoiser; test_autoregressive.py has the others
     *(name for name in buildable(NoisingStrategy) if not NoisingStrategy.named(name).noises_history),
