@@ -9,9 +9,9 @@ All layers but C and F have biases, and so have these; the convolution reads a p
 draws :math:`\epsilon`. Serving replaces :math:`\tanh(W \epsilon + b)` by its mean, a Gauss-Hermite sum over
 :math:`W_d \epsilon \sim \mathcal N(0, \|W_d\|^2)`. What a density would give, two more networks estimate:
 
-- The *discriminator* T tells latents from draws of the prior :math:`p = \mathcal N(0, I)` (adversarial variational
+- The *discriminator* T separates latents from draws of the prior :math:`p = \mathcal N(0, I)` (adversarial variational
   Bayes, Mescheder et al. 2017). The best one is :math:`\log q(z \mid x) - \log p(z)`, the integrand of the divergence.
-- The *critic* K tells the latents of a history from those of another one. It bounds the mutual information of items
+- The *critic* K separates the latents of a history from those of another one. It bounds the mutual information of items
   and latents from below, by Jensen and Shannon's divergence (Hjelm et al. 2019).
 
 At the last of the i items x of a query, with :math:`z' \sim p` and the latent :math:`\bar z` of the next history of the
