@@ -18,9 +18,9 @@ from diffusers_rec.training import TrainingConfig, train
 
 options = parse(__doc__)
 world = SyntheticWorld(num_items=100)
-split = world.sample(num_users=200 if options.quick else 1000).sequences().leave_one_out()
+split = world.sample(num_users=200 if options.quick else 800).sequences().leave_one_out()
 recipe = TrainingConfig(
-    epochs=1 if options.quick else 8, batch_targets=400, learning_rate=4e-3, decay="cosine", calibrate=False
+    epochs=1 if options.quick else 6, batch_targets=400, learning_rate=4e-3, decay="cosine", calibrate=False
 )
 
 
