@@ -130,6 +130,7 @@ from diffusers_rec.recommenders.loading import load_pretrained
 from diffusers_rec.recommenders.memory import Memory, NoMemory, TransitionMemory
 from diffusers_rec.recommenders.ranking import Scores
 from diffusers_rec.recommenders.scoring import Scorer
+from diffusers_rec.recommenders.tables import recommend_file, recommend_frame
 from diffusers_rec.recommenders.trainable import Loss
 from diffusers_rec.recommenders.user_categories import CategoryVectorDiffusion
 from diffusers_rec.recommenders.user_diffusion import UserVectorDiffusion
@@ -316,6 +317,8 @@ __all__ = [
     "from_frame",
     "load_pretrained",
     "read_interactions",
+    "recommend_file",
+    "recommend_frame",
 ]
 
 __getattr__ = deprecated_names(__name__, {"Questions": ("Queries", Queries)})

@@ -66,7 +66,7 @@ def _run() -> int:
             raise KeyboardInterrupt
         return code
     except (KeyboardInterrupt, typer.Abort):
-        stderr.print("Interrupted. To resume a training run, start the same command again.")
+        stderr.print("Interrupted. To resume a training run or a file, start the same command again.")
         return 130
     except (ValueError, TypeError, ImportError) as error:
         return _fail(error, 2)

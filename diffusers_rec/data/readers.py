@@ -86,7 +86,7 @@ def read_interactions(
         raise TypeError(f"read_interactions: missing must be a list of texts, got {missing!r}. Use [{missing!r}].")
     if separator == "":
         raise ValueError("read_interactions: separator must not be empty. Leave it out for the format's own.")
-    kind = _by_suffix(path) if format == "auto" else format
+    kind = format_of(path) if format == "auto" else format
     missing_ids = frozenset(("", *missing))
     if kind == "movielens":
         return _read_movielens(path, separator or _SEPARATORS[kind], missing_ids)
@@ -96,9 +96,7 @@ def read_interactions(
     if kind == "parquet":
         return _read_parquet(path, columns)
     if kind in ("csv", "tsv"):
-        delimiter, mark = separator or _SEPARATORS[kind], _QUOTES[kind] if quote is None else quote
-        _check_dialect(kind, delimiter, mark)
-        return _read_table(path, delimiter, mark, columns, missing_ids)
+        return _read_table(path, *dialect(kind, separator, quote), columns, missing_ids)
     raise ValueError(
         f"read_interactions: unknown format {kind!r}. Use 'auto', 'csv', 'tsv', 'parquet', 'movielens' or 'sequences'."
     )
@@ -159,7 +157,8 @@ def _frame_times(column: Any) -> Any:
     return column.to_numpy()
 
 
-def _by_suffix(path: Path) -> Format:
+def format_of(path: Path) -> Format:
+    """Format of a file by its suffix."""
     if not path.is_file():
         raise ValueError(
             f"read_interactions: {path} is a pipe or a device, whose suffix does not give the format. Pass format=."
@@ -175,7 +174,9 @@ def _by_suffix(path: Path) -> Format:
     return _SUFFIXES[suffix]
 
 
-def _check_dialect(kind: Format, separator: str, quote: str) -> None:
+def dialect(kind: Format, separator: str | None, quote: str | None) -> tuple[str, str]:
+    """Separator and quote character of a csv or tsv file: those given, or the format's own."""
+    separator, quote = separator or _SEPARATORS[kind], _QUOTES[kind] if quote is None else quote
     if len(separator) != 1 or separator in "\r\n":
         raise ValueError(
             f"read_interactions: separator must be one character in a {kind} file, got {separator!r}. "
@@ -186,6 +187,7 @@ def _check_dialect(kind: Format, separator: str, quote: str) -> None:
             f"read_interactions: quote must be one character other than the separator, got {quote!r}. "
             f"Use '' if fields are not quoted."
         )
+    return separator, quote
 
 
 def _read_parquet(path: Path, columns: dict[str, Any]) -> Interactions:

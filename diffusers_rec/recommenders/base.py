@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
@@ -66,15 +66,7 @@ class Recommendations:
         names = list(range(len(self)) if users is None else users)
         if len(names) != len(self):
             raise ValueError(f"to_frame: expected {len(self)} users, one a history, got {len(names)}.")
-        lengths = list(map(len, self.items))
-        columns = {
-            "user": [name for name, length in zip(names, lengths, strict=True) for _ in range(length)],
-            "rank": [rank for length in lengths for rank in range(1, length + 1)],
-            "item": [item for row in self.items for item in row],
-            "score": [each for row, length in zip(self.scores.tolist(), lengths, strict=True) for each in row[:length]],
-            "std": [each for row, length in zip(self.std.tolist(), lengths, strict=True) for each in row[:length]],
-        }
-        return nw.from_dict(columns, backend=backend).to_native()
+        return nw.from_dict(table_columns(names, self), backend=backend).to_native()
 
     def __len__(self) -> int:
         return len(self.items)
@@ -87,6 +79,18 @@ class Recommendations:
         row = check_int("row", row)
         items = self.items[row]
         return list(zip(items, self.scores[row].tolist(), self.std[row].tolist(), strict=False))
+
+
+def table_columns(users: Sequence[Hashable], found: Recommendations) -> dict[str, list[Any]]:
+    """The columns of :meth:`Recommendations.to_frame`, a row for each recommendation."""
+    lengths = list(map(len, found.items))
+    return {
+        "user": [name for name, length in zip(users, lengths, strict=True) for _ in range(length)],
+        "rank": [rank for length in lengths for rank in range(1, length + 1)],
+        "item": [item for row in found.items for item in row],
+        "score": [each for row, length in zip(found.scores.tolist(), lengths, strict=True) for each in row[:length]],
+        "std": [each for row, length in zip(found.std.tolist(), lengths, strict=True) for each in row[:length]],
+    }
 
 
 @guarded

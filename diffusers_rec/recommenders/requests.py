@@ -183,14 +183,14 @@ def _selection(
     if isinstance(ids, np.ndarray | Tensor):
         return [encode_ids(vocabulary, ids, name, drop=drop)]
     given: list[Any] = list(ids)
-    if not any(_is_list(each, vocabulary) for each in given):
+    if not any(is_list(each, vocabulary) for each in given):
         return [encode_ids(vocabulary, given, name, drop=drop)]
     if len(given) != count:
         raise ValueError(f"{name} holds {len(given)} lists for {count} histories. Give one list a history, or one.")
     return [encode_ids(vocabulary, each, f"{name}[{row}]", drop=drop) for row, each in enumerate(given)]
 
 
-def _is_list(each: Any, vocabulary: Vocabulary) -> bool:
+def is_list(each: Any, vocabulary: Vocabulary) -> bool:
     """Whether it is a list of ids rather than an id, which may be a tuple."""
     return isinstance(each, Iterable) and not isinstance(each, str | bytes) and each not in vocabulary
 

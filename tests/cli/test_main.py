@@ -78,7 +78,9 @@ def test_an_interrupt_is_130(logs, tmp_path):
         code, out, err = diffrec("train", logs / "log.csv", "--out", tmp_path / "run", *SMALL)
     assert code == 130
     assert out == ""
-    assert_one_clear_line(err.strip(), "To resume a training run, start the same command again", start="Interrupted")
+    assert_one_clear_line(
+        err.strip(), "To resume a training run or a file, start the same command", start="Interrupted"
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 
+import polars as pl
 import pytest
 
-from diffusers_rec import DDIMSampler, DiffRec
+from diffusers_rec import DDIMSampler, DiffRec, from_frame
 
-from .command import SMALL, as_json, diffrec, good, items
+from .command import SMALL, as_json, assert_one_clear_line, diffrec, good, items
 
 
 @pytest.mark.parametrize(
@@ -106,3 +107,64 @@ def test_what_an_id_holds_does_not_reach_the_terminal(tmp_path):
         assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", text)
     found = {row["item"] for row in json.loads(as_object)[0]["recommendations"]}
     assert found == set(evil)
+
+
+@pytest.mark.parametrize(("kind", "out"), [("csv", "out.parquet"), ("txt", "out.csv")])
+def test_recommend_for_a_file_of_users(kind, out, logs, models, tmp_path):
+    path = logs / f"log.{kind}"
+    if kind == "csv":
+        path = tmp_path / "log.csv"
+        pl.read_csv(logs / "log.csv").sort("user", maintain_order=True).write_csv(path)
+    printed = good("recommend", models / kind, "--histories", path, "--out", tmp_path / out, "-k", 3, "--seeds", 2)
+    assert printed.replace("\n", "").endswith("60 users")
+    found = (pl.read_csv if out.endswith("csv") else pl.read_parquet)(tmp_path / out)
+    assert found.columns == ["user", "rank", "item", "score", "std"]
+    model = DiffRec.from_pretrained(models / kind)
+    if kind == "csv":
+        sequences = from_frame(pl.read_csv(path)).sequences()
+        asked = dict(zip(sequences.users, map(sequences.vocabulary.decode, sequences), strict=True))
+    else:
+        rows = [list(map(int, line.split())) for line in path.read_text().splitlines()]
+        asked = {user: row for user, *row in rows}
+    expected = model.recommend(asked.values(), 3, seeds=2)
+    assert found["user"].to_list() == [user for user in asked for _ in range(3)]
+    assert found["item"].to_list() == [item for row in expected.items for item in row]
+    assert not (tmp_path / f"{out}.parts").exists()
+
+
+def test_recommend_for_users_with_columns_of_candidates(models, tmp_path):
+    ids = [f"item-{number:03}" for number in range(1, 10)]
+    frame = pl.DataFrame(
+        {"who": [7, 8], "bag": [ids[:2], [*ids[2:4], "new"]], "may": [ids[3:7], ids[4:6]], "never": [ids[3:4], []]}
+    )
+    frame.write_parquet(tmp_path / "users.parquet")
+    columns = ("--user", "who", "--history-column", "bag", "--candidates-column", "may", "--exclude-column", "never")
+    command = ("recommend", models / "csv", "--histories", tmp_path / "users.parquet", "--out", tmp_path / "out.csv")
+    assert_one_clear_line(diffrec(*command, *columns)[2], r"the history of user 8.*'new'.*--unknown drop")
+    assert as_json(*command, *columns, "--unknown", "drop") == {"out": str(tmp_path / "out.csv"), "users": 2}
+    found = pl.read_csv(tmp_path / "out.csv")
+    assert [sorted(found.filter(user=user)["item"]) for user in (7, 8)] == [ids[4:7], ids[4:6]]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "either --history.*or --histories and --out"),
+        (("--histories", "log.csv"), "--histories and --out belong together"),
+        (("--history", "a", "--histories", "log.csv", "--out", "out.csv"), "either --history"),
+        (("--histories", "log.csv", "--out", "out.json"), r"out must end in \.parquet or \.csv"),
+        (("--histories", "log.csv", "--out", "out.csv"), "in several places.*--sort"),
+        (("--histories", "log.csv", "--out", "out.csv", "--item", "sku"), "Expected the columns.*--item"),
+        (
+            ("--histories", "log.csv", "--out", "out.csv", "--exclude", "item-001", "--exclude-column", "x"),
+            "--exclude and --exclude-column exclude each other",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_told(options, message, models, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "log.csv").write_text("user,item,time\na,item-001,1\nb,item-002,2\na,item-003,3\n")
+    code, _, err = diffrec("recommend", models / "csv", *options)
+    assert code == 2
+    assert_one_clear_line(err, message)
+    assert not (tmp_path / "out.csv").exists()

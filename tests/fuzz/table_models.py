@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pandas as pd
 import torch
 
 import diffusers_rec as dr
@@ -19,6 +20,10 @@ HISTORIES = [["i0", "i3"], ["i1"]]
 
 def served() -> dict[str, Any]:
     return {"histories": HISTORIES, "seeds": 2, "sampler": "one-step"}
+
+
+def frame() -> pd.DataFrame:
+    return pd.DataFrame({"user": ["u", "u", "w"], "item": ["i0", "i3", "i1"], "time": [1, 2, 3]})
 
 
 def indexed() -> dict[str, Any]:
@@ -209,6 +214,19 @@ CALLS: dict[str, Call] = {
         lambda: world.model().recommend,
         lambda: {**served(), "k": 2, "exclude_seen": True, "candidates": ["i4", "i5", "i6"], "batch_size": 1},
         recommended,
+    ),
+    "recommend_frame": Call(
+        lambda: dr.recommend_frame,
+        lambda: {"model": world.model(), "frame": frame(), "k": 2, "candidates": ["i4", "i5", "i6"], "exclude": ["i6"],
+                 "exclude_seen": True, "unknown": "error", "empty": "error", "seeds": 2, "sampler": "one-step",
+                 "batch_size": 1},
+        lambda result, _: probabilities(result["score"].tolist(), {}),
+    ),
+    "recommend_file": Call(
+        lambda: dr.recommend_file,
+        lambda: {"model": world.model(), "path": "log.csv", "out": "recommended.csv", "k": 2, "format": "csv",
+                 "sort": False, "seeds": 2, "batch_size": 2},
+        lambda result, _: result == 6,
     ),
     "Recommendations.to_frame": Call(
         lambda: world.model().recommend(HISTORIES, 2).to_frame, lambda: {"users": ["ann", "bob"], "backend": "polars"}
