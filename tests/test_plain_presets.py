@@ -155,7 +155,10 @@ def test_the_initial_weights_are_distributed_as_in_recbole(name):
 @of_histories
 def test_a_plain_model_becomes_a_diffusion_model_with_the_same_encoder(name):
     model = made(name)
-    changed = model.replace(denoiser="conditional-mlp", schedule="sqrt")
+    changed = model.replace(denoiser="conditional-mlp")
+    assert changed.schedule.num_timesteps == 1000
+    weights = changed.denoiser.encoder.state_dict()
+    assert all(torch.equal(weight, weights[key]) for key, weight in model.denoiser.encoder.state_dict().items())
     assert changed.denoiser.encoder.config() == model.denoiser.encoder.config()
     assert torch.equal(changed.embedding.weight, model.embedding.weight)
     assert changed.denoiser.reads_xn

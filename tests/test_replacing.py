@@ -8,6 +8,7 @@ from strategies import perturbed
 
 from diffusers_rec import CosineSchedule, DiffRec, SyntheticWorld
 from diffusers_rec.guidance import unwrapped
+from diffusers_rec.presets import sasrec
 
 LOG = SyntheticWorld(30, num_groups=3).sample(40, min_length=4, max_length=10).sequences()
 ITEMS = LOG.vocabulary
@@ -114,3 +115,15 @@ def test_precision_and_what_the_timestep_sampler_has_learned_go_along(model):
 def test_what_does_not_exist_or_fit_is_refused(model, changes, message):
     with pytest.raises(ValueError, match=message):
         model.replace(**changes)
+
+
+def test_another_encoder_of_the_same_shapes_has_fresh_weights():
+    plain = sasrec(ITEMS, dim=8, max_length=12)
+    other = plain.replace(denoiser={"encoder": "bidirectional-transformer"})
+    fresh = plain.replace(denoiser={"encoder": "bidirectional-transformer"}, seed=plain.seed)
+    with torch.no_grad():
+        next(plain.denoiser.encoder.parameters()).add_(1.0)
+    again = plain.replace(denoiser={"encoder": "bidirectional-transformer"})
+    assert same(weights(again.denoiser), weights(other.denoiser))
+    assert same(weights(other.denoiser), weights(fresh.denoiser))
+    assert same(weights(again.embedding), weights(plain.embedding))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import narwhals as nw
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusers_rec import Batch, DiffRec, Ensemble, History, Interactions, SyntheticWorld
+from diffusers_rec.recommenders.requests import Requests
 
 SEQUENCES = SyntheticWorld(24).sample(60).sequences()
 ITEMS = SEQUENCES.vocabulary.ids
@@ -213,3 +216,14 @@ def test_recommendations_become_a_frame(backend):
     assert frame["item"].to_list() == [item for row in found.items for item in row]
     with pytest.raises(ValueError, match="expected 2 users, one a history, got 1"):
         found.to_frame(["ann"])
+
+
+def test_sequences_bring_their_times_and_features():
+    sequences = SyntheticWorld(24).sample(3).sequences(times=True).with_features({"age": [[1.0], [2.0], [3.0]]})
+    asked = Requests.of(MODEL.vocabulary, sequences)
+    assert [row.tolist() for row in asked.times] == [
+        sequences.times[start:stop].tolist() for start, stop in pairwise(sequences.offsets)
+    ]
+    assert asked.features["age"].tolist() == [[1.0], [2.0], [3.0]]
+    other = Requests.of(MODEL.vocabulary, sequences, features={"age": [[4.0], [5.0], [6.0]]})
+    assert other.features["age"].tolist() == [[4.0], [5.0], [6.0]]

@@ -1,8 +1,9 @@
 """The plain systems of Table 2, trained here: each by its paper's recipe and by one common recipe.
 
-The common recipe is that of the control of ``best``: the same width, window, batches, epochs and learning rate for all,
-with a cross-entropy over all items in place of a system's own ranking loss. Its encoder, its head and its further terms
-stay. A training ends after its epochs, or at the time limit. Printed rows, and rows of other programs, stand beside.
+The common recipe is that of the control of ``best``: the same width of latents, window, dropout, batches, epochs and
+learning rate for all, with a cross-entropy over all items and a tied head in place of a system's own. Its encoder and
+its further losses stay; STOSA keeps its head of distances. A training ends after its epochs, or at the time limit.
+Printed rows, and rows of other programs, stand beside.
 """
 
 from __future__ import annotations
@@ -62,19 +63,20 @@ class SystemTrial(Trial):
 
 
 def common(model: DiffRec, name: str, dataset: str) -> DiffRec:
-    """A system by the common recipe: its encoder, its head and its further losses, with the rest of ``best``."""
+    """A system by the common recipe: its encoder and its further losses, with the rest of ``best``."""
     arguments, _ = BEST[dataset]
     config = model.config()
     encoder = ENCODERS.get(name) or config["denoiser"]["encoder"]
     own = {key: value for key, value in encoder.items() if key not in ("dim", "max_length", "seed")}
+    distances = config["head"]["name"] == "wasserstein"  # its encoder is made for them
     terms = [term for term in config["objective"].get("terms", ()) if term["name"] not in RANKING]
     return DiffRec(
         model.vocabulary,
         dim=arguments["dim"],
         max_length=arguments.get("max_length", 50),
-        embedding={"name": "table", "scale": "unit", "init_std": 0.02},
+        embedding={"name": "table", "scale": "learned" if distances else "unit", "init_std": 0.02},
         denoiser={"name": "plain", "encoder": {**own, "dropout": arguments.get("dropout", 0.5)}},
-        head="tied" if config["head"]["name"] in ("tied", "linear") else {"name": config["head"]["name"]},
+        head="wasserstein" if distances else "tied",
         objective={"name": "weighted", "terms": ["cross-entropy", *terms]},
         sampler="one-step",
         seeds=1,

@@ -61,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--models", nargs="+", default=names, choices=names, metavar="MODEL", help=f"{', '.join(names)}: {explained}"
     )
+    parser.add_argument("--systems", action="store_true", help="train the plain systems instead; --systems --help")
     parser.add_argument("--finished", action="store_true", help="show what is finished; train nothing")
     options = parse_trials(parser, given)
     results = Results("table2", options)

@@ -64,11 +64,13 @@ class Batch:
             target: Index of the next item of each, ``(B,)``.
 
         Raises:
-            ValueError: another number of targets than of histories.
+            ValueError: another number of targets than of histories, or a negative target.
         """
         if target.shape != history.lengths.shape:
             raise ValueError(f"Batch.next_item: expected {len(history)} targets, got {tuple(target.shape)}.")
-        items = F.pad(history.items, (0, 1)).scatter(1, history.lengths[:, None], target[:, None])
+        if bool((target < 0).any()):
+            raise ValueError(f"Batch.next_item: targets are item indices from 0, got {int(target.min())}.")
+        items = F.pad(history.items, (0, 1)).scatter(1, history.lengths[:, None], target[:, None].to(history.items))
         times = None if history.times is None else F.pad(history.times, (0, 1))
         rows = History(items, history.lengths + 1, times=times, features=history.features)
         return cls(rows, history.lengths[:, None], len(history))

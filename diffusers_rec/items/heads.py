@@ -245,6 +245,16 @@ class WassersteinHead(_SharedHead, name="wasserstein"):
                 f"WassersteinHead: dim must be even, for means and covariances of the same width, got {embedding.dim}."
             )
 
+    def check_fit(self, model: Any) -> None:
+        """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
+        super().check_fit(model)
+        scale = getattr(model.embedding, "scale", "learned")
+        if scale != "learned":
+            raise ValueError(
+                "The parts do not fit: the head 'wasserstein' reads item vectors as they are, but the embedding's "
+                f"scale={scale!r} changes latents. Use scale='learned'."
+            )
+
     def queries(self, latent: Tensor) -> Tensor:
         point = gaussian_points(latent)
         return torch.cat([2 * point, -_norms(point)], dim=-1)

@@ -48,8 +48,7 @@ def duorec(
     - A history may be empty. Its state is a learned vector.
 
     There is no diffusion: the prediction is the state of the encoder, whatever the noise.
-    ``model.replace(denoiser="conditional-mlp", schedule={"name": "sqrt", "num_timesteps": 1000})`` is a diffusion model
-    with the same encoder and the same contrast.
+    ``model.replace(denoiser="conditional-mlp")`` is a diffusion model with the same encoder and the same contrast.
 
     Args:
         items: Items that can be recommended.
@@ -62,7 +61,7 @@ def duorec(
         items,
         dim=dim,
         max_length=max_length,
-        schedule={"name": "linear-alpha-bar", "num_timesteps": 1},
+        schedule="sqrt",
         noising="target",
         timesteps="uniform",
         embedding={"name": "table", "scale": "learned", "init_std": 0.02},

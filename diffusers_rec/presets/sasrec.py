@@ -64,7 +64,7 @@ def sasrec(
         items,
         dim=dim,
         max_length=max_length,
-        schedule={"name": "linear-alpha-bar", "num_timesteps": 1},
+        schedule="sqrt",
         noising="target",
         timesteps="uniform",
         embedding={"name": "table", "scale": "learned", "init_std": 0.02},

@@ -45,8 +45,7 @@ def vsan(
     - **The largest beta is .2, reached in 10,000 steps.** We do not know the paper's. These are the numbers of the
       public code of ContrastVAE (Wang et al. 2022) for an attentive variational autoencoder of this form.
     - **The dropout of .5 is SASRec's on sparse data.** On ML-1M, SASRec uses .2.
-    - **One next item is predicted.** The paper also predicts the next k; ``noising={"name": "last-k", "k": k}`` with
-      ``replace`` does that.
+    - **One next item is predicted.**
     - **The encoder outputs the logarithm of the variance**, so that the variance is positive.
     - **Layer norms follow** attention and feed-forward, as in Vaswani et al. 2017.
 

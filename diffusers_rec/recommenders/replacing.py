@@ -96,15 +96,14 @@ def _carry_over(old: Any, new: Any, given: set[str]) -> None:
     """Give the new model the weights of the old one, part by part, where class and shapes stay."""
     new.to(device=old.device, dtype=old.embedding.dtype)
     for name, module in old.named_children():
-        ours, theirs = _backbone(getattr(new, name)), _backbone(module)
-        if name in given or ours is None or type(ours) is not type(theirs):
+        ours: Any = _backbone(getattr(new, name))
+        theirs: Any = _backbone(module)
+        if name in given or ours is None:
             continue
-        if _shapes(ours) == _shapes(theirs):
-            ours.load_state_dict(theirs.state_dict())
-            for mine, its in zip(ours.parameters(), theirs.parameters(), strict=True):
-                mine.requires_grad_(its.requires_grad)
-        else:
-            copy_buffers(theirs, ours)
+        if type(ours) is not type(theirs):  # another denoiser may have the same history encoder
+            ours, theirs = getattr(ours, "encoder", None), getattr(theirs, "encoder", None)
+        if isinstance(ours, nn.Module) and type(ours) is type(theirs):
+            _carry_weights(theirs, ours)
     new.popularity.copy_(old.popularity)
     if hasattr(new, "updates") and hasattr(old, "updates"):
         new.updates.copy_(old.updates)
@@ -112,6 +111,17 @@ def _carry_over(old: Any, new: Any, given: set[str]) -> None:
         ours, theirs = getattr(new, name), getattr(old, name)
         if name not in given and ours.config() == theirs.config():
             setattr(new, name, copy.deepcopy(theirs))
+
+
+def _carry_weights(old: nn.Module, new: nn.Module) -> None:
+    """Copy the weights where all modules within have the same classes and shapes, else buffers of the same shapes."""
+    same = [type(part) for part in new.modules()] == [type(part) for part in old.modules()]
+    if same and _shapes(new) == _shapes(old):
+        new.load_state_dict(old.state_dict())
+        for mine, its in zip(new.parameters(), old.parameters(), strict=True):
+            mine.requires_grad_(its.requires_grad)
+    else:
+        copy_buffers(old, new)
 
 
 def copy_buffers(old: nn.Module, new: nn.Module) -> None:

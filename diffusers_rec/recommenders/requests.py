@@ -56,6 +56,9 @@ class Requests:
         may_be_empty: bool = False,
     ) -> Requests:
         """From raw ids, as :meth:`~diffusers_rec.Recommender.recommend` takes them."""
+        if isinstance(histories, Sequences):
+            times = _rows_of(histories) if times is None else times
+            features = {**histories.features, **(features or {})}
         given = _lists(histories)
         rows = _encoded_histories(vocabulary, given, drop=drop, may_be_empty=may_be_empty)
         among = _selection(vocabulary, "candidates", candidates, len(rows), drop=drop)
@@ -127,6 +130,11 @@ def _lists(histories: Iterable[Items]) -> list[list[Any]]:
     if not rows:
         raise ValueError("histories is empty; give one history at least.")
     return rows
+
+
+def _rows_of(sequences: Sequences) -> list[Any] | None:
+    """The times of each sequence, where they are known."""
+    return None if sequences.times is None else np.split(sequences.times, sequences.offsets[1:-1])
 
 
 def _encoded_histories(
