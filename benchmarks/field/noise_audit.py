@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name in options.models:
             if is_finished(by_name[name], options.seed, timed):
                 results.add({"dataset": dataset, "model": name, **measure(by_name[name], plain, split, timed)})
+                results.write(draw)  # after each model, so that finished ones are recorded
             else:
                 print(f"== not trained: {dataset}, {name}, seed {options.seed}", flush=True)
     if not results.rows:
@@ -49,7 +50,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"No training of these models with this limit is finished in {options.runs}. Nothing is written. Run "
             "benchmarks.field.accuracy first, or give its --minutes."
         )
-    results.write(draw)
 
 
 def measure(trial: Trial, plain: Recommender, split: Split, options: argparse.Namespace) -> Row:
