@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import zip_longest
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
-from diffusers_rec.data import Batch, History, Sequences, TrainingBatches, Vocabulary, pad
+from diffusers_rec.data import Batch, History, Sequences, TrainingBatches, Vocabulary, batch_dataset, pad
 
 EXAMPLES = ["every-prefix", "last-target", "all-positions"]
 
@@ -195,3 +199,56 @@ def test_a_batch_takes_a_history():
         TypeError, match=r"Batch: history must be History, got Tensor\. Use History\(items, lengths\)\."
     ):
         Batch(torch.zeros(2, 3, dtype=torch.int64), torch.tensor([3, 3]), torch.tensor([[1], [1]]))
+
+
+def keys(batches):
+    return [(batch.items.tolist(), batch.positions.tolist()) for batch in batches]
+
+
+def loaded(dataset, workers):
+    """What a loader with so many workers gives: a batch of each in turn."""
+    given = []
+    for number in range(max(workers, 1)):
+        info = SimpleNamespace(id=number, num_workers=workers) if workers else None
+        with mock.patch.object(batch_dataset, "get_worker_info", lambda info=info: info):
+            given.append(keys(dataset))
+    return [batch for turn in zip_longest(*given) for batch in turn if batch is not None]
+
+
+@given(source=sources, epoch=st.integers(0, 3), ranks=st.integers(1, 4), workers=st.integers(0, 3), even=st.booleans())
+def test_ranks_and_workers_together_have_each_batch_once(source, epoch, ranks, workers, even):
+    whole, found = keys(source.epoch(epoch)), []
+    for rank in range(ranks):
+        dataset = source.dataset(rank=rank, num_ranks=ranks, even=even)
+        dataset.set_epoch(epoch)
+        own, share = whole[rank::ranks], loaded(dataset, workers)
+        missing = -(-len(whole) // ranks) - len(own)
+        assert share == own + whole[:1] * (missing * even)
+        assert len(share) == len(dataset)
+        found += own
+    assert sorted(found) == sorted(whole)
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_workers_of_a_loader_follow_the_epoch(persistent):
+    source = TrainingBatches(sequences_of([6, 9, 4, 7, 3]), batch_targets=4)
+    dataset = source.dataset()
+    loader = DataLoader(dataset, batch_size=None, num_workers=2, persistent_workers=persistent)
+    for epoch in (0, 2):
+        dataset.set_epoch(epoch)
+        assert len(loader) == source.num_batches(epoch)
+        assert keys(loader) == keys(source.epoch(epoch))
+
+
+def test_a_rank_is_that_of_the_launcher(monkeypatch):
+    source = TrainingBatches(sequences_of([6, 9, 4]), batch_targets=2)
+    assert (source.dataset().rank, source.dataset().num_ranks) == (0, 1)
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert (source.dataset().rank, source.dataset().num_ranks) == (2, 3)
+    assert keys(source.dataset()) == keys(source.epoch(0))[2::3]
+    assert (source.dataset(num_ranks=1).rank, source.dataset(rank=0).num_ranks) == (0, 3)
+    with pytest.raises(ValueError, match=r"rank must be an integer >= 0 and <= 1, got 2"):
+        source.dataset(rank=2, num_ranks=2)
+    with pytest.raises(ValueError, match="epoch must be an integer >= 0"):
+        source.dataset().set_epoch(-1)

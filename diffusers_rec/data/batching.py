@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from diffusers_rec.core.entrances import explained, guarded
 from diffusers_rec.core.errors import check_int, shown
+from diffusers_rec.data.batch_dataset import BatchDataset
 from diffusers_rec.data.history import History
 from diffusers_rec.data.sequences import FeatureArray, Sequences, check_history, feature_arrays, places_within
 from diffusers_rec.data.times import TimeArray
@@ -192,16 +193,39 @@ class TrainingBatches:
             return -(-self.num_targets // self.batch_targets)
         return len(self._plan(self._generator(epoch))[2]) - 1
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch.
+    def epoch(self, epoch: int, rank: int = 0, count: int = 1) -> Iterator[Batch]:
+        """The batches of one epoch, or the share of one of several processes.
 
         Args:
             epoch: Number of the epoch, from 0.
+            rank: Number of the first batch.
+            count: Distance from each batch to the next.
         """
+        check_int("TrainingBatches: rank", rank, minimum=0)
+        check_int("TrainingBatches: count", count, minimum=1)
         generator = self._generator(epoch)
         starts, stops, cuts = self._plan(generator)
-        order = generator.permutation(len(cuts) - 1)
+        order = generator.permutation(len(cuts) - 1)[rank::count]
         return (self._batch(starts[cuts[i] : cuts[i + 1]], stops[cuts[i] : cuts[i + 1]]) for i in order.tolist())
+
+    def dataset(self, *, rank: int | None = None, num_ranks: int | None = None, even: bool = False) -> BatchDataset:
+        """The batches as a dataset of PyTorch, divided among processes and the workers of a ``DataLoader``.
+
+        Pass it as ``DataLoader(batches.dataset(), batch_size=None, num_workers=2)``, and call ``set_epoch`` on it
+        before each epoch. Each batch of an epoch comes in one worker of one rank. The numbers of batches of two ranks
+        differ by one at most.
+
+        Args:
+            rank: Number of this process; that of ``torch.distributed`` or of the variable ``RANK`` if None.
+            num_ranks: Number of processes; that of ``torch.distributed`` or of the variable ``WORLD_SIZE`` if None.
+                Use 1 where the training library divides the batches itself.
+            even: Whether ranks with one batch less repeat the first batch of the epoch, so that no process waits for
+                a gradient of the others.
+
+        Raises:
+            ValueError: A rank outside 0..num_ranks-1.
+        """
+        return BatchDataset(self, rank=rank, num_ranks=num_ranks, even=even)
 
     def _generator(self, epoch: int) -> np.random.Generator:
         number = check_int("TrainingBatches: epoch", epoch, minimum=0)

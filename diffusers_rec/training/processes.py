@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +79,7 @@ class Processes:
             yield from batches.epoch(epoch)
             return
         yielded = 0
-        for batch in islice(batches.epoch(epoch), self.rank, None, self.count):
+        for batch in batches.epoch(epoch, self.rank, self.count):
             yielded += 1
             yield batch
         if yielded < self.rounds(batches, epoch):

@@ -151,7 +151,12 @@ CALLS: dict[str, Call] = {
         lambda result, _: sum(batch.num_targets for batch in result.epoch(0)) == result.num_targets,
     ),
     "TrainingBatches.epoch": Call(
-        lambda: dr.TrainingBatches(world.sequences()).epoch, lambda: {"epoch": 1}, lambda result, _: bool(list(result))
+        lambda: dr.TrainingBatches(world.sequences()).epoch, lambda: {"epoch": 1, "rank": 0, "count": 2},
+        lambda result, _: bool(list(result)),
+    ),
+    "TrainingBatches.dataset": Call(
+        lambda: dr.TrainingBatches(world.sequences()).dataset, lambda: {"rank": 1, "num_ranks": 2, "even": True},
+        lambda result, _: len(list(result)) == len(result),
     ),
     "TrainingBatches.num_batches": Call(
         lambda: dr.TrainingBatches(world.sequences(), examples="all-positions").num_batches, lambda: {"epoch": 1}
