@@ -276,6 +276,16 @@ def test_parts_of_another_job_are_not_used(tmp_path, small_parts):
     assert recommend_file(MODEL, **given) == 50
 
 
+def test_a_bar_counts_the_users(tmp_path, small_parts, capfd):
+    write_log(tmp_path / "log.parquet", users=20)
+    with killed_after(1), pytest.raises(Killed):
+        recommend_file(MODEL, tmp_path / "log.parquet", tmp_path / "out.csv", 2, batch_size=4, progress=True)
+    recommend_file(MODEL, tmp_path / "log.parquet", tmp_path / "out.csv", 2, batch_size=4, progress=True)
+    printed = capfd.readouterr().err
+    assert "users checked" in printed
+    assert "8/20" in printed.rpartition("users checked")[2]
+
+
 @pytest.mark.slow
 def test_a_process_that_is_killed_leaves_no_file_and_resumes(tmp_path):
     rows = write_log(tmp_path / "log.parquet", users=40)
@@ -353,6 +363,8 @@ LOG = {"user": ["a", "b", "a"], "item": list(ITEMS[:3]), "time": [1, 2, 3]}
         (ONE | {"c": pl.Series([None], dtype=pl.List(pl.String))}, {"candidates": "c"}, "user 1 has no list"),
         (ONE, {"exclude": [[ITEMS[0]]]}, "Lists of each user come in a column"),
         (ONE, {"exclude": "not"}, "but the table has"),
+        ({"user": [None, 1], "history": [[ITEMS[0]]] * 2}, {}, "the user in row 1, counted from 1, is missing"),
+        (LOG | {"user": [1.0, float("nan"), 2.0]}, {}, "the user in row 2, counted from 1, is missing"),
         ({"user": [], "history": []}, {}, "at least one row"),
         (ONE, {"k": 0}, "k must be an integer >= 1"),
     ],
@@ -377,6 +389,22 @@ def test_other_arguments_are_refused(tmp_path):
     (tmp_path / "log.parquet").write_text("no")
     with pytest.raises(ValueError, match="expected a parquet file"):
         recommend_file(MODEL, tmp_path / "log.parquet", tmp_path / "out.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("user,item,time\na,item-001,1\n,item-001,2\n", "the user in row 2, counted from 1, is missing"),
+        ("user,item,time\na,item-001,1\na,NA,2\n", "the item in row 2, counted from 1, is missing"),
+        ('user,history\nnull,"[]"\n', "the user in row 1, counted from 1, is missing"),
+        ("user,item,time\na,item-001,soon\n", "the times of user 'a'.*neither a number nor an ISO date"),
+        ("user,item,time\na,item-001\n", "rows of equal width"),
+    ],
+)
+def test_broken_text_is_refused(text, message, tmp_path):
+    (tmp_path / "log.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        recommend_file(MODEL, tmp_path / "log.csv", tmp_path / "out.csv")
 
 
 def test_a_log_in_any_order_is_sorted_on_request(tmp_path):

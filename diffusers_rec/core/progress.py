@@ -23,8 +23,10 @@ def progress_bar(iterable: Iterable[T], *, show: bool, total: int | None = None,
 
 
 @contextmanager
-def counted(total: int, done: int, unit: str, *, show: bool) -> Iterator[Callable[[int], object]]:
+def counted(total: int | None, done: int, unit: str, *, show: bool) -> Iterator[Callable[[int], object]]:
     """A function that adds to the count of a bar, of which ``done`` are done already; it does nothing without ``show``.
+
+    The length of the bar is not known if ``total`` is None.
 
     Raises:
         ImportError: ``show`` is set and tqdm, of the extra ``train``, is not installed.

@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby, repeat
 from operator import itemgetter
 from typing import Any
 
@@ -125,23 +125,29 @@ def typed_histories(take: Callable[[int, int], Any], count: int, chosen: Mapping
         raise ValueError("Expected at least one row, but the table is empty.")
     size = ROWS_AT_ONCE if "item" in chosen else LISTS_AT_ONCE
 
-    def rows() -> Iterator[tuple[int, dict[str, Any]]]:
+    def slices() -> Iterator[list[list[Any]]]:
         for start in range(0, count, size):
             some = take(start, min(start + size, count))
-            columns = [some.get_column(name).to_list() for name in chosen.values()]
-            for number, values in enumerate(zip(*columns, strict=True), start + 1):
-                yield number, dict(zip(chosen, values, strict=True))
-
-    def interactions() -> Iterator[Interaction]:
-        for number, row in rows():
+            columns = {role: some.get_column(name) for role, name in chosen.items()}
             for role in ("user", "item"):
-                if is_missing(row[role]):
-                    raise missing_id(role, number, row[role])
-            yield row["user"], row["item"], row.get("time")
+                if role in chosen:
+                    _refuse_missing(role, columns[role], start)
+            yield [column.to_list() for column in columns.values()]
 
-    if "item" in chosen:
-        return log_histories(interactions(), timed="time" in chosen)
-    return (list_history(number, row) for number, row in rows())
+    if "history" in chosen:
+        rows = chain.from_iterable(zip(*columns, strict=True) for columns in slices())
+        return (list_history(dict(zip(chosen, row, strict=True))) for row in rows)
+    timed = "time" in chosen
+    rows = chain.from_iterable(
+        zip(*columns, strict=True) if timed else zip(*columns, repeat(None), strict=False) for columns in slices()
+    )
+    return log_histories(rows, timed=timed)
+
+
+def _refuse_missing(role: str, column: Any, start: int) -> None:
+    missing = column.is_null() | column.is_nan() if column.dtype.is_float() else column.is_null()
+    if missing.any():
+        raise missing_id(role, start + missing.to_list().index(True) + 1, None)
 
 
 def log_histories(rows: Iterable[Interaction], *, timed: bool) -> Iterator[UserHistory]:
@@ -189,15 +195,13 @@ class _Digests:
         return True
 
 
-def list_history(number: int, row: Mapping[str, Any]) -> UserHistory:
-    """The history of a row of lists.
+def list_history(row: Mapping[str, Any]) -> UserHistory:
+    """The history of a row of lists, by their meaning.
 
     Raises:
-        ValueError: A missing user, lists that are none, or times that are not one an item.
+        ValueError: Lists that are none, or times that are not one an item.
     """
     user = row["user"]
-    if is_missing(user) or user == "":
-        raise missing_id("user", number, user)
     lists = {role: _list(role, user, cell) for role, cell in row.items() if role != "user"}
     items, times = lists["history"] or [], None
     if "time" in row:

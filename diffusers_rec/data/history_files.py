@@ -96,7 +96,7 @@ class HistoryFile:
             header = next(rows)[1]
         chosen = {role: header.index(name) for role, name in columns.of(header).items()}
         if "history" in chosen:
-            return (list_history(n, {role: row[place] for role, place in chosen.items()}) for n, row in rows)
+            return self._lists(rows, chosen)
         if self.sort:
             return self._sorted(known)
         return log_histories(self._interactions(rows, len(header), chosen, known), timed="time" in chosen)
@@ -105,14 +105,21 @@ class HistoryFile:
         self, rows: Iterable[tuple[int, list[str]]], width: int, places: Mapping[str, int], known: Mapping[str, Any]
     ) -> Iterator[Interaction]:
         missing = frozenset(("", *self.missing))
+        user_place, item_place, time_place = places["user"], places["item"], places.get("time", 0)
         for number, row in rows:
             if len(row) != width:
                 raise ValueError(f"row {number}, counted from 1: expected {width} fields, got {len(row)}.")
-            values = {role: row[place] for role, place in places.items()}
-            for role in ("user", "item"):
-                if values[role].strip() in missing:
-                    raise missing_id(role, number, values[role])
-            yield values["user"], known.get(values["item"], values["item"]), values.get("time")
+            user, item = row[user_place], row[item_place]
+            if user.strip() in missing or item.strip() in missing:
+                raise missing_id("user", number, user) if user.strip() in missing else missing_id("item", number, item)
+            yield user, known.get(item, item), row[time_place]
+
+    def _lists(self, rows: Iterable[tuple[int, list[str]]], places: Mapping[str, int]) -> Iterator[UserHistory]:
+        missing = frozenset(("", *self.missing))
+        for number, row in rows:
+            if row[places["user"]].strip() in missing:
+                raise missing_id("user", number, row[places["user"]])
+            yield list_history({role: row[place] for role, place in places.items()})
 
     def _lines(self, known: Mapping[str, Any]) -> Iterator[UserHistory]:
         missing = frozenset(("", *self.missing))

@@ -176,7 +176,11 @@ def recommend_file(
         sampler=sampler, guidance=guidance, batch_size=batch_size,
     )  # fmt: skip
     stat = source.path.stat()
-    total = sum(call.check(some) for some in _chunks(source, call.users_at_once))
+    total = 0
+    with counted(None, 0, "users checked", show=progress) as advance:
+        for some in _chunks(source, call.users_at_once):
+            advance(call.check(some))
+            total += len(some)
     item_type = pl.Int64 if call.has_numbers else pl.String
     schema = {"user": source.user_type(), "rank": pl.Int64, "item": item_type, "score": pl.Float64, "std": pl.Float64}
     with open_parts(target, call.job(f"{source} {stat.st_size} {stat.st_mtime_ns}")) as parts:
