@@ -100,7 +100,7 @@ def test_wrong_input_is_one_line(case, logs, models):
             "Invalid value for '--preset'.*'best', 'joint', 'paper'",
         ),
         (("evaluate", "x", "log.csv", "--split", "train"), "Invalid value for '--split'"),
-        (("recommend", "x"), "Missing option '--history'"),
+        (("recommend", "x"), "Give either --history"),
         (("forecast",), "No such command 'forecast'"),
     ],
 )

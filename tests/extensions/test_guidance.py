@@ -55,7 +55,11 @@ class CountedMLP(ConditionalMLPDenoiser, name="counted"):
 
 def build(guide, **settings):
     """A small model away from its initial weights, where the perceptron's last layer is zero."""
-    denoiser = {"name": guide, "base": {"name": "counted", "num_layers": 1}, **settings}
+    denoiser = {
+        "name": guide,
+        "base": {"name": "counted", "encoder": {"name": "causal-transformer", "num_layers": 1}},
+        **settings,
+    }
     sampler = {"name": "ddim", "num_steps": 10}
     model = DiffRec(SEQUENCES.vocabulary, dim=8, max_length=8, denoiser=denoiser, sampler=sampler)
     generator = torch.Generator().manual_seed(1)
