@@ -48,6 +48,10 @@ WAIVED = {
     "bidirectional": ["each_step_matters"],  # it sees the blanks, whose number implies the step
     "cloze": ["each_step_matters"],  # as "bidirectional"
     "plain": ["noise_matters", "each_step_matters", "corrupted_positions_see_one_another"],
+    "judged": [
+        *("noise_matters", "each_step_matters", "corrupted_positions_see_one_another"),
+        "every_weight_learns",  # those of the judges do from a penalty
+    ],
     "noiseless": ["noise_matters", "each_step_matters", "corrupted_positions_see_one_another"],
     "posterior": ["corrupted_positions_see_one_another"],  # exact for each position alone, given the history
     # Its sample is the latents of drawn items, whatever the denoiser predicts.

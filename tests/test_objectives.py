@@ -52,13 +52,14 @@ WEIGHTED = [
         [{"name": "squared", "of": "output"}, {"name": "cosine", "weight": 0.3}],
         ["cosine", {"name": "cross-entropy", "at": "final", "weight": 2.0}, "contrastive"],
         ["cross-entropy", "kl", {"name": "information", "weight": 0.3}],
+        ["rewarded-bce", "discriminator"],
     )
 ]
 ITEMS = [{"name": "items"}, {"name": "items", "sampled_weight": 0.5, "next_weight": 0.0}]
 TERMS = ["squared", "cosine", "cross-entropy", "bound", "binary", "pair-contrastive", "source", "contrastive",
          "info-nce", "bpr", "separation", "sampled-bce", {"name": "sampled-bce", "calibration": 0.75},
          "score-entropy", "consistency", {"name": "squared", "of": "output", "reduction": "sum"},
-         "kl", "discriminator", "information",
+         "kl", "discriminator", "information", "rewarded-bce",
          *({"name": "cross-entropy", "at": at} for at in ("final", "null", "next")), {"name": "cosine", "power": 2.0},
          "preference", {"name": "preference", "distance": "cosine", "at": "centroid", "over": "batch"},
          {"name": "preference", "at": "paired", "adaptive": True}]  # fmt: skip

@@ -52,7 +52,7 @@ def test_sizes_reach_every_part(name):
     assert model.head.queries(keys.new_zeros(1, 16)).shape[1] == keys.shape[1]
     assert model.max_length == 12
     rates = {module.p for module in model.modules() if isinstance(module, Dropout)}
-    own = {getattr(model.denoiser, rate, 0.125) for rate in ("joint_dropout", "embedding_dropout")}
+    own = {getattr(model.denoiser, rate, 0.125) for rate in ("joint_dropout", "embedding_dropout", "judge_dropout")}
     own.add(getattr(getattr(model.denoiser, "encoder", None), "judge_dropout", 0.125))
     assert rates == {0.125, *own}
 

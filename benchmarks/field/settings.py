@@ -19,7 +19,7 @@ CONTROL = "-control"
 OURS = ("best", "joint", "paper")
 """Presets that other tables compare."""
 
-PLAIN = ("gru4rec", "sasrec", "bert4rec", "stosa", "cl4srec", "duorec", "vsan", "acvae")
+PLAIN = ("gru4rec", "sasrec", "bert4rec", "stosa", "cl4srec", "duorec", "vsan", "acvae", "mfgan")
 """Presets without diffusion."""
 
 FIELD = tuple(name for name in PRESETS if name not in OURS + PLAIN)

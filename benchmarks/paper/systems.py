@@ -38,12 +38,16 @@ PRINTED = {
     "duorec": "DuoRec",
     "acvae": "ACVAE",
     "vsan": "VSAN",
+    "mfgan": "MFGAN",
 }
 """Presets of the plain systems, and their names in Table 2."""
 
 COMMON = "-common"
 RANKING = ("cross-entropy", "bpr", "sampled-bce", "separation")
 """Losses that the cross-entropy of the common recipe replaces."""
+
+WITHOUT_COMMON = ("mfgan",)
+"""Systems whose model by the common recipe is another's: MFGAN differs from SASRec in its ranking loss alone."""
 
 ENCODERS = {"bert4rec": {"name": "bidirectional-transformer"}}
 """Encoders of systems that predict items at blanks, and have no history encoder."""
@@ -90,8 +94,9 @@ def trials(dataset: str) -> dict[str, Trial]:
     for name in PRINTED:
         model: dict[str, Any] = {"preset": name}
         found[name] = SystemTrial(name, dataset, model, replace(RECIPES[name], precision="auto"), {})
-        training = replace(best_with(dataset).training, precision="auto")
-        found[f"{name}{COMMON}"] = SystemTrial(f"{name}{COMMON}", dataset, model, training, {})
+        if name not in WITHOUT_COMMON:
+            training = replace(best_with(dataset).training, precision="auto")
+            found[f"{name}{COMMON}"] = SystemTrial(f"{name}{COMMON}", dataset, model, training, {})
     return found
 
 

@@ -47,7 +47,7 @@ MAX_THREADS = 1024
 Preset = Literal[
     "best", "joint", "paper", "diffurec", "dreamrec", "preferdiff", "adrec", "fmrec", "flowrec", "maskgr", "prefergrow",
     "tarec", "cddrec", "ediffurec", "wang2023", "wang2023-latent", "wang2023-temporal", "flowcf", "gru4rec",
-    "sasrec", "bert4rec", "stosa", "cl4srec", "duorec", "vsan", "acvae",
+    "sasrec", "bert4rec", "stosa", "cl4srec", "duorec", "vsan", "acvae", "mfgan",
 ]  # fmt: skip
 
 

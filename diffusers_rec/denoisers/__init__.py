@@ -8,6 +8,7 @@ from diffusers_rec.denoisers.causal_transformer import CausalTransformerDenoiser
 from diffusers_rec.denoisers.cloze import ClozeDenoiser
 from diffusers_rec.denoisers.conditional_mlp import ConditionalMLPDenoiser
 from diffusers_rec.denoisers.joint import JointDenoiser
+from diffusers_rec.denoisers.judged import JudgedDenoiser
 from diffusers_rec.denoisers.macaron import MacaronDenoiser
 from diffusers_rec.denoisers.plain import PlainDenoiser
 from diffusers_rec.denoisers.rotary_state import RotaryStateDenoiser
@@ -25,6 +26,7 @@ __all__ = [
     "ConditionalMLPDenoiser",
     "Denoiser",
     "JointDenoiser",
+    "JudgedDenoiser",
     "MacaronDenoiser",
     "PlainDenoiser",
     "RotaryStateDenoiser",

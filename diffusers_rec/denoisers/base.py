@@ -125,12 +125,20 @@ class Denoiser(nn.Module, Component, ABC, kind="denoiser"):
         encoder = getattr(self, "encoder", None)
         return encoder.penalised if isinstance(encoder, HistoryEncoder) else ()
 
-    def penalties(self, context: Any, queries: Queries) -> dict[str, Tensor]:
-        """Compute penalties of the history encoder, for terms of the loss.
+    def fit(self, counts: Tensor) -> None:
+        """Learn how often each item occurs in the training sequences; nothing by default.
+
+        Args:
+            counts: Numbers of occurrences, ``(V,)``.
+        """
+
+    def penalties(self, context: Any, queries: Queries, items: Tensor) -> dict[str, Tensor]:
+        """Compute penalties, for terms of the loss: by default those of the history encoder.
 
         Args:
             context: Result of :meth:`encode`.
             queries: Q queries per history.
+            items: True items at the positions of the queries, ``(B, Q, K)``.
 
         Returns:
             One number for each query, ``(B, Q)``, by name; 0 where a query sees nothing.

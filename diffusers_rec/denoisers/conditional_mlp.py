@@ -88,8 +88,8 @@ class ConditionalMLPDenoiser(Denoiser, name="conditional-mlp"):
     def encode(self, history: History) -> _Context:
         return _Context(self.encoder(history), history.items.shape[1])
 
-    def penalties(self, context: _Context, queries: Queries) -> dict[str, Tensor]:
-        return super().penalties(context.encoded, queries)
+    def penalties(self, context: _Context, queries: Queries, items: Tensor) -> dict[str, Tensor]:
+        return super().penalties(context.encoded, queries, items)
 
     def condition(self, context: _Context, queries: Queries, *, null: bool | Tensor = False) -> _Condition:
         queries = queries.blind(null)

@@ -92,8 +92,11 @@ class Guide(Denoiser):
     def penalised(self) -> tuple[str, ...]:
         return self.base.penalised
 
-    def penalties(self, context: Any, queries: Queries) -> dict[str, Tensor]:
-        return self.base.penalties(context, queries)
+    def fit(self, counts: Tensor) -> None:
+        self.base.fit(counts)
+
+    def penalties(self, context: Any, queries: Queries, items: Tensor) -> dict[str, Tensor]:
+        return self.base.penalties(context, queries, items)
 
     def hidden(self, queries: Queries, generator: Generator) -> bool | Tensor:
         return self.base.hidden(queries, generator)

@@ -9,7 +9,7 @@ from diffusers_rec.objectives.items import ItemsObjective
 from diffusers_rec.objectives.pairs import BinaryTerm, PairTerm
 from diffusers_rec.objectives.penalties import DiscriminatorTerm, InformationTerm, KLTerm, PenaltyTerm
 from diffusers_rec.objectives.preference import PreferenceTerm
-from diffusers_rec.objectives.sampled import BPRTerm, SampledBCETerm, SeparationTerm
+from diffusers_rec.objectives.sampled import BPRTerm, RewardedBCETerm, SampledBCETerm, SeparationTerm
 from diffusers_rec.objectives.score_entropy import ScoreEntropyTerm
 from diffusers_rec.objectives.simplified import SimplifiedObjective
 from diffusers_rec.objectives.terms import (
@@ -45,6 +45,7 @@ __all__ = [
     "Pass",
     "PenaltyTerm",
     "PreferenceTerm",
+    "RewardedBCETerm",
     "SampledBCETerm",
     "ScoreEntropyTerm",
     "SeparationTerm",

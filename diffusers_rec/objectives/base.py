@@ -143,7 +143,7 @@ class TrainingStep:
         head: Item head.
         negatives: Items that a loss compares the true items with; all items if None.
         views: States of the declared views of the histories.
-        penalties: Declared penalties of the history encoder by name, each ``(M,)``.
+        penalties: Declared penalties of the denoiser or its encoder by name, each ``(M,)``.
         updates: Number of training steps before this one, where the objective counts them.
     """
 
@@ -224,7 +224,7 @@ class Objective(Component, ABC, kind="objective"):
         views: Views of the histories that it needs, a name once for each view; see
             :mod:`diffusers_rec.objectives.views`.
         augmentations: Settings of the views.
-        penalties: Penalties of the history encoder that the objective needs.
+        penalties: Penalties of the denoiser, or of its history encoder, that the objective needs.
         counts_updates: Whether the loss depends on the number of training steps, which the model then counts and saves.
     """
 
@@ -263,7 +263,8 @@ class Objective(Component, ABC, kind="objective"):
             raise ValueError(
                 f"The parts do not fit: the objective reads the penalty {missing[0]!r}, but the encoder of the "
                 f"denoiser {model.denoiser.registered_name!r} has {', '.join(known) or 'none'}. Use an encoder that "
-                "has it, such as denoiser={'name': 'plain', 'encoder': 'variational'} for 'kl', or drop the term."
+                "has it, such as denoiser={'name': 'plain', 'encoder': 'variational'} for 'kl', or denoiser='judged' "
+                "for 'reward', or drop the term."
             )
         if self.counts_updates and not hasattr(model, "updates"):
             raise ValueError(

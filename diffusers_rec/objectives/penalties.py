@@ -67,9 +67,9 @@ class KLTerm(PenaltyTerm, name="kl"):
 
 
 class DiscriminatorTerm(PenaltyTerm, name="discriminator"):
-    """Loss of a discriminator that an encoder trains against itself.
+    """Loss of the discriminators that an encoder, or the denoiser ``judged``, trains against itself.
 
-    Its gradient reaches the discriminator alone. The weight thus has the effect of a learning rate of its own, except
+    Its gradient reaches the discriminators alone. The weight thus has the effect of a learning rate of its own, except
     under Adam, which adapts to it.
 
     Args:

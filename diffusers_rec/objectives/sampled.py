@@ -64,12 +64,34 @@ class SampledBCETerm(LossTerm, name="sampled-bce"):
     def __call__(self, step: TrainingStep) -> Tensor:
         positive, negative, other = _scores(step)
         number = other.sum(1).to(positive.dtype)
-        power = 1 - self.calibration * (1 - number / max(1, _catalogue(step) - 1))
-        losses = power * F.softplus(-positive) + F.softplus(negative).where(other, 0.0).sum(1)
+        losses = self._power(step, number) * F.softplus(-positive) + F.softplus(negative).where(other, 0.0).sum(1)
         return (losses / (number + 1)).mean()
+
+    def _power(self, step: TrainingStep, number: Tensor) -> Tensor:
+        """Power of the probability of each target, next to ``number`` negatives."""
+        return 1 - self.calibration * (1 - number / max(1, _catalogue(step) - 1))
 
     def without_noise(self) -> Config:
         return self.config()
+
+
+class RewardedBCETerm(SampledBCETerm, name="rewarded-bce"):
+    r"""Binary cross-entropy whose targets have the penalty ``reward`` as their power beta, in place of a calibration.
+
+    The reward has no gradient. The loss of the generator of MFGAN (Ren et al. 2020), with one negative for each target;
+    the denoiser ``judged`` computes the reward.
+
+    Args:
+        weight: Weight of the term.
+    """
+
+    penalties = ("reward",)
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__(weight)
+
+    def _power(self, step: TrainingStep, number: Tensor) -> Tensor:
+        return step.penalty("reward").detach()
 
 
 class SeparationTerm(LossTerm, name="separation"):

@@ -56,10 +56,11 @@ class WeightedObjective(Objective, name="weighted"):
         """Config of the terms that are defined without noise, all at the only prediction.
 
         Without such a term, the control regresses the clean latent: all terms of the sampled prediction stay. Terms of
-        penalties always stay.
+        penalties alone always stay.
         """
-        penalties = [term.config() for term in self.terms if term.penalties]
-        rest = [term for term in self.terms if not term.penalties]
+        alone = [term for term in self.terms if term.penalties and term.without_noise() is None]
+        penalties = [term.config() for term in alone]
+        rest = [term for term in self.terms if term not in alone]
         terms = [config for term in rest if (config := term.without_noise()) is not None]
         sampled = [term.config() for term in rest if term.passes == ("sampled",)]
         if not terms and not sampled:

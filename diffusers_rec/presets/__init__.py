@@ -21,6 +21,7 @@ from diffusers_rec.presets.fmrec import fmrec
 from diffusers_rec.presets.gru4rec import gru4rec
 from diffusers_rec.presets.joint import joint
 from diffusers_rec.presets.maskgr import maskgr
+from diffusers_rec.presets.mfgan import mfgan
 from diffusers_rec.presets.preferdiff import preferdiff
 from diffusers_rec.presets.prefergrow import prefergrow
 from diffusers_rec.presets.sasrec import sasrec
@@ -61,6 +62,7 @@ PRESETS: dict[str, Callable[..., Recommender]] = {
     "duorec": duorec,
     "vsan": vsan,
     "acvae": acvae,
+    "mfgan": mfgan,
 }
 """Presets by their names on the command line and in the training recipes."""
 
@@ -85,6 +87,7 @@ __all__ = [
     "gru4rec",
     "joint",
     "maskgr",
+    "mfgan",
     "paper",
     "preferdiff",
     "prefergrow",

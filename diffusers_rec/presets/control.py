@@ -51,5 +51,6 @@ def control(model: DiffRec) -> DiffRec:
         "seeds": 1,
     }
     plain_model = DiffRec.from_config(model.vocabulary, plain)
-    copy_buffers(model.embedding, plain_model.embedding)  # features of the items are data
+    copy_buffers(model.embedding, plain_model.embedding)  # features of the items are data, and so are their factors
+    copy_buffers(unwrapped(model.denoiser), unwrapped(plain_model.denoiser))
     return plain_model

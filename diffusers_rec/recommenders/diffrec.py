@@ -157,7 +157,7 @@ class DiffRec(Pretrained, Completing):
     # Training
 
     def prepare(self, sequences: Sequences, *, examples: Examples = "every-prefix") -> Self:
-        """Count what the parts need to know of the training data: memory, negatives and the items' popularity.
+        """Count what the parts need to know of the training data, such as the items' popularity.
 
         An objective with the view ``same-target`` draws from these examples.
 
@@ -178,7 +178,9 @@ class DiffRec(Pretrained, Completing):
         self.memory.fit(sequences)
         if "same-target" in self.objective.views:
             self.examples = SameTarget(sequences, examples=examples, max_length=self.max_length)
-        return super().prepare(sequences, examples=examples)
+        super().prepare(sequences, examples=examples)
+        self.denoiser.fit(self.popularity)
+        return self
 
     def forward(self, batch: Batch, generator: Generator) -> Loss:
         """:meth:`loss` without :meth:`update`: for loops that gather over processes what the loss has observed."""
@@ -223,8 +225,10 @@ class DiffRec(Pretrained, Completing):
         return self.calibration
 
     def given(self) -> dict[str, Tensor]:
-        """The features of the items, where the embedding has any."""
-        return dict(self.embedding.named_buffers())
+        """The features of the items, where the embedding has any, and their factors, where the denoiser has judges."""
+        factors = getattr(unwrapped(self.denoiser), "factors", ())
+        named = {f"factor {number} ": factor for number, factor in enumerate(factors)} | {"": self.embedding}
+        return {f"{part}{name}": each for part, owner in named.items() for name, each in owner.named_buffers()}
 
     def update(self, observed: Mapping[str, Tensor]) -> None:
         """Show the timestep sampler the ``timesteps`` drawn and the losses ``per_latent``, and count the update."""

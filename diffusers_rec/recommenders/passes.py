@@ -75,7 +75,7 @@ def run_passes(
     if following is not None:
         last = torch.full_like(following[0].visible, model.schedule.num_timesteps)
         passes |= _run(model, ("next",), history, context, *following, last, generator)[0]
-    found = model.denoiser.penalties(context, queries) if model.objective.penalties else {}
+    found = model.denoiser.penalties(context, queries, items) if model.objective.penalties else {}
     penalties = {name: steps_of_positions(found[name], chosen)[chosen] for name in model.objective.penalties}
     return passes, chosen, penalties
 

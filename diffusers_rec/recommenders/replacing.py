@@ -44,8 +44,13 @@ def replaced(model: Any, parts: Mapping[str, type[Component]], changes: Mapping[
         **settings,
     )
     if "seed" not in changes:
-        _carry_over(model, new, {name for name, change in changes.items() if isinstance(change, Component)})
+        _carry_over(model, new, {name for name, change in changes.items() if _brings_data(change)})
     return new.train(model.training)
+
+
+def _brings_data(change: Any) -> bool:
+    """Whether a change has tensors of its own, which the present ones must not replace."""
+    return isinstance(change, Component) or (isinstance(change, Mapping) and "factors" in change)
 
 
 def _without_sizes(part: str, config: Config, seed: int) -> Config:

@@ -189,6 +189,10 @@ _ACVAE = TrainingConfig(  # 64 users of some 8 items
     validate_every=4,
 )  # fmt: skip
 
+_MFGAN = TrainingConfig(  # 128 users of Beauty; its epochs of pretraining
+    epochs=400, examples="all-positions", batch_targets=750, validate_every=20
+)
+
 _DUOREC = TrainingConfig(exclude_seen=False, patience=10)
 
 RECIPES = {
@@ -218,5 +222,6 @@ RECIPES = {
     "duorec": _DUOREC,
     "vsan": _VSAN,
     "acvae": _ACVAE,
+    "mfgan": _MFGAN,
 }
 """Training settings for each of :data:`diffusers_rec.presets.PRESETS`."""

@@ -148,6 +148,14 @@ CALLS: dict[str, Call] = {
         component,
     ),
     "PlainDenoiser": Call(lambda: dr.PlainDenoiser, with_encoder, component),
+    "JudgedDenoiser": Call(
+        lambda: dr.JudgedDenoiser,
+        lambda: with_encoder(
+            embedding=world.embedding(), head=world.head(), factors=["table"], classes=3, fakes=2, judge_heads=1,
+            judge_dropout=0.1, judge_decay=0.2,
+        ),
+        component,
+    ),
     "CausalTransformerEncoder": Call(lambda: dr.CausalTransformerEncoder, lambda: sized(low_pass=0.5), component),
     "SingleLayerEncoder": Call(
         lambda: dr.SingleLayerEncoder,
@@ -227,6 +235,7 @@ CALLS: dict[str, Call] = {
     "BPRTerm": Call(lambda: dr.BPRTerm, lambda: {"weight": 0.5}, component),
     "SeparationTerm": Call(lambda: dr.SeparationTerm, lambda: {"weight": 0.5}, component),
     "SampledBCETerm": Call(lambda: dr.SampledBCETerm, lambda: {"weight": 0.5, "calibration": 0.7}, component),
+    "RewardedBCETerm": Call(lambda: dr.RewardedBCETerm, lambda: {"weight": 0.5}, component),
     "PairTerm": Call(lambda: dr.PairTerm, lambda: {"weight": 0.5, "temperature": 0.2}, component),
     "InfoNCETerm": Call(
         lambda: dr.InfoNCETerm,

@@ -31,7 +31,7 @@ def denoiser(cls: Any) -> Any:
     if cls in GUIDES:
         parts = shared() if cls is dr.PosteriorDenoiser else {"schedule": world.schedule()}
         return cls(world.DENOISER, dim=DIM, max_length=6, **parts).eval()
-    parts = {"schedule": world.schedule()} if "schedule" in cls.requires else {}
+    parts = {name: part for name, part in shared().items() if name in cls.requires}
     return cls(**{name: value for name, value in sized().items() if name in cls.settings()}, **parts).eval()
 
 
@@ -486,6 +486,7 @@ OWN = (
     dr.ConditionalMLPDenoiser,
     dr.JointDenoiser,
     dr.PlainDenoiser,
+    dr.JudgedDenoiser,
     dr.RotaryStateDenoiser,
     dr.StateMLPDenoiser,
     dr.AddedLatentDenoiser,

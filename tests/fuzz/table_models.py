@@ -436,6 +436,12 @@ CALLS: dict[str, Call] = {
         lambda: presets.acvae,
         lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "seed": 0}, serves,
     ),
+    "mfgan": Call(
+        lambda: presets.mfgan,
+        lambda: {"items": world.vocabulary(), "categories": bags(), "dim": DIM, "max_length": 6, "dropout": 0.1,
+                 "seed": 0},
+        serves,
+    ),
     "wang2023": Call(
         lambda: presets.wang2023,
         lambda: {"items": world.vocabulary(), "dim": DIM, "max_length": 6, "dropout": 0.1, "settings": "ml-1m",
