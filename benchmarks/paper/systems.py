@@ -42,6 +42,7 @@ PRINTED = {
 }
 """Presets of the plain systems, and their names in Table 2."""
 
+DIFFREC = "DiffRec"
 COMMON = "-common"
 RANKING = ("cross-entropy", "bpr", "sampled-bce", "separation")
 """Losses that the cross-entropy of the common recipe replaces."""
@@ -115,8 +116,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def measure(dataset: str, options: argparse.Namespace) -> Iterator[Row]:
-    """The printed row of each system, then those of its trainings."""
+    """The printed rows of DiffRec and of each system, then those of its trainings."""
     split, by_name, options = split_of(dataset, options), trials(dataset), limited(dataset, options)
+    yield from published(dataset, DIFFREC)
     for name in options.models:
         trial = by_name[name]
         yield from published(dataset, PRINTED[trial.model["preset"]])
@@ -155,7 +157,11 @@ def draw(path: Path, rows: plots.Rows) -> None:
     figure.savefig(path)
 
 
-ORDER = (*RIVALS, *(name for system, printed in PRINTED.items() for name in (printed, system, f"{system}{COMMON}")))
+ORDER = (
+    *RIVALS,
+    DIFFREC,
+    *(name for system, printed in PRINTED.items() for name in (printed, system, f"{system}{COMMON}")),
+)
 """Rows of a data set in the order of the table."""
 
 
