@@ -148,12 +148,12 @@ def draw(path: Path, rows: plots.Rows) -> None:
             ]
             if dots:
                 axis.plot(*zip(*dots, strict=True), ls="", label=label, **style)
-        for rival, style in (("item-to-item", ":"), (PLAIN, "--")):
+        for label, rival, style in (("item-to-item", "item-to-item", ":"), ("control of best", PLAIN, "--")):
             scores = [float(row["ndcg@10"]) for row in here if row["model"] == rival]
-            axis.axvline(fmean(scores), color="C7", ls=style, lw=0.8, label=words(rival))
+            axis.axvline(fmean(scores), color="C7", ls=style, lw=0.8, label=label)
         axis.set_yticks(range(len(PRINTED)), PRINTED.values())
         axis.set(title=words(dataset), xlabel="NDCG@10", xlim=(0, None), ylim=(len(PRINTED) - 0.5, -0.5))
-    plots.legend(figure, [*axes], columns=3 if len(datasets) == 1 else 5)
+    plots.legend(figure, [*axes], columns=2 if len(datasets) == 1 else 5)
     figure.savefig(path)
 
 
