@@ -1,4 +1,5 @@
-"""The command line: ``diffrec train | evaluate | audit | recommend | complete | slate | info``.
+"""The command line: ``diffrec train | evaluate | audit | recommend | complete | slate
+| export | info``.
 
 Results go to standard output, everything else to standard error. Exit codes: 0 success, 1 system error (no space, no
 permission), 2 wrong input, 130 interrupted. If the environment has ``DIFFREC_TRACEBACK=1``, errors are printed with a
@@ -15,6 +16,7 @@ import typer
 from diffusers_rec.cli.audit import audit_command
 from diffusers_rec.cli.complete import complete_command
 from diffusers_rec.cli.evaluate import evaluate_command
+from diffusers_rec.cli.export import export_command
 from diffusers_rec.cli.info import info_command
 from diffusers_rec.cli.recommend import recommend_command
 from diffusers_rec.cli.slate import slate_command
@@ -35,6 +37,7 @@ app.command("audit")(audit_command)
 app.command("recommend")(recommend_command)
 app.command("complete")(complete_command)
 app.command("slate")(slate_command)
+app.command("export")(export_command)
 app.command("info")(info_command)
 
 

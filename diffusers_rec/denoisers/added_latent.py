@@ -97,11 +97,11 @@ class AddedLatentDenoiser(Denoiser, name="added-latent"):
     def encode(self, history: History) -> Tensor:
         """Normalised items after the token of an empty history, ``(B, 1 + L, D)``."""
         items = self.item_norm(self.item_dropout(history.latent()))
-        return torch.cat([self.empty.to(items.dtype).expand(len(items), 1, -1), items], dim=1)
+        return torch.cat([self.empty.to(items.dtype).expand(items.shape[0], 1, -1), items], dim=1)
 
     def condition(self, context: Tensor, queries: Queries, *, null: bool | Tensor = False) -> _Condition:
         queries = queries.blind(null)
-        longest = max(1, int(queries.visible.max()))
+        longest = max(1, queries.longest(context.shape[1] - 1))
         place = queries.visible[..., None] - longest + torch.arange(longest, device=context.device)
         keys = place >= 0
         keys[..., -1] = True  # without any item, the token of an empty history

@@ -41,7 +41,8 @@ EPS = 1e-12
 class _Context(NamedTuple):
     """States c of the history, ``(B, L, D)``, and keys and values of its tokens in each layer of the denoiser.
 
-    A token needs its next item, so that L items give L - 1 tokens: keys and values are ``(B, H, L - 1, D/H)``.
+    A token needs its next item, so that L items give L - 1 tokens: keys and values are ``(B, H, L - 1, D/H)``. While
+    torch traces, there are L, of which no query sees the last.
     """
 
     states: Tensor
@@ -121,7 +122,11 @@ class AutoregressiveDenoiser(Denoiser, name="autoregressive"):
         for block in _each(self.encoder):
             states = block(states, causal)
         copies, steps = history.noised()
-        tokens, causal = self._tokens(states[:, :-1], copies[:, 1:], steps[:, 1:]), causal[1:, 1:]
+        if torch.compiler.is_compiling():  # L tokens, so that no axis is empty; the last one is hidden from all queries
+            following = (torch.arange(length, device=states.device) + 1).clamp(max=length - 1)
+            tokens = self._tokens(states, copies[:, following], steps[:, following])
+        else:
+            tokens, causal = self._tokens(states[:, :-1], copies[:, 1:], steps[:, 1:]), causal[1:, 1:]
         keys = []
         for number, block in enumerate(_each(self.blocks), 1):
             key, value = block.attention.project_key_value(tokens)
@@ -135,7 +140,7 @@ class AutoregressiveDenoiser(Denoiser, name="autoregressive"):
         queries = queries.blind(null)
         states, visible = context.states, queries.visible[..., None]
         state = torch.where(visible == 0, self.empty.to(states.dtype), queries.last_visible(states))
-        place = torch.arange(max(0, states.shape[1] - 1), device=states.device)
+        place = torch.arange(context.keys[0][0].shape[2], device=states.device)
         over_history = _hidden(place >= visible - 1, states)
         return _Condition(state[:, :, None], context.keys, over_history, _hidden(~queries.keys, states))
 

@@ -100,7 +100,7 @@ class BidirectionalDenoiser(Denoiser, name="bidirectional"):
     def condition(self, context: History, queries: Queries, *, null: bool | Tensor = False) -> _Condition:
         queries = queries.blind(null)
         visible = queries.visible[..., None]
-        history = context.first(int(visible.max()))
+        history = context.first(queries.longest(context.items.shape[1]))
         place = torch.arange(history.items.shape[1], device=visible.device).expand(*visible.shape[:2], -1)
         own = visible + torch.arange(queries.positions.shape[-1], device=visible.device)
         of_history = (place < visible) & history.mask[:, None]

@@ -103,7 +103,7 @@ class TransformerDenoiser(Denoiser, name="transformer"):
 
     def condition(self, context: History, queries: Queries, *, null: bool | Tensor = False) -> _Condition:
         queries = queries.blind(null)
-        history = context.first(int(queries.visible.max()))
+        history = context.first(queries.longest(context.items.shape[1]))
         latents, visible = history.latent(), queries.visible
         longest = latents.shape[1]
         of_history = (torch.arange(longest, device=visible.device) < visible[..., None]) & history.mask[:, None]

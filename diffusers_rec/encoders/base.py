@@ -145,7 +145,7 @@ class PrefixEncoder(HistoryEncoder):
         return history.latent()
 
     def states(self, context: Tensor, visible: Tensor) -> Tensor:
-        rows = torch.arange(len(visible), device=visible.device)[:, None].expand(visible.shape)
+        rows = torch.arange(visible.shape[0], device=visible.device)[:, None].expand(visible.shape)
         return self.last(context[rows.flatten()], visible.flatten()).view(*visible.shape, self.dim)
 
 

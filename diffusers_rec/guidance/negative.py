@@ -113,7 +113,7 @@ class NegativeGuide(Guide, name="negative"):
         if self.training or self.history is None or not self.scale:
             return _Pair(given, None)
         row = torch.tensor(self._last(self.history), device=history.items.device)
-        items = row.expand(len(history), -1)
+        items = row.expand(history.items.shape[0], -1)
         latents = self.embedding(items).to(history.latent().dtype)
         lengths = torch.full_like(history.lengths, len(row))
         other = replace(

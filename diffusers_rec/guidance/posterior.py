@@ -12,7 +12,7 @@ posterior is the reference for learned denoisers and for samplers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -59,10 +59,17 @@ class _Context(NamedTuple):
 
 
 class _Condition(NamedTuple):
-    """Condition of the base, and M candidates for each of R positions: log-probabilities ``(R, M)`` and latents."""
+    """Condition of the base for Q queries, and M candidates for each of R positions.
+
+    Attributes:
+        base: Condition of the base.
+        candidates: Log-probabilities ``(R, M)`` and latents ``(R, M, D)``; None in training mode.
+        queries: Q.
+    """
 
     base: Any
     candidates: tuple[Tensor, Tensor] | None
+    queries: int
 
 
 class PosteriorDenoiser(Guide, name="posterior"):
@@ -129,12 +136,12 @@ class PosteriorDenoiser(Guide, name="posterior"):
     def condition(self, context: _Context, queries: Queries, *, null: bool | Tensor = False) -> _Condition:
         condition = self.base.condition(context.base, queries, null=null)
         if self.training:
-            return _Condition(condition, None)
+            return _Condition(condition, None, queries.positions.shape[1])
         batch, queried, corrupted = queries.positions.shape
         zeros = torch.zeros(batch, queried, corrupted, self.dim, dtype=context.dtype, device=queries.visible.device)
         last = torch.full_like(queries.visible, self.schedule.num_timesteps)
         predicted: Tensor = self.base(zeros, last, condition).flatten(0, 2)
-        return _Condition(condition, self._candidates(predicted, context.dtype))
+        return _Condition(condition, self._candidates(predicted, context.dtype), queried)
 
     def forward(self, xn: Tensor, timesteps: Tensor, condition: _Condition) -> Tensor:
         check_shapes(xn, timesteps)
@@ -144,17 +151,20 @@ class PosteriorDenoiser(Guide, name="posterior"):
         log_probabilities, latents = condition.candidates
         signal, sigma = (level.expand(*xn.shape[:3], 1) for level in self.schedule.levels(xn, timesteps))
         # Draws of one query share its candidates: rows are (history, position), points are draws.
-        points = xn.shape[1] if len(latents) < xn.shape[:3].numel() else 1
-        rows = [rearrange(part, "b (q p) k d -> (b q k) p d", p=points) for part in (xn, signal, sigma)]
+        queried = condition.queries
+        points = xn.shape[1] // queried
+        rows = [rearrange(part, "b (q p) k d -> (b q k) p d", q=queried, p=points) for part in (xn, signal, sigma)]
         mean = posterior_mean(log_probabilities, latents, *rows)
-        return rearrange(mean, "(b q k) p d -> b (q p) k d", b=len(xn), k=xn.shape[2])
+        return rearrange(mean, "(b q k) p d -> b (q p) k d", q=queried, k=xn.shape[2])
 
     def _candidates(self, predicted: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Log-probabilities ``(R, M)`` and latents ``(R, M, D)`` of the likeliest items at each of R positions."""
-        size = max(1, _LOGITS // self.embedding.num_items)
+        parts: Sequence[Tensor] = [predicted]
+        if not torch.compiler.is_compiling():  # where the number of rows is known
+            parts = torch.split(predicted, max(1, _LOGITS // self.embedding.num_items))
         best = [
             self.head.logits(part).log_softmax(-1).topk(min(self.num_candidates, self.embedding.num_items), dim=-1)
-            for part in torch.split(predicted, size)
+            for part in parts
         ]
         items = torch.cat([part.indices for part in best])
         return torch.cat([part.values for part in best]).to(dtype), self.embedding(items).to(dtype)

@@ -83,6 +83,10 @@ class Queries:
         from_none = F.pad(states, (0, 0, 1, 0))
         return from_none.gather(1, self.visible[..., None].expand(-1, -1, states.shape[-1]))
 
+    def longest(self, length: int) -> int:
+        """Largest number of visible items; ``length``, that of the history, while torch traces."""
+        return length if torch.compiler.is_compiling() else int(self.visible.max())
+
     def cut(self, history: History) -> History:
         """History without the items that no query of the row sees."""
         return replace(history, lengths=torch.minimum(history.lengths, self.visible.amax(1)))

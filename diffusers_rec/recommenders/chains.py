@@ -55,9 +55,11 @@ def run_chain(
     model: ChainParts,
     history: History,
     sampler: Sampler,
-    generators: Sequence[Generator],
+    generators: Sequence[Generator] | None,
     guidance: Guidance = None,
     callback: StepCallback | None = None,
+    *,
+    start: Tensor | None = None,
 ) -> Drawn:
     """Draw clean latents of what follows each history.
 
@@ -67,15 +69,16 @@ def run_chain(
         model: Parts of a model in evaluation mode.
         history: B histories.
         sampler: Sampler.
-        generators: One for each of the S draws.
+        generators: One for each of the S draws; None with a ``start`` and a sampler that draws no more noise.
         guidance: Guidance of this call, see :func:`~diffusers_rec.guidance.guided`.
         callback: Called at the end of every reverse step, with the model's head for its scores.
+        start: Start of the chains, as in :class:`Chain`.
 
     Raises:
         ValueError: A guide steers distributions, but the sampler takes one step.
     """
     queries = model.noising.serving(history.lengths, model.noising.max_noised(model.max_length))
-    chain = Chain(model, history, queries, sampler.own_process(model.process), generators, guidance)
+    chain = Chain(model, history, queries, sampler.own_process(model.process), generators, guidance, start=start)
     if isinstance(chain.denoise, ItemPredictor) and sampler.num_steps == 1:
         if chain.denoise.denoiser.steers:
             raise ValueError(
@@ -83,9 +86,9 @@ def run_chain(
                 "from, and one step draws none. Use slate(), complete(), or a sampler of several steps, such as "
                 "sampler='ddim'."
             )
-        start = torch.zeros_like(chain.start) if model.process.knows_blanks else chain.start
-        last = torch.full(start.shape[:2], model.schedule.num_timesteps, device=start.device)
-        return Drawn(chain.denoise.output(start, last), queries.answer)
+        blank = torch.zeros_like(chain.start) if model.process.knows_blanks else chain.start
+        last = torch.full(blank.shape[:2], model.schedule.num_timesteps, device=blank.device)
+        return Drawn(chain.denoise.output(blank, last), queries.answer)
     called = None if callback is None else _with_head(callback, model.head, chain.centre)
     drawn = sampler.sample(chain.denoise, chain.process, chain.start, generators, callback=called)
     return Drawn(drawn if chain.centre is None else drawn + chain.centre, queries.answer)
@@ -99,10 +102,12 @@ class Chain:
         history: B histories.
         queries: One query a history.
         process: Process of the chain.
-        generators: One for each of the S draws.
+        generators: One for each of the S draws; None with a ``start`` and a sampler that draws no more noise.
         guidance: Guidance of this call.
         items: Item indices at the K positions, of which the known ones count, ``(B, 1, K)``.
         allowed: Items that may be predicted, ``(B, V)``, for a denoiser that predicts items; all if None.
+        start: Start of the chain, ``(B, S, K, D)``, for queries whose positions are all behind the history; drawn from
+            the generators if None.
 
     Attributes:
         start: Start of the chain, ``(B, S, K, D)``.
@@ -116,22 +121,29 @@ class Chain:
         history: History,
         queries: Queries,
         process: Process,
-        generators: Sequence[Generator],
+        generators: Sequence[Generator] | None,
         guidance: Guidance = None,
         *,
         items: Tensor | None = None,
         allowed: Tensor | None = None,
+        start: Tensor | None = None,
     ) -> None:
         embedding = model.embedding
         history = history.with_latents(embedding(history.items))
         denoiser = guided(model.denoiser, guidance, model)
         condition = denoiser.condition(denoiser.encode(queries.cut(history)), queries)
         latents = history.latent()
-        shape = (len(history), len(generators), queries.positions.shape[-1], latents.shape[-1])
         self.process = process
-        self.start = process.start(shape, generators, device=latents.device, dtype=latents.dtype)
         self.centre = model.source.centre(history, queries)
-        noised = self._noised(model, history, queries, generators)
+        noised = None
+        if start is None and generators is not None:
+            shape = (len(history), len(generators), queries.positions.shape[-1], latents.shape[-1])
+            self.start = process.start(shape, generators, device=latents.device, dtype=latents.dtype)
+            noised = self._noised(model, history, queries, generators)
+        elif start is not None:
+            self.start = start
+        else:
+            raise TypeError("A chain needs generators or a start, got neither. Give generators_from(seeds).")
         self.denoise: Denoise
         if denoiser.prediction == "items":
             known = None if queries.known is None or items is None else items.where(queries.known, -1)

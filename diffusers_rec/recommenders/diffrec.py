@@ -44,6 +44,7 @@ from diffusers_rec.recommenders.completing import Completing
 from diffusers_rec.recommenders.extending import extended
 from diffusers_rec.recommenders.head_scores import head_scores
 from diffusers_rec.recommenders.memory import Memory, NoMemory
+from diffusers_rec.recommenders.one_step import OneStep
 from diffusers_rec.recommenders.passes import run_passes, steps_of_positions
 from diffusers_rec.recommenders.pretrained import Pretrained
 from diffusers_rec.recommenders.ranking import Scores
@@ -357,6 +358,23 @@ class DiffRec(Pretrained, Completing):
         network = copy.copy(self)
         network._modules = {**self._modules, "memory": NoMemory()}
         return network
+
+    def one_step(self, k: int = 10, *, exclude_seen: bool = True, sampler: SamplerChoice = "one-step") -> OneStep:
+        """The model as one module of tensors, for ``torch.export``, ONNX and ``torch.compile``.
+
+        ``module(items, lengths, module.noise(len(items)))`` gives the items and the probabilities of :meth:`top_k`, by
+        which the model ranks; a calibration is not applied.
+
+        Args:
+            k: Number of items.
+            exclude_seen: Whether to leave out the items of the history.
+            sampler: Component, name, or config, of a sampler whose steps draw no noise.
+
+        Raises:
+            ValueError: k outside 1..V; a model that noises several positions when serving or reads user features; or a
+                sampler whose steps draw noise.
+        """
+        return OneStep(self, self._built(sampler), k, exclude_seen=exclude_seen)
 
     def _draw(
         self,

@@ -68,7 +68,7 @@ class MemoryPrediction:
         """The mass of a chunk of items, dense, ``(B, chunk)``."""
         size = chunk.stop - chunk.start
         column = torch.where((self.items >= chunk.start) & (self.items < chunk.stop), self.items - chunk.start, size)
-        mass = self.mass.new_zeros(len(self.items), size + 1)
+        mass = self.mass.new_zeros(self.items.shape[0], size + 1)
         return mass.scatter_add_(1, column, self.mass)[:, :-1]
 
 
@@ -206,7 +206,7 @@ class TransitionMemory(Memory, name="transitions"):
         mass = self.counts[latest] * (self.decay**back * (place >= 0))[..., None]
         mass = mass.flatten(1)
         total = mass.sum(1, keepdim=True)
-        if not bool(total.any()) and not bool(self.counts.any()):
+        if not torch.compiler.is_compiling() and not bool(total.any()) and not bool(self.counts.any()):
             warn_caller(
                 "The memory has counted nothing, so that the network alone ranks. Call model.prepare(sequences) with "
                 "the training sequences, as train() does."

@@ -26,6 +26,11 @@ def in_evaluation_mode(model: M) -> M:
     """
     if not any(module.training for module in _modules(model)):
         return model
+    return evaluating_copy(model)
+
+
+def evaluating_copy(model: M) -> M:
+    """The copy of :func:`in_evaluation_mode`, also where the model is in evaluation mode."""
     return cast(M, _copy_of(model, {}))
 
 
