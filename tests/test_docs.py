@@ -32,6 +32,7 @@ UNSHOWN = {
     "cli.changes",
     "cli.complete",
     "cli.errors",
+    "cli.export",
     "cli.evaluate",
     "cli.generated",
     "cli.info",
@@ -110,7 +111,13 @@ def test_a_block_that_does_not_raise_what_the_page_says_is_found():
 
 def _public_modules() -> list[str]:
     found = [info.name for info in pkgutil.walk_packages(diffusers_rec.__path__, "diffusers_rec.") if info.ispkg]
-    return ["diffusers_rec", *found, "diffusers_rec.integrations.faiss", "diffusers_rec.recommenders.memory"]
+    return [
+        "diffusers_rec",
+        *found,
+        "diffusers_rec.integrations.faiss",
+        "diffusers_rec.integrations.onnx",
+        "diffusers_rec.recommenders.memory",
+    ]
 
 
 def _modules() -> set[str]:

@@ -41,6 +41,8 @@ def assert_ranks_as_the_model(run, model, module, **options):
     for batch, length in SHAPES:
         items, lengths = histories(batch, length)
         expected = model.top_k(items, lengths, K, **options)
+        if not module.any_length:
+            items = torch.nn.functional.pad(items, (0, module.history_length - length), value=-1)
         found, scores = run(items, lengths, module.noise(batch))
         assert torch.equal(found, expected.items), (batch, length)
         torch.testing.assert_close(scores, expected.scores, atol=1e-5, rtol=0)

@@ -49,6 +49,8 @@ class HistoryEncoder(nn.Module, Component, ABC, kind="encoder"):
 
     entrances = "encode", "states", "penalties"
     made_by: ClassVar[str] = "a registered encoder, such as GRUEncoder(dim)"
+    any_length: ClassVar[bool] = True
+    """Whether a trace of the encoder takes histories of any length; if not, of the length that it was traced with."""
 
     penalised: ClassVar[tuple[str, ...]] = ()
 

@@ -28,6 +28,8 @@ class GRUEncoder(CausalEncoder, name="gru"):
         seed: Seed of the initial weights; None draws them from torch's random state.
     """
 
+    any_length = False
+
     def __init__(
         self,
         dim: int = 64,

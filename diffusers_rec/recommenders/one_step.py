@@ -53,6 +53,8 @@ class OneStep(nn.Module):
     Attributes:
         num_items: Number of items V.
         history_length: Largest number of items in a history.
+        any_length: Whether a trace takes shorter histories, too. If not, as with a recurrent encoder, all are padded to
+            ``history_length``.
 
     Raises:
         ValueError: k outside 1..V; or a model that needs more than the items of a history and one noised position, or a
@@ -68,6 +70,7 @@ class OneStep(nn.Module):
             raise ValueError(f"k must lie in 1..{self.num_items}, the number of items, got {k}.")
         self.k, self.exclude_seen = k, check_bool("exclude_seen", exclude_seen)
         self.history_length = self._parts.history_length
+        self.any_length = all(getattr(part, "any_length", True) for part in self.model.modules())
         self.training = False
         self._check()
 
@@ -89,15 +92,16 @@ class OneStep(nn.Module):
         return start[:, :, 0].contiguous()
 
     def example(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Arguments of :meth:`forward` to trace with: three histories of four items, or of as many as are read."""
-        items = torch.zeros(3, min(4, self.history_length), dtype=torch.int64, device=self._parts.device)
+        """Arguments of :meth:`forward` to trace with: three histories of four items, or of as many as a trace takes."""
+        length = min(4, self.history_length) if self.any_length else self.history_length
+        items = torch.zeros(3, length, dtype=torch.int64, device=self._parts.device)
         return items, torch.full_like(items[:, 0], items.shape[1]), self.noise(3, 2)
 
     def dynamic_shapes(self) -> dict[str, dict[int, Any]]:
         """Axes of the arguments of :meth:`forward` that vary, for ``torch.export.export``."""
         batch = torch.export.Dim("batch", min=1)
         length = torch.export.Dim("length", min=1, max=self.history_length)
-        items = {0: batch, 1: length} if self.history_length > 4 else {0: batch}
+        items = {0: batch, 1: length} if self.any_length and self.history_length > 4 else {0: batch}
         return {"items": items, "lengths": {0: batch}, "noise": {0: batch, 1: torch.export.Dim("draws", min=1)}}
 
     def forward(self, items: Tensor, lengths: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

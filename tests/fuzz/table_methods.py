@@ -339,6 +339,7 @@ CALLS: dict[str, Call] = {
     "UnmaskSampler.sample": Call(lambda: unmask().sample, chain, like("start"), arithmetic=True),
     "UnmaskSampler.fill": Call(lambda: unmask().fill, chain, arithmetic=True),
     "Queries.last_visible": Call(lambda: queries().last_visible, lambda: {"states": gaussian(2, 3, DIM)}),
+    "Queries.longest": Call(lambda: queries().longest, lambda: {"length": 3}, opaque=("length",)),
     "Queries.cut": Call(lambda: queries().cut, lambda: {"history": world.history()}),
     "Queries.blind": Call(lambda: queries().blind, lambda: {"null": torch.tensor([[True], [False]])}),
     "Queries.repeat": Call(lambda: queries().repeat, lambda: {"times": 2}),

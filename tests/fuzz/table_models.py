@@ -186,6 +186,11 @@ CALLS: dict[str, Call] = {
         lambda: world.model().next_item_latents,
         lambda: {"history": world.history(), "seeds": 2, "sampler": "ddim"},
     ),
+    "DiffRec.one_step": Call(
+        lambda: world.model().one_step,
+        lambda: {"k": 3, "exclude_seen": False, "sampler": "one-step"},
+        lambda module, _: finite(module(*module.example())[1], {}),
+    ),
     "DiffRec.score": Call(
         lambda: lambda **given: list(world.model().score(**given)),
         lambda: {"history": world.history(), "seeds": 2, "sampler": "ddim"},
