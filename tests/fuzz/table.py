@@ -150,6 +150,7 @@ EXEMPT = {
             "Sampler",
             "TimestepSampler",
             "TransitionMemory",
+            "WassersteinHead",
         )
     },
     "Audit": _RECORD,
