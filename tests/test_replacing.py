@@ -8,7 +8,7 @@ from strategies import perturbed
 
 from diffusers_rec import CosineSchedule, DiffRec, SyntheticWorld
 from diffusers_rec.guidance import unwrapped
-from diffusers_rec.presets import sasrec
+from diffusers_rec.presets import PRESETS, sasrec
 
 LOG = SyntheticWorld(30, num_groups=3).sample(40, min_length=4, max_length=10).sequences()
 ITEMS = LOG.vocabulary
@@ -127,3 +127,22 @@ def test_another_encoder_of_the_same_shapes_has_fresh_weights():
     assert same(weights(again.denoiser), weights(other.denoiser))
     assert same(weights(other.denoiser), weights(fresh.denoiser))
     assert same(weights(again.embedding), weights(plain.embedding))
+
+
+@pytest.mark.parametrize("name", ["dreamrec", "preferdiff", "prefergrow"])
+def test_settings_of_what_a_guide_wraps_reach_it(name):
+    model = PRESETS[name](ITEMS, dim=8, max_length=12)
+    changed = model.replace(denoiser={"encoder": "gru"})
+    assert changed.denoiser.registered_name == "classifier-free"
+    assert changed.denoiser.base.encoder.registered_name == "gru"
+    with pytest.raises(ValueError, match=r"Unknown key in the config of denoiser .*nonsense"):
+        model.replace(denoiser={"nonsense": 1})
+
+
+def test_misplaced_settings_are_told_their_place(model):
+    with pytest.raises(ValueError, match=r"'dropout' is no key .*It is a setting of the history encoder: \{'encoder'"):
+        model.replace(denoiser={"dropout": 0.1})
+    with pytest.raises(ValueError, match=r"An encoder belongs to the denoiser: denoiser=\{'encoder': \.\.\.\}"):
+        model.replace(encoder="gru")
+    with pytest.raises(ValueError, match=r"dim of the encoder is 32, dim of its owner is 8\. Leave dim out"):
+        model.replace(denoiser={"encoder": {"name": "gru", "dim": 32}})

@@ -185,7 +185,7 @@ def test_tensors_in_any_padding_answer_as_ids_do(histories, before, padding):
         ([[1, V]], {}, rf"items must hold indices of the vocabulary, 0\.\.{V - 1}, got 1 to {V}.*padding="),
         ([[1, 2]], {"lengths": [3]}, r"lengths must lie in 0\.\.2, got \[3\]"),
         ([[1, 2]], {"lengths": [1], "padding": 0}, "give lengths or padding, not both"),
-        ([[0, 0], [1, 0]], {"padding": 0}, "A history is empty"),
+        ([[0, 0], [1, 0]], {"padding": 0}, "The history of row 0 is empty"),
         ([[1]], {"k": 0}, r"k must lie in 1\.\."),
     ],
 )

@@ -46,6 +46,8 @@ class Component:
     registered_name: ClassVar[str | None] = None
     requires: ClassVar[frozenset[str]] = frozenset()
     """Constructor parameters that the pipeline supplies and a config never contains (other components)."""
+    moved: ClassVar[Mapping[str, str]] = {}
+    """Keys that a config no longer has, with what to write in their place."""
     entrances: ClassVar[tuple[str, ...]] = ()
     """Methods of the contract that take tensors; their arguments are checked in every class that defines them."""
     context = _FormerRequires()
@@ -163,6 +165,8 @@ class Component:
             if key not in found.settings():
                 raise ValueError(
                     unknown_name(f"key in the config of {cls.kind} {config['name']!r}", key, found.settings())
+                    if key not in found.moved
+                    else f"{key!r} is no key in the config of {cls.kind} {config['name']!r}. {found.moved[key]}"
                 )
         arguments = {key: value for key, value in defaults.items() if key in parameters} | given
         missing = [

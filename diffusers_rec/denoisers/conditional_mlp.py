@@ -7,7 +7,7 @@ A reverse step does not encode the history.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,11 @@ class ConditionalMLPDenoiser(Denoiser, name="conditional-mlp"):
         mlp_layers: Number of residual layers of the perceptron.
         seed: Seed of the initial weights.
     """
+
+    moved: ClassVar[dict[str, str]] = {
+        name: f"It is a setting of the history encoder: {{'encoder': {{{name!r}: ...}}}}."
+        for name in ("num_layers", "num_heads", "dropout", "low_pass")
+    }
 
     def __init__(
         self,

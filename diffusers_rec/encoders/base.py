@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Union
 import torch
 from torch import Tensor, nn
 
-from diffusers_rec.core.errors import check_int, check_same
+from diffusers_rec.core.errors import check_int
 from diffusers_rec.core.randomness import isolated_rng
 from diffusers_rec.core.registry import Component
 from diffusers_rec.data.history import History
@@ -115,6 +115,10 @@ class HistoryEncoder(nn.Module, Component, ABC, kind="encoder"):
         if context is None:
             return empty.expand(*visible.shape, -1)
         states = self.states(context, unexpanded(visible).clamp(min=1).expand(visible.shape))
+        if states.shape != (*visible.shape, self.dim):
+            raise ValueError(
+                f"{type(self).__name__}: expected states {(*visible.shape, self.dim)}, got {tuple(states.shape)}."
+            )
         return torch.where(visible[..., None] == 0, empty.to(states.dtype), states)
 
     def seeded(self) -> AbstractContextManager[None]:
@@ -163,7 +167,11 @@ def encoder_of(spec: EncoderSpec, dim: int, max_length: int) -> HistoryEncoder:
         ValueError: The encoder has another width, or takes fewer items than the part may show it.
     """
     encoder = HistoryEncoder.build_with({"dim": dim, "max_length": max_length, "seed": None}, spec)
-    check_same("dim of the encoder", encoder.dim, "dim of its owner", dim)
+    if encoder.dim != dim:
+        raise ValueError(
+            f"The parts do not fit: dim of the encoder is {encoder.dim}, dim of its owner is {dim}. Leave dim out of "
+            "the encoder's config, or build it with the owner's."
+        )
     if encoder.max_length < max_length - 1:
         raise ValueError(
             f"The parts do not fit: the encoder takes {encoder.max_length} items, its owner shows up to "

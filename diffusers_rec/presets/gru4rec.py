@@ -35,7 +35,8 @@ def gru4rec(
     ========  ======  =======
 
     **There is no diffusion.** The prediction is the state of the encoder, whatever the noise.
-    ``model.replace(denoiser="conditional-mlp")`` is a diffusion model with the same encoder.
+    ``model.replace(denoiser="conditional-mlp")`` is a diffusion model with the same encoder and loss. Add
+    ``objective={"name": "simplified", "recommend_from": "final"}`` to train it at step N, where one step serves.
 
     Given the same weights, states, scores and the loss of one pair are those of RecBole. What differs, and why:
 

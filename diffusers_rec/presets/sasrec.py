@@ -34,7 +34,8 @@ def sasrec(
     ========  ======  =======
 
     **There is no diffusion.** The prediction is the state of the encoder, whatever the noise.
-    ``model.replace(denoiser="conditional-mlp")`` is a diffusion model with the same encoder.
+    ``model.replace(denoiser="conditional-mlp")`` is a diffusion model with the same encoder and loss. Add
+    ``objective={"name": "simplified", "recommend_from": "final"}`` to train it at step N, where one step serves.
 
     The loss is a binary cross-entropy of each target and one drawn item. It decides the accuracy:
     gSASRec (Petrov & Macdonald 2023) is ``model.replace(objective={"name": "weighted", "terms": [{"name":

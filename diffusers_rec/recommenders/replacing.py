@@ -31,7 +31,8 @@ def replaced(model: Any, parts: Mapping[str, type[Component]], changes: Mapping[
     known = {*parts, "dim", "max_length", "seeds", "seed"}
     for key in changes:
         if key not in known:
-            raise ValueError(unknown_name("part of DiffRec", key, known))
+            hint = " An encoder belongs to the denoiser: denoiser={'encoder': ...}." if key == "encoder" else ""
+            raise ValueError(unknown_name("part of DiffRec", key, known) + hint)
     config = model.config()
     settings = {name: _without_sizes(name, config[name], model.seed) for name in parts}
     settings |= {name: _changed(settings[name], changes[name], parts[name]) for name in parts if name in changes}
@@ -73,6 +74,11 @@ def _changed(config: Config, change: Any, family: type[Component]) -> Any:
     spec = {"name": change} if isinstance(change, str) else change
     if not isinstance(spec, Mapping):
         return spec
+    if "base" in config and spec.get("name", config["name"]) == config["name"]:  # settings of what a guide wraps
+        own = family.named(config["name"]).settings()
+        of_base = {key: value for key, value in spec.items() if key not in ("name", *own)}
+        if of_base and "base" not in spec:
+            spec = {**{key: value for key, value in spec.items() if key not in of_base}, "base": of_base}
     for inner, kind in (("base", family), ("encoder", HistoryEncoder)):
         if inner in config and isinstance(spec.get(inner), str | Mapping):
             spec = {**spec, inner: _changed(config[inner], spec[inner], kind)}

@@ -75,7 +75,8 @@ class Scorer(Trainable, ABC):
         Args:
             items: Item indices, oldest first, int64 ``(B, L)``; the last :attr:`history_length` are used.
             lengths: Number of items in each row, ``(B,)``, with the padding behind them; full rows if None.
-            padding: Index of the padding, before or behind the items, in place of ``lengths``.
+            padding: Index of the padding, before or behind the items, in place of ``lengths``. Ids that count from 1
+                with padding 0, as in RecBole, are ``items - 1`` with ``padding=-1``.
             options: ``seeds``, ``sampler`` and ``guidance``, as in :meth:`score`.
 
         Returns:
@@ -110,7 +111,8 @@ class Scorer(Trainable, ABC):
             options: As in :meth:`scores`.
 
         Returns:
-            Items ``(B, k)``, -1 where fewer are left, with their probabilities and standard deviations.
+            Items ``(B, k)``, -1 where fewer are left, with their probabilities and standard deviations. Those of a
+            calibrated model are not ``scores().exp()``, by which it ranks.
 
         Raises:
             ValueError: as :meth:`scores`, or k outside 1..V.
@@ -127,11 +129,15 @@ class Scorer(Trainable, ABC):
         """The last items of histories that are not empty, on the model's device."""
         real = history.items[history.mask]
         if not len(history) or not bool(history.lengths.all()):
-            raise ValueError("A history is empty; each needs one item at least.")
+            row = int((history.lengths == 0).nonzero()[0]) if len(history) else 0
+            raise ValueError(
+                f"The history of row {row} is empty; each needs one item at least. recommend(empty='popularity') takes "
+                "empty ones."
+            )
         if not 0 <= int(real.min()) <= int(real.max()) < len(self.vocabulary):
             raise ValueError(
                 f"items must hold indices of the vocabulary, 0..{len(self.vocabulary) - 1}, got {int(real.min())} to "
-                f"{int(real.max())}. Give the index of the padding as padding=."
+                f"{int(real.max())}. Give the index of the padding as padding=; ids from 1 are items - 1."
             )
         last = history.last(self.history_length)
         return History(last.items.where(last.mask, 0), last.lengths).to(self.device)
