@@ -11,7 +11,7 @@ import torch
 from training_runs import CONFIG, build, end, fit, uninterrupted
 
 from diffusers_rec import DiffRec
-from diffusers_rec.training import TrainingConfig
+from diffusers_rec.training import Callback, TrainingConfig
 from diffusers_rec.training.learner import Learner
 from diffusers_rec.training.precision import has_fast_bf16, resolved
 
@@ -109,6 +109,19 @@ def test_averaged_weights_follow_the_models_and_are_what_is_kept(monkeypatch):
         expected = [decay * e + (1 - decay) * w for e, w in zip(expected, weights, strict=True)]
     for e, parameter in zip(expected, model.parameters(), strict=True):
         torch.testing.assert_close(parameter, e)
+
+
+def test_the_average_has_what_the_model_has_counted():
+    class Steps(Callback):
+        number = 0
+
+        def on_batch(self, run, losses):
+            self.number += 1
+
+    steps, terms = Steps(), ["cross-entropy", {"name": "kl", "annealing_steps": 100}]
+    parts = {"denoiser": {"name": "plain", "encoder": "variational"}, "objective": {"name": "weighted", "terms": terms}}
+    model, _ = fit(epochs=1, average_decay=0.7, callbacks=[steps], **parts)
+    assert int(model.updates) == steps.number > 0
 
 
 def test_bf16_stays_close_to_fp32():

@@ -102,6 +102,8 @@ class Learner:
             with torch.no_grad():
                 for mean, last in zip(self.average.parameters(), self.model.parameters(), strict=True):
                     mean.lerp_(last, 1 - decay)
+                for ours, theirs in zip(self.average.buffers(), self.model.buffers(), strict=True):
+                    ours.copy_(theirs)  # counts, such as the number of updates, have no average
 
 
 def diverged(sign: str, epoch: int) -> ValueError:
