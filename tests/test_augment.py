@@ -114,6 +114,8 @@ def test_the_views_of_a_history_are_made_in_different_ways():
 def test_a_history_of_one_item_stays_as_it_is():
     for view in Augmentations().any_of(pad([[3], [4]]), 3, seeded()):
         assert rows(view) == [[3], [4]]
+    ways = [rows(view) for view in Augmentations(mask=1.0).any_of(pad([[3]]), 3, seeded())]
+    assert sorted(ways) == [[[MASKED]], [[3]], [[3]]]
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1])

@@ -103,7 +103,7 @@ class Augmentations:
     def any_of(self, history: History, count: int, generator: Generator) -> list[History]:
         """Augment each history in ``count`` ways, each drawn from the three; they differ up to ``count`` 3.
 
-        A history of one item stays as it is.
+        A history of one item stays as it is, unless the share of hidden items is 1.
         """
         check_int("count", count, minimum=1)
         ways = _uniform((len(history), len(_CHANGES)), generator, history).argsort(1)
