@@ -118,6 +118,8 @@ def _carry_over(old: Any, new: Any, given: set[str]) -> None:
     new.popularity.copy_(old.popularity)
     if hasattr(new, "updates") and hasattr(old, "updates"):
         new.updates.copy_(old.updates)
+    if new.max_length == old.max_length:
+        new.examples = old.examples
     for name in ("timesteps", "negatives"):
         ours, theirs = getattr(new, name), getattr(old, name)
         if name not in given and ours.config() == theirs.config():
