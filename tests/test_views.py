@@ -164,6 +164,22 @@ def test_a_denoiser_without_an_encoder_is_refused():
         DiffRec(range(5), dim=DIM, objective={"name": "weighted", "terms": ["cross-entropy", InfoNCETerm()]})
 
 
+def test_an_objective_that_hides_items_is_not_put_into_a_model_that_does_not():
+    model = made().train()
+    model.objective = made(("mask", "crop")).objective
+    for use in (model.check_fit, lambda: model.loss(batch(), seeded())):
+        with pytest.raises(ValueError, match=r"views that hide items.*model\.replace\(objective"):
+            use()
+
+
+def test_a_model_keeps_its_examples_where_its_parts_change():
+    model = made(("dropout", "same-target")).prepare(DATA).train()
+    for changed in (model.replace(seeds=2), model.replace(denoiser="conditional-mlp")):
+        assert changed.loss(batch(), seeded()).total.isfinite()
+    with pytest.raises(ValueError, match=r"Call model\.prepare"):
+        model.replace(max_length=LENGTH + 1).loss(batch(), seeded())
+
+
 def test_histories_without_items_have_no_view(encoded):
     model, given = made().train(), batch()
     first = type(given)(given.history, given.positions.clone().index_fill_(0, torch.tensor([0, 3]), 0))

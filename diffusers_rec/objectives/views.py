@@ -73,10 +73,10 @@ def joint_views(declared: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
 
 
 def check_views(objective: Any, model: Any) -> None:
-    """Check the declaration of an objective, and that the denoiser of the model encodes histories.
+    """Check the declaration of an objective, and that the model encodes histories and hides items, where it must.
 
     Raises:
-        ValueError: A view is unknown, or the denoiser has no encoder.
+        ValueError: A view is unknown, the denoiser has no encoder, or the model has no vector for hidden items.
     """
     if not set(objective.views) <= set(VIEWS):
         raise ValueError(
@@ -89,4 +89,9 @@ def check_views(objective: Any, model: Any) -> None:
             f"The parts do not fit: the objective {objective.registered_name!r} compares states of the history, but "
             f"the denoiser {denoiser.registered_name!r} has no history encoder. Use a denoiser with the setting "
             "'encoder', such as denoiser='plain' or denoiser='conditional-mlp'."
+        )
+    if set(HIDING) & set(objective.views) and model.masked_item is None:
+        raise ValueError(
+            "The objective has views that hide items, but the model was built with one that has none. Use "
+            "model.replace(objective=...)."
         )

@@ -12,7 +12,7 @@ from diffusers_rec.data.augment import MASKED
 from diffusers_rec.data.history import History
 from diffusers_rec.data.same_target import SameTarget
 from diffusers_rec.guidance import unwrapped
-from diffusers_rec.objectives import Views
+from diffusers_rec.objectives.views import Views, check_views
 
 
 class MaskedItem(nn.Module):
@@ -47,11 +47,12 @@ def run_views(
         generator: Source of everything random but dropout.
 
     Raises:
-        ValueError: There are no training examples to draw from.
+        ValueError: There are no training examples to draw from, or the views do not fit the model.
     """
     objective = model.objective
     if not objective.views:
         return Views()
+    check_views(objective, model)  # it may have been assigned since the model was built
     rows = (history.lengths > 0).nonzero()[:, 0]
     history, targets = history.take(rows), targets[rows]
     states = {}
