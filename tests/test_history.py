@@ -38,6 +38,16 @@ def test_latents_that_are_not_finite_are_refused(value):
         History.of_latents(latents, torch.tensor([3, 2]))
 
 
+def test_a_blank_history_has_nothing_of_what_was_behind_its_items():
+    times = torch.tensor([[1.0, 2.0, torch.nan], [3.0, torch.inf, 4.0]])
+    history = History(torch.tensor([[3, 4, 5], [6, 7, 8]]), torch.tensor([2, 1]), times, latents=torch.ones(2, 3, 4))
+    blank = history.blank()
+    assert blank.items.tolist() == [[3, 4, 0], [6, 0, 0]]
+    assert blank.times.tolist() == [[1, 2, 0], [3, 0, 0]]
+    assert blank.lengths is history.lengths
+    assert blank.latents is None
+
+
 def rich(lengths):
     """Sequences in which an item, its time and the features of its user are known from one another."""
     offsets = np.cumsum([0, *lengths])

@@ -271,3 +271,19 @@ def test_the_critic_compares_with_the_next_history_at_the_same_place_or_its_last
     z = context.latents
     expected = torch.stack([z[1, [0, 1, 1, 1, 1]], z[2, [0, 1, 2, 2, 2]], z[0]])
     torch.testing.assert_close(encoder._of_next(context), expected)
+
+
+def test_a_history_without_items_is_no_other_history():
+    encoder, _, context, _ = judged()
+    z = context.latents
+    some = encoder._of_next(context._replace(lengths=torch.tensor([5, 0, 3])))
+    torch.testing.assert_close(some[[0, 2]], torch.stack([z[2, [0, 1, 2, 2, 2]], z[0]]))
+
+
+def test_a_history_alone_in_its_batch_has_no_information():
+    encoder, _, context, visible = judged()
+    found = encoder.penalties(context._replace(lengths=torch.tensor([0, 3, 0])), visible)
+    assert not found["information"].any()
+    assert found["kl"].any()
+    _, critic = found["information"].sum().backward(), encoder.critic
+    assert all(weight.grad is not None for weight in critic.parameters()), "several processes can train together"

@@ -10,8 +10,9 @@ import torch
 from diffusers_rec import DiffRec, InfoNCETerm, Interactions
 from diffusers_rec.data.augment import MASKED
 from diffusers_rec.data.batching import TrainingBatches
+from diffusers_rec.data.same_target import SameTarget
 from diffusers_rec.objectives.views import VIEWS
-from diffusers_rec.presets import control
+from diffusers_rec.presets import PRESETS, control
 from diffusers_rec.recommenders import views as module
 
 USERS, LENGTH, DIM = 12, 6, 8
@@ -94,6 +95,30 @@ def test_no_view_depends_on_the_target_or_on_later_items(encoded):
     encoded.clear()
     assert model.loss(other, seeded()).named["info-nce"] == loss
     assert [rows(view) for view in encoded] == first
+
+
+def test_no_view_or_penalty_of_a_preset_depends_on_the_target(monkeypatch):
+    """Targets and histories are renamed apart; an example of the same target is here the history itself."""
+    monkeypatch.setattr(SameTarget, "draw", lambda _, history, *__: history)
+    found, given = set(), batch()
+    given = type(given)(given.history, given.positions.clone().index_fill_(0, torch.tensor([0, 3]), 0))
+    before = torch.arange(given.items.shape[1]) < given.positions
+    renamed = type(given.history)(given.items.where(before, 8 - given.items), given.lengths)
+    for name, preset in PRESETS.items():
+        model = preset(DATA.vocabulary, dim=2 * DIM, max_length=LENGTH)
+        objective = getattr(model, "objective", None)
+        if objective is None or not (objective.views or objective.penalties):
+            continue
+        model.prepare(DATA).train()
+        seen = []
+        model.denoiser.encoder.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(given[0].latents))
+        one, two = (dict(model.loss(each, seeded()).named) for each in (given, type(given)(renamed, given.positions)))
+        assert one.pop("cross-entropy") != two.pop("cross-entropy"), name
+        assert one == two, name
+        assert len(seen) % 2 == 0
+        assert all(map(torch.equal, seen[: len(seen) // 2], seen[len(seen) // 2 :])), name
+        found |= {name}
+    assert found >= {"acvae", "cl4srec", "duorec", "vsan"}
 
 
 @pytest.mark.parametrize("encoder", ["gru", "causal-transformer"])

@@ -191,6 +191,12 @@ class History:
         parts = {name: part[rows, place] for name in of_items if (part := getattr(self, name)) is not None}
         return replace(self, lengths=self.lengths.clamp(max=length), **parts)
 
+    def blank(self) -> History:
+        """The same history with item 0 at time 0 in the padding; latents are left out."""
+        times = None if self.times is None else self.times.masked_fill(~self.mask, 0)
+        items = self.items.masked_fill(~self.mask, 0)
+        return replace(self, items=items, times=times, latents=None, copies=None, copy_steps=None)
+
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> History:
         """The same history on another device."""
         return self._each(lambda part: part.to(device, non_blocking=non_blocking))

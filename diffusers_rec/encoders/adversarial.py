@@ -15,14 +15,14 @@ draws :math:`\epsilon`. Serving replaces :math:`\tanh(W \epsilon + b)` by its me
   and latents from below, by Jensen and Shannon's divergence (Hjelm et al. 2019).
 
 At the last of the i items x of a query, with :math:`z' \sim p` and the latent :math:`\bar z` of the next history of the
-batch, at the same place or its last one, the penalties are
+batch that has items, at the same place or its last one, the penalties are
 
 .. math:: \mathtt{kl} = \overline{T(x, z)}, \qquad
           \mathtt{discriminator} = -\overline{\log \sigma(T(x, z)) + \log \sigma(-T(x, z'))}, \qquad
           \mathtt{information} = S(-K(x, z)) + S(K(x, \bar z)).
 
 The bar is a mean over the dimensions of z. The gradient of ``discriminator`` reaches T alone, and that of ``kl`` never
-does. Thus one optimizer trains both sides.
+does. Thus one optimizer trains both sides. Without a next history, ``information`` is 0.
 
 Xie et al. 2021, *Adversarial and Contrastive Variational Autoencoder for Sequential Recommendation* (ACVAE), WWW, in
 the form of its code.
@@ -126,18 +126,21 @@ class AdversarialEncoder(HistoryEncoder, name="adversarial"):
         of_prior = self.discriminator(items.detach(), prior)
         told_apart = F.softplus(-own) + F.softplus(of_prior)
         own, other = self.critic(items, latents), self.critic(items, self._of_next(context))
+        alone = (context.lengths > 0).sum() < 2
         penalties = {
             "kl": divergence,
             "discriminator": told_apart,
-            "information": F.softplus(-own) + F.softplus(other),
+            "information": (F.softplus(-own) + F.softplus(other)).masked_fill(alone, 0),
         }
         return {name: _at(values, visible).mean(-1) for name, values in penalties.items()}
 
     def _of_next(self, context: _Context) -> Tensor:
-        """Latents of the next history of the batch, at the same places or its last one."""
+        """Latents of the next history of the batch that has items, at the same places or its last one."""
+        rows = (context.lengths > 0).nonzero()[:, 0]
+        following = torch.zeros_like(context.lengths).scatter(0, rows, rows.roll(-1))
         place = torch.arange(context.latents.shape[1], device=context.latents.device)
         place = torch.minimum(place, context.lengths.clamp(min=1)[:, None] - 1)
-        return _at(context.latents, place + 1).roll(-1, 0)
+        return _at(context.latents, place + 1)[following]
 
 
 class _Noise(nn.Module):

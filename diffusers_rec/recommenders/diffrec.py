@@ -251,7 +251,7 @@ class DiffRec(Pretrained, Completing):
             widest = TargetOnly().queries(batch.positions, 1)
             following = widest, items_at(batch.items, widest.positions)
         # No row shows more than its queries see: its own target above all stays hidden.
-        history = widest.cut(batch.history).first(int(widest.visible.max()))
+        history = widest.cut(batch.history).first(int(widest.visible.max())).blank()
         passes, predicted, penalties = run_passes(self, history, queries, items, timesteps, generator, following)
         sampled = passes["sampled"]
         negatives = self.negatives.draw(sampled.items, len(self.vocabulary), generator)

@@ -130,6 +130,7 @@ CALLS: dict[str, Call] = {
     "History.with_latents": Call(
         lambda: rich().with_latents, lambda: {"latents": torch.zeros(2, 3, 4)}, of(dr.History)
     ),
+    "History.blank": Call(lambda: rich().blank, dict, of(dr.History)),
     "History.take": Call(lambda: rich().take, lambda: {"rows": torch.tensor([1, 0])}, of(dr.History)),
     "History.first": Call(lambda: rich().first, lambda: {"length": 2}, of(dr.History)),
     "History.to": Call(lambda: rich().to, lambda: {"device": "cpu", "non_blocking": False}, of(dr.History)),
