@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -187,6 +188,26 @@ def test_draws_are_training_examples_and_depend_on_the_seed_alone(seed):
     assert rows(one) == rows(other)
     for row, target in zip(rows(one), targets.tolist(), strict=True):
         assert (tuple(row), target) in known
+
+
+@pytest.mark.parametrize("examples", ["every-prefix", "all-positions"])
+def test_an_example_is_known_by_its_place_wherever_its_window_begins(examples):
+    """Times are those of the log, no two equal; equal histories of other users are other examples."""
+    items = np.random.default_rng(0).integers(0, 5, 240)
+    data = Interactions.from_arrays(np.repeat(np.arange(8), 30), items, np.arange(240)).sequences(times=True)
+    same, seen = SameTarget(data, examples=examples, max_length=5), Counter()
+    for batch in TrainingBatches(data, examples=examples, max_length=5).epoch(0):
+        for column in batch.positions.T:
+            rows = (column > 0).nonzero()[:, 0]
+            history, length = batch.history.take(rows), column[rows]
+            target = batch.items[rows].gather(1, length[:, None])[:, 0]
+            places = batch.starts[rows] + length
+            assert torch.equal(torch.from_numpy(data.items)[places], target)
+            drawn = same.draw(replace(history, lengths=length), target, seeded(), places)
+            last = drawn.times.gather(1, drawn.lengths[:, None] - 1)[:, 0]
+            assert not (last == history.times.gather(1, length[:, None] - 1)[:, 0]).any()
+            seen.update(last.tolist())
+    assert len(seen) > 100
 
 
 def test_features_and_times_are_those_of_the_drawn_example():

@@ -86,6 +86,17 @@ def test_a_view_is_made_of_what_precedes_the_last_target(view, examples, encoded
                 assert not Counter(row) - Counter([*history, *[MASKED] * len(history)])
 
 
+@pytest.mark.parametrize("examples", ["every-prefix", "all-positions"])
+def test_a_draw_knows_the_place_of_the_target(examples, monkeypatch):
+    model, given, places = made(("dropout", "same-target")).prepare(DATA, examples=examples), batch(examples), []
+    draw = model.examples.draw
+    monkeypatch.setattr(SameTarget, "draw", lambda _, *of: places.append((of[1], of[3])) or draw(*of))
+    model.train().loss(given, seeded())
+    ((targets, found),) = places
+    assert torch.equal(torch.from_numpy(DATA.items)[found], targets)
+    assert torch.equal(found, given.starts + given.positions.amax(1))
+
+
 def test_no_view_depends_on_the_target_or_on_later_items(encoded):
     model, given = made(("augmented", "augmented")).eval(), batch()
     loss = model.loss(given, seeded()).named["info-nce"]

@@ -45,6 +45,8 @@ class Batch:
         history: Rows of up to T items, targets included, with whatever else is known of them.
         positions: Positions of the targets in the rows, int64 ``(B, Q)``; -1 where there is no target.
         num_targets: Number of targets; counted if left out.
+        starts: Index of the first item of each row in the items of the training sequences, ``(B,)``, by which a row is
+            known as an example; None if the rows come from elsewhere.
 
     Raises:
         ValueError: shapes that do not fit one another, or targets in the padding.
@@ -55,6 +57,7 @@ class Batch:
     history: History
     positions: Tensor
     num_targets: int = -1
+    starts: Tensor | None = None
 
     @classmethod
     def next_item(cls, history: History, target: Tensor) -> Batch:
@@ -95,9 +98,14 @@ class Batch:
                 f"Batch: expected items (B, T) and positions (B, Q), got {tuple(self.items.shape)} and "
                 f"{tuple(self.positions.shape)}."
             )
-        devices = {str(tensor.device) for tensor in (self.items, self.lengths, self.positions)}
+        if self.starts is not None and (self.starts.dtype != torch.int64 or self.starts.shape != self.lengths.shape):
+            raise ValueError(
+                f"Batch: starts must be int64 ({len(self)},), got {tuple(self.starts.shape)} of {self.starts.dtype}."
+            )
+        parts = self.items, self.lengths, self.positions, self.starts
+        devices = {str(tensor.device) for tensor in parts if tensor is not None}
         if len(devices) > 1:
-            raise ValueError(f"Batch: items, lengths and positions must be on one device, got {sorted(devices)}.")
+            raise ValueError(f"Batch: all tensors must be on one device, got {sorted(devices)}.")
 
     def _check_numbers(self) -> None:
         """Refuses what would read padding as items."""
@@ -126,7 +134,8 @@ class Batch:
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The same batch on another device."""
         history = self.history.to(device, non_blocking=non_blocking)
-        return Batch(history, self.positions.to(device, non_blocking=non_blocking), self.num_targets)
+        starts = None if self.starts is None else self.starts.to(device, non_blocking=non_blocking)
+        return Batch(history, self.positions.to(device, non_blocking=non_blocking), self.num_targets, starts)
 
 
 @guarded
@@ -248,11 +257,11 @@ class TrainingBatches:
 
     def _batch(self, starts: IndexArray, stops: IndexArray) -> Batch:
         history = windows(self.sequences, starts, stops)
-        last = history.lengths[:, None] - 1
+        last, first = history.lengths[:, None] - 1, torch.from_numpy(starts)
         if self.examples != "all-positions":
-            return Batch(history, last, len(history))
+            return Batch(history, last, len(history), first)
         places = torch.arange(1, history.items.shape[1]).expand(len(history), -1)
-        return Batch(history, places.where(places <= last, -1), int(last.sum()))
+        return Batch(history, places.where(places <= last, -1), int(last.sum()), first)
 
 
 def windows(sequences: Sequences, starts: IndexArray, stops: IndexArray) -> History:

@@ -50,15 +50,17 @@ class SameTarget:
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self  # it never changes
 
-    def draw(self, history: History, targets: Tensor, generator: Generator) -> History:
+    def draw(self, history: History, targets: Tensor, generator: Generator, places: Tensor | None = None) -> History:
         """Draw the history of another example for each target, uniformly.
 
-        The example itself is known by its items. A history stays as it is if no other example has its target.
+        A history stays as it is if no other example has its target.
 
         Args:
             history: B histories without their targets.
             targets: Items that come next, ``(B,)``.
             generator: Source of the draws.
+            places: Index of each target in the items of the sequences, ``(B,)``, by which the example itself is known.
+                If None, it is known by its items: equal histories are drawn less often than others.
 
         Returns:
             B histories on the device of the given ones.
@@ -69,7 +71,10 @@ class SameTarget:
         place = (drawn * count).astype(np.int64)
         # A step from the example itself to any other leaves the draw uniform over the others.
         step = 1 + (step * (count - 1)).astype(np.int64)
-        itself = _equal(self._histories(first + place), own).numpy()
+        if places is None:
+            itself = _equal(self._histories(first + place), own).numpy()
+        else:
+            itself = self._stops[np.minimum(first + place, len(self._stops) - 1)] - 1 == places.cpu().numpy()
         place = np.where(itself, place + step, place) % np.maximum(count, 1)
         others = torch.from_numpy(count > 1)
         return _rows(others, self._histories(first + place), own).to(history.items.device)

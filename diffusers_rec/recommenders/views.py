@@ -35,7 +35,12 @@ class MaskedItem(nn.Module):
 
 
 def run_views(
-    model: Any, history: History, targets: Tensor, examples: SameTarget | None, generator: Generator
+    model: Any,
+    history: History,
+    targets: Tensor,
+    places: Tensor | None,
+    examples: SameTarget | None,
+    generator: Generator,
 ) -> Views:
     """States of the declared views of all histories that are not empty.
 
@@ -43,6 +48,7 @@ def run_views(
         model: A :class:`~diffusers_rec.DiffRec`.
         history: Histories as far as any query sees them.
         targets: Item after each history, ``(B,)``.
+        places: Index of each target in the items of the training sequences, ``(B,)``, where it is known.
         examples: Training examples, where a view draws from them.
         generator: Source of everything random but dropout.
 
@@ -54,7 +60,7 @@ def run_views(
         return Views()
     check_views(objective, model)  # it may have been assigned since the model was built
     rows = (history.lengths > 0).nonzero()[:, 0]
-    history, targets = history.take(rows), targets[rows]
+    history, targets, places = history.take(rows), targets[rows], None if places is None else places[rows]
     states = {}
     for name, count in Counter(objective.views).items():
         if name == "dropout":
@@ -69,7 +75,7 @@ def run_views(
                 "examples='every-prefix') before the first loss; train() does."
             )
         else:
-            views = [examples.draw(history, targets, generator) for _ in range(count)]
+            views = [examples.draw(history, targets, generator, places) for _ in range(count)]
         states[name] = tuple(_state(model, view) for view in views)
     return Views(states, targets)
 

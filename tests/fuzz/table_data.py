@@ -141,7 +141,8 @@ CALLS: dict[str, Call] = {
     ),
     "Batch": Call(
         lambda: dr.Batch,
-        lambda: {"history": world.history(), "positions": torch.tensor([[2], [1]]), "num_targets": 2},
+        lambda: {"history": world.history(), "positions": torch.tensor([[2], [1]]), "num_targets": 2,
+                 "starts": torch.tensor([0, 3])},
         lambda result, _: finite(world.model().loss(result, generator()), {}),
     ),
     "Batch.to": Call(lambda: world.batch().to, lambda: {"device": "cpu", "non_blocking": False}),
