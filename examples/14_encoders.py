@@ -24,6 +24,11 @@ recipe = TrainingConfig(
 )
 
 
+def penalties(encoder):
+    """Terms of what an encoder adds to a loss, such as the divergence of its latents; most add nothing."""
+    return [{"name": name, "weight": 0.01} for name in encoder.penalised]
+
+
 def plain(encoder):
     """A plain next-item model: the state of the encoder is trained to score the next item."""
     return DiffRec(
@@ -33,7 +38,7 @@ def plain(encoder):
         embedding={"name": "table", "scale": "unit", "init_std": 0.02},
         denoiser={"name": "plain", "encoder": {"name": encoder, "dropout": 0.1}},
         head="tied",
-        objective={"name": "weighted", "terms": ["cross-entropy"]},
+        objective={"name": "weighted", "terms": ["cross-entropy", *penalties(HistoryEncoder.named(encoder))]},
         sampler="one-step",
         seeds=1,
     )
@@ -42,7 +47,8 @@ def plain(encoder):
 def diffusion(model):
     """The same encoder, whose state a perceptron denoises; trained from pure noise and at a sampled step."""
     terms = [{"name": "cross-entropy", "at": "final"}, {"name": "cosine", "weight": 0.1}]
-    return model.replace(denoiser="conditional-mlp", objective={"name": "weighted", "terms": terms}, seeds=5)
+    objective = {"name": "weighted", "terms": [*terms, *penalties(model.denoiser.encoder)]}
+    return model.replace(denoiser="conditional-mlp", objective=objective, seeds=5)
 
 
 def hit_rate(model):

@@ -144,6 +144,16 @@ def test_a_penalty_that_no_encoder_has_is_refused(encoder, term):
         made(encoder, ["cross-entropy", term])
 
 
+def test_penalties_that_no_term_reads_are_named():
+    with pytest.warns(UserWarning, match="No term of the objective reads 'discriminator', 'information', penalties"):
+        made("adversarial", ["cross-entropy", "kl"])
+
+
+def test_a_source_takes_no_encoder_with_penalties():
+    with pytest.raises(ValueError, match=r"EncoderSource: the encoder 'variational' has the penalties kl"):
+        made("gru", ["cross-entropy"], "conditional-mlp", source={"name": "encoder", "encoder": "variational"})
+
+
 def test_a_step_without_a_penalty_says_so():
     model = made(terms=["cross-entropy"])
     model.objective.terms.append(KLTerm())

@@ -485,6 +485,13 @@ class DiffRec(Pretrained, Completing):
             raise ValueError(
                 f"max_length={self.max_length} leaves no room for a history before {self.noising.new_items} new items."
             )
+        unread = [name for name in self.denoiser.penalised if name not in self.objective.penalties]
+        if unread and not self.popularity.is_meta:  # which is not the model yet
+            warn_caller(
+                f"No term of the objective reads {', '.join(map(repr, unread))}, penalties of the history encoder: "
+                "weights that they alone train, if any, keep their initial values, and several processes then cannot "
+                "train the model. Add the terms of these names, or use another encoder."
+            )
 
     def _check_shared(self, name: str, part: Any) -> None:
         """Refuse a part that holds another schedule, embedding or head than the model's own."""

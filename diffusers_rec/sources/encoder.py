@@ -46,6 +46,12 @@ class EncoderSource(nn.Module, Source, name="encoder"):
         self.seed = check_int("seed", seed, minimum=0)
         with isolated_rng(self.seed):
             self.encoder = encoder_of(encoder, self.dim, self.max_length)
+        if self.encoder.penalised:
+            raise ValueError(
+                f"EncoderSource: the encoder {self.encoder.registered_name!r} has the penalties "
+                f"{', '.join(self.encoder.penalised)}, and no term of a loss reads those of a source. Use another "
+                "encoder, or this one in the denoiser."
+            )
 
     def check_fit(self, model: Any) -> None:
         """See :meth:`Component.check_fit <diffusers_rec.Component>`."""
