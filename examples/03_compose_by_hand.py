@@ -11,6 +11,7 @@ from _options import parse
 from _style import rates_figure
 
 from diffusers_rec import (
+    CausalTransformerEncoder,
     ConditionalMLPDenoiser,
     DiffRec,
     ImportanceTimestepSampler,
@@ -41,7 +42,7 @@ model = DiffRec(
     schedule=SqrtSchedule(num_timesteps, log_snr_shift=-math.log(10)),  # a tenth of the signal-to-noise ratio
     noising=TargetOnly(),
     timesteps=ImportanceTimestepSampler(num_timesteps),
-    denoiser=ConditionalMLPDenoiser(dim, max_length, dropout=0.2),
+    denoiser=ConditionalMLPDenoiser(dim, max_length, encoder=CausalTransformerEncoder(dim, max_length, dropout=0.2)),
     # The ranking is learned at n = N, where serving starts, and the denoiser beside it.
     objective=SimplifiedObjective(distance="cosine", reconstruction_weight=0.1, recommend_from="final"),
     memory=TransitionMemory(len(items), share=0.4),  # what followed what in training, mixed into the ranking

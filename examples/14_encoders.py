@@ -58,6 +58,7 @@ def hit_rate(model):
 
 
 rates = {}
+print(f"A standard error is {0.5 / sqrt(len(split.test)):.3f} at most: differences below two of them mean little.\n")
 print(f"{'HR@10 of the encoder':<28}{'plain':>8}{'with diffusion':>16}")
 for name in HistoryEncoder.names():
     rates[name] = hit_rate(plain(name)), hit_rate(diffusion(plain(name)))
@@ -68,8 +69,6 @@ limits = {
 }
 for name, limit in limits.items():
     print(f"{name:<28}{limit:>8.3f}")
-error = max(sqrt(rate * (1 - rate) / len(split.test)) for pair in rates.values() for rate in pair)
-print(f"A standard error is {error:.3f} at most: differences below two of them mean little.")
 
 with rc_context(STYLE):
     figure = Figure(figsize=(8, 1.4 + 0.34 * len(rates)), layout="constrained")

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from strategies import gaussian, perturbed
 
@@ -58,6 +58,10 @@ def assert_same_state(one, other):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def refused(embedding, head):
+    return head == "wasserstein" and embedding.get("scale", "learned") != "learned"
+
+
 @given(
     embedding=st.sampled_from(EMBEDDINGS),
     head=st.sampled_from(ItemHead.names()),
@@ -66,6 +70,7 @@ def assert_same_state(one, other):
     dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float64]),
 )
 def test_known_items_keep_every_bit_and_new_ones_get_rows(embedding, head, memory, denoiser, dtype):
+    assume(not refused(embedding, head))
     model = build(embedding, head, memory=memory, denoiser=denoiser)
     model.prepare(sequences_of(KNOWN))
     model.to(dtype)
@@ -91,6 +96,8 @@ def test_known_items_keep_every_bit_and_new_ones_get_rows(embedding, head, memor
 @pytest.mark.parametrize("head", ItemHead.names())
 def test_known_items_have_the_same_scores_up_to_the_new_ones_share(embedding, head):
     """Before and after, the ratios of the known items' probabilities are those of one softmax, draw by draw."""
+    if refused(embedding, head):
+        pytest.skip("the head reads item vectors as they are")
     model = build(embedding, head, seeds=1).double()
     larger = model.extend(ITEMS[KNOWN:], extension(model))
     histories = [ITEMS[:3], ITEMS[4:9]]

@@ -32,8 +32,9 @@ def test_a_cached_step_is_the_state_of_the_longer_history():
             for row in range(3):
                 for draw in range(2):
                     whole = torch.cat([items[row, : lengths[row]], later[row, draw, : turn + 1]])
-                    context = encoder.cache(model.embedding(whole[None]))
-                    expected = encoder.states(context, torch.tensor([[len(whole) - 1]]))[0, 0]
+                    length = torch.tensor([len(whole)])
+                    context = encoder.encode(History.of_latents(model.embedding(whole[None]), length))
+                    expected = encoder.states(context, length[None])[0, 0]
                     assert torch.allclose(state[row, draw], expected, atol=1e-9)
 
 

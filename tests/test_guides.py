@@ -37,6 +37,7 @@ ITEMS = SyntheticWorld(30).items.ids
 GENRE = dict.fromkeys(ITEMS[::3], 1)
 HISTORIES = [list(ITEMS[:4]), list(ITEMS[7:12])]
 SCHEDULE = LinearSchedule(30, rescale=False)
+ENCODER = {"name": "causal-transformer", "num_layers": 1, "dropout": 0.0}
 few = settings(max_examples=settings.default.max_examples // 4)
 
 
@@ -54,7 +55,7 @@ def distributions(seed, *, rows=1, width=K, items=V):
 
 def steering(cls, **settings):
     embedding = TableEmbedding(V, 8)
-    return cls(JointDenoiser(8, 9, num_layers=1), schedule=SCHEDULE, embedding=embedding, **settings).eval()
+    return cls(JointDenoiser(8, 9, encoder=ENCODER), schedule=SCHEDULE, embedding=embedding, **settings).eval()
 
 
 def steer(guide, log_probabilities, items, timesteps=None):
@@ -193,7 +194,7 @@ def test_a_function_sees_decided_items_and_a_small_step_raises_its_score(seed):
 @few
 def test_negative_guidance_extrapolates_away_from_the_negative_prediction(seed, scale, negative):
     embedding = TableEmbedding(7, 8, seed=1)
-    base = perturbed(JointDenoiser(8, 12, num_layers=1, dropout=0.0, joint_dropout=0.0), seed=3).eval()
+    base = perturbed(JointDenoiser(8, 12, encoder=ENCODER, joint_dropout=0.0), seed=3).eval()
     guide = NegativeGuide(base, history=negative, scale=scale, embedding=embedding, schedule=SCHEDULE).eval()
 
     def prediction(denoiser, items):

@@ -94,7 +94,9 @@ def objective_of(denoiser):
 def with_dropout(denoiser, rate):
     """Config of a denoiser, or of its history encoder, with a dropout rate."""
     if "encoder" in Denoiser.named(denoiser).settings():
-        return {"name": denoiser, "encoder": {"name": "causal-transformer", "dropout": rate}}
+        default = inspect.signature(Denoiser.named(denoiser)).parameters["encoder"].default
+        encoder = {"name": default} if isinstance(default, str) else default
+        return {"name": denoiser, "encoder": {**encoder, "dropout": rate}}
     return {"name": denoiser, "dropout": rate}
 
 

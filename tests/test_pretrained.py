@@ -136,13 +136,13 @@ def test_a_denoiser_that_shares_parts_has_a_control():
     class Sharing(ConditionalMLPDenoiser, name="sharing"):
         requires = frozenset({"embedding", "head", "schedule"})
 
-        def __init__(self, dim=256, max_length=50, *, embedding, head, schedule, num_layers=2, seed=0):
-            super().__init__(dim, max_length, num_layers=num_layers, seed=seed)
+        def __init__(self, dim=256, max_length=50, *, embedding, head, schedule, encoder="gru", seed=0):
+            super().__init__(dim, max_length, encoder=encoder, seed=seed)
             self._held = embedding, head, schedule
 
         embedding, head, schedule = (property(lambda self, i=i: self._held[i]) for i in range(3))
 
-    model = DiffRec(range(9), dim=8, max_length=5, denoiser={"name": "sharing", "num_layers": 1})
+    model = DiffRec(range(9), dim=8, max_length=5, denoiser={"name": "sharing", "encoder": "single-layer"})
     plain = control(model)
     assert isinstance(plain.denoiser, NoiselessDenoiser)
     assert isinstance(plain.denoiser.base, Sharing)
@@ -168,7 +168,7 @@ def test_an_objective_with_an_unknown_pass_is_refused():
 def test_a_part_of_somebody_elses_comes_back_whatever_its_constructor_does(habit, tmp_path):
     class Odd(ConditionalMLPDenoiser, name="odd"):  # with annotations that nobody can resolve, and one that is wrong
         def __init__(self, dim=256, max_length=50, *, act: str = None, other: NotHere = None, seed=0):  # noqa: F821,RUF013
-            super().__init__(dim, max_length, num_layers=1, seed=seed)
+            super().__init__(dim, max_length, encoder="gru", seed=seed)
             self.act, self.other = act, other
             if habit == "reads its numbers":
                 self.rates = [rate.item() for rate in torch.linspace(0, 0.1, 3)]

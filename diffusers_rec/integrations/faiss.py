@@ -151,9 +151,10 @@ class ItemIndex:
 
 
 def _probe(head: ItemHead) -> Tensor:
-    """Logits of a fixed latent, ``(V,)``, which reveal a change of the key or bias of any item."""
-    keys = head.keys()
-    return head.logits(torch.arange(1, keys.shape[1] + 1, device=keys.device).sin()).detach().cpu()
+    """Logits of a fixed query, ``(V,)``, which reveal a change of the key or bias of any item."""
+    keys, bias = head.scoring_keys()
+    query = torch.arange(1, keys.shape[1] + 1, device=keys.device, dtype=keys.dtype).sin()
+    return nn.functional.linear(query, keys, bias).detach().cpu()
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:

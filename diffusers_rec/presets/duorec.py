@@ -41,7 +41,6 @@ def duorec(
     For given weights and views, and without dropout, states, scores, both losses and their gradients are those of the
     code. What differs, and why:
 
-    - An example is known by its items. An equal history of another user is drawn less often than in the code.
     - The padding item is no class of the softmax.
     - The epoch is selected by NDCG@10. The code selects by MRR@10.
     - Dropout also applies within the feed-forward layers.
