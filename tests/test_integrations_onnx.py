@@ -44,6 +44,7 @@ def _needs_onnx():
         pytest.skip("the exporter of PyTorch 2.9")
 
 
+@pytest.mark.slow
 def test_best_in_onnxruntime_ranks_as_the_model(tmp_path):
     model = trained_best()
     assert bool(model.memory.counts.any())
