@@ -87,14 +87,19 @@ class Learner:
         self._update_average(number)
         return {name: float(value) for name, value in loss.named.items()}
 
-    def check_finite(self, epoch: int) -> None:
-        """Check the weights after the last step of an epoch, because no later loss would reveal an error.
+    def end_epoch(self, epoch: int) -> None:
+        """Check the weights, because no later loss would reveal an error, and give the average what has none.
+
+        Buffers, such as the number of updates, are counts and features.
 
         Raises:
             ValueError: Weights are not finite.
         """
         if not all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters()):
             raise diverged("not all weights are finite after the last step", epoch)
+        if self.average is not None:
+            for ours, theirs in zip(self.average.buffers(), self.model.buffers(), strict=True):
+                ours.copy_(theirs)
 
     def _update_average(self, step: int) -> None:
         if self.average is not None:
@@ -102,8 +107,6 @@ class Learner:
             with torch.no_grad():
                 for mean, last in zip(self.average.parameters(), self.model.parameters(), strict=True):
                     mean.lerp_(last, 1 - decay)
-                for ours, theirs in zip(self.average.buffers(), self.model.buffers(), strict=True):
-                    ours.copy_(theirs)  # counts, such as the number of updates, have no average
 
 
 def diverged(sign: str, epoch: int) -> ValueError:

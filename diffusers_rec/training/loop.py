@@ -230,7 +230,7 @@ class _Loop:
             targets += batch.num_targets
             self.view.batch = step + 1
             self.callbacks.on_batch(self.view, losses)
-        self.learner.check_finite(epoch + 1)
+        self.learner.end_epoch(epoch + 1)
         if self.processes.count > 1:
             mine = torch.tensor([targets, *sums.values()], dtype=torch.float64, device=self.processes.device)
             targets, *of_all = self.processes.summed(mine).tolist()
