@@ -195,9 +195,11 @@ def test_same_target_needs_the_training_data():
         made(("dropout", "same-target")).train().loss(batch(), seeded())
 
 
-def test_a_denoiser_without_an_encoder_is_refused():
-    with pytest.raises(ValueError, match="'transformer' has no history encoder"):
-        DiffRec(range(5), dim=DIM, objective={"name": "weighted", "terms": ["cross-entropy", InfoNCETerm()]})
+@pytest.mark.parametrize("denoiser", ["transformer", "autoregressive"])  # the second has blocks of this name
+def test_a_denoiser_without_an_encoder_is_refused(denoiser):
+    objective = {"name": "weighted", "terms": ["cross-entropy", InfoNCETerm()]}
+    with pytest.raises(ValueError, match=f"'{denoiser}' has no history encoder"):
+        DiffRec(range(5), dim=DIM, denoiser=denoiser, objective=objective)
 
 
 def test_an_objective_that_hides_items_is_not_put_into_a_model_that_does_not():

@@ -25,6 +25,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from diffusers_rec.encoders import HistoryEncoder
 from diffusers_rec.guidance import unwrapped
 
 VIEWS = "dropout", "crop", "mask", "reorder", "augmented", "same-target"
@@ -84,7 +85,7 @@ def check_views(objective: Any, model: Any) -> None:
             "Declare them as a tuple, such as ('dropout', 'dropout')."
         )
     denoiser = unwrapped(model.denoiser)
-    if objective.views and not hasattr(denoiser, "encoder"):
+    if objective.views and not isinstance(getattr(denoiser, "encoder", None), HistoryEncoder):
         raise ValueError(
             f"The parts do not fit: the objective {objective.registered_name!r} compares states of the history, but "
             f"the denoiser {denoiser.registered_name!r} has no history encoder. Use a denoiser with the setting "
