@@ -20,8 +20,8 @@ from benchmarks.paper.rows import published
 from benchmarks.paper.running import run
 from benchmarks.paper.settings import DATASETS
 
-PLAIN = "best-control, network alone"
-RIVALS = ("popularity", "item-to-item", PLAIN, "best, network alone")
+BEST_CONTROL = "best-control, network alone"
+RIVALS = ("popularity", "item-to-item", BEST_CONTROL, "best, network alone")
 METRICS = ("hr@5", "ndcg@5", "hr@10", "ndcg@10", "hr@20", "ndcg@20")
 
 ORDER = (*RIVALS, *trials(DATASETS[0]))
@@ -75,7 +75,7 @@ def marks(results: Results) -> None:
     for dataset in DATASETS:
         for name in trials(dataset):
             ours = mean(dataset, name)
-            rivals = {"control": f"{name}-control", "item-to-item": "item-to-item", "plain_model": PLAIN}
+            rivals = {"control": f"{name}-control", "item-to-item": "item-to-item", "plain_model": BEST_CONTROL}
             for words, rival in rivals.items():
                 other = mean(dataset, rival)
                 if ours is not None and other:

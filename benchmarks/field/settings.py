@@ -19,8 +19,20 @@ CONTROL = "-control"
 OURS = ("best", "joint", "paper")
 """Presets that other tables compare."""
 
-PLAIN = ("gru4rec", "sasrec", "bert4rec", "stosa", "cl4srec", "duorec", "vsan", "acvae", "mfgan")
-"""Presets without diffusion."""
+PRINTED = {
+    "gru4rec": "GRU4Rec",
+    "sasrec": "SASRec",
+    "bert4rec": "BERT4Rec",
+    "stosa": "STOSA",
+    "cl4srec": "CL4SRec",
+    "duorec": "DuoRec",
+    "acvae": "ACVAE",
+    "vsan": "VSAN",
+    "mfgan": "MFGAN",
+}
+"""Presets without diffusion, the plain systems of Table 2, and their names there."""
+
+PLAIN = tuple(PRINTED)
 
 FIELD = tuple(name for name in PRESETS if name not in OURS + PLAIN)
 """Presets of other papers, in the order in which they are entered."""

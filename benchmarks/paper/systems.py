@@ -16,8 +16,8 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks import plots
-from benchmarks.field.accuracy import PLAIN, RIVALS, rivals
-from benchmarks.field.settings import add_limit, callbacks_of, limited, minutes_of, split_of
+from benchmarks.field.accuracy import BEST_CONTROL, RIVALS, rivals
+from benchmarks.field.settings import PRINTED, add_limit, callbacks_of, limited, minutes_of, split_of
 from benchmarks.harness import Results, Row, argument_parser, command
 from benchmarks.paper.options import add_trial_options, parse_trials, seeds_of
 from benchmarks.paper.rows import published
@@ -28,19 +28,6 @@ from benchmarks.words import words
 from diffusers_rec import DiffRec, Recommender, Vocabulary
 from diffusers_rec.presets import PRESETS
 from diffusers_rec.training import RECIPES
-
-PRINTED = {
-    "gru4rec": "GRU4Rec",
-    "sasrec": "SASRec",
-    "bert4rec": "BERT4Rec",
-    "stosa": "STOSA",
-    "cl4srec": "CL4SRec",
-    "duorec": "DuoRec",
-    "acvae": "ACVAE",
-    "vsan": "VSAN",
-    "mfgan": "MFGAN",
-}
-"""Presets of the plain systems, and their names in Table 2."""
 
 DIFFREC = "DiffRec"
 COMMON = "-common"
@@ -148,7 +135,7 @@ def draw(path: Path, rows: plots.Rows) -> None:
             ]
             if dots:
                 axis.plot(*zip(*dots, strict=True), ls="", label=label, **style)
-        for label, rival, style in (("item-to-item", "item-to-item", ":"), ("control of best", PLAIN, "--")):
+        for label, rival, style in (("item-to-item", "item-to-item", ":"), ("control of best", BEST_CONTROL, "--")):
             scores = [float(row["ndcg@10"]) for row in here if row["model"] == rival]
             axis.axvline(fmean(scores), color="C7", ls=style, lw=0.8, label=label)
         axis.set_yticks(range(len(PRINTED)), PRINTED.values())

@@ -87,7 +87,7 @@ class ClozeDenoiser(Denoiser, name="cloze"):
     def condition(self, context: History, queries: Queries, *, null: bool | Tensor = False) -> _Condition:
         queries = queries.blind(null)
         visible, width = queries.visible[..., None], queries.positions.shape[-1]
-        history = context.first(int(visible.max()))
+        history = context.first(queries.longest(context.items.shape[1]))
         longest, length = history.items.shape[1], visible + queries.keys.sum(-1, keepdim=True)
         place = torch.arange(int(length.max()), device=visible.device)
         # The positions of a query follow the last item that it sees.

@@ -40,7 +40,7 @@ from torch.nn import functional as F
 
 from diffusers_rec.core.errors import check_float, check_int
 from diffusers_rec.data.history import History
-from diffusers_rec.encoders.base import HistoryEncoder
+from diffusers_rec.encoders.base import HistoryEncoder, at_last
 from diffusers_rec.nn.dropout import Dropout
 
 WINDOW = 5
@@ -115,7 +115,7 @@ class AdversarialEncoder(HistoryEncoder, name="adversarial"):
         return _Context(items, latents, self.out(latents).tanh(), history.lengths)
 
     def states(self, context: _Context, visible: Tensor) -> Tensor:
-        return _at(context.states, visible)
+        return at_last(context.states, visible)
 
     def penalties(self, context: _Context, visible: Tensor) -> dict[str, Tensor]:
         items, latents = context.items, context.latents
@@ -132,7 +132,7 @@ class AdversarialEncoder(HistoryEncoder, name="adversarial"):
             "discriminator": told_apart,
             "information": (F.softplus(-own) + F.softplus(other)).masked_fill(alone, 0),
         }
-        return {name: _at(values, visible).mean(-1) for name, values in penalties.items()}
+        return {name: at_last(values, visible).mean(-1) for name, values in penalties.items()}
 
     def _of_next(self, context: _Context) -> Tensor:
         """Latents of the next history of the batch that has items, at the same places or its last one."""
@@ -140,7 +140,7 @@ class AdversarialEncoder(HistoryEncoder, name="adversarial"):
         following = torch.zeros_like(context.lengths).scatter(0, rows, rows.roll(-1))
         place = torch.arange(context.latents.shape[1], device=context.latents.device)
         place = torch.minimum(place, context.lengths.clamp(min=1)[:, None] - 1)
-        return _at(context.latents, place + 1)[following]
+        return at_last(context.latents, place + 1)[following]
 
 
 class _Noise(nn.Module):
@@ -189,8 +189,3 @@ class _Critic(nn.Module):
     def forward(self, items: Tensor, latents: Tensor) -> Tensor:
         output: Tensor = self.out(F.gelu(self.units(torch.cat([items, latents], dim=-1))[0]))
         return output
-
-
-def _at(values: Tensor, visible: Tensor) -> Tensor:
-    """Values ``(B, L, F)`` at the last of the ``visible`` items, ``(B, Q, F)``."""
-    return values.gather(1, (visible - 1)[..., None].expand(-1, -1, values.shape[-1]))

@@ -137,7 +137,7 @@ class CausalEncoder(HistoryEncoder):
         return self.sequence(history.latent())
 
     def states(self, context: Tensor, visible: Tensor) -> Tensor:
-        return context.gather(1, (visible - 1)[..., None].expand(-1, -1, self.dim))
+        return at_last(context, visible)
 
 
 class PrefixEncoder(HistoryEncoder):
@@ -153,6 +153,11 @@ class PrefixEncoder(HistoryEncoder):
     def states(self, context: Tensor, visible: Tensor) -> Tensor:
         rows = torch.arange(visible.shape[0], device=visible.device)[:, None].expand(visible.shape)
         return self.last(context[rows.flatten()], visible.flatten()).view(*visible.shape, self.dim)
+
+
+def at_last(values: Tensor, visible: Tensor) -> Tensor:
+    """Values ``(B, L, F)`` at the last of the ``visible`` ``(B, Q)`` items, at least 1, ``(B, Q, F)``."""
+    return values.gather(1, (visible - 1)[..., None].expand(-1, -1, values.shape[-1]))
 
 
 def encoder_of(spec: EncoderSpec, dim: int, max_length: int) -> HistoryEncoder:

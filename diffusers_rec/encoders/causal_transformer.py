@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from diffusers_rec.core.errors import check_float
 from diffusers_rec.data.history import History
-from diffusers_rec.encoders.base import HistoryEncoder
+from diffusers_rec.encoders.base import HistoryEncoder, at_last
 from diffusers_rec.nn.attention import TransformerBlock, check_architecture
 from diffusers_rec.nn.dropout import Dropout
 from diffusers_rec.nn.low_pass import LowPass
@@ -97,7 +97,7 @@ class CausalTransformerEncoder(HistoryEncoder, name="causal-transformer"):
     def states(self, context: CausalContext, visible: Tensor) -> Tensor:
         sequence, key, value = context
         block, last, position = self.layers[-1], self.num_layers - 1, visible - 1
-        x = sequence.gather(1, position[..., None].expand(-1, -1, self.dim))
+        x = at_last(sequence, visible)
         source = block.attention_input(x)
         query = block.attention.project_query(source)
         distance = unexpanded(position)[..., None] - torch.arange(key.shape[2], device=x.device)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from diffusers_rec.core.errors import check_int
 from diffusers_rec.data.history import History
-from diffusers_rec.encoders.base import HistoryEncoder
+from diffusers_rec.encoders.base import HistoryEncoder, at_last
 from diffusers_rec.nn.attention import MAX_LAYERS, TransformerBlock, check_architecture
 from diffusers_rec.nn.dropout import Dropout
 
@@ -88,7 +88,7 @@ class VariationalEncoder(HistoryEncoder, name="variational"):
         return _Context(z, divergence(mean, log_variance))
 
     def states(self, context: _Context, visible: Tensor) -> Tensor:
-        return context.states.gather(1, (visible - 1)[..., None].expand(-1, -1, self.dim))
+        return at_last(context.states, visible)
 
     def penalties(self, context: _Context, visible: Tensor) -> dict[str, Tensor]:
         return {"kl": context.divergence.gather(1, visible - 1)}

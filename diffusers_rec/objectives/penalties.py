@@ -14,8 +14,6 @@ timesteps: neither their weights nor the importance sampler see it.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from torch import Tensor
 
 from diffusers_rec.core.errors import check_int
@@ -24,22 +22,13 @@ from diffusers_rec.objectives.terms import LossTerm
 
 
 class PenaltyTerm(LossTerm):
-    """Mean of one penalty of the encoder.
-
-    Attributes:
-        penalty: Name of the penalty.
-    """
+    """Mean of one penalty of the encoder, the only one in :attr:`penalties`."""
 
     reads_latents = False
-    penalty: ClassVar[str]
-
-    @property
-    def penalties(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The penalty alone."""
-        return (self.penalty,)
 
     def __call__(self, step: TrainingStep) -> Tensor:
-        return step.penalty(self.penalty).mean()
+        (name,) = self.penalties
+        return step.penalty(name).mean()
 
 
 class KLTerm(PenaltyTerm, name="kl"):
@@ -55,7 +44,7 @@ class KLTerm(PenaltyTerm, name="kl"):
         annealing_steps: Number of steps T; 0 for a constant beta.
     """
 
-    penalty = "kl"
+    penalties = ("kl",)
 
     def __init__(self, weight: float = 1.0, *, annealing_steps: int = 0) -> None:
         super().__init__(weight)
@@ -76,7 +65,7 @@ class DiscriminatorTerm(PenaltyTerm, name="discriminator"):
         weight: Weight of the term.
     """
 
-    penalty = "discriminator"
+    penalties = ("discriminator",)
 
 
 class InformationTerm(PenaltyTerm, name="information"):
@@ -86,7 +75,7 @@ class InformationTerm(PenaltyTerm, name="information"):
         weight: Weight of the term.
     """
 
-    penalty = "information"
+    penalties = ("information",)
 
     def __init__(self, weight: float = 0.1) -> None:
         super().__init__(weight)

@@ -255,9 +255,7 @@ class DiffRec(Pretrained, Completing):
         passes, predicted, penalties = run_passes(self, history, queries, items, timesteps, generator, following)
         sampled = passes["sampled"]
         negatives = self.negatives.draw(sampled.items, len(self.vocabulary), generator)
-        following_items = items_at(batch.items, history.lengths[:, None])[:, 0]
-        places = None if batch.starts is None else batch.starts + history.lengths
-        views = run_views(self, history, following_items, places, self.examples, generator)
+        views = run_views(self, history, batch, generator)
         updates = int(self.updates) if self.objective.counts_updates else 0
         weights = steps_of_positions(weights, predicted)[predicted]
         step = TrainingStep(passes, weights, self.head, negatives, views, penalties, updates)

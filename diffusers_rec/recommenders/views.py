@@ -9,10 +9,11 @@ import torch
 from torch import Generator, Tensor, nn
 
 from diffusers_rec.data.augment import MASKED
+from diffusers_rec.data.batching import Batch
 from diffusers_rec.data.history import History
-from diffusers_rec.data.same_target import SameTarget
 from diffusers_rec.guidance import unwrapped
 from diffusers_rec.objectives.views import Views, check_views
+from diffusers_rec.recommenders.chains import items_at
 
 
 class MaskedItem(nn.Module):
@@ -34,22 +35,13 @@ class MaskedItem(nn.Module):
         return torch.where(hidden[..., None], self.vector.to(latents.dtype), latents)
 
 
-def run_views(
-    model: Any,
-    history: History,
-    targets: Tensor,
-    places: Tensor | None,
-    examples: SameTarget | None,
-    generator: Generator,
-) -> Views:
+def run_views(model: Any, history: History, batch: Batch, generator: Generator) -> Views:
     """States of the declared views of all histories that are not empty.
 
     Args:
         model: A :class:`~diffusers_rec.DiffRec`.
         history: Histories as far as any query sees them.
-        targets: Item after each history, ``(B,)``.
-        places: Index of each target in the items of the training sequences, ``(B,)``, where it is known.
-        examples: Training examples, where a view draws from them.
+        batch: Rows of which these are the first items; the next item is the target.
         generator: Source of everything random but dropout.
 
     Raises:
@@ -60,7 +52,9 @@ def run_views(
         return Views()
     check_views(objective, model)  # it may have been assigned since the model was built
     rows = (history.lengths > 0).nonzero()[:, 0]
-    history, targets, places = history.take(rows), targets[rows], None if places is None else places[rows]
+    history, examples = history.take(rows), model.examples
+    targets = items_at(batch.items[rows], history.lengths[:, None])[:, 0]
+    places = None if batch.starts is None else batch.starts[rows] + history.lengths
     states = {}
     for name, count in Counter(objective.views).items():
         if name == "dropout":
