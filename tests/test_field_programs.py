@@ -18,25 +18,36 @@ from diffusers_rec.training import TrainingConfig, train
 WORLD = SyntheticWorld(30, seed=0)
 
 
-def test_a_training_ends_before_the_epoch_that_would_exceed_the_limit():
+def clock_of(step: float) -> SimpleNamespace:
+    """A clock that advances by ``step`` seconds whenever it is read."""
+    read = itertools.count(step=step).__next__
+    return SimpleNamespace(perf_counter=read, process_time=read)
+
+
+def test_a_training_ends_before_the_epoch_that_would_exceed_the_limit(monkeypatch):
     sequences = WORLD.sample(20, min_length=4, max_length=8).sequences()
+    monkeypatch.setattr(settings, "time", clock_of(25))  # read once a batch: an epoch of one batch takes 25 seconds
+    model = PRESETS["dreamrec"](sequences.vocabulary, dim=8)
+    history = train(
+        model, sequences, None, TrainingConfig(epochs=9), device="cpu", callbacks=[settings.TimeLimit(1, targets=100)]
+    ).history
+    assert len(history) == 2, "two epochs of 25 seconds fit into a minute"
+
+
+def test_time_of_validation_and_of_other_programs_does_not_count(monkeypatch):
+    sequences = WORLD.sample(20, min_length=4, max_length=8).sequences()
+    monkeypatch.setattr(settings, "time", clock_of(0))  # the processor is never used
+    monkeypatch.setattr("diffusers_rec.training.loop.time", clock_of(1000))
     model = PRESETS["dreamrec"](sequences.vocabulary, dim=8)
     limit = settings.TimeLimit(minutes=1, targets=100)
-    config = TrainingConfig(epochs=9)
-
-    def slow(run, record):
-        record["targets_per_second"] = 100 / 25  # an epoch takes 25 seconds: two fit into a minute
-
-    clock = type("Clock", (settings.Callback,), {"on_epoch": lambda self, run, record: slow(run, record)})()
-    history = train(model, sequences, config=config, device="cpu", callbacks=[clock, limit]).history
-    assert len(history) == 2
+    assert len(train(model, sequences, None, TrainingConfig(epochs=9), device="cpu", callbacks=[limit]).history) == 9
 
 
 def test_a_resumed_training_has_the_same_limit(tmp_path, monkeypatch):
     sequences = WORLD.sample(20, min_length=4, max_length=8).sequences()
     targets = TrainingBatches(sequences).num_targets
-    clock = SimpleNamespace(perf_counter=itertools.count(step=25).__next__)  # an epoch takes 25 seconds
-    monkeypatch.setattr("diffusers_rec.training.loop.time", clock)
+    for module in ("benchmarks.field.settings", "diffusers_rec.training.loop"):
+        monkeypatch.setattr(f"{module}.time", clock_of(25))
 
     def epochs(minutes):
         model = PRESETS["dreamrec"](sequences.vocabulary, dim=8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,8 +58,9 @@ PUBLISHED = Path(__file__).with_name("published.csv")
 class TimeLimit(Callback):
     """Ends a training before the epoch that would exceed the time; one epoch is trained at least.
 
-    The time is that of the training steps, as the history has it. The limit is checked at the start too, so that a run
-    which it has stopped trains no further epoch when it is resumed. Validation is not counted.
+    The time is that of the processor in the training steps, so that other work on the machine does not shorten a
+    training. Epochs of an earlier process count by the clock, as the history has them. The limit is checked at the
+    start too, so that a run which it has stopped trains no further epoch when it is resumed. Validation is not counted.
 
     Args:
         minutes: Length of the training.
@@ -67,17 +69,25 @@ class TimeLimit(Callback):
 
     def __init__(self, minutes: float, targets: int) -> None:
         self.minutes, self.targets = minutes, targets
+        self.seconds: list[float] = []
+        self._started = self._stepped = 0.0
 
     def on_start(self, run: TrainingRun) -> None:
-        if run.history:
+        self.seconds = [self.targets / each["targets_per_second"] for each in run.history]
+        if self.seconds:
             self._check(run)
+        self._started = time.process_time()
+
+    def on_batch(self, run: TrainingRun, losses: dict[str, float]) -> None:
+        self._stepped = time.process_time()
 
     def on_epoch(self, run: TrainingRun, record: dict[str, float]) -> None:
+        self.seconds.append(self._stepped - self._started)
         self._check(run)
+        self._started = time.process_time()
 
     def _check(self, run: TrainingRun) -> None:
-        seconds = [self.targets / each["targets_per_second"] for each in run.history]
-        if sum(seconds) + seconds[-1] > 60 * self.minutes:
+        if sum(self.seconds) + self.seconds[-1] > 60 * self.minutes:
             run.stop()
 
 
