@@ -129,6 +129,13 @@ def test_another_encoder_of_the_same_shapes_has_fresh_weights():
     assert same(weights(again.embedding), weights(plain.embedding))
 
 
+def test_an_encoder_given_inside_a_denoiser_keeps_its_own_weights(model):
+    own = perturbed(type(model.denoiser.encoder)(8, 12, seed=5))
+    changed = model.replace(denoiser={"encoder": own})
+    assert changed.denoiser.encoder is own
+    assert not same(weights(own), weights(model.denoiser.encoder))
+
+
 @pytest.mark.parametrize("name", ["dreamrec", "preferdiff", "prefergrow"])
 def test_settings_of_what_a_guide_wraps_reach_it(name):
     model = PRESETS[name](ITEMS, dim=8, max_length=12)

@@ -132,6 +132,13 @@ class Denoiser(nn.Module, Component, ABC, kind="denoiser"):
             counts: Numbers of occurrences, ``(V,)``.
         """
 
+    def given(self) -> dict[str, Tensor]:
+        """Tensors that the user gave beside the settings, by name, such as features of items; none by default.
+
+        They belong to the identity of a training run.
+        """
+        return {}
+
     def penalties(self, context: Any, queries: Queries, items: Tensor) -> dict[str, Tensor]:
         """Compute penalties, for terms of the loss: by default those of the history encoder.
 

@@ -131,6 +131,10 @@ class JudgedDenoiser(PlainDenoiser, name="judged"):
     def penalised(self) -> tuple[str, ...]:
         return (*super().penalised, "discriminator", "reward")
 
+    def given(self) -> dict[str, Tensor]:
+        factors = enumerate(self.factors)
+        return {f"factor {number} {name}": each for number, own in factors for name, each in own.named_buffers()}
+
     def fit(self, counts: Tensor) -> None:
         rarer = torch.searchsorted(counts.sort().values, counts)
         self.popularity.set_features((rarer * self.classes // len(counts))[:, None])

@@ -226,10 +226,8 @@ class DiffRec(Pretrained, Completing):
         return self.calibration
 
     def given(self) -> dict[str, Tensor]:
-        """The features of the items, where the embedding has any, and their factors, where the denoiser has judges."""
-        factors = getattr(unwrapped(self.denoiser), "factors", ())
-        named = {f"factor {number} ": factor for number, factor in enumerate(factors)} | {"": self.embedding}
-        return {f"{part}{name}": each for part, owner in named.items() for name, each in owner.named_buffers()}
+        """What the user gave beside the settings: the features of the items, and what the denoiser names."""
+        return {**dict(self.embedding.named_buffers()), **unwrapped(self.denoiser).given()}
 
     def update(self, observed: Mapping[str, Tensor]) -> None:
         """Show the timestep sampler the ``timesteps`` drawn and the losses ``per_latent``, and count the update."""
@@ -457,8 +455,9 @@ class DiffRec(Pretrained, Completing):
 
         A name or a mapping is merged into the part's config: ``schedule={"num_timesteps": 200}`` changes one setting,
         ``denoiser="causal-transformer"`` changes the class and keeps the settings that both classes have. A guide
-        without a ``base`` wraps the present denoiser. A part keeps its weights if its class and their shapes stay;
-        ``seed=`` gives all parts fresh weights. A calibration is not carried over: it belongs to the parts together.
+        without a ``base`` wraps the present denoiser. A part keeps its weights if its class and their shapes stay, and
+        its mapping holds no component; ``seed=`` gives all parts fresh weights. A calibration is not carried over: it
+        belongs to the parts together.
 
         Args:
             changes: Parts by name, as components, names or mappings; ``dim``, ``max_length``, ``seeds``, ``seed``.

@@ -50,8 +50,12 @@ def replaced(model: Any, parts: Mapping[str, type[Component]], changes: Mapping[
 
 
 def _brings_data(change: Any) -> bool:
-    """Whether a change has tensors of its own, which the present ones must not replace."""
-    return isinstance(change, Component) or (isinstance(change, Mapping) and "factors" in change)
+    """Whether a change has a component, with tensors of its own that the present ones must not replace."""
+    if isinstance(change, Mapping):
+        return any(map(_brings_data, change.values()))
+    if isinstance(change, list | tuple):
+        return any(map(_brings_data, change))
+    return isinstance(change, Component)
 
 
 def _without_sizes(part: str, config: Config, seed: int) -> Config:

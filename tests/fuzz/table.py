@@ -70,7 +70,7 @@ EXEMPT = {
     },
     "Denoiser.hidden": "hides nothing, whatever it is given",
     "LossTerm.without_noise": "a method without arguments",
-    "DiffRec.given": "a method without arguments",
+    **dict.fromkeys(("DiffRec.given", "Denoiser.given", "JudgedDenoiser.given"), "a method without arguments"),
     "CategoryVectorDiffusion.given": "a method without arguments",
     **dict.fromkeys(
         (
