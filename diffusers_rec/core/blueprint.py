@@ -8,13 +8,11 @@ number of tensors in the file.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
-
-M = TypeVar("M", bound=nn.Module)
 
 MOST_CALLS = 100_000
 """Calls of torch on the meta device that every file may use, plus :data:`CALLS_PER_TENSOR` for each tensor."""
@@ -24,13 +22,15 @@ CALLS_PER_TENSOR = 1000
 _FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
-def check_weights(build: Callable[[], nn.Module], weights: Mapping[str, Tensor], optional: tuple[str, ...]) -> None:
-    """Reject weights that do not match the model that ``build`` returns.
+def check_weights(
+    state: Callable[[], Mapping[str, Tensor]], weights: Mapping[str, Tensor], optional: tuple[str, ...]
+) -> None:
+    """Reject weights that do not match the state dict that ``state`` returns.
 
     A floating-point tensor may have any of the four common precisions. Any other tensor must have the model's dtype.
 
     Args:
-        build: Function that builds the model.
+        state: Function that builds the model and returns its state dict.
         weights: Weights by name.
         optional: Prefixes of names that older files lack.
 
@@ -39,7 +39,7 @@ def check_weights(build: Callable[[], nn.Module], weights: Mapping[str, Tensor],
     """
     try:
         with torch.device("meta"), _Calls(MOST_CALLS + CALLS_PER_TENSOR * len(weights)):
-            expected = build().state_dict()
+            expected = state()
     except Exception as error:
         if "meta" in f"{error} {error.__cause__}":
             return  # a part reads values while it is built, which the meta device does not have

@@ -1,8 +1,8 @@
 """Checkpoints: ``config.json``, safetensors weights and item ids in one directory. No pickle, no code, no import.
 
-``config.json`` is written last and names the other two files, whose names contain their SHA-256. An older checkpoint in
+``config.json`` is written last and names the other files, whose names contain their SHA-256. An older checkpoint in
 the same directory stays complete until its config is replaced; then the new one is complete. A digest of each file and
-of the config itself detects damage.
+of the config itself detects damage. A part of a model has a checkpoint of its own kind, without items.
 
 A writer holds the lock of the directory and removes only files that the replaced config names. A reader holds no lock.
 It starts again if the config was replaced while it read the files.
@@ -32,6 +32,8 @@ FORMAT = "diffusers_rec"
 FORMAT_VERSION = 3
 """Version 1 has only weights and memory, version 2 no process and no source; both are still read."""
 CONFIG_FILE = "config.json"
+MODEL = "model"
+"""Kind of a model's checkpoint; a part's is the kind of its family."""
 NO_MODEL = "holds no model that can be built"
 WAIT = 60.0
 """Seconds that a writer waits for another one in the same directory."""
@@ -44,9 +46,9 @@ class Checkpoint:
     """Content of a checkpoint.
 
     Attributes:
-        config: Config of the pipeline.
+        config: Config of the pipeline, or of the part.
         weights: Weights by name, on the CPU.
-        items: Raw item ids in the order of their indices.
+        items: Raw item ids in the order of their indices; none for a part.
         library_version: Version of the library that wrote it.
         digest: SHA-256 of the weights' file.
     """
@@ -59,42 +61,48 @@ class Checkpoint:
 
 
 def write_checkpoint(
-    directory: str | PathLike[str], config: Mapping[str, Any], weights: Mapping[str, Tensor], items: list[int | str]
+    directory: str | PathLike[str],
+    config: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    items: list[int | str],
+    *,
+    kind: str = MODEL,
 ) -> None:
     """Write a checkpoint; after an error, an older checkpoint is complete and no new file remains.
 
     Args:
         directory: Folder of the checkpoint; created if missing.
-        config: Config of the pipeline, of JSON values.
+        config: Config of the pipeline or of the part, of JSON values.
         weights: Weights by name.
-        items: Raw item ids.
+        items: Raw item ids; not written for a part.
+        kind: Kind of the part, such as "denoiser".
 
     Raises:
         OSError: The directory cannot be created or written (no permission, no space, a file in its place).
         TypeError: ``config`` or ``items`` has a value that JSON cannot represent.
-        ValueError: The weights are not finite, the directory has foreign files under the names to write, or another
-            writer holds its lock for more than a minute.
+        ValueError: The weights are not finite, the directory has foreign files under the names to write or a checkpoint
+            of another kind, or another writer holds its lock for more than a minute.
     """
     folder = check_path("directory", directory)
     refuse_nonfinite(weights, "The checkpoint was not written")
-    weight_bytes = save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
-    item_bytes = json.dumps(items, ensure_ascii=False).encode()
-    content: dict[str, Any] = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "library_version": __version__,
-        "weights": {"file": f"model-{_digest(weight_bytes)[:12]}.safetensors", "sha256": _digest(weight_bytes)},
-        "items": {"file": f"items-{_digest(item_bytes)[:12]}.json", "sha256": _digest(item_bytes)},
-        "pipeline": dict(config),
-    }
+    content: dict[str, Any] = {"format": FORMAT, "format_version": FORMAT_VERSION, "library_version": __version__}
+    files: dict[str, bytes] = {}
+
+    def enter(part: str, name: str, data: bytes) -> None:
+        content[part] = {"file": name.format(_digest(data)[:12]), "sha256": _digest(data)}
+        files[content[part]["file"]] = data
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    enter("weights", "model-{}.safetensors", save(tensors))
+    if kind == MODEL:
+        enter("items", "items-{}.json", json.dumps(items, ensure_ascii=False).encode())
+        content["pipeline"] = dict(config)
+    else:
+        content |= {"kind": kind, "part": dict(config)}
     content["sha256"] = _digest(_canonical(content))
-    files = {
-        content["weights"]["file"]: weight_bytes,
-        content["items"]["file"]: item_bytes,
-        CONFIG_FILE: (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(),
-    }
+    files[CONFIG_FILE] = (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
     with _created(folder), folder_lock(folder, wait=WAIT):
-        replaced = _replaced_files(folder, files)
+        replaced = _replaced_files(folder, files, kind)
         _write_all(folder, files)
         for name, digest in replaced.items():
             if name not in files:
@@ -102,18 +110,22 @@ def write_checkpoint(
         remove_temporaries(folder, FILES)
 
 
-def read_checkpoint(directory: str | PathLike[str]) -> Checkpoint:
+def read_checkpoint(directory: str | PathLike[str], *, kind: str = MODEL) -> Checkpoint:
     """Read and verify a checkpoint.
+
+    Args:
+        directory: Folder of the checkpoint.
+        kind: Kind of the part that is expected, such as "denoiser".
 
     Raises:
         FileNotFoundError: ``config.json`` or a file that it names is missing.
-        ValueError: The checkpoint is foreign, damaged, or of a newer format.
+        ValueError: The checkpoint is foreign, damaged, of another kind, or of a newer format.
     """
     path = check_path("directory", directory) / CONFIG_FILE
     while True:
         before = _config_bytes(path)
         try:
-            return _read(path, before)
+            return _read(path, before, kind)
         except (FileNotFoundError, ValueError):
             if path.is_file() and path.read_bytes() != before:
                 continue  # replaced in the meantime, together with the files that it names
@@ -134,21 +146,25 @@ def refuse_nonfinite(weights: Mapping[str, Tensor], consequence: str) -> None:
         )
 
 
-def _replaced_files(folder: Path, files: Mapping[str, bytes]) -> dict[str, str]:
+def _replaced_files(folder: Path, files: Mapping[str, bytes], kind: str) -> dict[str, str]:
     """Files of the checkpoint to be replaced, with their digests.
 
     Raises:
-        ValueError: A file that would be overwritten is not one of them.
+        ValueError: A file that would be overwritten is not one of them, or the checkpoint is of another kind.
     """
     config = folder / CONFIG_FILE
     replaced: dict[str, str] = {}
+    present = kind
     if config.is_file():
         found = config.read_bytes()
         if not _is_ours(found):
             raise ValueError(f"{config} belongs to something else and is not overwritten. Choose another folder.")
         with contextlib.suppress(ValueError):  # a damaged checkpoint's files are not removed
             content = _verified_config(config, found)
-            replaced = {_name(content[part]): content[part]["sha256"] for part in ("weights", "items")}
+            present = _kind(content)
+            replaced = {_name(content[part]): content[part]["sha256"] for part in _files_of(present)}
+        if present != kind:
+            raise ValueError(f"{folder} holds {_words(present)}, not {_words(kind)}. Choose another folder.")
     for name, data in files.items():
         path = folder / name
         if (
@@ -214,18 +230,24 @@ def _ignore_errors(action: Callable[[], None]) -> None:
         action()
 
 
-def _read(path: Path, config: bytes) -> Checkpoint:
+def _read(path: Path, config: bytes, kind: str) -> Checkpoint:
     content = _verified_config(path, config)
-    folder = path.parent
+    folder, present = path.parent, _kind(content)
+    if present != kind:
+        owner = "a model's" if present == MODEL else "that kind's"
+        raise ValueError(f"{folder} holds {_words(present)}, not {_words(kind)}. Use from_pretrained of {owner} class.")
     weight_bytes = _read_verified(folder, content["weights"])
     try:
         weights = load(weight_bytes)
     except SafetensorError as error:
         raise ValueError(f"{folder / _name(content['weights'])} is not a safetensors file: {error}.") from error
-    item_bytes = _read_verified(folder, content["items"])
-    with naming(folder / _name(content["items"]), NO_MODEL):
-        items = json.loads(item_bytes)
-    return Checkpoint(content["pipeline"], weights, items, content["library_version"], content["weights"]["sha256"])
+    items = []
+    if kind == MODEL:
+        item_bytes = _read_verified(folder, content["items"])
+        with naming(folder / _name(content["items"]), NO_MODEL):
+            items = json.loads(item_bytes)
+    described = content["pipeline" if kind == MODEL else "part"]
+    return Checkpoint(described, weights, items, content["library_version"], content["weights"]["sha256"])
 
 
 def _config_bytes(path: Path) -> bytes:
@@ -253,14 +275,28 @@ def _verified_config(path: Path, data: bytes) -> dict[str, Any]:
     if expected != actual:
         raise ValueError(
             f"{path} does not match its own sha256: it is damaged or was edited by hand. "
-            "To change a model's settings, build a new one with DiffRec.from_config and save it."
+            "To change a setting, build a new model with DiffRec.from_config, or a new part, and save it."
         )
-    shape = {"weights": dict, "items": dict, "pipeline": dict, "library_version": str}
-    wrong = [key for key, kind in shape.items() if not isinstance(content.get(key), kind)]
-    wrong += [part for part in ("weights", "items") if part not in wrong and not _is_entry(content[part])]
+    shape = {"weights": dict, "library_version": str}
+    shape |= {"items": dict, "pipeline": dict} if _kind(content) == MODEL else {"kind": str, "part": dict}
+    wrong = [key for key, expected in shape.items() if not isinstance(content.get(key), expected)]
+    wrong += [part for part in _files_of(_kind(content)) if part not in wrong and not _is_entry(content[part])]
     if wrong:
         raise ValueError(f"{path} lacks {', '.join(wrong)}: it is damaged or was not written by this library.")
     return content
+
+
+def _kind(content: Mapping[str, Any]) -> Any:
+    return content.get("kind", MODEL)
+
+
+def _words(kind: str) -> str:
+    return "a model" if kind == MODEL else f"a part of the kind {kind!r}"
+
+
+def _files_of(kind: str) -> tuple[str, ...]:
+    """Entries of a config that name a file."""
+    return ("weights", "items") if kind == MODEL else ("weights",)
 
 
 def _is_entry(entry: Mapping[str, Any]) -> bool:

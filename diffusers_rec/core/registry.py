@@ -21,10 +21,13 @@ import difflib
 import inspect
 from collections.abc import Iterable, Mapping, Set
 from importlib.metadata import entry_points
+from os import PathLike
 from typing import Any, ClassVar, Self
 
 from diffusers_rec.core.deprecation import warn_deprecated
 from diffusers_rec.core.entrances import explained
+from diffusers_rec.core.hub import local_folder
+from diffusers_rec.core.saved_parts import load_part, save_part
 
 Config = dict[str, Any]
 
@@ -175,7 +178,9 @@ class Component:
             if value.default is inspect.Parameter.empty and key not in arguments
         ]
         if missing:
-            raise ValueError(f"The config of {cls.kind} {config['name']!r} lacks {', '.join(missing)}.")
+            parts = ", ".join(f"{key}={key}" for key in missing if key in found.requires)
+            hint = f" No config contains other parts: pass {parts}." if parts else ""
+            raise ValueError(f"The config of {cls.kind} {config['name']!r} lacks {', '.join(missing)}.{hint}")
         return found(**arguments)
 
     def config(self) -> Config:
@@ -190,6 +195,51 @@ class Component:
                 f"Declare it as `class {type(self).__qualname__}(..., name=...)`."
             )
         return {"name": self.registered_name, **{key: _plain(getattr(self, key)) for key in self.settings()}}
+
+    @explained
+    def save_pretrained(self, directory: str | PathLike[str]) -> None:
+        """Write the config and the weights to a folder; an older part there stays complete until all is written.
+
+        The parts of :attr:`requires` are not written.
+
+        Args:
+            directory: Folder; created if missing.
+
+        Raises:
+            ValueError: The component has no registered name, its weights are not finite, or the folder holds foreign
+                files, a model or a part of another kind.
+            OSError: The folder cannot be written; nothing is changed.
+        """
+        save_part(self, directory)
+
+    @classmethod
+    @explained
+    def from_pretrained(
+        cls,
+        directory: str | PathLike[str],
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        **shared: Any,
+    ) -> Self:
+        """Read what :meth:`save_pretrained` wrote, of any name in this family.
+
+        Args:
+            directory: Folder, or the id of a repository on the Hugging Face Hub, such as ``"user/repo"``, which needs
+                the extra ``hub``. A folder wins.
+            revision: Branch, tag or commit of the repository.
+            token: Token for the Hub; True for the one that is stored on this machine.
+            shared: The parts of :attr:`requires`, such as ``embedding=``.
+
+        Returns:
+            The component; a module is in evaluation mode.
+
+        Raises:
+            FileNotFoundError: There is no part.
+            ValueError: It is damaged, foreign, of a newer format, of another kind or of an unknown name, its weights do
+                not fit its config or are not finite, or a part of :attr:`requires` is missing.
+        """
+        return load_part(cls, local_folder(directory, revision, token), shared)
 
     def check_fit(self, model: Any) -> None:
         """Check that this component fits the other parts of the model; by default it fits any.

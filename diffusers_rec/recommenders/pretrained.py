@@ -20,6 +20,7 @@ from diffusers_rec.core.checkpoint import (
 )
 from diffusers_rec.core.entrances import guarded
 from diffusers_rec.core.files import naming
+from diffusers_rec.core.hub import local_folder
 from diffusers_rec.core.registry import Config, unknown_name
 from diffusers_rec.data.vocabulary import Vocabulary
 from diffusers_rec.items.embeddings import ItemEmbedding
@@ -83,15 +84,24 @@ class Pretrained(nn.Module):
         write_checkpoint(directory, self.config(), self.state_dict(), self.vocabulary.to_json())
 
     @classmethod
-    def from_pretrained(cls, directory: str | PathLike[str]) -> Self:
+    def from_pretrained(
+        cls, directory: str | PathLike[str], *, revision: str | None = None, token: str | bool | None = None
+    ) -> Self:
         """Read what :meth:`save_pretrained` wrote.
+
+        Args:
+            directory: Folder, or the id of a repository on the Hugging Face Hub, such as ``"user/repo"``, which needs
+                the extra ``hub``. A folder wins.
+            revision: Branch, tag or commit of the repository.
+            token: Token for the Hub; True for the one that is stored on this machine.
 
         Raises:
             FileNotFoundError: there is no checkpoint.
             ValueError: it is damaged, foreign, of a newer format or of another class, its weights do not fit its
                 config, or are not finite.
         """
-        return cls.restored(read_checkpoint(directory), directory)
+        folder = local_folder(directory, revision, token)
+        return cls.restored(read_checkpoint(folder), folder)
 
     @classmethod
     def restored(cls, saved: Checkpoint, directory: str | PathLike[str]) -> Self:
@@ -106,7 +116,7 @@ class Pretrained(nn.Module):
         with naming(Path(directory) / CONFIG_FILE, NO_MODEL):
             vocabulary = Vocabulary.from_json(saved.items)
             config = migrated(saved.config)
-            check_weights(lambda: cls.from_config(vocabulary, config), saved.weights, _LEARNED_BESIDE)
+            check_weights(lambda: cls.from_config(vocabulary, config).state_dict(), saved.weights, _LEARNED_BESIDE)
             refuse_nonfinite(saved.weights, "The weights cannot be used")
             model = cls.from_config(vocabulary, config)
             model.load_state_dict(saved.weights, assign=True)  # in the precision that was saved

@@ -25,6 +25,14 @@ def shared() -> dict[str, Any]:
 
 
 CALLS: dict[str, Call] = {
+    "Component.save_pretrained": Call(
+        lambda: world.head().save_pretrained, lambda: {"directory": "new"},
+        lambda _, given: component(dr.ItemHead.from_pretrained(given["directory"]), {}),
+    ),
+    "Component.from_pretrained": Call(
+        lambda: dr.ItemEmbedding.from_pretrained, lambda: {"directory": "part", "revision": None, "token": None},
+        component,
+    ),
     "SqrtSchedule": Call(lambda: dr.SqrtSchedule, lambda: {"num_timesteps": 9, "log_snr_shift": -1.0}, component),
     "CosineSchedule": Call(lambda: dr.CosineSchedule, lambda: {"num_timesteps": 9, "log_snr_shift": -1.0}, component),
     "LinearSchedule": Call(

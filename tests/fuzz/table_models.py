@@ -130,7 +130,9 @@ CALLS: dict[str, Call] = {
         lambda: world.model().save_pretrained, lambda: {"directory": "new"},
         lambda _, given: serves(dr.DiffRec.from_pretrained(given["directory"]), {}),
     ),
-    "DiffRec.from_pretrained": Call(lambda: dr.DiffRec.from_pretrained, lambda: {"directory": "model"}, serves),
+    "DiffRec.from_pretrained": Call(
+        lambda: dr.DiffRec.from_pretrained, lambda: {"directory": "model", "revision": None, "token": None}, serves
+    ),
     "DiffRec.forward": Call(
         lambda: world.model().train().forward, lambda: {"batch": world.batch(), "generator": generator()}
     ),
@@ -529,7 +531,9 @@ CALLS: dict[str, Call] = {
         lambda: dr.UserVectorFlow(world.vocabulary(), widths=[DIM]).prepare,
         lambda: {"sequences": world.sequences(), "examples": "last-target"}, serves,
     ),
-    "load_pretrained": Call(lambda: dr.load_pretrained, lambda: {"directory": "model"}, serves),
+    "load_pretrained": Call(
+        lambda: dr.load_pretrained, lambda: {"directory": "model", "revision": None, "token": None}, serves
+    ),
     "control": Call(lambda: presets.control, lambda: {"model": world.model()}, serves),
     "ItemIndex": Call(
         lambda: ItemIndex,

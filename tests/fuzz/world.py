@@ -111,8 +111,9 @@ def index() -> ItemIndex:
 
 
 def write_files(folder: Path) -> None:
-    """``model``, ``index.safetensors`` and ``log.csv`` in a folder."""
+    """``model``, ``part``, ``index.safetensors`` and ``log.csv`` in a folder."""
     model().save_pretrained(folder / "model")
+    embedding().save_pretrained(folder / "part")
     index().save(folder / "index.safetensors")
     given = log()
     rows = zip(given.users, given.items, given.times, strict=True)
