@@ -246,3 +246,29 @@ def test_table_1(real_data_dir, file, row):
     user, *items = (real_data_dir / file).read_text().splitlines()[41].split()
     assert sequences.users.ids[41] == int(user)
     assert sequences.vocabulary.decode(sequences[41]) == [int(item) for item in items]
+
+
+@given(
+    rows=st.lists(st.tuples(st.sampled_from("uvw"), st.sampled_from("abcd")), min_size=1, max_size=12),
+    known=st.lists(st.sampled_from("abcdefg"), min_size=1, unique=True),
+)
+def test_a_log_in_a_given_vocabulary_keeps_the_rows_of_known_items(rows, known):
+    log, vocabulary = Interactions.from_arrays(*zip(*rows, strict=True)), Vocabulary(known)
+    kept = [(user, item, time) for time, (user, item) in enumerate(rows) if item in known]
+    if len(kept) < len(rows):
+        with pytest.raises(ValueError, match="unknown id"):
+            log.reindexed(vocabulary)
+    if not kept:
+        with pytest.raises(ValueError, match="unknown id"):
+            log.reindexed(vocabulary, unknown="drop")
+        return
+    found = log.reindexed(vocabulary, unknown="drop")
+    assert found.item_vocabulary is vocabulary
+    users, items = found.user_vocabulary.decode(found.users), vocabulary.decode(found.items)
+    assert list(zip(users, items, found.times.tolist(), strict=True)) == kept
+    assert set(found.user_vocabulary.ids) == {user for user, *_ in kept}
+
+
+def test_the_treatment_of_unknown_items_has_two_names():
+    with pytest.raises(ValueError, match="unknown must be one of 'error', 'drop'"):
+        Interactions.from_arrays(["u"], ["a"]).reindexed(Vocabulary(["a"]), unknown="ignore")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -133,3 +134,34 @@ def test_only_str_and_int_can_be_saved(raw_id):
 def test_from_json_takes_a_list():
     with pytest.raises(TypeError, match="expected the list that to_json returns, got dict"):
         Vocabulary.from_json({"a": 0})
+
+
+@given(ids=st.lists(st.text() | st.integers(), min_size=1, max_size=8, unique=True), data=st.data())
+def test_a_mapping_gives_the_indices_whatever_its_order(ids, data):
+    number = data.draw(st.sampled_from([int, np.int64, np.int32]))
+    mapping = {raw_id: number(index) for index, raw_id in enumerate(ids)}
+    shuffled = {raw_id: mapping[raw_id] for raw_id in data.draw(st.permutations(ids))}
+    vocabulary = Vocabulary(shuffled)
+    assert vocabulary == Vocabulary(ids) == Vocabulary(dict.fromkeys(ids))
+    assert vocabulary.encode(list(shuffled)).tolist() == [int(index) for index in shuffled.values()]
+
+
+@pytest.mark.parametrize(
+    ("mapping", "empty"), [({"a": 1, "b": 2}, 0), ({"a": 0, "b": 2}, 1), ({"a": 0, "b": 0}, 1), ({"a": -1, "b": 1}, 0)]
+)
+def test_a_mapping_with_gaps_is_refused_with_the_way(mapping, empty):
+    with pytest.raises(ValueError, match=rf"2 ids need the indices 0\.\.1, each once, but {empty} has no id\..* anew"):
+        Vocabulary(mapping)
+
+
+@pytest.mark.parametrize("value", ["title", 1.0, True, None, (1,)])
+def test_a_mapping_to_something_else_is_refused(value):
+    with pytest.raises(TypeError, match=r"mapping of ids to indices, got 'b': .*list\(mapping\)"):
+        Vocabulary({"a": 0, "b": value})
+
+
+def test_the_numbering_of_other_libraries_is_kept():
+    """RecBole's field2id_token, whose index 0 is padding, and the Series behind RecTools' IdMap."""
+    tokens = np.array(["[PAD]", "tea", "jam"])
+    assert Vocabulary(tokens[1:]).ids == ("tea", "jam")
+    assert Vocabulary(dict(pd.Series([1, 0], index=["jam", "tea"]))).ids == ("tea", "jam")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sized
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from diffusers_rec.core.entrances import guarded
-from diffusers_rec.core.errors import check_bool, check_int
+from diffusers_rec.core.errors import check_bool, check_choice, check_int
 from diffusers_rec.data.sequences import Sequences, check_indices
 from diffusers_rec.data.statistics import Statistics
 from diffusers_rec.data.times import TimeArray, as_times
@@ -97,6 +97,27 @@ class Interactions:
             f"Interactions.k_core: no user and item have {k} interactions each after the others are removed "
             f"({len(self)} rows before). Use a smaller k."
         )
+
+    def reindexed(self, vocabulary: Vocabulary, *, unknown: Literal["error", "drop"] = "error") -> Interactions:
+        """The same log in the indices of another vocabulary of items, such as that of an existing system.
+
+        :meth:`k_core` removes ids from a vocabulary, so it comes before.
+
+        Args:
+            vocabulary: Vocabulary of the items, with others or not.
+            unknown: Treatment of the rows of items that it lacks: ``"error"`` or ``"drop"``; users without any other
+                row are dropped with them.
+
+        Raises:
+            ValueError: an unknown item, unless rows are dropped, or no row remains.
+        """
+        check_choice("Interactions.reindexed: unknown", unknown, ("error", "drop"))
+        occurring, places = np.unique(self.items, return_inverse=True)
+        ids = self.item_vocabulary.decode(occurring)
+        known = np.array([raw_id in vocabulary for raw_id in ids])
+        if unknown == "drop" and known.any() and not known.all():
+            return self._take(np.flatnonzero(known[places])).reindexed(vocabulary)
+        return replace(self, items=vocabulary.encode(ids)[places], item_vocabulary=vocabulary)
 
     def statistics(self) -> Statistics:
         """Counts of the log, as in Table 1."""

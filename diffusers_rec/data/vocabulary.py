@@ -6,7 +6,7 @@ describe.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,17 +23,19 @@ class Vocabulary:
     """A fixed two-way map between raw ids and the indices 0..size-1.
 
     Args:
-        ids: Raw ids, each once, in the order of their indices. NumPy scalars become Python scalars.
+        ids: Raw ids, each once, in the order of their indices, or a mapping of each id to its index. NumPy scalars
+            become Python scalars.
 
     Raises:
-        ValueError: no ids, a repeated id, or a missing one (None, NaN).
-        TypeError: an id that is not hashable, a str in place of a sequence of ids, or a set, which has no order.
+        ValueError: no ids, a repeated id, a missing one (None, NaN), or indices that are not 0..size-1, each once.
+        TypeError: an id that is not hashable, a str in place of a sequence of ids, a set, which has no order, or a
+            mapping to something else than indices.
     """
 
     made_by: ClassVar[str] = "Vocabulary(ids)"
 
     def __init__(self, ids: Iterable[Hashable]) -> None:
-        raw = [plain(i) for i in listed(ids, "ids")]
+        raw = [plain(i) for i in (_by_index(ids) if isinstance(ids, Mapping) else listed(ids, "ids"))]
         codes, self._index = number(raw, "id")
         if not raw:
             raise ValueError("Vocabulary: expected at least one id, got none.")
@@ -150,6 +152,28 @@ class Vocabulary:
         return ValueError(f"{message} Drop them, or build the vocabulary from data that contains them.")
 
 
+def _by_index(indices: Mapping[Hashable, Any]) -> list[Hashable]:
+    """The ids of a mapping in the order of their indices; in their own if they map to None, as in dict.fromkeys(ids)."""
+    given = {raw_id: plain(index) for raw_id, index in indices.items()}
+    if all(index is None for index in given.values()):
+        return list(given)
+    for raw_id, index in given.items():
+        if not isinstance(index, int) or isinstance(index, bool):
+            raise TypeError(
+                f"Vocabulary: expected a mapping of ids to indices, got {shown(raw_id)}: {shown(index)}. Pass "
+                "list(mapping) if its keys are the ids in the order of their indices."
+            )
+    ids = {index: raw_id for raw_id, index in given.items()}
+    empty = next((index for index in range(len(given)) if index not in ids), None)
+    if empty is not None:
+        raise ValueError(
+            f"Vocabulary: {len(given)} ids need the indices 0..{len(given) - 1}, each once, but {empty} has no id. If 0 is "
+            "padding, pass {id: index - 1}, and items - 1 to the model. If indices are missing or repeated, pass "
+            "sorted(mapping, key=mapping.get), which numbers the ids anew."
+        )
+    return [ids[index] for index in range(len(given))]
+
+
 def factorize(ids: Iterable[Hashable], name: str) -> tuple[IndexArray, Vocabulary]:
     """Codes ``(n,)`` of raw ids, and their vocabulary in order of first appearance.
 
@@ -162,7 +186,7 @@ def factorize(ids: Iterable[Hashable], name: str) -> tuple[IndexArray, Vocabular
         TypeError: an id that is not hashable.
     """
     codes, index = number(listed(ids, f"{name}s"), name)
-    return codes, Vocabulary(index)
+    return codes, Vocabulary(index.keys())
 
 
 class FirstSeen(dict[Hashable, int]):

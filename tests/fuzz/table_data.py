@@ -59,6 +59,11 @@ CALLS: dict[str, Call] = {
         lambda result, _: bool(result.sequences()),
     ),
     "Interactions.k_core": Call(lambda: world.log().k_core, lambda: {"k": 2}),
+    "Interactions.reindexed": Call(
+        lambda: world.log().reindexed,
+        lambda: {"vocabulary": dr.Vocabulary([f"i{v}" for v in range(9, -1, -1)]), "unknown": "error"},
+        of(dr.Interactions),
+    ),
     "Interactions.statistics": Call(lambda: world.log().statistics, dict),
     "Interactions.sequences": Call(lambda: world.log().sequences, lambda: {"times": True}),
     "Sequences": Call(lambda: dr.Sequences, sequence_arguments, lambda result, _: len(list(result)) == len(result)),
