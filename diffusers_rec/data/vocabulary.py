@@ -153,7 +153,7 @@ class Vocabulary:
 
 
 def _by_index(indices: Mapping[Hashable, Any]) -> list[Hashable]:
-    """The ids of a mapping in the order of their indices; in their own if they map to None, as in dict.fromkeys(ids)."""
+    """The ids of a mapping in the order of their indices; in their own if all map to None, as in dict.fromkeys."""
     given = {raw_id: plain(index) for raw_id, index in indices.items()}
     if all(index is None for index in given.values()):
         return list(given)
@@ -167,8 +167,8 @@ def _by_index(indices: Mapping[Hashable, Any]) -> list[Hashable]:
     empty = next((index for index in range(len(given)) if index not in ids), None)
     if empty is not None:
         raise ValueError(
-            f"Vocabulary: {len(given)} ids need the indices 0..{len(given) - 1}, each once, but {empty} has no id. If 0 is "
-            "padding, pass {id: index - 1}, and items - 1 to the model. If indices are missing or repeated, pass "
+            f"Vocabulary: {len(given)} ids need the indices 0..{len(given) - 1}, each once, but {empty} has no id. If "
+            "0 is padding, pass {id: index - 1}, and items - 1 to the model. If indices are missing or repeated, pass "
             "sorted(mapping, key=mapping.get), which numbers the ids anew."
         )
     return [ids[index] for index in range(len(given))]
