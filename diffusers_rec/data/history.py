@@ -160,7 +160,7 @@ class History:
         return self.features[name]
 
     def with_latents(self, latents: Tensor) -> History:
-        """The same history with clean latents, ``(B, L, D)``."""
+        """The same history with clean latents, ``(B, L, D)``; values that are not numbers are carried along."""
         return replace(self, latents=latents)
 
     def take(self, rows: slice | Tensor) -> History:

@@ -133,7 +133,9 @@ CALLS: dict[str, Call] = {
     "History.time": Call(lambda: rich().time, dict),
     "History.feature": Call(lambda: rich().feature, lambda: {"name": "age"}),
     "History.with_latents": Call(
-        lambda: rich().with_latents, lambda: {"latents": torch.zeros(2, 3, 4)}, of(dr.History)
+        lambda: rich().with_latents,
+        lambda: {"latents": torch.zeros(2, 3, 4)},
+        lambda result, _: isinstance(result, dr.History),  # what an embedding gives is carried, whatever it is
     ),
     "History.blank": Call(lambda: rich().blank, dict, of(dr.History)),
     "History.take": Call(lambda: rich().take, lambda: {"rows": torch.tensor([1, 0])}, of(dr.History)),
