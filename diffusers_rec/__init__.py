@@ -103,7 +103,16 @@ from diffusers_rec.objectives import (
 )
 from diffusers_rec.processes.laws import LogitNormalTimestepSampler, ModeTimestepSampler
 from diffusers_rec.processes.mask import MaskProcess, MixedProcess
-from diffusers_rec.processes.noising import EveryItem, Gaps, LastK, NoisingStrategy, Queries, TargetOnly, WholeSequence
+from diffusers_rec.processes.noising import (
+    EveryItem,
+    Gaps,
+    LastK,
+    NoisingStrategy,
+    Queries,
+    TargetOnly,
+    WholeSequence,
+    WholeWindows,
+)
 from diffusers_rec.processes.process import Corrupted, GaussianProcess, Process
 from diffusers_rec.processes.schedules import (
     CosineSchedule,
@@ -122,7 +131,6 @@ from diffusers_rec.processes.schedules import (
 from diffusers_rec.processes.source import HistorySource, LastItemSource, Source, ZeroSource
 from diffusers_rec.processes.timesteps import ImportanceTimestepSampler, TimestepSampler, UniformTimestepSampler
 from diffusers_rec.processes.weibull import WeibullProcess
-from diffusers_rec.processes.whole_windows import WholeWindows
 from diffusers_rec.recommenders.base import Recommendations, Recommender
 from diffusers_rec.recommenders.calibration import Calibration
 from diffusers_rec.recommenders.diffrec import DiffRec

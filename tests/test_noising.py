@@ -11,7 +11,7 @@ from scipy.stats import chisquare
 from strategies import gaussian, over, schedules, seeded
 
 from diffusers_rec.processes.noising import Gaps, LastK, NoisingStrategy, Queries, TargetOnly, WholeSequence
-from diffusers_rec.processes.whole_windows import WholeWindows
+from diffusers_rec.processes.noising.whole_windows import WholeWindows
 from diffusers_rec.testing.noising import CLAUSES, LONGEST, each_query, queries_about
 
 

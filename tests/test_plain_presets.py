@@ -20,7 +20,7 @@ from diffusers_rec import Batch, FilterEncoder, History, SyntheticWorld
 from diffusers_rec.evaluation import evaluate, evaluate_popularity
 from diffusers_rec.items.negatives import NegativeSample
 from diffusers_rec.presets import PRESETS, bert4rec, gru4rec, sasrec
-from diffusers_rec.processes import whole_windows
+from diffusers_rec.processes.noising import whole_windows
 from diffusers_rec.training import RECIPES, TrainingConfig, train
 
 RECORDED = json.loads(Path(__file__).with_name("plain_presets.json").read_text())

@@ -344,6 +344,9 @@ CALLS: dict[str, Call] = {
     "Queries.blind": Call(lambda: queries().blind, lambda: {"null": torch.tensor([[True], [False]])}),
     "Queries.repeat": Call(lambda: queries().repeat, lambda: {"times": 2}),
     "Queries.next_item": Call(lambda: dr.Queries.next_item, lambda: {"lengths": torch.tensor([2, 3])}),
+    "Queries.ending_at": Call(
+        lambda: dr.Queries.ending_at, lambda: {"targets": torch.tensor([[2, -1]]), "k": 2, "width": 2}, of(dr.Queries)
+    ),
     "TrainingStep.at": Call(lambda: dr.TrainingStep(**a_step()).at, lambda: {"name": "final"}),
     "ClassifierFreeGuide.hidden": Call(lambda: denoiser(dr.ClassifierFreeGuide).hidden, hidden),
     "Guide.hidden": Call(lambda: denoiser(dr.NoiselessDenoiser).hidden, hidden),

@@ -9,7 +9,8 @@ from torch import Generator, Tensor
 
 from diffusers_rec.core.errors import check_choice, check_float
 from diffusers_rec.core.randomness import uniform
-from diffusers_rec.processes.noising import Gaps, Queries
+from diffusers_rec.processes.noising.gaps import Gaps
+from diffusers_rec.processes.noising.queries import Queries
 
 
 class WholeWindows(Gaps, name="whole-windows"):
