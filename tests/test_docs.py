@@ -71,6 +71,7 @@ UNSHOWN = {
     "recommenders.replacing",
     "recommenders.requests",
     "recommenders.serving",
+    "recommenders.shortlist",
     "recommenders.user_calls",
     "recommenders.views",
     "samplers.item_draws",

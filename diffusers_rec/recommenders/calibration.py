@@ -28,7 +28,7 @@ from torch import Tensor
 from diffusers_rec.core.errors import check_class, check_float
 from diffusers_rec.data.history import History
 from diffusers_rec.items.choice import among
-from diffusers_rec.recommenders.memory import MemoryPrediction
+from diffusers_rec.recommenders.memory import MemoryPrediction, places_in
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,13 @@ class Evidence:
 
     def remembered(self, items: Tensor) -> Tensor:
         """Prediction q for a few items, ``(b, k)`` to float64 ``(b, k)``; 0 where the memory predicts nothing."""
+        return self.share_of(items if self.memory is None else self.memory.at(items))
+
+    def share_of(self, mass: Tensor) -> Tensor:
+        """Prediction q, float64 ``(b, k)``, for the memory's mass; 0 without one, whatever is given."""
         if self.memory is None:
-            return torch.zeros(items.shape, dtype=torch.float64, device=items.device)
-        memory, columns = self.memory, items.unbind(1)
-        mass = [(memory.mass * (memory.items == column[:, None])).sum(1) for column in columns]
-        return _normalised(torch.stack(mass, dim=1) if mass else memory.mass[:, :0], memory)
+            return torch.zeros(mass.shape, dtype=torch.float64, device=mass.device)
+        return _normalised(mass, self.memory)
 
     def remembered_within(self, items: slice, columns: Tensor) -> Tensor:
         """Prediction q for chosen columns of a chunk of items, float64 ``(b, k)``."""
@@ -127,9 +129,16 @@ class Evidence:
 
     def mass_of_seen(self) -> tuple[Tensor, Tensor]:
         """Mass of the items of the history under the memory and under popularity, float64 ``(b, 1)`` each."""
-        items, real = self.seen.clamp(min=0), self.seen >= 0
-        remembered, popular = self.remembered(items) * real, self.popular(items) * real
+        popular = self.popular(self.seen.clamp(min=0)) * (self.seen >= 0)
+        if self.memory is None:
+            remembered = torch.zeros_like(popular)
+        else:
+            remembered = self.share_of(self.memory.mass * self.repeated(self.memory.items))
         return remembered.sum(1, keepdim=True), popular.sum(1, keepdim=True)
+
+    def repeated(self, items: Tensor) -> Tensor:
+        """Which items are in the history, ``(b, k)``."""
+        return places_in(self.seen.sort(1).values, items)[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,6 +176,24 @@ class CalibratedUsers:
         network, remembered, popular = (1 - (1 - factor) * mass.clamp(max=1) for mass in parts)
         return network, remembered, popular
 
+    def probabilities(
+        self, logits: Tensor, remembered: Tensor, popular: Tensor, repeated: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of k items for each user and standard deviations of the probabilities, ``(b, k)`` each.
+
+        Args:
+            logits: Logits under each draw, ``(b, S, k)``.
+            remembered: Prediction q, float64 ``(b, k)``.
+            popular: Popularity n, float64 ``(b, k)``.
+            repeated: Whether an item is in the history, ``(b, k)``.
+        """
+        draws = self.network(logits)
+        factor = 1 - (1 - self.evidence.calibration.seen) * repeated.double()
+        parts = zip(self.shares, (draws.mean(1), remembered, popular), self.left, strict=True)
+        mixture = sum(share * part / rest for share, part, rest in parts)
+        deviation = draws.std(1, correction=0) * (self.shares[0] / self.left[0]) * factor
+        return (factor * mixture).log().to(logits.dtype), deviation.to(logits.dtype)
+
     @cached_property
     def _total(self) -> Tensor:
         return self.normaliser().double()
@@ -189,15 +216,13 @@ class CalibratedScores:
     @torch.no_grad()
     def __call__(self, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities of chosen columns, int64 ``(b, k)``, and standard deviations of the probabilities."""
-        evidence, shares, left = self.users.evidence, self.users.shares, self.users.left
-        draws = self.users.network(self.logits.gather(2, columns[:, None].expand(-1, self.logits.shape[1], -1)))
-        remembered = evidence.remembered_within(self.items, columns)
-        parts = draws.mean(1), remembered, evidence.popular(columns + self.items.start)
-        repeated = among(evidence.seen, self.items).gather(1, columns)
-        factor = 1 - (1 - evidence.calibration.seen) * repeated.double()
-        terms = [share * part / rest for share, part, rest in zip(shares, parts, left, strict=True)]
-        deviation = draws.std(1, correction=0) * (shares[0] / left[0]) * factor
-        return (factor * torch.stack(terms).sum(0)).log().to(self.logits.dtype), deviation.to(self.logits.dtype)
+        evidence = self.users.evidence
+        return self.users.probabilities(
+            self.logits.gather(2, columns[:, None].expand(-1, self.logits.shape[1], -1)),
+            evidence.remembered_within(self.items, columns),
+            evidence.popular(columns + self.items.start),
+            among(evidence.seen, self.items).gather(1, columns),
+        )
 
 
 def _normalised(mass: Tensor, memory: MemoryPrediction) -> Tensor:

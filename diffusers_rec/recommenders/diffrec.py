@@ -26,8 +26,9 @@ from diffusers_rec.data.sequences import Holdout, Sequences
 from diffusers_rec.data.vocabulary import Vocabulary
 from diffusers_rec.denoisers import Denoiser
 from diffusers_rec.guidance import Guidance, unwrapped
+from diffusers_rec.items.choice import Choice
 from diffusers_rec.items.embeddings import ItemEmbedding
-from diffusers_rec.items.heads import ItemHead
+from diffusers_rec.items.heads import ItemHead, LaidOutHead
 from diffusers_rec.items.negatives import Negatives
 from diffusers_rec.objectives import LossTerms, Objective, TrainingStep
 from diffusers_rec.objectives.views import HIDING
@@ -43,13 +44,15 @@ from diffusers_rec.recommenders.chains import Drawn, items_at, run_chain
 from diffusers_rec.recommenders.completing import Completing
 from diffusers_rec.recommenders.extending import extended
 from diffusers_rec.recommenders.head_scores import head_scores
-from diffusers_rec.recommenders.memory import Memory, NoMemory
+from diffusers_rec.recommenders.memory import Memory, MemoryPrediction, NoMemory
 from diffusers_rec.recommenders.one_step import OneStep
 from diffusers_rec.recommenders.passes import run_passes, steps_of_positions
 from diffusers_rec.recommenders.pretrained import Pretrained
-from diffusers_rec.recommenders.ranking import Scores
+from diffusers_rec.recommenders.ranking import Scores, TopK
 from diffusers_rec.recommenders.replacing import replaced
 from diffusers_rec.recommenders.scoring import SamplerChoice, Seeds
+from diffusers_rec.recommenders.serving import Written
+from diffusers_rec.recommenders.shortlist import best_items
 from diffusers_rec.recommenders.trainable import Loss
 from diffusers_rec.recommenders.views import MaskedItem, run_views
 from diffusers_rec.samplers import Sampler, StepCallback
@@ -93,6 +96,7 @@ class DiffRec(Pretrained, Completing):
     """
 
     updates: Tensor
+    _laid_out: tuple[Written | None, LaidOutHead] | None = None
 
     def __init__(
         self,
@@ -343,10 +347,26 @@ class DiffRec(Pretrained, Completing):
             guidance: Guidance of this call, as in :meth:`sample`.
         """
         latents = self.next_item_latents(history, seeds=seeds, sampler=sampler, guidance=guidance)
-        memory, evidence = self.memory.predict(history), None
-        if self.calibration is not None:
-            evidence = Evidence.of(self.calibration, history, memory, self.popularity)
+        memory, evidence = self._known(history)
         return head_scores(self.head, latents, memory, evidence=evidence)
+
+    def _known(self, history: History) -> tuple[MemoryPrediction | None, Evidence | None]:
+        """What is known of histories beside their latents."""
+        memory = self.memory.predict(history)
+        if self.calibration is None:
+            return memory, None
+        return memory, Evidence.of(self.calibration, history, memory, self.popularity)
+
+    def _best(self, history: History, k: int, choice: Choice, options: Mapping[str, Any]) -> TopK:
+        latents = self._draw(history, **{"seeds": None, "sampler": None, "guidance": None, **options}).next_item()
+        memory, evidence = self._known(history)
+        return best_items(self._keys(), latents, k, choice, memory, evidence=evidence)
+
+    def _keys(self) -> LaidOutHead:
+        """The head with its keys laid out, anew where torch has written to a weight since."""
+        if self._laid_out is None or self._laid_out[0] is not self._written or self._laid_out[1].head is not self.head:
+            self._laid_out = self._written, LaidOutHead(self.head)
+        return self._laid_out[1]
 
     def without_memory(self) -> Self:
         """The model whose network ranks alone, sharing its weights; itself where it has no memory."""

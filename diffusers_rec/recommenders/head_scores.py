@@ -45,11 +45,11 @@ def head_scores(
         chunk_scores: Largest number of scores to hold at once; one item a chunk at the least.
     """
     users, draws, _ = latents.shape
-    for group in _user_groups(users, draws, len(head.keys()), chunk_scores):
+    for group in user_slices(users, draws, len(head.keys()), chunk_scores):
         own = None if memory is None else memory.take(group)
         known = None if evidence is None else evidence.take(group)
-        chunks, logits = _logits(head, latents[group], chunk_scores)
-        normaliser = None if len(chunks) == 1 else _normaliser(chunks, logits)
+        chunks, logits = head_logits(head, latents[group], chunk_scores)
+        normaliser = None if len(chunks) == 1 else log_normaliser(chunks, logits)
         shared = None if known is None else _calibrated(known, head, latents[group], chunk_scores)
         for items in chunks:
             scored, calibrated = logits(items), None
@@ -63,7 +63,7 @@ def _calibrated(evidence: Evidence, head: ItemHead, latents: Tensor, chunk_score
     """What calibrated probabilities of some users need beside the logits of a chunk."""
     return CalibratedUsers(
         evidence,
-        lambda: _normaliser(*_logits(head, latents, chunk_scores), evidence.calibration.temperature),
+        lambda: log_normaliser(*head_logits(head, latents, chunk_scores), evidence.calibration.temperature),
         lambda: logits_of(head, latents, evidence.seen.clamp(min=0)),
     )
 
@@ -82,7 +82,7 @@ def _scores(
         return Scores(users, items, _log_probabilities(logits, normaliser)[:, 0], calibrated=calibrated)
     probabilities = logits.softmax(-1) if normaliser is None else (logits - normaliser).exp_()
     mean = probabilities[:, 0] if one_draw else probabilities.mean(1)
-    if _underflows(mean):
+    if underflows(mean):
         mean = mean_over_draws(_log_probabilities(logits, normaliser))
         mean = mean if memory is None else memory.mix(mean, items, logarithms=True)
     else:
@@ -104,7 +104,7 @@ def mean_over_draws(log_probabilities: Tensor) -> Tensor:
     return (log_probabilities - top[:, None]).exp_().mean(1).log_().add_(top)
 
 
-def _underflows(mean: Tensor) -> bool:
+def underflows(mean: Tensor) -> bool:
     """Whether a draw that was lost to underflow can show in a mean probability."""
     limits = torch.finfo(mean.dtype)
     return bool(mean.numel()) and not bool(mean.min() > limits.tiny / limits.eps)
@@ -121,8 +121,8 @@ def score_chunks(head: ItemHead, latents: Tensor, chunk_scores: int = CHUNK_SCOR
     Yields:
         A slice of item indices and the log-probabilities ``(B, S, chunk)``.
     """
-    chunks, logits = _logits(head, latents, chunk_scores)
-    normaliser = None if len(chunks) == 1 else _normaliser(chunks, logits)
+    chunks, logits = head_logits(head, latents, chunk_scores)
+    normaliser = None if len(chunks) == 1 else log_normaliser(chunks, logits)
     for items in chunks:
         yield items, _log_probabilities(logits(items), normaliser)
 
@@ -145,8 +145,8 @@ def probabilities_of(
     """
     users, draws, _ = latents.shape
     found = []
-    for group in _user_groups(users, draws, len(head.keys()), chunk_scores):
-        chunks, logits = _logits(head, latents[group], chunk_scores)
+    for group in user_slices(users, draws, len(head.keys()), chunk_scores):
+        chunks, logits = head_logits(head, latents[group], chunk_scores)
         sums = []
         for chunk in chunks:
             scores = logits(chunk)
@@ -169,7 +169,7 @@ def _log_probabilities(logits: Tensor, normaliser: Tensor | None) -> Tensor:
     return logits.log_softmax(-1) if normaliser is None else logits.sub_(normaliser)
 
 
-def _logits(head: ItemHead, latents: Tensor, chunk_scores: int) -> tuple[list[slice], Callable[[slice], Tensor]]:
+def head_logits(head: ItemHead, latents: Tensor, chunk_scores: int) -> tuple[list[slice], Callable[[slice], Tensor]]:
     """Chunks of the items, and a function that gives the logits of one, ``(B, S, chunk)``."""
     users, draws, _ = latents.shape
     with torch.autocast(latents.device.type, enabled=False):
@@ -184,22 +184,20 @@ def _logits(head: ItemHead, latents: Tensor, chunk_scores: int) -> tuple[list[sl
     return [slice(start, min(start + size, len(keys))) for start in range(0, len(keys), size)], logits
 
 
-def _normaliser(chunks: Sequence[slice], logits: Callable[[slice], Tensor], temperature: float = 1.0) -> Tensor:
+def log_normaliser(chunks: Sequence[slice], logits: Callable[[slice], Tensor], temperature: float = 1.0) -> Tensor:
     """Logarithm of the sum over all items of exp(logits / temperature), ``(B, S, 1)``."""
     total: Tensor | None = None
     for items in chunks:
         scores = logits(items)
-        if temperature != 1:
-            scores = scores.div_(temperature)
         top = scores.amax(-1, keepdim=True)
-        mass = scores.sub_(top).exp_().sum(-1, keepdim=True).log_().add_(top)
+        mass = ((scores - top) / temperature).exp_().sum(-1, keepdim=True).log_().add_(top / temperature)
         total = mass if total is None else torch.logaddexp(total, mass)
     if total is None:
         raise ValueError("The head has no items to score.")
     return total
 
 
-def _user_groups(users: int, draws: int, num_items: int, chunk_scores: int) -> Iterator[slice]:
+def user_slices(users: int, draws: int, num_items: int, chunk_scores: int) -> Iterator[slice]:
     """Users to score together: as many as have their whole catalogue in one chunk; where not even one has, as many as
     have the means over their draws in one; or all.
 

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from diffusers_rec.core.deprecation import deprecated_names, warn_deprecated
 from diffusers_rec.core.errors import check_float, check_int, check_same, warn_caller
@@ -26,6 +28,12 @@ from diffusers_rec.core.registry import Component
 from diffusers_rec.data.history import History
 from diffusers_rec.data.sequences import Sequences, places_within
 from diffusers_rec.data.vocabulary import IndexArray
+
+NO_ITEM = 2**62
+"""Stands behind the distinct items of a memory's prediction."""
+
+_COMPARED = 2**16
+"""So many pairs of items are compared rather than sorted."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,27 @@ class MemoryPrediction:
 
     def take(self, rows: slice) -> MemoryPrediction:
         """The predictions for some histories."""
+        if rows == slice(0, len(self.items)):
+            return self
         return MemoryPrediction(self.items[rows], self.mass[rows], self.share[rows])
+
+    @cached_property
+    def distinct(self) -> MemoryPrediction:
+        """The same prediction, ascending, each item once; rows with fewer items are padded with :data:`NO_ITEM`."""
+        items, order = self.items.sort(dim=1, stable=True)
+        new = F.pad(items[:, 1:] != items[:, :-1], (1, 0), value=True)
+        place = new.cumsum(1) - 1
+        shape = len(items), int(place[:, -1].max()) + 1 if items.numel() else 0
+        found = torch.full(shape, NO_ITEM, device=items.device).scatter_(1, place, items)
+        mass = self.mass.new_zeros(shape).scatter_add_(1, place, self.mass.gather(1, order))
+        return MemoryPrediction(found, mass, self.share)
+
+    def at(self, items: Tensor) -> Tensor:
+        """The mass of any items, ``(B, k)`` like ``items``; 0 for -1."""
+        if items.numel() * self.items.shape[1] <= _COMPARED:
+            return (self.mass[:, None] * (self.items[:, None] == items[..., None])).sum(2)
+        place, known = places_in(self.distinct.items, items)
+        return torch.where(known, self.distinct.mass.gather(1, place), 0)
 
     def mix(self, network: Tensor, chunk: slice, *, logarithms: bool = False) -> Tensor:
         """The mixture with the network's probabilities for a chunk of items.
@@ -70,6 +98,12 @@ class MemoryPrediction:
         column = torch.where((self.items >= chunk.start) & (self.items < chunk.stop), self.items - chunk.start, size)
         mass = self.mass.new_zeros(self.items.shape[0], size + 1)
         return mass.scatter_add_(1, column, self.mass)[:, :-1]
+
+
+def places_in(table: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+    """Where items ``(B, k)`` stand in ascending rows ``(B, E)``, E from 1, and whether they do, ``(B, k)`` each."""
+    place = torch.searchsorted(table, items.contiguous()).clamp_(max=table.shape[1] - 1)
+    return place, table.gather(1, place) == items
 
 
 class Memory(nn.Module, Component, ABC, kind="memory"):

@@ -99,6 +99,11 @@ class TopK:
     scores: Tensor
     std: Tensor
 
+    @classmethod
+    def joined(cls, parts: Sequence[TopK]) -> TopK:
+        """Those of several groups of users."""
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in ("items", "scores", "std")))
+
 
 @explained
 def top_k(
@@ -129,7 +134,7 @@ def top_k(
         found.append(best)
     if not found:
         raise ValueError("top_k: expected scores of one user at least, got none.")
-    return TopK(*(torch.cat([getattr(part, name) for part in found]) for name in ("items", "scores", "std")))
+    return TopK.joined(found)
 
 
 @dataclass(frozen=True)
@@ -149,7 +154,7 @@ def group_top_k(group: Iterator[Scores], k: int, choice: Choice) -> tuple[TopK, 
     for chunk in group:
         found = _best(found, _top_k_of_chunk(chunk, k, choice), k)
     if not bool((found.ranked_by <= _LARGEST_LOGARITHM).all()):
-        raise _no_probabilities(found.ranked_by)
+        raise no_probabilities(found.ranked_by)
     barred = found.ranked_by == -math.inf
     scores = found.log_probabilities.exp().masked_fill_(barred, 0)
     return TopK(found.items.masked_fill(barred, -1), scores, found.std.masked_fill(barred, 0)), chunk.items.stop
@@ -175,7 +180,8 @@ def _best(one: _Best, other: _Best, k: int) -> _Best:
     return _Best(items, ranked_by, log_probabilities, std)
 
 
-def _no_probabilities(log_probabilities: Tensor) -> ValueError:
+def no_probabilities(log_probabilities: Tensor) -> ValueError:
+    """The error about numbers that are no log-probabilities."""
     if bool(log_probabilities.isnan().any()):
         return ValueError("The probabilities are not numbers: the model's weights hold NaN or infinities.")
     return ValueError(

@@ -101,12 +101,18 @@ class Requests:
 
     def tensors(self, device: torch.device) -> tuple[Tensor, Tensor | None]:
         """What is excluded, ``(B, E)``, and the candidates, ``(C,)`` or ``(B, C)``, padded with -1."""
-        some = any(map(len, self.excluded))
-        excluded = pad(self.excluded, fill=-1).items if some else torch.zeros(len(self.excluded), 0, dtype=torch.int64)
-        excluded = excluded.to(device)
+        excluded = _padded(self.excluded).to(device)
         if len(self.candidates) > 1:
-            return excluded, pad(self.candidates, fill=-1).items.to(device)
+            return excluded, _padded(self.candidates).to(device)
         return excluded, torch.from_numpy(self.candidates[0]).to(device) if self.candidates else None
+
+
+def _padded(rows: list[IndexArray]) -> Tensor:
+    """Indices behind one another, ``(B, N)``, padded with -1."""
+    padded = np.full((len(rows), max(map(len, rows))), -1, np.int64)
+    for place, row in zip(padded, rows, strict=True):
+        place[: len(row)] = row
+    return torch.from_numpy(padded)
 
 
 def _lists(histories: Iterable[Items]) -> list[list[Any]]:

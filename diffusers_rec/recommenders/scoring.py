@@ -14,6 +14,7 @@ from diffusers_rec.core.entrances import guarded
 from diffusers_rec.core.errors import check_bool, check_int
 from diffusers_rec.data.history import History
 from diffusers_rec.data.vocabulary import Vocabulary
+from diffusers_rec.items.choice import Choice
 from diffusers_rec.recommenders.ranking import Scores, TopK, top_k, user_groups
 from diffusers_rec.recommenders.serving import Written, check_finite, in_evaluation_mode
 from diffusers_rec.recommenders.trainable import Trainable
@@ -123,7 +124,11 @@ class Scorer(Trainable, ABC):
         whole = History.of_items(items, lengths, padding=padding)
         seen = whole.items.where(whole.mask, -1).to(self.device) if exclude_seen else None
         with self.serving() as model:
-            return top_k(model.score(self._checked(whole), **options), k, excluded=seen)
+            return model._best(self._checked(whole), k, Choice(seen, None), options)
+
+    def _best(self, history: History, k: int, choice: Choice, options: Mapping[str, Any]) -> TopK:
+        """The k best allowed items of histories that are not empty; called in evaluation mode and without gradients."""
+        return top_k(self.score(history, **options), k, excluded=choice.excluded, candidates=choice.candidates)
 
     def _checked(self, history: History) -> History:
         """The last items of histories that are not empty, on the model's device."""

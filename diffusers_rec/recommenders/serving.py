@@ -24,9 +24,7 @@ def in_evaluation_mode(model: M) -> M:
     and every other attribute of the model's, by reference. Modules that an attribute holds in a tuple, a list or a
     mapping outside the module tree, as a head holds its embedding, are its own as well, and so are bound methods.
     """
-    if not any(module.training for module in _modules(model)):
-        return model
-    return evaluating_copy(model)
+    return evaluating_copy(model) if any(module.training for module in _modules(model)) else model
 
 
 def evaluating_copy(model: M) -> M:
@@ -40,15 +38,21 @@ def check_finite(model: nn.Module, known: Written | None) -> Written:
     What is written to ``weight.data`` torch does not count; there only the answer shows it.
 
     Returns:
-        What tells whether anything is written later.
+        What tells whether anything is written later: ``known`` itself where nothing was.
 
     Raises:
         ValueError: weights hold NaN or infinities.
     """
-    weights = [weight for module in _modules(model) for weight in module._parameters.values() if weight is not None]
-    written = [(weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in weights]
-    if written != known:
-        refuse_nonfinite(dict(model.named_parameters()), "The model cannot serve")
+    written = [
+        (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version)
+        for module in _modules(model)
+        for tensors in (module._parameters, module._buffers)
+        for tensor in tensors.values()
+        if tensor is not None
+    ]
+    if known is not None and written == known:
+        return known
+    refuse_nonfinite(dict(model.named_parameters()), "The model cannot serve")
     return written
 
 
@@ -58,7 +62,8 @@ def _modules(model: nn.Module) -> Iterator[nn.Module]:
     while waiting:
         module = waiting.pop()
         yield module
-        waiting += [child for child in module._modules.values() if child is not None]
+        if module._modules:
+            waiting += [child for child in module._modules.values() if child is not None]
 
 
 def _copy_of(module: nn.Module, made: dict[int, nn.Module]) -> nn.Module:

@@ -1,0 +1,192 @@
+r"""The k best items of a head, computed for those items alone where that is possible.
+
+:func:`~diffusers_rec.recommenders.ranking.top_k` ranks whatever scores a model gives. For one head, less is needed. The
+order of the items is that of
+
+.. math:: \bar p_\theta(v) + \frac{\lambda}{1 - \lambda}\, q(v),
+
+so what a memory predicts is added at its items and no dense q is built; the log-probabilities, the deviations over the
+draws and the calibration are computed for k items. Items, scores and deviations are the same, up to rounding and the
+order of ties.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from diffusers_rec.items.choice import Choice
+from diffusers_rec.items.heads import ItemHead
+from diffusers_rec.recommenders.calibration import CalibratedUsers, Evidence
+from diffusers_rec.recommenders.head_scores import (
+    CHUNK_SCORES,
+    head_logits,
+    head_scores,
+    log_normaliser,
+    mean_over_draws,
+    underflows,
+    user_slices,
+)
+from diffusers_rec.recommenders.memory import MemoryPrediction
+from diffusers_rec.recommenders.ranking import TopK, no_probabilities, top_k
+
+_BLOCK, _FEW = 64, 2**17
+"""Neighbouring scores of which the largest stands for all at first, and the number of scores where that is faster."""
+
+
+@dataclass(frozen=True, eq=False)
+class Shortlist:
+    """Items among which the best of b users are, and what makes probabilities of logits.
+
+    Attributes:
+        items: Indices of items that are allowed, none twice, ``(b, C)``, padded with -1.
+        logits: Their logits under each of S draws, ``(b, S, C)``; those of the padding mean nothing.
+        logits_of: Gives the logits of other items, int64 ``(b, E)`` to ``(b, S, E)``.
+        normaliser: Gives the logarithm of the sum over all items of exp(logits / temperature), ``(b, S, 1)``.
+    """
+
+    items: Tensor
+    logits: Tensor
+    logits_of: Callable[[Tensor], Tensor]
+    normaliser: Callable[[float], Tensor]
+
+
+class Search(Protocol):
+    """Finds the shortlist of b users for k items, from S latents each, ``(b, S, D)``; None where it cannot."""
+
+    def __call__(
+        self, head: ItemHead, latents: Tensor, k: int, choice: Choice, memory: MemoryPrediction | None
+    ) -> Shortlist | None: ...
+
+
+@torch.no_grad()
+def best_items(
+    head: ItemHead,
+    latents: Tensor,
+    k: int,
+    choice: Choice,
+    memory: MemoryPrediction | None = None,
+    *,
+    evidence: Evidence | None = None,
+    search: Search | None = None,
+) -> TopK:
+    """The k likeliest items.
+
+    Args:
+        head: Head that scores items.
+        latents: S noise draws a user, ``(B, S, D)``. Draws that are all equal are ranked once.
+        k: Number of items, from 1 to V.
+        choice: Items that are allowed.
+        memory: Prediction of a memory; the network alone when None.
+        evidence: Calibration of the probabilities that are reported; None reports those that the ranking is by.
+        search: What finds the shortlists; :func:`scan`, which is exact, if None.
+
+    Raises:
+        ValueError: items that do not exist, or probabilities that are not numbers.
+    """
+    num_items = len(head.keys())
+    choice.check(num_items)
+    if latents.shape[1] > 1 and bool((latents == latents[:, :1]).all()):
+        latents = latents[:, :1]
+    found = []
+    for group in user_slices(len(latents), latents.shape[1], num_items, CHUNK_SCORES):
+        draws, allowed = latents[group], choice.take(group)
+        known = None if evidence is None else evidence.take(group)
+        own = known.memory if known is not None else None if memory is None else memory.take(group)
+        listed = (search or scan)(head, draws, k, allowed, own)
+        if listed is not None:
+            found.append(_best(listed, k, own, known))
+        else:
+            scores = head_scores(head, draws, own, evidence=known)
+            found.append(top_k(scores, k, excluded=allowed.excluded, candidates=allowed.candidates))
+    return found[0] if len(found) == 1 else TopK.joined(found)
+
+
+def scan(head: ItemHead, latents: Tensor, k: int, choice: Choice, memory: MemoryPrediction | None) -> Shortlist | None:
+    """The k best items themselves, from the logits of all; a :class:`Search`.
+
+    None for a catalogue of several chunks, and where probabilities among the best are too small for float32.
+    """
+    chunks, logits = head_logits(head, latents, CHUNK_SCORES)
+    if len(chunks) > 1:
+        return None
+    held = logits(chunks[0])
+    draws = held.shape[1]
+    top = held.amax(-1, keepdim=True)
+    odds = (held - top).exp_()
+    total = odds.sum(-1, keepdim=True)
+    if draws == 1:
+        ranked, whole = odds[:, 0], total[:, 0]
+    else:
+        ranked, whole = ((draws * total).reciprocal().mT @ odds)[:, 0], total.new_ones(1)
+    if memory is not None:
+        ranked.scatter_add_(1, memory.items, (memory.mass / (1 - memory.share)).to(ranked.dtype) * whole)
+    choice.mask_(ranked, chunks[0])
+    best, items = _largest(ranked, k)
+    if underflows(best.where(best > -math.inf, 1)):
+        return None
+
+    def logits_of(items: Tensor) -> Tensor:
+        return held.gather(2, items[:, None].expand(-1, draws, -1))
+
+    def normaliser(temperature: float) -> Tensor:
+        return total.log() + top if temperature == 1 else log_normaliser(chunks, lambda _: held, temperature)
+
+    return Shortlist(items.masked_fill(best == -math.inf, -1), logits_of(items), logits_of, normaliser)
+
+
+def _largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest scores of each row ``(b, V)`` and their columns, as ``topk`` gives them up to the order of ties."""
+    blocks = scores.shape[1] // _BLOCK
+    if scores.numel() < _FEW or 2 * k > blocks:
+        return torch.topk(scores, k, dim=1)
+    whole = blocks * _BLOCK  # the k largest are in the k blocks of the largest maxima, or in the rest
+    places = scores[:, :whole].view(len(scores), blocks, _BLOCK).amax(2).topk(k, dim=1).indices
+    within = torch.arange(_BLOCK, device=scores.device)
+    rest = torch.arange(whole, scores.shape[1], device=scores.device).expand(len(scores), -1)
+    columns = torch.cat([(places[..., None] * _BLOCK + within).flatten(1), rest], dim=1)
+    best, order = scores.gather(1, columns).topk(k, dim=1)
+    return best, columns.gather(1, order)
+
+
+def _best(listed: Shortlist, k: int, memory: MemoryPrediction | None, evidence: Evidence | None) -> TopK:
+    """The best of a shortlist, mixed with a memory, and what is reported of them."""
+    draws = listed.logits - listed.normaliser(1)
+    ranked_by, shown = mean_over_draws(draws), listed.items.clamp(min=0)
+    mass = None if memory is None else memory.at(shown)
+    if memory is not None and mass is not None:
+        network = ranked_by + torch.log1p(-memory.share).to(ranked_by.dtype)
+        ranked_by = torch.logaddexp(network, mass.log().to(ranked_by.dtype))
+    if bool(ranked_by.isnan().any()):
+        raise no_probabilities(ranked_by)
+    best, order = ranked_by.masked_fill(listed.items < 0, -math.inf).topk(min(k, shown.shape[1]), dim=1)
+    items, barred = listed.items.gather(1, order), best == -math.inf
+    of_draws = order[:, None].expand(-1, draws.shape[1], -1)
+    if evidence is None:
+        scores = best.exp()
+        std = draws.gather(2, of_draws).exp().std(1, correction=0)
+        std = std if memory is None else std * (1 - memory.share).to(std.dtype)
+    else:
+        users = CalibratedUsers(
+            evidence,
+            lambda: listed.normaliser(evidence.calibration.temperature),
+            lambda: listed.logits_of(evidence.seen.clamp(min=0)),
+        )
+        remembered = evidence.share_of(items if mass is None else mass.gather(1, order))
+        items = items.clamp(min=0)
+        log_probabilities, std = users.probabilities(
+            listed.logits.gather(2, of_draws), remembered, evidence.popular(items), evidence.repeated(items)
+        )
+        scores = log_probabilities.exp()
+    short = 0, k - items.shape[1]
+    return TopK(
+        F.pad(items.masked_fill(barred, -1), short, value=-1),
+        F.pad(scores.masked_fill(barred, 0), short),
+        F.pad(std.masked_fill(barred, 0), short),
+    )

@@ -1,0 +1,156 @@
+"""The shortlist is a faster way to the same ranking: every law is equality with the scores of all items."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import built, gaussian, perturbed, seeds
+
+from diffusers_rec import Batch, DiffRec, History
+from diffusers_rec.items.choice import Choice
+from diffusers_rec.items.embeddings import TableEmbedding
+from diffusers_rec.items.heads import ItemHead, LinearHead
+from diffusers_rec.recommenders import shortlist
+from diffusers_rec.recommenders.calibration import Calibration, Evidence
+from diffusers_rec.recommenders.head_scores import head_scores
+from diffusers_rec.recommenders.memory import MemoryPrediction
+from diffusers_rec.recommenders.ranking import top_k
+from diffusers_rec.recommenders.shortlist import best_items, scan
+
+WIDTH = 4
+CALIBRATION = Calibration(temperature=1.3, memory=0.3, popularity=0.1, seen=0.2)
+
+
+@st.composite
+def heads(draw):
+    """A head of V items and latents of B users and S draws; float64, so that nothing ties."""
+    num_items, users, draws = draw(st.integers(1, 40)), draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    seed = draw(seeds)
+    embedding = perturbed(TableEmbedding(num_items, WIDTH, seed=seed)).double()
+    name = draw(st.sampled_from(ItemHead.names()))
+    head = perturbed(built(ItemHead, name, num_items=num_items, dim=WIDTH, embedding=embedding).double(), seed)
+    latents = gaussian(users, 1 if draw(st.booleans()) else draws, WIDTH, seed=seed).expand(users, draws, WIDTH)
+    return head, latents.contiguous()
+
+
+def lists(users, num_items, low=-1):
+    """Five items of each user, with repeats; -1 is none."""
+    row = st.lists(st.integers(low, num_items - 1), min_size=5, max_size=5)
+    return st.lists(row, min_size=users, max_size=users).map(torch.tensor)
+
+
+@st.composite
+def predictions(draw, users, num_items):
+    """Some mass on some items of each user, repeated or none, or no memory at all."""
+    if draw(st.booleans()):
+        return None
+    items = draw(lists(users, num_items, low=0))
+    share = torch.tensor(draw(st.lists(st.sampled_from([0.0, 0.4]), min_size=users, max_size=users)))[:, None].double()
+    mass = torch.tensor(draw(st.lists(st.sampled_from([0.0, 0.5, 2.0]), min_size=5, max_size=5))) + 1e-3
+    mass = mass.double().expand(users, -1)
+    return MemoryPrediction(items, mass / mass.sum(1, keepdim=True) * share, share)
+
+
+@st.composite
+def choices(draw, users, num_items):
+    """Exclusions and candidates, for all users or one list each."""
+    excluded = draw(st.none() | lists(users, num_items))
+    unique = st.lists(st.integers(0, num_items - 1), min_size=1, max_size=6, unique=True)
+    candidates = draw(st.none() | unique.map(torch.tensor))
+    if candidates is not None and draw(st.booleans()):
+        padded = [draw(unique) for _ in range(users)]
+        candidates = torch.tensor([row + [-1] * (6 - len(row)) for row in padded])
+    return Choice(excluded, candidates)
+
+
+@given(ranking=heads(), data=st.data())
+def test_the_shortlist_ranks_as_the_scores_of_all_items(ranking, data):
+    head, latents = ranking
+    users, num_items = len(latents), len(head.keys())
+    k = data.draw(st.integers(1, num_items))
+    memory, choice = data.draw(predictions(users, num_items)), data.draw(choices(users, num_items))
+    evidence = None
+    if data.draw(st.booleans()):
+        seen = data.draw(lists(users, num_items)).sort(1).values
+        seen[:, 1:][seen[:, 1:] == seen[:, :-1]] = -1
+        evidence = Evidence(CALIBRATION, memory, torch.arange(num_items), seen)
+    size = data.draw(st.sampled_from([1, 7, 2**22]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shortlist, "CHUNK_SCORES", size)
+        patch.setattr(shortlist, "_BLOCK", data.draw(st.sampled_from([2, 64])))
+        patch.setattr(shortlist, "_FEW", data.draw(st.sampled_from([0, 2**17])))
+        found = best_items(head, latents, k, choice, memory, evidence=evidence)
+    plain = top_k(head_scores(head, latents, memory, evidence=evidence), k, excluded=choice.excluded,
+                  candidates=choice.candidates)  # fmt: skip
+    assert torch.equal(found.items, plain.items)
+    torch.testing.assert_close(found.scores, plain.scores, rtol=1e-6, atol=1e-12)
+    torch.testing.assert_close(found.std, plain.std, rtol=1e-6, atol=1e-9)
+
+
+@given(users=st.integers(1, 3), data=st.data())
+def test_distinct_items_keep_their_mass(users, data):
+    memory = data.draw(predictions(users, 9).filter(lambda found: found is not None))
+    distinct, whole = memory.distinct, slice(0, 9)
+    torch.testing.assert_close(distinct.within(whole), memory.within(whole), rtol=0, atol=0)
+    assert all(len(set(row)) == len(row) for row in ([v for v in each if v < 9] for each in distinct.items.tolist()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("diffusers_rec.recommenders.memory._COMPARED", data.draw(st.sampled_from([0, 2**16])))
+        check_lookup(memory, users)
+
+
+def check_lookup(memory, users):
+    whole = slice(0, 9)
+    torch.testing.assert_close(memory.at(torch.arange(9).expand(users, -1)), memory.within(whole), rtol=0, atol=0)
+    assert not memory.at(torch.full((users, 2), -1)).any()
+
+
+@pytest.mark.parametrize("draws", [1, 4])
+def test_items_far_below_the_best_are_still_ranked(draws):
+    head = LinearHead(40, 2)
+    with torch.no_grad():
+        head.weight.copy_(torch.stack([-200.0 * torch.arange(40), torch.zeros(40)], dim=1))
+    latents = torch.tensor([1.0, 0.0]) * torch.linspace(1, 1.1, draws)[:, None]
+    found = best_items(head, latents[None], 40, Choice(None, None))
+    assert found.items[0].tolist() == list(range(40))
+
+
+def test_equal_draws_are_ranked_once():
+    asked = []
+
+    def search(head, latents, *rest):
+        asked.append(latents.shape)
+        return scan(head, latents, *rest)
+
+    one, head = gaussian(3, 1, 2, dtype=torch.float32), LinearHead(40, 2)
+    found = best_items(head, one.expand(-1, 10, -1), 5, Choice(None, None), search=search)
+    assert asked == [(3, 1, 2)]
+    assert torch.equal(found.items, best_items(head, one, 5, Choice(None, None)).items)
+    assert not found.std.any()
+
+
+@pytest.mark.parametrize("head", ["linear", "tied", "cosine"])
+def test_laid_out_keys_follow_every_write_to_a_weight(head):
+    items = range(300)
+    model = DiffRec(items, dim=8, max_length=6, denoiser="conditional-mlp", head=head, seeds=2).eval()
+    before = model.recommend([[1, 2, 3]], k=5)
+    assert model.recommend([[1, 2, 3]], k=5).items == before.items
+    kept = model._laid_out[1]
+    model.recommend([[4, 5]], k=5)
+    assert model._laid_out[1] is kept
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(1.5).add_(0.1 * gaussian(*weight.shape, seed=1, dtype=torch.float32))
+    found = model.recommend([[1, 2, 3]], k=5)
+    plain = model.score(model.encode_histories([[1, 2, 3]]))
+    assert found.items[0] == top_k(plain, 5, excluded=torch.tensor([[1, 2, 3]])).items[0].tolist()
+    assert found.items != before.items
+
+
+def test_keys_laid_out_when_serving_take_part_in_no_later_gradient():
+    model = DiffRec(range(300), dim=8, max_length=6, denoiser="conditional-mlp", head="cosine", seeds=1)
+    model.recommend([[1, 2, 3]])
+    batch = Batch.next_item(History.of_items(torch.tensor([[1, 2, 3]])), torch.tensor([4]))
+    model.loss(batch, torch.Generator().manual_seed(0)).total.backward()
+    assert model.embedding.weight.grad.abs().sum() > 0
