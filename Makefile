@@ -47,16 +47,17 @@ test-oldest: .venv-oldest/.installed
 	$(OLDEST)/pytest --numprocesses auto
 
 # Other people's recommenders and training loops, each in an environment of its own.
-.venv-recbole/.installed .venv-rectools/.installed .venv-lightning/.installed: .venv-%/.installed: pyproject.toml constraints.txt tests/integrations/%.txt
+.venv-recbole/.installed .venv-rectools/.installed .venv-lightning/.installed .venv-ray/.installed: .venv-%/.installed: pyproject.toml constraints.txt tests/integrations/%.txt
 	$(PYTHON) -m venv .venv-$*
 	.venv-$*/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		--requirement tests/integrations/$*.txt --editable '.[data,train]'
 	touch $@
 
-test-integrations: .venv-recbole/.installed .venv-rectools/.installed .venv-lightning/.installed
+test-integrations: .venv-recbole/.installed .venv-rectools/.installed .venv-lightning/.installed .venv-ray/.installed
 	.venv-recbole/bin/pytest -m slow tests/integrations/test_recbole.py
 	.venv-rectools/bin/pytest -m slow tests/integrations/test_rectools.py
 	.venv-lightning/bin/pytest tests/extensions/test_lightning_loop.py
+	.venv-ray/bin/pytest -m slow tests/integrations/test_ray.py
 
 fuzz: setup
 	$(BIN)/python -m tests.fuzz --seconds 60 --seed 0
@@ -80,4 +81,4 @@ types: setup
 check: lint types test
 
 clean:
-	rm -rf .venv .venv-oldest .venv-recbole .venv-rectools demo-output example-output build site
+	rm -rf .venv .venv-* demo-output example-output build site
