@@ -18,7 +18,7 @@ SPLIT = SyntheticWorld(40, num_groups=4).sample(100, min_length=4, max_length=12
 CONFIG = TrainingConfig(epochs=3, batch_targets=96, learning_rate=3e-3)
 
 
-ARGUMENTS = "on_epoch", "optimizer", "metric", "callbacks"
+ARGUMENTS = "on_epoch", "optimizer", "metric", "callbacks", "trackers"
 BEST = {
     "embedding": {"name": "table", "scale": "unit", "init_std": 0.02},
     "denoiser": {
@@ -61,9 +61,7 @@ def build(seed=0, vocabulary=SPLIT.train.vocabulary, **parts):
 
 def fit(directory=None, *, model=None, validation=SPLIT.validation, **changes):
     """Train; ``changes`` are arguments of ``train``, training settings, or parts of the model."""
-    arguments = {
-        name: changes.pop(name) for name in ("on_epoch", "optimizer", "metric", "callbacks") if name in changes
-    }
+    arguments = {name: changes.pop(name) for name in ARGUMENTS if name in changes}
     settings = {name: changes.pop(name) for name in list(changes) if name in TrainingConfig.names()}
     model = model or build(**changes)
     config = replace(CONFIG, **settings)

@@ -104,6 +104,10 @@ def train_command(
         int | None, typer.Option(help="Number of CPU threads; 1 is fastest for small models on busy cores.")
     ] = None,
     cpu: Annotated[bool, typer.Option("--cpu", help="Train on the CPU even if there is a GPU.")] = False,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(help="Send settings and epochs to tensorboard, wandb, mlflow, ... May be repeated."),
+    ] = None,
     format: FormatOption = "auto",
     user: UserOption = "user",
     item: ItemOption = "item",
@@ -159,7 +163,7 @@ def train_command(
     epoch_log, progress = EpochLog(folder, config.select_by), not quiet and sys.stderr.isatty()
     result = train(
         model, sequences, held_out, config, directory=folder, device="cpu" if cpu else None, progress=progress,
-        on_epoch=None if quiet else epoch_log.epoch,
+        on_epoch=None if quiet else epoch_log.epoch, trackers=track or (),
     )  # fmt: skip
     if not is_main:
         return

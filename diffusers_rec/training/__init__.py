@@ -2,6 +2,6 @@
 
 from diffusers_rec.training.callbacks import Callback, TrainingRun
 from diffusers_rec.training.config import RECIPES, TrainingConfig
-from diffusers_rec.training.loop import TrainingResult, train
+from diffusers_rec.training.loop import TrainingResult, step_generator, train
 
-__all__ = ["RECIPES", "Callback", "TrainingConfig", "TrainingResult", "TrainingRun", "train"]
+__all__ = ["RECIPES", "Callback", "TrainingConfig", "TrainingResult", "TrainingRun", "step_generator", "train"]

@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from os import PathLike
 
 import torch
 from torch import Generator
 
-from diffusers_rec.core.entrances import checked
+from diffusers_rec.core.entrances import checked, explained
 from diffusers_rec.core.errors import check_bool, check_choice
 from diffusers_rec.core.progress import progress_bar
 from diffusers_rec.core.randomness import stream_seed
@@ -31,6 +32,7 @@ from diffusers_rec.training.optimizers import OptimizerFactory, build_optimizer,
 from diffusers_rec.training.processes import Processes
 from diffusers_rec.training.run_store import FolderStore, MemoryStore, RunStore, run_folder
 from diffusers_rec.training.state import digests, fingerprint
+from diffusers_rec.training.trackers import Tracking
 from diffusers_rec.training.validation import Metric, Validation, metric_name
 
 
@@ -65,6 +67,7 @@ def train(
     metric: Metric | None = None,
     callbacks: Iterable[object] = (),
     on_epoch: Callable[[dict[str, float]], None] | None = None,
+    trackers: Iterable[object] = (),
 ) -> TrainingResult:
     """Train a model in place; it ends with the weights of its best epoch on validation, or of its last epoch.
 
@@ -89,13 +92,16 @@ def train(
             :class:`~diffusers_rec.training.Callback`.
         on_epoch: Function that is called with the record of each epoch, in the main process; a short form of a
             callback.
+        trackers: Names such as ``"tensorboard"``, ``"wandb"`` and ``"mlflow"``, or trackers of accelerate as objects.
+            They get the settings of the run and the record of each epoch; those of ``"tensorboard"`` are in
+            ``directory``.
 
     Raises:
-        ImportError: The library accelerate is missing (extra ``train``).
+        ImportError: The library accelerate (extra ``train``) or that of a tracker is missing.
         ValueError: The data have items that the model does not know, parts of the model do not fit, no parameter
             requires a gradient, the model has no loss or cannot be saved, ``patience`` or ``metric`` is given without
-            validation, the optimizer does not fit, or the directory contains another run. These are found before
-            anything is written. Also if training diverges.
+            validation, the optimizer does not fit, a tracker is unknown or needs a directory, or the directory contains
+            another run. These are found before anything is written. Also if training diverges.
         TypeError: An argument has a wrong class.
         OSError: The directory cannot be written; raised before training.
     """
@@ -107,7 +113,9 @@ def train(
         raise ValueError(f"patience={config.patience} counts validations, but validation is None. Use patience=0.")
     if validation is None and metric is not None:
         raise ValueError("metric scores the model on validation, which is None. Give validation=, or leave metric out.")
+    tracking = Tracking(trackers, directory)
     listed = CallbackList(callbacks if on_epoch is None else [EpochFunction(on_epoch), *callbacks])
+    listed.callbacks.append(tracking)
     sequences = sequences.reindexed(model.vocabulary)
     processes = Processes(device)
     holdout = None if validation is None else validation.reindexed(model.vocabulary)
@@ -125,7 +133,8 @@ def train(
         model.prepare(sequences, examples=config.examples)
         learner = Learner(model.to(processes.device), built, config, processes)
         loop = _Loop(learner, training_batches(model, sequences, config), validate, store, listed)
-        loop.run(progress)
+        with closing(tracking):
+            loop.run(progress)
     state = loop.progress
     if validate is not None and processes.is_main:
         validate.warn_of_zeros(state.best_score)
@@ -238,8 +247,19 @@ class _Loop:
         return {name: value / targets for name, value in sums.items()}
 
 
+@explained
 def step_generator(seed: int, epoch: int, step: int, process: int = 0) -> Generator:
-    """Generator of all random numbers of a step."""
+    """Generator of all random numbers of a step of :func:`train`, for a loop of your own that repeats it.
+
+    Args:
+        seed: Seed of the run, ``config.seed``.
+        epoch: Number of the epoch, from 0.
+        step: Number of the batch in the epoch, from 0.
+        process: Number of the process, from 0.
+
+    Raises:
+        ValueError: A negative number.
+    """
     return Generator().manual_seed(stream_seed(seed, epoch, step, process))
 
 

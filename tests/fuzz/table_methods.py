@@ -218,6 +218,7 @@ CALLS: dict[str, Call] = {
     "NoiseSchedule.from_betas": Call(
         lambda: dr.NoiseSchedule.from_betas, lambda: {"values": [0.1, 0.5, 0.9]}, component
     ),
+    "NoiseSchedule.to_diffusers": Call(lambda: world.schedule().to_diffusers, dict),
     "GaussianProcess.start": Call(
         lambda: world.process().start,
         lambda: {"shape": (2, 2, DIM), "generator": generator(), "device": torch.device("cpu"),

@@ -340,8 +340,11 @@ CALLS: dict[str, Call] = {
         lambda: {"model": world.model(), "sequences": world.sequences(), "validation": world.holdout(),
                  "config": training.TrainingConfig(**plain_training()), "directory": "run", "device": "cpu",
                  "progress": False, "optimizer": torch.optim.Adagrad, "metric": lambda model, holdout: 0.5,
-                 "callbacks": [training.Callback()], "on_epoch": lambda record: None},
+                 "callbacks": [training.Callback()], "on_epoch": lambda record: None, "trackers": ["tensorboard"]},
         opaque=("optimizer", "metric", "callbacks", "on_epoch"),
+    ),
+    "step_generator": Call(
+        lambda: training.step_generator, lambda: {"seed": 0, "epoch": 1, "step": 2, "process": 0}
     ),
     "best": Call(
         lambda: presets.best,

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from diffusers_rec.core.entrances import explained
-from diffusers_rec.core.errors import check_float, check_int
+from diffusers_rec.core.errors import check_float, check_int, require_extra
 from diffusers_rec.core.registry import Component
 from diffusers_rec.processes.schedules.algebra import LEVEL, Level, derived, posterior, resting, reverse_variance
 from diffusers_rec.processes.schedules.lookup import MAX_TIMESTEPS, Tables, readable
@@ -92,6 +92,30 @@ class NoiseSchedule(Component, ABC, kind="schedule"):
             values: Values of beta for n = 1..N, in (0, 1).
         """
         return NoiseSchedule.from_alpha_bar((1 - torch.as_tensor(values, dtype=torch.float64)).cumprod(0))
+
+    def to_diffusers(self) -> Any:
+        """Build the scheduler of diffusers with these levels, which counts the steps n = 1..N from 0.
+
+        It is a ``DDPMScheduler`` for predicted clean latents, with the posterior's variance. Other schedulers take its
+        config: ``DDIMScheduler.from_config(schedule.to_diffusers().config)``. Their tables are float32. The opposite
+        direction is ``NoiseSchedule.from_alpha_bar(scheduler.alphas_cumprod)``.
+
+        Raises:
+            ImportError: The library diffusers is missing (extra ``diffusers``).
+            ValueError: The schedule does not preserve variance.
+        """
+        if not self.variance_preserving:
+            raise ValueError(
+                f"{type(self).__name__} does not preserve variance, as DDPMScheduler does. Use a schedule that is "
+                "given by alpha_bar, such as 'sqrt'."
+            )
+        return require_extra("diffusers", "diffusers").DDPMScheduler(
+            num_train_timesteps=self.num_timesteps,
+            trained_betas=self.beta[1:].tolist(),
+            prediction_type="sample",
+            clip_sample=False,
+            timestep_spacing="trailing",  # fewer steps than N begin at N, with pure noise
+        )
 
     def _alpha_bar(self, fraction: Tensor) -> Tensor:
         """Return alpha_bar at ``fraction`` = n / N for n = 1..N, float64 ``(N,)``."""
