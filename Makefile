@@ -46,17 +46,18 @@ test-oldest: .venv-oldest/.installed
 	@$(OLDEST)/uv pip freeze --exclude-editable --python $(OLDEST)/python | paste -s -d ' ' - | fold -s -w 120
 	$(OLDEST)/pytest --numprocesses auto
 
-# Other people's recommenders and training loops, each in an environment of its own.
+# Other people's recommenders and training loops, each in an environment of its own; RecBole's takes an extra.
+EXTRAS-recbole := ,recbole
 .venv-recbole/.installed .venv-rectools/.installed .venv-lightning/.installed .venv-ray/.installed: .venv-%/.installed: pyproject.toml constraints.txt tests/integrations/%.txt
 	$(PYTHON) -m venv .venv-$*
 	.venv-$*/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--requirement tests/integrations/$*.txt --editable '.[data,train]'
+		--requirement tests/integrations/$*.txt --editable '.[data,train$(EXTRAS-$*)]'
 	touch $@
 
 test-integrations: .venv-recbole/.installed .venv-rectools/.installed .venv-lightning/.installed .venv-ray/.installed
 	.venv-recbole/bin/pytest -m slow tests/integrations/test_recbole.py
 	.venv-rectools/bin/pytest -m slow tests/integrations/test_rectools.py
-	.venv-lightning/bin/pytest tests/extensions/test_lightning_loop.py
+	.venv-lightning/bin/pytest tests/integrations/test_lightning.py
 	.venv-ray/bin/pytest -m slow tests/integrations/test_ray.py
 
 fuzz: setup

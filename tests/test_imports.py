@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
 import subprocess
 import sys
@@ -31,6 +32,8 @@ FLOORS = [
     {"integrations", "testing"},
     {"cli", "__main__"},
 ]
+FRAMEWORKS = ["recbole"]
+"""Modules of `integrations` that cannot be imported without the library of their name."""
 DEPENDENCIES = ["torch", "numpy", "einops", "safetensors.torch", "filelock"]
 
 
@@ -92,10 +95,12 @@ def test_importing_the_package_adds_to_its_dependencies_only_itself_and_a_little
 @pytest.mark.slow
 def test_every_module_imports_on_its_own():
     """Each in a fork where the package's face is empty, so that no module leans on what the face has imported."""
+    bridges = [f"diffusers_rec.integrations.{name}" for name in FRAMEWORKS]
+    left_out = ["diffusers_rec", "diffusers_rec.__main__", *bridges]
     failed = run(
         f"""
 import importlib, os, sys, types, {", ".join(DEPENDENCIES)}
-for name in {[name for name in SOURCES if name not in {"diffusers_rec", "diffusers_rec.__main__"}]}:
+for name in {[name for name in SOURCES if name not in left_out]}:
     if child := os.fork():
         if os.waitpid(child, 0)[1]:
             print(name)
@@ -112,6 +117,14 @@ for name in {[name for name in SOURCES if name not in {"diffusers_rec", "diffuse
 """
     )
     assert not failed
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_a_bridge_without_its_library_names_the_extra(name):
+    if importlib.util.find_spec(name):
+        pytest.skip(f"{name} is installed")
+    with pytest.raises(ImportError, match=rf"pip install 'diffusers-rec\[{name}\]'"):
+        importlib.import_module(f"diffusers_rec.integrations.{name}")
 
 
 def test_every_public_name_is_there_once_and_in_order():

@@ -1,51 +1,24 @@
-"""A `DiffRec` inside a model class of RecTools', and RecTools' metrics. Run by `make test-integrations`."""
+"""The page's code for RecTools, and RecTools' metrics. Run by `make test-integrations`."""
 
 from __future__ import annotations
 
 import pytest
 
 from diffusers_rec import evaluation
-from diffusers_rec.data import Sequences, Vocabulary, from_frame
-from diffusers_rec.presets import best
-from diffusers_rec.training import TrainingConfig, train
+from diffusers_rec.data import Sequences, Vocabulary
 
 pytest.importorskip("rectools", reason="RecTools is not installed; make test-integrations installs it")
 
 import numpy as np
 import pandas as pd
 import torch
+from page import run
 from rectools import Columns, metrics
 from rectools.dataset import Dataset
-from rectools.models.base import ModelBase
 
 pytestmark = pytest.mark.slow
 
 NUM_USERS, NUM_ITEMS, LENGTH = 60, 20, 8
-
-
-class DiffRecOfRecTools(ModelBase):
-    """RecTools' external ids are the raw ids of the vocabulary."""
-
-    def _fit(self, dataset):
-        interactions = dataset.get_raw_interactions()
-        log = from_frame(interactions, user=Columns.User, item=Columns.Item, time=Columns.Datetime)
-        split = log.sequences().leave_one_out()
-        self.recommender = best(split.train.vocabulary, dim=32, dropout=0.1)
-        config = TrainingConfig(epochs=10, batch_targets=64, learning_rate=3e-3)
-        self.result = train(self.recommender, split.train, split.validation, config, device="cpu")
-
-    def _recommend_u2i(self, user_ids, dataset, k, filter_viewed, sorted_item_ids_to_recommend):
-        histories = dataset.interactions.df.sort_values(Columns.Datetime, kind="stable").groupby(Columns.User)
-        items, allowed = dataset.item_id_map, sorted_item_ids_to_recommend
-        found = self.recommender.recommend(
-            [items.convert_to_external(histories.get_group(user)[Columns.Item].to_numpy()) for user in user_ids],
-            k,
-            exclude_seen=filter_viewed,
-            candidates=None if allowed is None else items.convert_to_external(allowed),
-        )
-        rows = [(user, item, score) for row, user in enumerate(user_ids) for item, score, _ in found[row]]
-        users, names, scores = zip(*rows, strict=True)
-        return users, items.convert_to_internal(names), scores
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +35,7 @@ def dataset():
 
 @pytest.fixture(scope="module")
 def model(dataset):
-    return DiffRecOfRecTools().fit(dataset)
+    return run("A whole model in RecTools").BestInRecTools().fit(dataset)
 
 
 def recommended(model, dataset, **settings):
@@ -72,8 +45,6 @@ def recommended(model, dataset, **settings):
 
 
 def test_rectools_fits_a_diffrec(model, dataset):
-    losses = [record["recommendation"] for record in model.result.history]
-    assert losses[-1] < 0.5 * losses[0]
     first = recommended(model, dataset, k=1, filter_viewed=True)
     hits = [first[f"u{user}"] == [f"i{(user + LENGTH) % NUM_ITEMS}"] for user in range(NUM_USERS)]
     assert sum(hits) > 0.9 * NUM_USERS
@@ -84,13 +55,19 @@ def test_rectools_fits_a_diffrec(model, dataset):
 def test_rectools_recommends_what_the_diffrec_does(model, dataset, filter_viewed, allowed):
     found = recommended(model, dataset, k=4, filter_viewed=filter_viewed, items_to_recommend=allowed)
     histories = [[f"i{(user + time) % NUM_ITEMS}" for time in range(LENGTH)] for user in range(NUM_USERS)]
-    own = model.recommender.recommend(histories, 4, exclude_seen=filter_viewed, candidates=allowed)
-    assert found == {f"u{user}": items for user, items in enumerate(own.items)}
+    inside, outside = dataset.item_id_map.convert_to_internal, dataset.item_id_map.convert_to_external
+    own = model.recommender.recommend(
+        [inside(history) for history in histories],
+        4,
+        exclude_seen=filter_viewed,
+        candidates=None if allowed is None else inside(allowed),
+    )
+    assert found == {f"u{user}": outside(items).tolist() for user, items in enumerate(own.items)}
 
 
 def test_rectools_saves_and_loads_a_diffrec(model, dataset, tmp_path):
     model.save(tmp_path / "model.pkl")
-    loaded = DiffRecOfRecTools.load(tmp_path / "model.pkl")
+    loaded = type(model).load(tmp_path / "model.pkl")
     settings = {"k": 4, "filter_viewed": True}
     assert recommended(loaded, dataset, **settings) == recommended(model, dataset, **settings)
 
