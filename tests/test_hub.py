@@ -42,9 +42,9 @@ def test_a_model_comes_from_the_hub(load, asked):
 
 
 def test_a_part_comes_from_the_hub(asked):
-    part = HistoryEncoder.from_pretrained("user/encoder", revision="main", token=True)
+    part = HistoryEncoder.from_pretrained("user/encoder", revision="main", token="t")
     assert part.config() == GRUEncoder(8, 6).config()
-    assert asked[0][1]["token"] is True
+    assert asked[0][1]["token"] == "t"
 
 
 def test_a_local_folder_wins(asked, tmp_path):

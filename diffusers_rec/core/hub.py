@@ -12,7 +12,7 @@ _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _FILES = ["config.json", "model-*.safetensors", "items-*.json"]
 
 
-def local_folder(directory: str | PathLike[str], revision: str | None, token: str | bool | None) -> Path:
+def local_folder(directory: str | PathLike[str], revision: str | None, token: str | None) -> Path:
     """The folder of a path, or of a repository of the Hub, which is downloaded if the cache lacks it.
 
     An existing path is a folder. So is ``owner/name`` where there is a folder ``owner``, unless a revision is given: a
@@ -21,7 +21,7 @@ def local_folder(directory: str | PathLike[str], revision: str | None, token: st
     Args:
         directory: Path, or id such as ``"user/repo"``; a ``Path`` is never an id.
         revision: Branch, tag or commit of a repository.
-        token: Token of the Hub; True for the one that is stored on this machine.
+        token: Token for the Hub; the one that is stored on this machine if None.
 
     Raises:
         FileNotFoundError: The Hub gives no such repository, or the extra ``hub`` is not installed.

@@ -219,7 +219,7 @@ class Component:
         directory: str | PathLike[str],
         *,
         revision: str | None = None,
-        token: str | bool | None = None,
+        token: str | None = None,
         **shared: Any,
     ) -> Self:
         """Read what :meth:`save_pretrained` wrote, of any name in this family.
@@ -228,7 +228,7 @@ class Component:
             directory: Folder, or the id of a repository on the Hugging Face Hub, such as ``"user/repo"``, which needs
                 the extra ``hub``. A folder wins.
             revision: Branch, tag or commit of the repository.
-            token: Token for the Hub; True for the one that is stored on this machine.
+            token: Token for the Hub; the one that is stored on this machine if None.
             shared: The parts of :attr:`requires`, such as ``embedding=``.
 
         Returns:

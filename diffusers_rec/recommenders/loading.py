@@ -16,7 +16,7 @@ from diffusers_rec.recommenders.pretrained import model_class
 
 @explained
 def load_pretrained(
-    directory: str | PathLike[str], *, revision: str | None = None, token: str | bool | None = None
+    directory: str | PathLike[str], *, revision: str | None = None, token: str | None = None
 ) -> Recommender:
     """Read what ``save_pretrained`` of any model wrote.
 
@@ -26,7 +26,7 @@ def load_pretrained(
         directory: Folder of the checkpoint, or the id of a repository on the Hugging Face Hub, such as ``"user/repo"``,
             which needs the extra ``hub``. A folder wins.
         revision: Branch, tag or commit of the repository.
-        token: Token for the Hub; True for the one that is stored on this machine.
+        token: Token for the Hub; the one that is stored on this machine if None.
 
     Returns:
         The model in evaluation mode, of the class that the config names; a :class:`~diffusers_rec.DiffRec` if it names

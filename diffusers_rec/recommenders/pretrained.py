@@ -85,7 +85,7 @@ class Pretrained(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, directory: str | PathLike[str], *, revision: str | None = None, token: str | bool | None = None
+        cls, directory: str | PathLike[str], *, revision: str | None = None, token: str | None = None
     ) -> Self:
         """Read what :meth:`save_pretrained` wrote.
 
@@ -93,7 +93,7 @@ class Pretrained(nn.Module):
             directory: Folder, or the id of a repository on the Hugging Face Hub, such as ``"user/repo"``, which needs
                 the extra ``hub``. A folder wins.
             revision: Branch, tag or commit of the repository.
-            token: Token for the Hub; True for the one that is stored on this machine.
+            token: Token for the Hub; the one that is stored on this machine if None.
 
         Raises:
             FileNotFoundError: there is no checkpoint.

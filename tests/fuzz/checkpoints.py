@@ -1,4 +1,4 @@
-"""Checkpoints with damaged files, as they are and with every digest recomputed."""
+"""Checkpoints of models and of parts with damaged files, as they are and with every digest recomputed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import load
 
-from diffusers_rec import DiffRec
+from diffusers_rec import Component, DiffRec
 
 from . import world
 from .harness import EQUAL, SILENT, Campaign, Note, Outcome, of_call_error, of_file_error
@@ -26,11 +26,17 @@ CONFIG = "config.json"
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint's files and the model that they give undamaged."""
+    """A checkpoint's files, and the model or the part that they give undamaged."""
 
     folder: Path
     files: Files
-    model: DiffRec
+    model: DiffRec | Component
+
+    def load(self, folder: Path) -> Any:
+        if isinstance(self.model, DiffRec):
+            return DiffRec.from_pretrained(folder)
+        family = next(cls for cls in type(self.model).__mro__ if "kind" in vars(cls))
+        return family.from_pretrained(folder)  # type: ignore[attr-defined]
 
 
 def prepare(folder: Path) -> list[Saved]:
@@ -42,13 +48,15 @@ def prepare(folder: Path) -> list[Saved]:
             noising="last-k", negatives="uniform", objective="contrastive",
         ),
     }  # fmt: skip
-    return [saved(model, folder / name) for name, model in models.items()]
+    model = models["memory"]
+    model.timesteps.update(torch.arange(1, 8).repeat(2), torch.ones(14))
+    parts = {"denoiser": model.denoiser, "timesteps": model.timesteps, "schedule": model.schedule}
+    return [saved(model, folder / name) for name, model in {**models, **parts}.items()]
 
 
-def saved(model: DiffRec, folder: Path) -> Saved:
+def saved(model: DiffRec | Component, folder: Path) -> Saved:
     model.save_pretrained(folder)
-    files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    return Saved(folder, files, DiffRec.from_pretrained(folder))
+    return Saved(folder, {path.name: path.read_bytes() for path in folder.iterdir()}, model)
 
 
 def trial(checkpoints: list[Saved], generator: random.Random, note: Note) -> Outcome:
@@ -63,7 +71,7 @@ def trial(checkpoints: list[Saved], generator: random.Random, note: Note) -> Out
     for name, data in files.items():
         (folder / name).write_bytes(data)
     try:
-        model = DiffRec.from_pretrained(folder)
+        model = whole.load(folder)
     except Exception as error:
         return of_file_error(error, folder)
     finally:
@@ -75,9 +83,10 @@ def trial(checkpoints: list[Saved], generator: random.Random, note: Note) -> Out
 
 
 def damage(files: Files, generator: random.Random) -> str:
-    """Damage one of the three files, or any bytes."""
-    weights, items = (next(name for name in files if name.startswith(start)) for start in ("model", "items"))
-    kind = generator.choice(["bytes", "header", "config", "items"])
+    """Damage one of the files, or any bytes."""
+    weights, items = (next((name for name in files if name.startswith(start)), "") for start in ("model", "items"))
+    has_tensors = b'"dtype"' in files[weights]
+    kind = generator.choice(["bytes", "config", *["header"] * has_tensors, *["items"] * bool(items)])
     if kind == "bytes":
         return damage_bytes(files, generator)
     if kind == "header":
@@ -93,7 +102,8 @@ def damage(files: Files, generator: random.Random) -> str:
         return f"items: {words}"
     content = json.loads(files[CONFIG])
     if generator.random() < 0.8:
-        words, content["pipeline"] = damage_json(content["pipeline"], generator)
+        described = "pipeline" if items else "part"
+        words, content[described] = damage_json(content[described], generator)
     else:
         words, content = damage_json(content, generator)
     files[CONFIG] = json.dumps(content).encode()
@@ -110,7 +120,7 @@ def sign(files: Files) -> None:
     """Recompute every digest and rename the files to fit, where the config can still be read."""
     try:
         content = json.loads(files[CONFIG])
-        for part in ("weights", "items"):
+        for part in {"weights", "items"} & content.keys():
             old = content[part]["file"]
             digest = hashlib.sha256(files[old]).hexdigest()
             new = f"{old.split('-')[0]}-{digest[:12]}{Path(old).suffix}"
@@ -124,11 +134,15 @@ def sign(files: Files) -> None:
         return  # too damaged to be signed
 
 
-def _difference(model: DiffRec, other: DiffRec) -> str:
-    """Where two models differ, in words; empty where they are equal."""
-    if model.vocabulary != other.vocabulary or model.config() != other.config():
+def _difference(model: Any, other: Any) -> str:
+    """Where two models or parts differ, in words; empty where they are equal."""
+    if getattr(model, "vocabulary", None) != getattr(other, "vocabulary", None) or model.config() != other.config():
         return "other items or another config"
-    return _other_weights(model.state_dict(), other.state_dict())
+    return _other_weights(_state(model), _state(other))
+
+
+def _state(model: Any) -> dict[str, torch.Tensor]:
+    return model.state_dict() if hasattr(model, "state_dict") else {}
 
 
 def _other_weights(weights: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> str:
@@ -148,11 +162,13 @@ def _other_weights(weights: dict[str, torch.Tensor], others: dict[str, torch.Ten
     return ""
 
 
-def _against_files(model: DiffRec, files: Files) -> Outcome:
+def _against_files(model: Any, files: Files) -> Outcome:
     """A model of files that are signed anew must be what they say, finite, and serve or give a clear error."""
     difference = _unlike_files(model, files)
     if difference:
         return SILENT, difference
+    if isinstance(model, Component):
+        return AS_SAID, "loaded and finite"
     try:
         found = model.recommend([[model.vocabulary.ids[0]]], 1)
     except Exception as error:
@@ -162,16 +178,18 @@ def _against_files(model: DiffRec, files: Files) -> Outcome:
     return AS_SAID, "loaded, finite, and serves"
 
 
-def _unlike_files(model: DiffRec, files: Files) -> str:
+def _unlike_files(model: Any, files: Files) -> str:
     content = json.loads(files[CONFIG])
-    difference = _other_weights(model.state_dict(), load(files[content["weights"]["file"]]))
+    difference = _other_weights(_state(model), load(files[content["weights"]["file"]]))
     if difference:
         return f"not as the file says: {difference}"
-    if not _holds(model.config(), content["pipeline"]):
-        return f"the config is {model.config()}, the file says {content['pipeline']}"
-    if not _holds(list(model.vocabulary.ids), json.loads(files[content["items"]["file"]])):
+    described = content["part" if isinstance(model, Component) else "pipeline"]
+    if not _holds(model.config(), described):
+        return f"the config is {model.config()}, the file says {described}"
+    items = json.loads(files[content["items"]["file"]]) if isinstance(model, DiffRec) else None
+    if items is not None and not _holds(list(model.vocabulary.ids), items):
         return f"other items than the file's: {model.vocabulary.ids[:5]}"
-    endless = [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]
+    endless = [name for name, tensor in _state(model).items() if not tensor.isfinite().all()]
     return f"loaded, but not finite: {endless[0]}" if endless else ""
 
 
