@@ -136,6 +136,7 @@ from diffusers_rec.recommenders.calibration import Calibration
 from diffusers_rec.recommenders.diffrec import DiffRec
 from diffusers_rec.recommenders.ensemble import Ensemble
 from diffusers_rec.recommenders.generating import GAP, Completions
+from diffusers_rec.recommenders.index import BFloat16Index
 from diffusers_rec.recommenders.loading import load_pretrained
 from diffusers_rec.recommenders.memory import Memory, NoMemory, TransitionMemory
 from diffusers_rec.recommenders.ranking import Scores
@@ -172,6 +173,7 @@ __all__ = [
     "AttributeEmbedding",
     "AttributeGuide",
     "AutoregressiveDenoiser",
+    "BFloat16Index",
     "BPRTerm",
     "Batch",
     "BidirectionalDenoiser",

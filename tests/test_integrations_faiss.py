@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save
 from strategies import built, gaussian, perturbed
 
-from diffusers_rec import DiffRec
+from diffusers_rec import Calibration, DiffRec, SyntheticWorld
 from diffusers_rec.integrations.faiss import ItemIndex
 from diffusers_rec.items.embeddings import TableEmbedding
 from diffusers_rec.items.heads import ItemHead, LinearHead
@@ -193,7 +193,7 @@ def test_a_head_that_was_trained_further_is_refused():
     *(lambda head, item=item: head.offset.data[item].add_(1e-3) for item in range(30)),
     lambda head: head.weight.data[7].copy_(head.weight.data[7].flip(0)),
     lambda head: head.weight.data.copy_(head.weight.data.roll(1, 0)),
-    lambda head: head.weight.data[3].fill_(torch.nan),
+    lambda head: head.weight.data[3].fill_(5.0),
 ])  # fmt: skip
 def test_weights_that_were_replaced_are_noticed_in_every_item(change):
     head = perturbed(LinearHead(30, WIDTH))
@@ -202,6 +202,15 @@ def test_weights_that_were_replaced_are_noticed_in_every_item(change):
     with pytest.raises(ValueError, match="head has changed"):
         index.top_k(torch.ones(1, 1, WIDTH), 3)
     index.top_k(torch.ones(1, 1, WIDTH), 3, verify=False)
+
+
+def test_weights_that_are_no_numbers_are_noticed_with_and_without_a_look_at_all_keys():
+    head = perturbed(LinearHead(30, WIDTH))
+    index = ItemIndex(head, num_tail=1)
+    head.weight.data[3].fill_(torch.nan)
+    for verify, words in ((True, "head has changed"), (False, "not numbers")):
+        with pytest.raises(ValueError, match=words):
+            index.top_k(torch.ones(1, 1, WIDTH), 30, verify=verify)
 
 
 def test_a_changed_bias_is_noticed_in_every_kind_of_head():
@@ -290,6 +299,51 @@ def test_three_lines_lead_from_histories_to_items():
     latents = model.next_item_latents(model.encode_histories(histories))
     items = [model.vocabulary.decode(row[row >= 0].tolist()) for row in index.top_k(latents, k=10).items.cpu()]
     assert items == model.recommend(histories, k=10, exclude_seen=False).items
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+@pytest.mark.parametrize("memory", ["none", "transitions"])
+def test_recommend_searches_an_index_and_adds_what_the_memory_predicts(memory, calibrated):
+    log = SyntheticWorld(num_items=60, seed=0).sample(80, seed=0).sequences()
+    settings = {"dim": 8, "max_length": 6, "head": "tied", "memory": memory, "seeds": 3}
+    model = DiffRec(log.vocabulary, denoiser="conditional-mlp", **settings).prepare(log).eval()
+    model.calibration = Calibration(1.2, 0.2, 0.1, 0.5) if calibrated else None
+    histories = [log.vocabulary.decode(row) for row in list(log)[:6]]
+    index = ItemIndex(model.head, factory="Flat", num_tail=60)
+    lists = [[history[0], *log.vocabulary.ids[:5]] for history in histories]
+    for options in ({}, {"exclude_seen": False}, {"candidates": lists[0]}, {"candidates": lists}, {"exclude": lists}):
+        exact = model.recommend(histories, k=5, **options)
+        found = model.recommend(histories, k=5, index=index, **options)
+        assert found.items == exact.items
+        torch.testing.assert_close(found.scores, exact.scores, rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(found.std, exact.std, rtol=1e-3, atol=1e-7)
+    if memory != "none":  # found in no neighbourhood: the memory alone knows them
+        narrow = ItemIndex(model.head, factory="IVF16,Flat", num_tail=60)
+        assert found_share(model.recommend(histories, k=5, index=narrow), model.recommend(histories, k=5)) > 0.8
+
+
+def found_share(found, exact):
+    """Share of the exact items that were found."""
+    shares = [len({*some} & {*items}) / len(items) for some, items in zip(found.items, exact.items, strict=True)]
+    return sum(shares) / len(shares)
+
+
+def test_an_index_that_finds_too_few_items_warns():
+    model = DiffRec(range(300), dim=8, max_length=6, denoiser="conditional-mlp", head="tied").eval()
+    index = ItemIndex(model.head, factory="IVF100,Flat")
+    with pytest.warns(UserWarning, match=r"The index found \d+ of 100 items for a user.*nprobe=64"):
+        found = model.recommend([[1, 2]], k=100, index=index)
+    assert 0 < len(found.items[0]) < 100
+
+
+def test_an_index_of_a_head_that_has_changed_is_refused_once_torch_has_written():
+    model = DiffRec(range(50), dim=8, max_length=6, denoiser="conditional-mlp", head="tied").eval()
+    index = ItemIndex(model.head)
+    model.recommend([[1, 2]], k=5, index=index)
+    with torch.no_grad():
+        model.embedding.weight[4] += 0.1
+    with pytest.raises(ValueError, match="head has changed since this index was built"):
+        model.recommend([[1, 2]], k=5, index=index)
 
 
 def test_without_faiss_the_extra_is_named(monkeypatch):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import built, gaussian, perturbed, seeds
 
-from diffusers_rec import Batch, DiffRec, History
+from diffusers_rec import Batch, BFloat16Index, DiffRec, Ensemble, History, SyntheticWorld
 from diffusers_rec.items.choice import Choice
 from diffusers_rec.items.embeddings import TableEmbedding
 from diffusers_rec.items.heads import ItemHead, LinearHead
@@ -154,3 +154,56 @@ def test_keys_laid_out_when_serving_take_part_in_no_later_gradient():
     batch = Batch.next_item(History.of_items(torch.tensor([[1, 2, 3]])), torch.tensor([4]))
     model.loss(batch, torch.Generator().manual_seed(0)).total.backward()
     assert model.embedding.weight.grad.abs().sum() > 0
+
+
+# Indexes
+
+
+def catalogue(memory="none", **settings):
+    """A model of 2,000 items, and histories."""
+    log = SyntheticWorld(num_items=2000, seed=0).sample(300, seed=0).sequences()
+    settings = {"dim": 16, "max_length": 8, "head": "tied", "memory": memory, "seeds": 1, **settings}
+    model = DiffRec(log.vocabulary, denoiser="conditional-mlp", **settings).prepare(log).eval()
+    with torch.no_grad():
+        model.embedding.weight.mul_(5)
+    return model, [log.vocabulary.decode(row) for row in list(log)[:20]]
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("memory", ["none", "transitions"])
+def test_keys_in_half_the_bytes_find_the_same_items(memory, seeds):
+    model, histories = catalogue(memory, seeds=seeds)
+    index = BFloat16Index(model.head)
+    for options in ({}, {"candidates": model.vocabulary.ids[:30]}, {"exclude": model.vocabulary.ids[:300]}):
+        exact = model.recommend(histories, **options)
+        found = model.recommend(histories, index=index, **options)
+        # Only the normalisers are estimates, which may swap neighbours of a mixture.
+        assert [sorted(row) for row in found.items] == [sorted(row) for row in exact.items]
+        assert memory != "none" or found.items == exact.items
+        torch.testing.assert_close(found.scores, exact.scores, rtol=0.02, atol=1e-5)
+        assert not torch.equal(found.scores, exact.scores)
+
+
+def test_scores_beside_the_rounded_keys_are_exact():
+    model, histories = catalogue()
+    history = model.encode_histories(histories)
+    latents, none = model.next_item_latents(history), Choice(None, None)
+    found = BFloat16Index(model.head, extra=50).shortlist(model.head, latents, 10, none, None)
+    assert found.items.shape == (20, 60)
+    torch.testing.assert_close(found.logits, model.head.logits(latents).gather(2, found.items[:, None]))
+
+
+def test_an_index_of_other_keys_is_refused():
+    model, histories = catalogue()
+    other, _ = catalogue(seed=1)
+    with pytest.raises(ValueError, match=r"Build a new one: BFloat16Index\(head"):
+        model.recommend(histories, index=BFloat16Index(other.head))
+
+
+def test_a_model_without_a_head_of_its_own_takes_no_index():
+    model, histories = catalogue()
+    index = BFloat16Index(model.head)
+    with pytest.raises(ValueError, match="index: expected none for Ensemble"):
+        Ensemble([model]).recommend(histories, index=index)
+    with pytest.raises(TypeError, match=r"index must be .*Index.*BFloat16Index\(model.head\)"):
+        model.recommend(histories, index=model.head)

@@ -13,6 +13,7 @@ Van Durme 2015), from C and a fixed uniform sample T of the V items:
 
 from __future__ import annotations
 
+from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -21,23 +22,27 @@ import torch
 from torch import Tensor, nn
 
 from diffusers_rec.core.entrances import guarded
-from diffusers_rec.core.errors import check_bool, check_int, check_path, require_extra
+from diffusers_rec.core.errors import check_bool, check_int, check_path, require_extra, warn_caller
 from diffusers_rec.core.files import naming
 from diffusers_rec.core.verified import read_verified, write_verified
+from diffusers_rec.items.choice import Choice
 from diffusers_rec.items.heads import ItemHead
-from diffusers_rec.recommenders.head_scores import head_scores, mean_over_draws
+from diffusers_rec.recommenders.head_scores import head_scores, logits_of
+from diffusers_rec.recommenders.index import Index, probe, same_probe
+from diffusers_rec.recommenders.memory import MemoryPrediction
 from diffusers_rec.recommenders.ranking import TopK, top_k
+from diffusers_rec.recommenders.shortlist import Shortlist, best_items, with_memory
+
+_OVERSAMPLE = 4
+"""Neighbours of each draw for each item that is wanted."""
 
 
 @guarded
-class ItemIndex:
-    """Finds the likeliest items of a head without scoring all items. It ignores the memory of a model.
+class ItemIndex(Index):
+    """Finds the likeliest items of a head without scoring all items.
 
-    :meth:`recall` compares it with the exact ranking. From a model to raw item ids::
-
-        index = ItemIndex(model.head)
-        latents = model.next_item_latents(model.encode_histories(histories))
-        items = [model.vocabulary.decode(row[row >= 0].tolist()) for row in index.top_k(latents, k=10).items.cpu()]
+    ``model.recommend(histories, index=ItemIndex(model.head))`` adds what the model's memory predicts. :meth:`top_k`
+    ranks latents by the head alone, and :meth:`recall` compares that with the exact ranking.
 
     A graph that several threads build depends on their timing; ``faiss.omp_set_num_threads(1)`` makes it reproducible.
 
@@ -68,7 +73,7 @@ class ItemIndex:
         self._adopt(index, head, num_tail)
 
     def _adopt(self, index: Any, head: ItemHead, num_tail: int) -> None:
-        self._index, self.head, self._probe = index, head, _probe(head)
+        self._index, self.head, self._probe = index, head, probe(head)
         self.num_items = len(self._probe)
         self.num_tail = min(check_int("num_tail", num_tail, minimum=1), self.num_items)
         self._tail = torch.randperm(self.num_items, generator=torch.Generator().manual_seed(0))[: self.num_tail]
@@ -89,14 +94,20 @@ class ItemIndex:
         with naming(file, "is no saved index, or is damaged"):
             metadata, tensors = read_verified(file)
             loaded._adopt(faiss.deserialize_index(tensors["index"].numpy()), head, int(metadata["num_tail"]))
-            same = loaded._index.ntotal == loaded.num_items and _equal(tensors["probe"], loaded._probe)
+            same = loaded._index.ntotal == loaded.num_items and same_probe(tensors["probe"], loaded._probe)
         if not same:
             raise ValueError(f"{path} is the index of a head with other keys. Build a new one: ItemIndex(head, ...).")
         return loaded
 
     @torch.no_grad()
     def top_k(
-        self, latents: Tensor, k: int, *, excluded: Tensor | None = None, oversample: int = 4, verify: bool = True
+        self,
+        latents: Tensor,
+        k: int,
+        *,
+        excluded: Tensor | None = None,
+        oversample: int = _OVERSAMPLE,
+        verify: bool = True,
     ) -> TopK:
         """Find the k candidates of highest mean probability; index -1 where fewer than k are found.
 
@@ -111,53 +122,92 @@ class ItemIndex:
         check_int("oversample", oversample, minimum=1)
         if latents.ndim != 3 or not bool(latents.isfinite().all()):
             raise ValueError(f"latents must be finite and of shape (users, draws, width), got {tuple(latents.shape)}.")
-        if check_bool("verify", verify) and not _equal(self._probe, _probe(self.head)):
-            raise ValueError("The head has changed since this index was built. Build a new one: ItemIndex(head, ...).")
-        with torch.autocast(latents.device.type, enabled=False):
-            tail = self.head.scoring_keys(self._tail.to(latents.device))
-            queries = self.head.queries(latents.to(tail[0].dtype))
-            items = torch.full((len(queries), k), -1, device=latents.device)
-            scores, std = queries.new_zeros(2, len(queries), k)
-            for row, draws in enumerate(queries):  # one by one, so that users do not affect each other
-                barred = items[row, :0] if excluded is None else excluded[row][excluded[row] >= 0].to(items.device)
-                found, log_probabilities = self._candidates(draws, oversample * k + len(barred), tail)
-                if not bool((allowed := ~torch.isin(found, barred)).any()):
-                    continue
-                found, log_probabilities = found[allowed], log_probabilities[:, allowed]
-                best, order = mean_over_draws(log_probabilities[None])[0].topk(min(k, len(found)))
-                items[row, : len(order)], scores[row, : len(order)] = found[order], best.exp()
-                std[row, : len(order)] = log_probabilities[:, order].exp().std(0, correction=0)
-        return TopK(items, scores, std)
+        if check_bool("verify", verify):
+            self.check(self.head)
+        choice = Choice(None if excluded is None else excluded.to(latents.device), None)
+        return best_items(self.head, latents, k, choice, search=partial(self._shortlist, oversample=oversample))
 
     @torch.no_grad()
-    def recall(self, latents: Tensor, k: int, *, excluded: Tensor | None = None, oversample: int = 4) -> float:
+    def recall(
+        self, latents: Tensor, k: int, *, excluded: Tensor | None = None, oversample: int = _OVERSAMPLE
+    ) -> float:
         """Share of the exact k best items of all users that :meth:`top_k` finds with these arguments."""
         excluded = None if excluded is None else excluded.to(latents.device)
         exact = top_k(head_scores(self.head, latents), k, excluded=excluded).items
         found = self.top_k(latents, k, excluded=excluded, oversample=oversample).items
         return float((exact[:, :, None] == found[:, None]).any(2)[exact >= 0].float().mean())
 
-    def _candidates(self, queries: Tensor, number: int, tail: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor]:
-        """Items near any query ``(S, D)`` of one user: indices ``(C,)`` and log-probabilities ``(S, C)``."""
+    def shortlist(
+        self, head: ItemHead, latents: Tensor, k: int, choice: Choice, memory: MemoryPrediction | None
+    ) -> Shortlist:
+        """See :meth:`Index.shortlist <diffusers_rec.recommenders.index.Index.shortlist>`.
+
+        Warns:
+            UserWarning: fewer than k allowed items were found for a user.
+        """
+        listed = self._shortlist(head, latents, k, choice, memory)
+        found = int((listed.items >= 0).sum(1).min())
+        if choice.candidates is None and found < min(k, self.num_items - _longest(choice.excluded)):
+            warn_caller(
+                f"The index found {found} of {k} items for a user, so that the list is shorter. Search more of it, "
+                "such as ItemIndex(head, efSearch=1024) or nprobe=64, or leave index out."
+            )
+        return listed
+
+    def _shortlist(
+        self,
+        head: ItemHead,
+        latents: Tensor,
+        k: int,
+        choice: Choice,
+        memory: MemoryPrediction | None,
+        *,
+        oversample: int = _OVERSAMPLE,
+    ) -> Shortlist:
+        with torch.autocast(latents.device.type, enabled=False):
+            tail = head.scoring_keys(self._tail.to(latents.device))
+            queries = head.queries(latents.to(tail[0].dtype))
+        rows, parts = [], []
+        for row, draws in enumerate(queries):  # one by one, so that users do not affect each other
+            user = slice(row, row + 1)
+            allowed = choice.take(user)
+            barred = 0 if allowed.excluded is None else int((allowed.excluded >= 0).sum())
+            found = self._neighbours(draws, oversample * k + barred)
+            rows.append(with_memory(found, allowed, None if memory is None else memory.take(user)))
+            parts.append(self._parts(head, draws, found, tail))
+        items = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+
+        def normaliser(temperature: float) -> Tensor:
+            """From C and T, see the module."""
+            return torch.stack(
+                [_log_sum(logits / temperature, rest / temperature, weight) for logits, rest, weight in parts]
+            )
+
+        exact = partial(logits_of, head, latents)
+        return Shortlist(items, exact(items.clamp(min=0)), exact, normaliser)
+
+    def _neighbours(self, queries: Tensor, number: int) -> Tensor:
+        """Items near any query ``(S, D)`` of one user, ``(C,)``."""
         extended = nn.functional.pad(queries, (0, 1), value=1).float().cpu().numpy()
         neighbours = self._index.search(extended, min(number, self.num_items))[1]
-        found = torch.from_numpy(np.unique(neighbours[neighbours >= 0]))  # faiss pads with -1
-        unseen = ~torch.isin(self._tail, found)
+        return torch.from_numpy(np.unique(neighbours[neighbours >= 0])).to(queries.device)  # faiss pads with -1
+
+    def _parts(
+        self, head: ItemHead, queries: Tensor, found: Tensor, tail: tuple[Tensor, Tensor | None]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of C and of the other items of T, ``(S, C)`` and ``(S, T)``, and the logarithm of their weight."""
+        unseen = ~torch.isin(self._tail.to(found), found)
         weight = (self.num_items - len(found)) / max(1, int(unseen.sum()))
-        logits = nn.functional.linear(queries, *self.head.scoring_keys(found.to(queries.device)))
-        rest = nn.functional.linear(queries, *tail).masked_fill(~unseen.to(queries.device), -torch.inf).logsumexp(1)
-        normalisers = torch.logaddexp(logits.logsumexp(1), rest + logits.new_tensor(weight).log())
-        return found.to(queries.device), logits - normalisers[:, None]
+        logits = nn.functional.linear(queries, *head.scoring_keys(found))
+        rest = nn.functional.linear(queries, *tail).masked_fill(~unseen, -torch.inf)
+        return logits, rest, logits.new_tensor(weight).log()
 
 
-def _probe(head: ItemHead) -> Tensor:
-    """Logits of a fixed query, ``(V,)``, which reveal a change of the key or bias of any item."""
-    keys, bias = head.scoring_keys()
-    query = torch.arange(1, keys.shape[1] + 1, device=keys.device, dtype=keys.dtype).sin()
-    return nn.functional.linear(query, keys, bias).detach().cpu()
+def _log_sum(logits: Tensor, rest: Tensor, weight: Tensor) -> Tensor:
+    """Logarithm of the sum of exp over C and over T with its weight, ``(S, 1)``."""
+    return torch.logaddexp(logits.logsumexp(1), rest.logsumexp(1) + weight)[:, None]
 
 
-def _equal(one: Tensor, other: Tensor) -> bool:
-    """Whether two probes are equal up to rounding on another device; NaN is never equal."""
-    same = one.shape == other.shape and one.dtype == other.dtype
-    return same and torch.allclose(one, other, rtol=1e-5, atol=1e-5 * float(one.abs().mean()))
+def _longest(excluded: Tensor | None) -> int:
+    """Most items that are left out for a user, counted with repeats."""
+    return 0 if excluded is None else int((excluded >= 0).sum(1).max())

@@ -17,6 +17,7 @@ from diffusers_rec.core.randomness import generators_from, uniform
 from diffusers_rec.data.history import History
 from diffusers_rec.guidance import Guidance
 from diffusers_rec.items.choice import Choice, inverse_cdf
+from diffusers_rec.recommenders.index import Index
 from diffusers_rec.recommenders.ranking import Scores, TopK, top_k, user_groups
 from diffusers_rec.recommenders.requests import Items, Requests
 from diffusers_rec.recommenders.scoring import SamplerChoice, Scorer, Seeds
@@ -153,6 +154,7 @@ class Recommender(Scorer):
         seeds: Seeds | None = None,
         sampler: SamplerChoice | None = None,
         guidance: Guidance = None,
+        index: Index | None = None,
         batch_size: int = 256,
     ) -> Recommendations:
         """The k likeliest next items for each history.
@@ -174,6 +176,8 @@ class Recommender(Scorer):
             seeds: Noise draws to average (Algorithm 3): seeds, or their number; the model's own when None.
             sampler: Component, name, or config; the model's own when None.
             guidance: Scale of the model's guide, or a mapping of its settings; the guide's own when None.
+            index: An index of the model's head that finds the items approximately, such as
+                :class:`~diffusers_rec.BFloat16Index`; the ranking is exact when None.
             batch_size: Histories at once.
 
         Returns:
@@ -182,7 +186,7 @@ class Recommender(Scorer):
         Raises:
             ValueError: an empty history or an unknown id, unless the call allows it; k below 1 or above the number of
                 candidates; lists that are not one a history; seeds that repeat; a sampler that does not exist or has
-                more steps than the schedule; or weights that are not finite.
+                more steps than the schedule; an index of another head; or weights that are not finite.
             TypeError: a history is a string, a set, or not iterable.
         """
         check_bool("exclude_seen", exclude_seen)
@@ -203,6 +207,8 @@ class Recommender(Scorer):
         if not 1 <= k <= most:
             raise ValueError(f"k must lie in 1..{most}, the number of items to choose from, got {k}.")
         options = options_of(seeds, sampler, guidance)
+        if index is not None:
+            options["index"] = index
         places, found = [], []
         for some, part in requests.batches(batch_size):
             places += some

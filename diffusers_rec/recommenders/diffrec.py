@@ -44,6 +44,7 @@ from diffusers_rec.recommenders.chains import Drawn, items_at, run_chain
 from diffusers_rec.recommenders.completing import Completing
 from diffusers_rec.recommenders.extending import extended
 from diffusers_rec.recommenders.head_scores import head_scores
+from diffusers_rec.recommenders.index import Index
 from diffusers_rec.recommenders.memory import Memory, MemoryPrediction, NoMemory
 from diffusers_rec.recommenders.one_step import OneStep
 from diffusers_rec.recommenders.passes import run_passes, steps_of_positions
@@ -97,6 +98,7 @@ class DiffRec(Pretrained, Completing):
 
     updates: Tensor
     _laid_out: tuple[Written | None, LaidOutHead] | None = None
+    _checked_index: tuple[Index, LaidOutHead] | None = None
 
     def __init__(
         self,
@@ -358,9 +360,15 @@ class DiffRec(Pretrained, Completing):
         return memory, Evidence.of(self.calibration, history, memory, self.popularity)
 
     def _best(self, history: History, k: int, choice: Choice, options: Mapping[str, Any]) -> TopK:
-        latents = self._draw(history, **{"seeds": None, "sampler": None, "guidance": None, **options}).next_item()
+        asked = {"seeds": None, "sampler": None, "guidance": None, "index": None, **options}
+        index, head = asked.pop("index"), self._keys()
+        if index is not None and self._checked_index != (index, head):
+            index.check(head)
+            self._checked_index = index, head
+        latents = self._draw(history, **asked).next_item()
         memory, evidence = self._known(history)
-        return best_items(self._keys(), latents, k, choice, memory, evidence=evidence)
+        search = None if index is None else index.shortlist
+        return best_items(head, latents, k, choice, memory, evidence=evidence, search=search)
 
     def _keys(self) -> LaidOutHead:
         """The head with its keys laid out, anew where torch has written to a weight since."""

@@ -25,6 +25,9 @@ from diffusers_rec.recommenders.ranking import Scores
 CHUNK_SCORES = 2**22
 """How many scores (users x draws x items) are held at once, about 16 MiB in float32."""
 
+Chunks = tuple[list[slice], Callable[[slice], Tensor]]
+"""Chunks of the items, and a function that gives the logits of one, ``(B, S, chunk)``."""
+
 
 @torch.no_grad()
 def head_scores(
@@ -169,19 +172,24 @@ def _log_probabilities(logits: Tensor, normaliser: Tensor | None) -> Tensor:
     return logits.log_softmax(-1) if normaliser is None else logits.sub_(normaliser)
 
 
-def head_logits(head: ItemHead, latents: Tensor, chunk_scores: int) -> tuple[list[slice], Callable[[slice], Tensor]]:
+def head_logits(head: ItemHead, latents: Tensor, chunk_scores: int) -> Chunks:
     """Chunks of the items, and a function that gives the logits of one, ``(B, S, chunk)``."""
     users, draws, _ = latents.shape
     with torch.autocast(latents.device.type, enabled=False):
         keys, bias = head.scoring_keys()
         queries = head.queries(latents.to(keys.dtype))
-    size = max(1, check_int("chunk_scores", chunk_scores, minimum=1) // max(1, users * draws))
 
     def logits(items: slice) -> Tensor:
         with torch.autocast(latents.device.type, enabled=False):
             return F.linear(queries, keys[items], None if bias is None else bias[items])
 
-    return [slice(start, min(start + size, len(keys))) for start in range(0, len(keys), size)], logits
+    return item_chunks(len(keys), users * draws, chunk_scores), logits
+
+
+def item_chunks(num_items: int, rows: int, chunk_scores: int) -> list[slice]:
+    """Ranges of the items of which so many rows hold no more than ``chunk_scores`` scores; one item at the least."""
+    size = max(1, check_int("chunk_scores", chunk_scores, minimum=1) // max(1, rows))
+    return [slice(start, min(start + size, num_items)) for start in range(0, num_items, size)]
 
 
 def log_normaliser(chunks: Sequence[slice], logits: Callable[[slice], Tensor], temperature: float = 1.0) -> Tensor:

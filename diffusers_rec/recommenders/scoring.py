@@ -109,7 +109,8 @@ class Scorer(Trainable, ABC):
             k: Number of items.
             padding: As in :meth:`scores`.
             exclude_seen: Whether to leave out the given items, also those before the last :attr:`history_length`.
-            options: As in :meth:`scores`.
+            options: As in :meth:`scores`, and ``index``, as in :meth:`Recommender.recommend
+                <diffusers_rec.Recommender.recommend>`.
 
         Returns:
             Items ``(B, k)``, -1 where fewer are left, with their probabilities and standard deviations. Those of a
@@ -128,6 +129,11 @@ class Scorer(Trainable, ABC):
 
     def _best(self, history: History, k: int, choice: Choice, options: Mapping[str, Any]) -> TopK:
         """The k best allowed items of histories that are not empty; called in evaluation mode and without gradients."""
+        if "index" in options:
+            raise ValueError(
+                f"index: expected none for {type(self).__name__}, because an index ranks by the head of one DiffRec. "
+                "Leave index out."
+            )
         return top_k(self.score(history, **options), k, excluded=choice.excluded, candidates=choice.candidates)
 
     def _checked(self, history: History) -> History:

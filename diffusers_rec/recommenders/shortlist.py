@@ -26,6 +26,7 @@ from diffusers_rec.items.heads import ItemHead
 from diffusers_rec.recommenders.calibration import CalibratedUsers, Evidence
 from diffusers_rec.recommenders.head_scores import (
     CHUNK_SCORES,
+    Chunks,
     head_logits,
     head_scores,
     log_normaliser,
@@ -108,12 +109,20 @@ def best_items(
     return found[0] if len(found) == 1 else TopK.joined(found)
 
 
-def scan(head: ItemHead, latents: Tensor, k: int, choice: Choice, memory: MemoryPrediction | None) -> Shortlist | None:
+def scan(
+    head: ItemHead,
+    latents: Tensor,
+    k: int,
+    choice: Choice,
+    memory: MemoryPrediction | None,
+    *,
+    chunks_of: Callable[[ItemHead, Tensor, int], Chunks] = head_logits,
+) -> Shortlist | None:
     """The k best items themselves, from the logits of all; a :class:`Search`.
 
     None for a catalogue of several chunks, and where probabilities among the best are too small for float32.
     """
-    chunks, logits = head_logits(head, latents, CHUNK_SCORES)
+    chunks, logits = chunks_of(head, latents, CHUNK_SCORES)
     if len(chunks) > 1:
         return None
     held = logits(chunks[0])
@@ -139,6 +148,19 @@ def scan(head: ItemHead, latents: Tensor, k: int, choice: Choice, memory: Memory
         return total.log() + top if temperature == 1 else log_normaliser(chunks, lambda _: held, temperature)
 
     return Shortlist(items.masked_fill(best == -math.inf, -1), logits_of(items), logits_of, normaliser)
+
+
+def with_memory(found: Tensor, choice: Choice, memory: MemoryPrediction | None) -> Tensor:
+    """Items that were found for one user ``(N,)`` and those that the memory predicts, as far as they are allowed.
+
+    Where candidates are given, they are the items.
+    """
+    if choice.candidates is not None:
+        found = choice.candidates.flatten()
+    elif memory is not None:
+        found = torch.cat([found, memory.items[0]])
+    found = torch.unique(found[found >= 0])
+    return found if choice.excluded is None else found[~torch.isin(found, choice.excluded)]
 
 
 def _largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -46,6 +46,9 @@ EXEMPT = {
         ("NoisingStrategy.queries", "Denoiser.condition", "Guide", "LossTerm", "LossTerm.__call__"), _ABSTRACT
     ),
     "NoisingStrategy.questions": "a deprecated name",
+    **dict.fromkeys(
+        ("BFloat16Index.shortlist", "ItemIndex.shortlist"), "called by recommend(index=), which checks the arguments"
+    ),
     "Denoiser.steer": "changes nothing, whatever it is given",
     "Guide.steer": "what the base does",
     "Process.evidence": "a process without evidence says nothing, whatever it is given",

@@ -538,6 +538,10 @@ CALLS: dict[str, Call] = {
         lambda: dr.load_pretrained, lambda: {"directory": "model", "revision": None, "token": None}, serves
     ),
     "control": Call(lambda: presets.control, lambda: {"model": world.model()}, serves),
+    "BFloat16Index": Call(lambda: dr.BFloat16Index, lambda: {"head": world.head(), "extra": 2}),
+    "BFloat16Index.check": Call(
+        lambda: dr.BFloat16Index(world.head()).check, lambda: {"head": world.head()}
+    ),
     "ItemIndex": Call(
         lambda: ItemIndex,
         lambda: {"head": world.head(), "factory": "IVF2,Flat", "num_tail": 4, "nprobe": 1},
