@@ -79,6 +79,7 @@ def test_the_shortlist_ranks_as_the_scores_of_all_items(ranking, data):
     size = data.draw(st.sampled_from([1, 7, 2**22]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shortlist, "CHUNK_SCORES", size)
+        patch.setattr(shortlist, "_SCORES", size)
         patch.setattr(shortlist, "_BLOCK", data.draw(st.sampled_from([2, 64])))
         patch.setattr(shortlist, "_FEW", data.draw(st.sampled_from([0, 2**17])))
         found = best_items(head, latents, k, choice, memory, evidence=evidence)
@@ -114,6 +115,17 @@ def test_items_far_below_the_best_are_still_ranked(draws):
     latents = torch.tensor([1.0, 0.0]) * torch.linspace(1, 1.1, draws)[:, None]
     found = best_items(head, latents[None], 40, Choice(None, None))
     assert found.items[0].tolist() == list(range(40))
+
+
+def test_rankings_stay_float32_under_autocast():
+    head, latents = LinearHead(40, WIDTH), gaussian(3, 2, WIDTH, dtype=torch.float32)
+    memory = MemoryPrediction(torch.tensor([[1, 2]] * 3), torch.full((3, 2), 0.2), torch.full((3, 1), 0.4))
+    plain = best_items(head, latents, 9, Choice(None, None), memory)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = best_items(head, latents, 9, Choice(None, None), memory)
+    assert found.scores.dtype == torch.float32
+    assert torch.equal(found.items, plain.items)
+    assert torch.equal(found.scores, plain.scores)
 
 
 def test_equal_draws_are_ranked_once():

@@ -7,6 +7,7 @@ describe.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
+from itertools import repeat
 from typing import Any, ClassVar
 
 import numpy as np
@@ -86,7 +87,7 @@ class Vocabulary:
         """
         raw = listed(ids, "ids")
         try:
-            indices = np.fromiter((self._index.get(i, -1) for i in raw), np.int64, len(raw))
+            indices = np.fromiter(map(self._index.get, raw, repeat(-1)), np.int64, len(raw))
         except TypeError:
             raise _unhashable(raw, "id") from None
         if (indices < 0).any():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, ClassVar, Literal, Self
 
 import numpy.typing as npt
@@ -217,7 +218,8 @@ class Recommender(Scorer):
         items, scores, std = (
             torch.cat([getattr(part, name) for part in found]).cpu()[back] for name in ("items", "scores", "std")
         )
-        return Recommendations([self.vocabulary.decode(row[row >= 0].tolist()) for row in items], scores, std)
+        ids = iter(self.vocabulary.decode(items[items >= 0].numpy()))
+        return Recommendations([list(islice(ids, count)) for count in (items >= 0).sum(1).tolist()], scores, std)
 
     def sample_next(
         self,

@@ -198,7 +198,7 @@ def log_normaliser(chunks: Sequence[slice], logits: Callable[[slice], Tensor], t
     for items in chunks:
         scores = logits(items)
         top = scores.amax(-1, keepdim=True)
-        mass = ((scores - top) / temperature).exp_().sum(-1, keepdim=True).log_().add_(top / temperature)
+        mass = (scores - top).div_(temperature).exp_().sum(-1, keepdim=True).log_().add_(top / temperature)
         total = mass if total is None else torch.logaddexp(total, mass)
     if total is None:
         raise ValueError("The head has no items to score.")

@@ -32,7 +32,7 @@ from diffusers_rec.data.vocabulary import IndexArray
 NO_ITEM = 2**62
 """Stands behind the distinct items of a memory's prediction."""
 
-_COMPARED = 2**16
+_COMPARED = 2**20
 """So many pairs of items are compared rather than sorted."""
 
 

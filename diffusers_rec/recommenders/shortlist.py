@@ -37,6 +37,9 @@ from diffusers_rec.recommenders.head_scores import (
 from diffusers_rec.recommenders.memory import MemoryPrediction
 from diffusers_rec.recommenders.ranking import TopK, no_probabilities, top_k
 
+_SCORES = 2**20
+"""How many scores of one group of users are held at once: what a cache holds."""
+
 _BLOCK, _FEW = 64, 2**17
 """Neighbouring scores of which the largest stands for all at first, and the number of scores where that is faster."""
 
@@ -95,18 +98,38 @@ def best_items(
     choice.check(num_items)
     if latents.shape[1] > 1 and bool((latents == latents[:, :1]).all()):
         latents = latents[:, :1]
-    found = []
-    for group in user_slices(len(latents), latents.shape[1], num_items, CHUNK_SCORES):
-        draws, allowed = latents[group], choice.take(group)
-        known = None if evidence is None else evidence.take(group)
-        own = known.memory if known is not None else None if memory is None else memory.take(group)
-        listed = (search or scan)(head, draws, k, allowed, own)
-        if listed is not None:
-            found.append(_best(listed, k, own, known))
-        else:
-            scores = head_scores(head, draws, own, evidence=known)
-            found.append(top_k(scores, k, excluded=allowed.excluded, candidates=allowed.candidates))
+    with torch.autocast(latents.device.type, enabled=False):
+        found = [
+            _best_of_group(
+                head,
+                latents[group],
+                k,
+                choice.take(group),
+                None if memory is None else memory.take(group),
+                None if evidence is None else evidence.take(group),
+                search or scan,
+            )
+            for group in user_slices(len(latents), latents.shape[1], num_items, _SCORES)
+        ]
     return found[0] if len(found) == 1 else TopK.joined(found)
+
+
+def _best_of_group(
+    head: ItemHead,
+    latents: Tensor,
+    k: int,
+    choice: Choice,
+    memory: MemoryPrediction | None,
+    evidence: Evidence | None,
+    search: Search,
+) -> TopK:
+    if evidence is not None:
+        memory = evidence.memory  # the same, so that its items are sorted once
+    listed = search(head, latents, k, choice, memory)
+    if listed is not None:
+        return _best(listed, k, memory, evidence)
+    scores = head_scores(head, latents, memory, evidence=evidence)
+    return top_k(scores, k, excluded=choice.excluded, candidates=choice.candidates)
 
 
 def scan(
