@@ -76,7 +76,7 @@ def measure(
     """Load servers, given by their processes and ports, for so many seconds at each number of clients."""
     expected = [serial(model, history) for history in histories]
     for _, port in servers.values():
-        asyncio.run(load(port, histories, max(CLIENTS), seconds / ROUNDS))
+        asyncio.run(load(port, histories, max(CLIENTS), seconds))  # until the allocator holds what it needs
     before = {name: resident_mb(process) for name, (process, _) in servers.items()}
     speeds: dict[tuple[str, int], list[float]] = {}
     for clients in CLIENTS:

@@ -11,8 +11,9 @@ import pytest
 
 from diffusers_rec import DiffRec
 
-pytest.importorskip("fastapi", reason="needs the extra server")
-httpx = pytest.importorskip("httpx", reason="needs the extra server")
+for name in ("fastapi", "uvicorn"):
+    pytest.importorskip(name, reason="needs the extra server")
+httpx = pytest.importorskip("httpx", reason="needs the extra test")
 
 SERVER = Path(__file__).parents[1] / "examples" / "server.py"
 ITEMS = [f"i{v}" for v in range(30)]

@@ -42,6 +42,6 @@ def local_folder(directory: str | PathLike[str], revision: str | None, token: st
     except Exception as error:  # the Hub's errors have no common class
         raise FileNotFoundError(
             f"There is no folder {directory}, and it could not be loaded from the Hugging Face Hub: "
-            f"{str(error).strip().splitlines()[0]}"
+            f"{(str(error).strip() or type(error).__name__).splitlines()[0]}"
         ) from error
     return Path(found)
