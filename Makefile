@@ -6,7 +6,7 @@ OLDEST := .venv-oldest/bin
 OLDEST_PYTHON ?= $(shell sed -n 's/^requires-python = ">=\(.*\)"/python\1/p' pyproject.toml)
 BENCHMARKS := training_throughput training_profile one_step_vs_n_step chains seeds top_k negatives history_length components load
 
-.PHONY: setup demo examples docs test test-slow test-oldest test-integrations fuzz bench bench-quick lint format types check clean
+.PHONY: setup demo examples docs test test-slow test-oldest test-integrations fuzz bench bench-quick bench-peers lint format types check clean
 
 setup: $(STAMP)
 
@@ -46,19 +46,21 @@ test-oldest: .venv-oldest/.installed
 	@$(OLDEST)/uv pip freeze --exclude-editable --python $(OLDEST)/python | paste -s -d ' ' - | fold -s -w 120
 	$(OLDEST)/pytest --numprocesses auto
 
-# Other people's recommenders and training loops, each in an environment of its own; RecBole's takes an extra.
+# Other people's libraries, each in an environment of its own; RecBole's takes an extra.
+STACKS := recbole rectools lightning ray trackers
 EXTRAS-recbole := ,recbole
-.venv-recbole/.installed .venv-rectools/.installed .venv-lightning/.installed .venv-ray/.installed: .venv-%/.installed: pyproject.toml constraints.txt tests/integrations/%.txt
+$(STACKS:%=.venv-%/.installed): .venv-%/.installed: pyproject.toml constraints.txt tests/integrations/%.txt
 	$(PYTHON) -m venv .venv-$*
 	.venv-$*/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		--requirement tests/integrations/$*.txt --editable '.[data,train$(EXTRAS-$*)]'
 	touch $@
 
-test-integrations: .venv-recbole/.installed .venv-rectools/.installed .venv-lightning/.installed .venv-ray/.installed
+test-integrations: $(STACKS:%=.venv-%/.installed)
 	.venv-recbole/bin/pytest -m slow tests/integrations/test_recbole.py
 	.venv-rectools/bin/pytest -m slow tests/integrations/test_rectools.py
 	.venv-lightning/bin/pytest tests/integrations/test_lightning.py
 	.venv-ray/bin/pytest -m slow tests/integrations/test_ray.py
+	.venv-trackers/bin/pytest -m slow tests/integrations/test_trackers.py
 
 fuzz: setup
 	$(BIN)/python -m tests.fuzz --seconds 60 --seed 0
@@ -67,6 +69,10 @@ bench bench-quick: setup
 	set -e; for name in $(BENCHMARKS); do \
 		echo "== $$name"; $(BIN)/python -m benchmarks.$$name $(if $(filter bench-quick,$@),--quick); \
 	done
+
+# SASRec of other libraries, in the environments of the integrations.
+bench-peers: setup .venv-recbole/.installed .venv-rectools/.installed
+	$(BIN)/python -m benchmarks.peers
 
 lint: setup
 	$(BIN)/ruff check .
