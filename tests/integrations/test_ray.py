@@ -27,7 +27,8 @@ def cluster():
     found = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
     found.add_node(num_cpus=2)
     ray.init(address=found.address, log_to_driver=False)
-    assert len(ray.nodes()) == 2
+    context = ray.data.DataContext.get_current()
+    context.wait_for_min_actors_s, context.execution_options.actor_locality_enabled = 300, False  # both nodes work
     yield found
     ray.shutdown()
     found.shutdown()
@@ -55,7 +56,9 @@ def test_a_dataset_is_answered_bit_for_bit_as_a_frame(blocks, cluster, model):
     built, folder, frame = model
     expected = recommend_frame(built, frame, 5, user="who", batch_size=3)
     dataset = ray.data.from_pandas([frame[start : start + 500 // blocks] for start in range(0, 500, 500 // blocks)])
-    assert_equal(score(dataset, folder, 5, user="who", batch_size=3, concurrency=3), expected)
+    scored = score(dataset, folder, 5, user="who", batch_size=3, concurrency=3).materialize()  # a node has two CPUs
+    assert_equal(scored, expected)
+    assert "2 nodes used" in scored.stats().partition("MapBatches(_Scorer)")[2]
     assert not ray.data.DataContext.get_current().execution_options.preserve_order
 
 
