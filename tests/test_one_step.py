@@ -6,6 +6,7 @@ import pytest
 import torch
 from strategies import gaussian, perturbed, seeded
 from test_denoisers import SPECS, made, named
+from torch import nn
 
 from diffusers_rec import DiffRec
 from diffusers_rec.denoisers import Denoiser
@@ -163,15 +164,26 @@ def test_every_chain_exports(name):
     assert_ranks_as_the_model(exported(module).module(), model, module, sampler=sampler)
 
 
+ENCODERS = [{"name": "plain", "encoder": name} for name in HistoryEncoder.names()]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("spec", SPECS, ids=named)
-def test_a_step_of_every_denoiser_compiles_into_one_graph(spec):
+@pytest.mark.parametrize("spec", [*SPECS, *ENCODERS], ids=named)
+def test_every_denoiser_and_encoder_compiles_into_one_graph(spec):
     denoiser = made(spec)
     given = random_input(denoiser, rows=2, queries=1, width=1, length=4, own_steps=False, seed=0)
     torch.compiler.reset()
-    with torch.no_grad():
+
+    def predict(history, queries, xn, timesteps):
+        return denoiser(xn, timesteps, denoiser.condition(denoiser.encode(history), queries))
+
+    def step(xn, timesteps):
+        return denoiser(xn, timesteps, condition)
+
+    recurrent = torch._dynamo.config.patch(allow_rnn=any(isinstance(part, nn.GRU) for part in denoiser.modules()))
+    with torch.no_grad(), recurrent:
         condition = denoiser.condition(denoiser.encode(given.history), given.queries)
-        step = torch.compile(denoiser, fullgraph=True, backend="eager")
-        torch.testing.assert_close(
-            step(given.xn, given.timesteps, condition), denoiser(given.xn, given.timesteps, condition)
-        )
+        expected = step(given.xn, given.timesteps)
+        for function, arguments in ((step, ()), (predict, (given.history, given.queries))):
+            compiled = torch.compile(function, fullgraph=True, backend="eager")
+            torch.testing.assert_close(compiled(*arguments, given.xn, given.timesteps), expected)

@@ -83,13 +83,16 @@ def _guarded(
     where = function.__qualname__.removesuffix(".__init__")
     constructs = function.__name__ == "__init__"
 
-    @functools.cache
+    known: dict[str, tuple[type, ...]] = {}  # no functools.cache, which torch.compile cannot trace past
+
     def expected() -> dict[str, tuple[type, ...]]:  # at the first call, when every annotation can be resolved
-        try:
-            hints = get_type_hints(function)
-        except Exception:  # a third party's annotations may name what is imported for type checkers only
-            hints = {}
-        return {name: _classes(hints.get(name)) or (object,) for name in names}
+        if not known:
+            try:
+                hints = get_type_hints(function)
+            except Exception:  # a third party's annotations may name what is imported for type checkers only
+                hints = {}
+            known.update((name, _classes(hints.get(name)) or (object,)) for name in names)
+        return known
 
     def check(given: Mapping[str, Any], classes: Mapping[str, tuple[type, ...]]) -> None:
         for name, value in given.items():

@@ -89,7 +89,8 @@ class ClozeDenoiser(Denoiser, name="cloze"):
         visible, width = queries.visible[..., None], queries.positions.shape[-1]
         history = context.first(queries.longest(context.items.shape[1]))
         longest, length = history.items.shape[1], visible + queries.keys.sum(-1, keepdim=True)
-        place = torch.arange(int(length.max()), device=visible.device)
+        tokens = longest + width if torch.compiler.is_compiling() else int(length.max())
+        place = torch.arange(tokens, device=visible.device)
         # The positions of a query follow the last item that it sees.
         source = torch.where(place < visible, place, (place - visible + longest).clamp(max=longest + width - 1))
         own = visible + torch.arange(width, device=visible.device)

@@ -70,6 +70,7 @@ class AdversarialEncoder(HistoryEncoder, name="adversarial"):
         seed: Seed of the initial weights; None draws them from torch's random state.
     """
 
+    any_length = False
     penalised = "kl", "discriminator", "information"
 
     def __init__(
