@@ -10,6 +10,7 @@ computed twice. In addition to the gradients, memory holds two chunks, for any M
 
 from __future__ import annotations
 
+import math
 from functools import reduce
 from typing import Any
 
@@ -25,6 +26,10 @@ CHUNK_SCORES = 2**24
 
 Each chunk also costs a few passes over the keys, so smaller chunks would be slower.
 """
+
+ALIGNMENT = 16
+"""Divisor of the length of a row of scores in memory: matrix products into rows of odd lengths take up to 2.5 times as
+long. Scores in excess are minus infinity."""
 
 
 @explained
@@ -78,7 +83,7 @@ def chunked_cross_entropy(
             f"None, got {tuple(keys.shape)} and {None if bias is None else tuple(bias.shape)}."
         )
     check_int("fixed", fixed, minimum=0, maximum=keys.shape[1])
-    rows = max(1, check_int("chunk_scores", chunk_scores, minimum=1) // len(keys))
+    rows = max(1, check_int("chunk_scores", chunk_scores, minimum=1) // _aligned(len(keys)))
     if weights is not None and weights.shape != target.shape:
         raise ValueError(f"Expected one weight for each target, {tuple(target.shape)}, got {tuple(weights.shape)}.")
     dtype = reduce(
@@ -96,6 +101,10 @@ def chunked_cross_entropy(
 def relative(weights: Tensor) -> Tensor:
     """Divide weights by their mean."""
     return weights / weights.mean()
+
+
+def _aligned(length: int) -> int:
+    return -(-length // ALIGNMENT) * ALIGNMENT
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -118,29 +127,37 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         low_keys = None if of_queries is None else keys[:, :learned].to(low)
         for chunk in (slice(start, start + rows) for start in range(0, len(queries), rows)):
             some, true = queries[chunk], target[chunk, None]
-            scores = some @ keys.T if bias is None else torch.addmm(bias, some, keys.T)
-            scores = scores.log_softmax(-1)
-            found = scores.gather(1, true)
+            scores = queries.new_empty(len(some), _aligned(len(keys)))
+            scores[:, len(keys) :] = -math.inf
+            if bias is None:
+                torch.mm(some, keys.T, out=scores[:, : len(keys)])
+            else:
+                torch.addmm(bias, some, keys.T, out=scores[:, : len(keys)])
+            softmax = scores.softmax(-1)
+            # The largest score s has softmax exp(s - logsumexp), which never underflows.
+            logsumexp = scores.amax(1, keepdim=True) - softmax.amax(1, keepdim=True).log()
+            found = scores.gather(1, true) - logsumexp
+            del scores  # free it before more is computed
             total -= (found if weights is None else found * weights[chunk, None]).sum()
             if not any(ctx.needs_input_grad):
                 continue
-            gradient = scores.exp_()
-            gradient.scatter_add_(1, true, gradient.new_full(true.shape, -1.0))
+            gradient = softmax.scatter_add_(1, true, softmax.new_full(true.shape, -1.0))
             if weights is not None:
                 gradient *= weights[chunk, None]
             if of_bias is not None:
-                of_bias += gradient.sum(0)
-            gradient = gradient.to(low)
+                of_bias += gradient[:, : len(keys)].T @ gradient.new_ones(len(some))
+            gradient = gradient.to(low)[:, : len(keys)]
             if of_queries is not None and low_keys is not None:
                 of_queries[chunk, :learned] = gradient @ low_keys
             if of_keys is not None:
                 of_keys[:, :learned] += gradient.T @ some[:, :learned].to(low)
-            del scores, gradient  # free them before the next chunk is computed
-        ctx.save_for_backward(*(None if part is None else part.div_(max(1, len(queries))) for part in gradients))
+            del softmax, gradient
+        ctx.save_for_backward(*gradients)
+        ctx.count = max(1, len(queries))
         return total / len(queries)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
-        parts = (None if part is None else part * factor for part in ctx.saved_tensors)
+        parts = (None if part is None else part * (factor / ctx.count) for part in ctx.saved_tensors)
         return (*parts, None, None, None, None, None)
