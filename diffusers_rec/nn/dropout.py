@@ -25,9 +25,10 @@ def dropout(x: Tensor, p: float) -> Tensor:
     if x.device.type != "cpu":
         return F.dropout(x, p)
     words = np.random.SFC64(int(torch.randint(2**62, ()))).random_raw(-(-x.numel() // 4))
-    level = torch.from_numpy(words.view(np.int16))[: x.numel()].view(x.shape)
-    kept = level >= dropped - _LEVELS // 2
-    return x * kept.to(x.dtype).mul_(_LEVELS / (_LEVELS - dropped))
+    kept = words.view(np.int16)[: x.numel()] >= dropped - _LEVELS // 2
+    # NumPy compares int16 ten times as fast as torch, and torch casts int8 five times as fast as bool.
+    mask = torch.from_numpy(kept.view(np.int8)).view(x.shape).to(x.dtype)
+    return x * mask.mul_(_LEVELS / (_LEVELS - dropped))
 
 
 class Dropout(nn.Module):

@@ -117,17 +117,22 @@ def _run(
         torch.cat([each.seen for each in corrupted.values()], dim=1),
         condition,
     )
+    wanted = chosen.flatten().nonzero()[:, 0]  # once: on a GPU, the host waits for it
+
+    def at_wanted(values: Tensor) -> Tensor:
+        return values.flatten(0, 2).index_select(0, wanted)
+
     passes = {
         name: Pass(
-            each.items[chosen],
-            each.x0[chosen],
-            each.xn[chosen],
-            each.noise[chosen],
-            steps_of_positions(each.timesteps, chosen)[chosen],
-            part[chosen],
+            at_wanted(each.items),
+            at_wanted(each.x0),
+            at_wanted(each.xn),
+            at_wanted(each.noise),
+            at_wanted(steps_of_positions(each.timesteps, chosen)),
+            at_wanted(part),
             denoiser.prediction,
             model.schedule,
-            0.0 if centre is None else centre.expand_as(each.x0)[chosen],
+            0.0 if centre is None else at_wanted(centre.expand_as(each.x0)),
             model.process,
             model.embedding,
         )

@@ -8,6 +8,7 @@ import torch
 from torch import Generator, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from diffusers_rec.core.errors import check_class
 from diffusers_rec.data.batching import Batch
@@ -34,6 +35,8 @@ class Learner:
     def __init__(self, model: Recommender, optimizer: Optimizer, config: TrainingConfig, processes: Processes) -> None:
         self.model, self.optimizer, self.config, self.processes = model, optimizer, config, processes
         self.average = copy.deepcopy(model).requires_grad_(False) if config.average_decay else None
+        averaged = model if self.average is None else self.average
+        self._averaged = list(averaged.parameters()), list(model.parameters())
         self._initial_rates = [float(group["lr"]) for group in optimizer.param_groups]
         self._low = resolved(config.precision, processes.device) == "bf16"
         self._wrapped: nn.Module | None = None
@@ -104,9 +107,7 @@ class Learner:
     def _update_average(self, step: int) -> None:
         if self.average is not None:
             decay = min(self.config.average_decay, (1 + step) / (10 + step))
-            with torch.no_grad():
-                for mean, last in zip(self.average.parameters(), self.model.parameters(), strict=True):
-                    mean.lerp_(last, 1 - decay)
+            get_ema_multi_avg_fn(decay)(*self._averaged, step)  # type: ignore[no-untyped-call]
 
 
 def diverged(sign: str, epoch: int) -> ValueError:
