@@ -32,7 +32,8 @@ def drawing_of(table: Path) -> Callable[[Path, list[dict[str, str]]], None] | No
     if table.stem.endswith(NOT_DRAWN):
         return None
     name = table.stem.partition("-")[0]
-    folder = next((each for each in FOLDERS if (HERE / each / f"{name}.py").is_file()), None)
+    own = (HERE / f"{name}.py").is_file()
+    folder = None if own else next((each for each in FOLDERS if (HERE / each / f"{name}.py").is_file()), None)
     module = f"benchmarks.{folder}.{name}" if folder else f"benchmarks.{name}"
     return getattr(import_module(module), "draw", None)
 

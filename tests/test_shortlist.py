@@ -80,6 +80,8 @@ def test_the_shortlist_ranks_as_the_scores_of_all_items(ranking, data):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shortlist, "CHUNK_SCORES", size)
         patch.setattr(shortlist, "_SCORES", size)
+        patch.setattr(shortlist, "_PIECE", data.draw(st.sampled_from([1, 20, 100])))
+        patch.setattr(shortlist, "_SPARE", data.draw(st.sampled_from([0, 64])))
         patch.setattr(shortlist, "_BLOCK", data.draw(st.sampled_from([2, 64])))
         patch.setattr(shortlist, "_FEW", data.draw(st.sampled_from([0, 2**17])))
         found = best_items(head, latents, k, choice, memory, evidence=evidence)
@@ -90,6 +92,24 @@ def test_the_shortlist_ranks_as_the_scores_of_all_items(ranking, data):
     torch.testing.assert_close(found.std, plain.std, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("draws", [1, 5])
+def test_one_pass_over_a_catalogue_in_pieces_proves_its_list_or_leaves_it(draws, monkeypatch):
+    """The proof holds where the draws are alike, as those of a trained model, and not always where they differ."""
+    head, none = LinearHead(3000, WIDTH), Choice(None, None)
+    monkeypatch.setattr(shortlist, "CHUNK_SCORES", 1000)
+    monkeypatch.setattr(shortlist, "_PIECE", 1000)
+    one = gaussian(2, 1, WIDTH, seed=1, dtype=torch.float32)
+    alike = one + 0.01 * gaussian(2, draws, WIDTH, seed=2, dtype=torch.float32)
+    found = scan(head, alike, 10, none, None)
+    assert found.items.shape == (2, 104)
+    plain = top_k(head_scores(head, alike), 10)
+    assert torch.equal(best_items(head, alike, 10, none).items, plain.items)
+    if draws > 1:
+        apart = 200 * gaussian(2, draws, WIDTH, seed=3, dtype=torch.float32)
+        assert scan(head, apart, 10, none, None) is None
+        assert torch.equal(best_items(head, apart, 10, none).items, top_k(head_scores(head, apart), 10).items)
+
+
 @given(users=st.integers(1, 3), data=st.data())
 def test_distinct_items_keep_their_mass(users, data):
     memory = data.draw(predictions(users, 9).filter(lambda found: found is not None))
@@ -98,13 +118,9 @@ def test_distinct_items_keep_their_mass(users, data):
     assert all(len(set(row)) == len(row) for row in ([v for v in each if v < 9] for each in distinct.items.tolist()))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("diffusers_rec.recommenders.memory._COMPARED", data.draw(st.sampled_from([0, 2**16])))
-        check_lookup(memory, users)
-
-
-def check_lookup(memory, users):
-    whole = slice(0, 9)
-    torch.testing.assert_close(memory.at(torch.arange(9).expand(users, -1)), memory.within(whole), rtol=0, atol=0)
-    assert not memory.at(torch.full((users, 2), -1)).any()
+        everything = memory.at(torch.arange(9).expand(users, -1))
+        torch.testing.assert_close(everything, memory.within(whole), rtol=1e-12, atol=0)
+        assert not memory.at(torch.full((users, 2), -1)).any()
 
 
 @pytest.mark.parametrize("draws", [1, 4])
@@ -219,3 +235,15 @@ def test_a_model_without_a_head_of_its_own_takes_no_index():
         Ensemble([model]).recommend(histories, index=index)
     with pytest.raises(TypeError, match=r"index must be .*Index.*BFloat16Index\(model.head\)"):
         model.recommend(histories, index=model.head)
+
+
+def test_the_overlap_is_the_share_of_the_own_lists_that_another_way_gives():
+    model, histories = catalogue(seeds=4)
+    with torch.no_grad():
+        model.denoiser.out.weight.add_(gaussian(16, 16, seed=2, dtype=torch.float32), alpha=0.3)
+    own, one = model.recommend(histories, k=6).items, model.recommend(histories, k=6, seeds=1).items
+    expected = sum(len({*row} & {*other}) for row, other in zip(own, one, strict=True)) / (6 * len(histories))
+    assert 0 < expected < 1
+    assert model.list_overlap(histories, 6, seeds=1) == pytest.approx(expected)
+    assert model.list_overlap(iter(histories), 6) == 1
+    assert model.list_overlap(histories, index=BFloat16Index(model.head)) > 0.98

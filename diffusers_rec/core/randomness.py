@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from itertools import islice
 from threading import RLock
 
@@ -50,6 +51,7 @@ def generators_from(seeds: int | Sequence[int]) -> list[Generator]:
     return [Generator().manual_seed(stream_seed(seed, 1)) for seed in values]
 
 
+@lru_cache(MAX_DRAWS)
 def stream_seed(*integers: int) -> int:
     """Seed, in 0..2^63-1, of the stream of these integers; other integers, or another order, yield another stream."""
     return int(np.random.SeedSequence(integers).generate_state(1, np.uint64)[0]) >> 1

@@ -16,6 +16,7 @@ from diffusers_rec.core.entrances import guarded
 from diffusers_rec.core.errors import check_bool, check_choice, check_int, require_extra
 from diffusers_rec.core.randomness import generators_from, uniform
 from diffusers_rec.data.history import History
+from diffusers_rec.data.sequences import Sequences
 from diffusers_rec.guidance import Guidance
 from diffusers_rec.items.choice import Choice, inverse_cdf
 from diffusers_rec.recommenders.index import Index
@@ -220,6 +221,41 @@ class Recommender(Scorer):
         )
         ids = iter(self.vocabulary.decode(items[items >= 0].numpy()))
         return Recommendations([list(islice(ids, count)) for count in (items >= 0).sum(1).tolist()], scores, std)
+
+    def list_overlap(
+        self,
+        histories: Iterable[Items],
+        k: int = 10,
+        *,
+        unknown: Unknown = "error",
+        seeds: Seeds | None = None,
+        sampler: SamplerChoice | None = None,
+        index: Index | None = None,
+        batch_size: int = 256,
+    ) -> float:
+        """Share of the k items that :meth:`recommend` gives which it also gives in another, faster way.
+
+        It decides whether that way is safe: ``model.list_overlap(histories, seeds=1)`` near 1 means that one noise draw
+        gives the lists of all, and ``model.seeds = 1`` makes it the model's own number.
+
+        Args:
+            histories: Raw item ids, oldest first, such as those of the validation.
+            k: Number of items.
+            unknown: See :meth:`recommend`.
+            seeds: Noise draws of the other way; the model's own when None.
+            sampler: Sampler of the other way; the model's own when None.
+            index: Index of the other way; the ranking is exact when None.
+            batch_size: Histories at once.
+
+        Raises:
+            ValueError: As :meth:`recommend`.
+        """
+        given = histories if isinstance(histories, Sequences) else list(histories)
+        other: dict[str, Any] = {"seeds": seeds, "sampler": sampler, "index": index}
+        some: dict[str, Any] = {"unknown": unknown, "batch_size": batch_size}
+        own, found = (self.recommend(given, k, **some, **way).items for way in ({}, other))
+        shared = sum(len({*one} & {*two}) for one, two in zip(own, found, strict=True))
+        return shared / max(1, sum(map(len, own)))
 
     def sample_next(
         self,

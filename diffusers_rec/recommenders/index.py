@@ -67,7 +67,7 @@ class BFloat16Index(Index):
     """The keys in bfloat16, half the bytes of float32; the best of such a scan are scored again exactly.
 
     It pays where reading the keys takes most of the time: large catalogues, one draw, few users at once.
-    ``benchmarks/serving.py`` measures its recall. A catalogue of several chunks is scanned exactly.
+    ``benchmarks/serving.py`` measures its recall.
 
     Args:
         head: Item head. Build the index again after further training.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
 from types import MethodType
 from typing import Any, TypeVar, cast
 
@@ -13,8 +12,8 @@ from diffusers_rec.core.checkpoint import refuse_nonfinite
 from diffusers_rec.core.registry import Component
 
 M = TypeVar("M", bound=nn.Module)
-Written = list[tuple[int, int]]
-"""Where each weight lies, and how often torch has written to it."""
+Written = list[int]
+"""Where each weight lies, and how often torch has written to it, in turn."""
 
 
 def in_evaluation_mode(model: M) -> M:
@@ -24,7 +23,7 @@ def in_evaluation_mode(model: M) -> M:
     and every other attribute of the model's, by reference. Modules that an attribute holds in a tuple, a list or a
     mapping outside the module tree, as a head holds its embedding, are its own as well, and so are bound methods.
     """
-    return evaluating_copy(model) if any(module.training for module in _modules(model)) else model
+    return evaluating_copy(model) if any(parts["training"] for parts in _modules(model)) else model
 
 
 def evaluating_copy(model: M) -> M:
@@ -43,27 +42,25 @@ def check_finite(model: nn.Module, known: Written | None) -> Written:
     Raises:
         ValueError: weights hold NaN or infinities.
     """
-    written = [
-        (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version)
-        for module in _modules(model)
-        for tensors in (module._parameters, module._buffers)
-        for tensor in tensors.values()
-        if tensor is not None
-    ]
+    written: Written = []
+    for parts in _modules(model):
+        for tensors in (parts["_parameters"], parts["_buffers"]):
+            for tensor in tensors.values() if tensors else ():
+                if tensor is not None:
+                    written += tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
     if known is not None and written == known:
         return known
     refuse_nonfinite(dict(model.named_parameters()), "The model cannot serve")
     return written
 
 
-def _modules(model: nn.Module) -> Iterator[nn.Module]:
-    """As ``model.modules()``, which takes three times as long; a module that comes twice is given twice."""
-    waiting = [model]
-    while waiting:
-        module = waiting.pop()
-        yield module
-        if module._modules:
-            waiting += [child for child in module._modules.values() if child is not None]
+def _modules(model: nn.Module) -> list[dict[str, Any]]:
+    """Attributes of each module, faster than by ``model.modules()``; one that comes twice is given twice."""
+    found = [model.__dict__]
+    for parts in found:  # grows
+        if parts["_modules"]:
+            found += [child.__dict__ for child in parts["_modules"].values() if child is not None]
+    return found
 
 
 def _copy_of(module: nn.Module, made: dict[int, nn.Module]) -> nn.Module:

@@ -15,10 +15,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffusers_rec.items.choice import Choice
@@ -30,6 +31,7 @@ from diffusers_rec.recommenders.head_scores import (
     head_logits,
     head_scores,
     log_normaliser,
+    logits_of,
     mean_over_draws,
     underflows,
     user_slices,
@@ -39,6 +41,9 @@ from diffusers_rec.recommenders.ranking import TopK, no_probabilities, top_k
 
 _SCORES = 2**20
 """How many scores of one group of users are held at once: what a cache holds."""
+
+_PIECE, _SPARE = 2**19, 64
+"""How many scores are computed at once where a catalogue is not held, and how many items are kept beside 4 k."""
 
 _BLOCK, _FEW = 64, 2**17
 """Neighbouring scores of which the largest stands for all at first, and the number of scores where that is faster."""
@@ -143,11 +148,11 @@ def scan(
 ) -> Shortlist | None:
     """The k best items themselves, from the logits of all; a :class:`Search`.
 
-    None for a catalogue of several chunks, and where probabilities among the best are too small for float32.
+    None where probabilities among the best are too small for float32.
     """
     chunks, logits = chunks_of(head, latents, CHUNK_SCORES)
     if len(chunks) > 1:
-        return None
+        return _scan_once(head, latents, k, choice, memory, *chunks_of(head, latents, _PIECE))
     held = logits(chunks[0])
     draws = held.shape[1]
     top = held.amax(-1, keepdim=True)
@@ -173,15 +178,62 @@ def scan(
     return Shortlist(items.masked_fill(best == -math.inf, -1), logits_of(items), logits_of, normaliser)
 
 
+def _scan_once(
+    head: ItemHead,
+    latents: Tensor,
+    k: int,
+    choice: Choice,
+    memory: MemoryPrediction | None,
+    chunks: list[slice],
+    logits: Callable[[slice], Tensor],
+) -> Shortlist | None:
+    r"""The shortlist of a catalogue that is not held at once, whose logits are computed once.
+
+    The mean over the draws needs the normalisers :math:`Z_s`, known at the end. Until then items are ranked by
+    :math:`\sum_s e^{\ell_{s,v}} / \tilde Z_s`, with those of the first chunk, and more than k are kept. The others have
+    at most :math:`\max_s \tilde Z_s / (S Z_s)` times the smallest sum kept. None where that does not prove that the k
+    best are kept.
+    """
+    most = min(4 * k + _SPARE, chunks[-1].stop)
+    first = logits(chunks[0])
+    top = first.amax(-1, keepdim=True)
+    total = torch.zeros_like(top)
+    weights = (first - top).exp_().sum(-1, keepdim=True).reciprocal()
+    kept: list[tuple[Tensor, Tensor]] = []
+    for chunk in chunks:
+        odds = logits(chunk).sub_(top).exp_()
+        total += odds.sum(-1, keepdim=True)
+        ranked = (weights.mT @ odds)[:, 0]
+        choice.mask_(ranked, chunk)
+        values, columns = _largest(ranked, min(most, ranked.shape[1]))
+        kept.append((values, columns + chunk.start))
+    sums, items = (torch.cat(parts, dim=1) for parts in zip(*kept, strict=True))
+    sums, order = sums.topk(most, dim=1)
+    items = items.gather(1, order).masked_fill(sums == -math.inf, -1)
+    exact, plain = partial(logits_of, head, latents), total.log() + top
+    shares = (exact(items.clamp(min=0)) - plain).exp().mean(1).masked_fill(items < 0, -math.inf)
+    bound = (weights * total * latents.shape[1]).reciprocal().amax(1) * sums[:, -1:]
+    if underflows(sums.where(items >= 0, 1)) or not bool((shares.topk(k, dim=1).values[:, -1:] >= bound).all()):
+        return None
+    users = [slice(row, row + 1) for row in range(len(items))]
+    rows = [with_memory(items[row], choice.take(row), None if memory is None else memory.take(row)) for row in users]
+    items = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+
+    def normaliser(temperature: float) -> Tensor:
+        return plain if temperature == 1 else log_normaliser(chunks, logits, temperature)
+
+    return Shortlist(items, exact(items.clamp(min=0)), exact, normaliser)
+
+
 def with_memory(found: Tensor, choice: Choice, memory: MemoryPrediction | None) -> Tensor:
-    """Items that were found for one user ``(N,)`` and those that the memory predicts, as far as they are allowed.
+    """Items found for one user, padded with -1, and those that the memory predicts, as far as they are allowed.
 
     Where candidates are given, they are the items.
     """
     if choice.candidates is not None:
-        found = choice.candidates.flatten()
+        found = choice.candidates
     elif memory is not None:
-        found = torch.cat([found, memory.items[0]])
+        found = torch.cat([found.flatten(), memory.items[0]])
     found = torch.unique(found[found >= 0])
     return found if choice.excluded is None else found[~torch.isin(found, choice.excluded)]
 

@@ -222,6 +222,12 @@ CALLS: dict[str, Call] = {
         lambda: {**served(), "k": 2, "exclude_seen": True, "candidates": ["i4", "i5", "i6"], "batch_size": 1},
         recommended,
     ),
+    "Recommender.list_overlap": Call(
+        lambda: world.model().list_overlap,
+        lambda: {"histories": HISTORIES, "k": 2, "unknown": "error", "seeds": 2, "sampler": "one-step",
+                 "batch_size": 2},
+        lambda result, _: 0 <= result <= 1,
+    ),
     "recommend_frame": Call(
         lambda: dr.recommend_frame,
         lambda: {"model": world.model(), "frame": frame(), "k": 2, "candidates": ["i4", "i5", "i6"], "exclude": ["i6"],
