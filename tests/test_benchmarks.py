@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import shutil
 import subprocess
 import sys
@@ -49,7 +50,7 @@ def programs(folder: str) -> list[str]:
     return sorted(path.stem for path in found if 'if __name__ == "__main__"' in path.read_text())
 
 
-PROGRAMS = [name for name in programs("benchmarks") if name != "draw"]
+PROGRAMS = [name for name in programs("benchmarks") if name not in ("draw", "peers")]  # peers needs other libraries
 PAPER_PROGRAMS = programs("benchmarks/paper")
 NUM_ITEMS, DIM, LENGTH, NUM_TIMESTEPS = 30, 16, 8, 12
 
@@ -198,7 +199,7 @@ def test_exact_draws_follow_the_probabilities():
     assert exact_draws(probabilities, candidates=1, **draw).unique(dim=1).tolist() == [[0], [2]]
 
 
-@pytest.mark.parametrize("name", [*PROGRAMS, *(f"paper.{name}" for name in PAPER_PROGRAMS)])
+@pytest.mark.parametrize("name", [*PROGRAMS, "peers", *(f"paper.{name}" for name in PAPER_PROGRAMS)])
 def test_every_program_answers_help(name, capsys):
     with pytest.raises(SystemExit) as left:
         import_module(f"benchmarks.{name}").main(["--help"])
@@ -224,6 +225,18 @@ def test_every_program_runs_quickly_and_ends_with_its_ratios(name, tmp_path):
     assert all(float(value) > 0 for value in last.values())
     assert (tmp_path / f"{name}-quick.csv").is_file()
     assert (tmp_path / f"{name}-quick.png").is_file()
+
+
+def test_our_side_of_peers_trains_and_serves(tmp_path):
+    log = tmp_path / "log.txt"
+    walks = [[user, *(1 + (user + place) % 15 for place in range(6))] for user in range(20)]
+    log.write_text("".join(" ".join(map(str, walk)) + "\n" for walk in walks))
+    command = [sys.executable, "-c", "from benchmarks.peer_workers import work; work()", "diffusers_rec", str(log), "1"]
+    requests = '["train", 1]\n["serve", 10]\n'
+    done = subprocess.run(command, cwd=ROOT, input=requests, capture_output=True, text=True, check=True)
+    about, (training, targets), (serving, _) = map(json.loads, done.stdout.splitlines())
+    assert about["epoch_targets"] == targets == 20 * 3
+    assert min(training, serving) > 0
 
 
 SCORES = [
