@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 OLDEST := .venv-oldest/bin
 OLDEST_PYTHON ?= $(shell sed -n 's/^requires-python = ">=\(.*\)"/python\1/p' pyproject.toml)
-BENCHMARKS := training_throughput training_profile one_step_vs_n_step chains seeds top_k serving negatives history_length components load
+BENCHMARKS := training_throughput training_profile one_step_vs_n_step chains seeds top_k serving negatives history_length components load export training_minutes
 
 .PHONY: setup demo examples docs test test-slow test-oldest test-integrations fuzz bench bench-quick bench-peers lint format types check clean
 

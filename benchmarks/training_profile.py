@@ -22,8 +22,8 @@ from diffusers_rec.presets import best, paper
 from diffusers_rec.training import RECIPES, TrainingConfig
 
 KINDS = {
-    "matrix products": ("mm", "addmm", "bmm", "addmv", "mv", "linear"),
-    "softmax and its loss": ("_log_softmax", "_softmax", "exp_", "scatter_add_", "_softmax_backward_data", "sum"),
+    "matrix products": ("mm", "addmm", "bmm", "addmv", "addmv_", "mv", "linear"),
+    "softmax and its loss": ("_softmax", "amax", "scatter_add_", "_softmax_backward_data", "sum"),
     "copies and casts": ("copy_", "_to_copy", "cat", "index", "index_select", "gather", "_index_put_impl_"),
     "dropout": ("ge", "mul"),
     "layer norm": ("native_layer_norm", "native_layer_norm_backward"),
