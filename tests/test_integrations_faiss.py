@@ -340,6 +340,7 @@ def test_an_index_of_a_head_that_has_changed_is_refused_once_torch_has_written()
     model = DiffRec(range(50), dim=8, max_length=6, denoiser="conditional-mlp", head="tied").eval()
     index = ItemIndex(model.head)
     model.recommend([[1, 2]], k=5, index=index)
+    assert copy.deepcopy(model).recommend([[1, 2]], k=5).items == model.recommend([[1, 2]], k=5).items
     with torch.no_grad():
         model.embedding.weight[4] += 0.1
     with pytest.raises(ValueError, match="head has changed since this index was built"):

@@ -44,7 +44,6 @@ from diffusers_rec.recommenders.chains import Drawn, items_at, run_chain
 from diffusers_rec.recommenders.completing import Completing
 from diffusers_rec.recommenders.extending import extended
 from diffusers_rec.recommenders.head_scores import head_scores
-from diffusers_rec.recommenders.index import Index
 from diffusers_rec.recommenders.memory import Memory, MemoryPrediction, NoMemory
 from diffusers_rec.recommenders.one_step import OneStep
 from diffusers_rec.recommenders.passes import run_passes, steps_of_positions
@@ -98,7 +97,6 @@ class DiffRec(Pretrained, Completing):
 
     updates: Tensor
     _laid_out: tuple[Written | None, LaidOutHead] | None = None
-    _checked_index: tuple[Index, LaidOutHead] | None = None
 
     def __init__(
         self,
@@ -362,9 +360,8 @@ class DiffRec(Pretrained, Completing):
     def _best(self, history: History, k: int, choice: Choice, options: Mapping[str, Any]) -> TopK:
         asked = {"seeds": None, "sampler": None, "guidance": None, "index": None, **options}
         index, head = asked.pop("index"), self._keys()
-        if index is not None and self._checked_index != (index, head):
-            index.check(head)
-            self._checked_index = index, head
+        if index is not None:
+            index.check_once(head)
         latents = self._draw(history, **asked).next_item()
         memory, evidence = self._known(history)
         search = None if index is None else index.shortlist

@@ -33,6 +33,7 @@ class Index(ABC):
     made_by: ClassVar[str] = "BFloat16Index(model.head) or ItemIndex(model.head)"
     head: ItemHead
     _probe: Tensor
+    _checked: ItemHead | None = None
 
     @abstractmethod
     def shortlist(
@@ -60,6 +61,12 @@ class Index(ABC):
         if not same_probe(self._probe, probe(head)):
             name = type(self).__name__
             raise ValueError(f"The head has changed since this index was built. Build a new one: {name}(head, ...).")
+
+    def check_once(self, head: ItemHead) -> None:
+        """:meth:`check`, unless the last call had the same object: a head with its keys laid out never changes."""
+        if self._checked is not head:
+            self.check(head)
+            self._checked = head
 
 
 @guarded
