@@ -83,7 +83,7 @@ def _guarded(
     where = function.__qualname__.removesuffix(".__init__")
     constructs = function.__name__ == "__init__"
 
-    known: dict[str, tuple[type, ...]] = {}  # no functools.cache, which torch.compile cannot trace past
+    known: list[dict[str, tuple[type, ...]]] = []  # no functools.cache, which torch.compile cannot trace past
 
     def expected() -> dict[str, tuple[type, ...]]:  # at the first call, when every annotation can be resolved
         if not known:
@@ -91,8 +91,9 @@ def _guarded(
                 hints = get_type_hints(function)
             except Exception:  # a third party's annotations may name what is imported for type checkers only
                 hints = {}
-            known.update((name, _classes(hints.get(name)) or (object,)) for name in names)
-        return known
+            # Whole at once, because another thread may read it.
+            known.append({name: _classes(hints.get(name)) or (object,) for name in names})
+        return known[0]
 
     def check(given: Mapping[str, Any], classes: Mapping[str, tuple[type, ...]]) -> None:
         for name, value in given.items():

@@ -19,7 +19,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar, Union
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,9 +29,6 @@ from diffusers_rec.core.randomness import isolated_rng
 from diffusers_rec.core.registry import Component
 from diffusers_rec.data.history import History
 from diffusers_rec.processes.schedules.lookup import unexpanded
-
-EncoderSpec = Union["HistoryEncoder", str, Mapping[str, Any]]
-"""An encoder, its registered name or its config."""
 
 
 class HistoryEncoder(nn.Module, Component, ABC, kind="encoder"):
@@ -153,6 +150,10 @@ class PrefixEncoder(HistoryEncoder):
     def states(self, context: Tensor, visible: Tensor) -> Tensor:
         rows = torch.arange(visible.shape[0], device=visible.device)[:, None].expand(visible.shape)
         return self.last(context[rows.flatten()], visible.flatten()).view(*visible.shape, self.dim)
+
+
+EncoderSpec = HistoryEncoder | str | Mapping[str, Any]
+"""An encoder, its registered name or its config."""
 
 
 def at_last(values: Tensor, visible: Tensor) -> Tensor:
