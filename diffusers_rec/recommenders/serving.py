@@ -23,7 +23,7 @@ def in_evaluation_mode(model: M) -> M:
     and every other attribute of the model's, by reference. Modules that an attribute holds in a tuple, a list or a
     mapping outside the module tree, as a head holds its embedding, are its own as well, and so are bound methods.
     """
-    return evaluating_copy(model) if any(parts["training"] for parts in _modules(model)) else model
+    return evaluating_copy(model) if any(module.training for module in _modules(model)) else model
 
 
 def evaluating_copy(model: M) -> M:
@@ -43,9 +43,9 @@ def check_finite(model: nn.Module, known: Written | None) -> Written:
         ValueError: weights hold NaN or infinities.
     """
     written: Written = []
-    for parts in _modules(model):
-        for tensors in (parts["_parameters"], parts["_buffers"]):
-            for tensor in tensors.values() if tensors else ():
+    for module in _modules(model):
+        for tensors in (module._parameters, module._buffers):
+            for tensor in tensors.values():
                 if tensor is not None:
                     written += tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
     if known is not None and written == known:
@@ -54,12 +54,11 @@ def check_finite(model: nn.Module, known: Written | None) -> Written:
     return written
 
 
-def _modules(model: nn.Module) -> list[dict[str, Any]]:
-    """Attributes of each module, faster than by ``model.modules()``; one that comes twice is given twice."""
-    found = [model.__dict__]
-    for parts in found:  # grows
-        if parts["_modules"]:
-            found += [child.__dict__ for child in parts["_modules"].values() if child is not None]
+def _modules(model: nn.Module) -> list[nn.Module]:
+    """The modules of a model, faster than by ``model.modules()``; one that comes twice is given twice."""
+    found = [model]
+    for module in found:  # grows
+        found += [child for child in module._modules.values() if child is not None]
     return found
 
 
