@@ -12,7 +12,7 @@ from hypothesis import settings
 from diffusers_rec.core import registry
 from diffusers_rec.recommenders import pretrained
 
-settings.register_profile("quick", deadline=None, derandomize=True, max_examples=12)
+settings.register_profile("quick", deadline=None, derandomize=True, max_examples=8)
 settings.register_profile("thorough", deadline=None, derandomize=True, max_examples=100)  # by `make test-slow`
 settings.load_profile("quick")
 

@@ -293,6 +293,7 @@ def test_a_name_is_shown_in_words():
     assert words("SASRec, 256 sampled negatives") == "SASRec, 256 sampled negatives"
 
 
+@pytest.mark.slow
 def test_every_picture_is_drawn_again_from_its_csv(tmp_path):
     for table in (ROOT / "benchmarks" / "results").glob("*.csv"):
         shutil.copy(table, tmp_path)

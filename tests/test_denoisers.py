@@ -73,6 +73,7 @@ def test_every_denoiser_keeps_its_contract(spec, clause, shape):
     clause(denoiser, random_input(denoiser, **shape))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", [spec for spec in SPECS if len(spec) > 1], ids=named)
 def test_every_variant_keeps_its_contract(spec):
     cls, settings = Denoiser.named(spec["name"]), {key: value for key, value in spec.items() if key != "name"}

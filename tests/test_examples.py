@@ -26,7 +26,10 @@ def ends_with_a_table(printed: str) -> bool:
 
 @pytest.mark.parametrize(
     "script",
-    [pytest.param(each, marks=[pytest.mark.slow] if "processes" in each.stem else []) for each in SCRIPTS],
+    [
+        pytest.param(each, marks=[pytest.mark.slow] if each.stem.endswith(("processes", "encoders")) else [])
+        for each in SCRIPTS
+    ],
     ids=lambda script: script.stem,
 )
 def test_example_runs_and_shows_something(script, tmp_path, monkeypatch, capsys, fresh_registry):

@@ -129,6 +129,7 @@ def test_systems_have_rows_beside_their_printed_ones_and_keep_earlier_rows(folde
     assert (tmp_path / "systems-quick.png").is_file()
 
 
+@pytest.mark.slow
 def test_the_programs_train_once_and_write_their_tables(folders, tmp_path, capsys):
     common = ["--datasets", "toys", "--models", "diffurec", "--budget", "1", "--minutes", "1"]
     accuracy.main([*common, *folders])

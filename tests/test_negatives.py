@@ -194,6 +194,7 @@ def test_refuses_an_empty_sample(count):
             family(count)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [{"name": name} for name in SAMPLED] + [{**OWN, "count": 20}], ids=str)
 @pytest.mark.parametrize("head", ["linear", "tied", "cosine"])
 def test_a_pipeline_learns_with_sampled_negatives(name, head):

@@ -193,8 +193,8 @@ def test_global_random_states_are_never_touched(denoiser, noising):
         model.train().loss(BATCH, seeded()).total.backward()
         for sampler in SAMPLERS:
             model.sample([ITEMS[:3]], sampler=Sampler.build(sampler))
-            model.recommend([ITEMS[:3]], k=2, sampler=Sampler.build(sampler))
-            model.predict_proba([ITEMS[:3]], sampler=Sampler.build(sampler))
+        model.recommend([ITEMS[:3]], k=2)
+        model.predict_proba([ITEMS[:3]])
 
 
 def fix_draws(monkeypatch, model, timesteps, noise):

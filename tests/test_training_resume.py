@@ -87,11 +87,13 @@ def killed(moment, calls, directory, kind="causal, dropout, importance"):
     ("moment", "calls"),
     [
         ("step", 1),
-        ("step", 10),
+        pytest.param("step", 10, marks=pytest.mark.slow),
         ("epoch", 1),
         ("validation", 2),
-        *(("half a file", calls) for calls in (1, 3, 5, 6, 8, 10)),
-        *(("rename", calls) for calls in (1, 3, 5, 7, 8, 9)),
+        *(("half a file", calls) for calls in (1, 6, 10)),
+        *(("rename", calls) for calls in (1, 5, 8)),
+        *(pytest.param("half a file", calls, marks=pytest.mark.slow) for calls in (3, 5, 8)),
+        *(pytest.param("rename", calls, marks=pytest.mark.slow) for calls in (3, 7, 9)),
     ],
 )
 def test_a_killed_run_ends_as_an_uninterrupted_one(moment, calls, tmp_path):

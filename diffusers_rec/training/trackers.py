@@ -41,7 +41,7 @@ class Tracking(Callback):
         self.logged: Record = {}
 
     def on_start(self, run: TrainingRun) -> None:
-        if run.is_main:
+        if run.is_main and self.makers:
             self.trackers = [make() for make in self.makers]
             model = run.model.config() if isinstance(run.model, Pretrained) else {}
             settings = dict(_flat({"model": model, "training": run.config.config()}))

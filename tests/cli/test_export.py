@@ -12,6 +12,7 @@ from diffusers_rec import DiffRec
 from .command import assert_one_clear_line, diffrec, good
 
 
+@pytest.mark.slow
 def test_export_writes_what_recommend_ranks(models, tmp_path):
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")

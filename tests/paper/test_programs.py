@@ -67,6 +67,7 @@ def test_a_stopped_figure_resumes(name, options_of, tmp_path, monkeypatch):
     assert full.read_text() == "a full result"
 
 
+@pytest.mark.slow
 def test_a_figure_adds_to_what_is_there(options_of, tmp_path):
     options = options_of("--budget", "1", "--variants")
     table = tmp_path / "figure3-quick.csv"
@@ -166,6 +167,7 @@ def test_a_table_of_nothing_finished_is_not_written(options_of, tmp_path):
     assert (tmp_path / "table2.csv").read_text() == "a full result"
 
 
+@pytest.mark.slow
 def test_a_report_without_its_training_is_not_overwritten(table_of_two_trainings, tmp_path):
     keep_only_reports(tmp_path / "runs", ensembles=False)
     with pytest.raises(ValueError, match=r"best-0-1 holds the report of a training and not the training.*--runs"):
