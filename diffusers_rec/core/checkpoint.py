@@ -132,6 +132,16 @@ def read_checkpoint(directory: str | PathLike[str], *, kind: str = MODEL) -> Che
             raise
 
 
+def named_files(config: Path) -> list[str]:
+    """Names of the files that a ``config.json`` names.
+
+    Raises:
+        ValueError: The config is foreign, damaged or of a newer format.
+    """
+    content = _verified_config(config, _config_bytes(config))
+    return [_name(content[part]) for part in _files_of(_kind(content))]
+
+
 def refuse_nonfinite(weights: Mapping[str, Tensor], consequence: str) -> None:
     """Reject weights with NaN or infinities.
 

@@ -34,7 +34,7 @@ def score(
     Args:
         dataset: ``ray.data.Dataset`` with a row for each user, whose items are in a list. Its context is set to keep
             the order of rows, on which the batches depend.
-        path: Folder of the model, which all machines can read, or the id of a repository on the Hugging Face Hub.
+        path: Folder of the model, which all machines can read.
         k: See :func:`~diffusers_rec.recommend_frame`.
         history: See there.
         batch_size: See there.
@@ -63,10 +63,9 @@ def score(
             f"score: expected a row for each user with the items in the column {history!r}, but the dataset has "
             f"{dataset.columns()}. Name the column by history=; group a log with dataset.groupby(user).map_groups(...)."
         )
-    where = str(Path(path).resolve()) if Path(path).exists() else path
     scored = dataset.repartition(target_num_rows_per_block=batch_size * BATCHES_A_PART, strict=True).map_batches(
-        _Scorer, batch_size=None, batch_format="pyarrow", fn_constructor_args=(where, num_gpus > 0, options),
-        concurrency=concurrency, num_gpus=num_gpus,
+        _Scorer, fn_constructor_args=(Path(path).resolve(), num_gpus > 0, options), batch_size=None,
+        batch_format="pyarrow", concurrency=concurrency, num_gpus=num_gpus,
     )  # fmt: skip
     scored.context.execution_options.preserve_order = True  # the context is shared with the given dataset
     return scored
@@ -75,7 +74,7 @@ def score(
 class _Scorer:
     """A model in an actor."""
 
-    def __init__(self, path: str | PathLike[str], on_gpu: bool, options: dict[str, Any]) -> None:
+    def __init__(self, path: Path, on_gpu: bool, options: dict[str, Any]) -> None:
         self.model, self.options = load_pretrained(path).to("cuda" if on_gpu else "cpu"), options
 
     def __call__(self, table: Any) -> Any:

@@ -81,3 +81,8 @@ def test_what_is_no_dataset_of_users_is_refused(cluster, model):
         score(ray.data.from_pandas(frame), folder, colour=1)
     with pytest.raises(ValueError, match=r"items in the column 'history', but the dataset has \['user', 'item'\]"):
         score(ray.data.from_items([{"user": 1, "item": 2}]), folder)
+
+
+def test_a_name_of_a_repository_is_a_missing_folder(cluster):
+    with pytest.raises(ray.exceptions.ActorDiedError, match="user/model holds no checkpoint: "):
+        score(ray.data.from_items([{"history": [1]}]), "user/model").materialize()
