@@ -7,6 +7,7 @@ curl -X POST localhost:8000/reload    # after another model.save_pretrained("run
 import asyncio
 import sys
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -21,9 +22,9 @@ class Query(BaseModel):  # noqa: D101
     exclude: list[StrictInt | StrictStr] = Field([], max_length=1_000)
 
 
-def create_app(folder: str, most: int = 64, wait: float = 0.002, max_bytes: int = 100_000) -> FastAPI:
+def create_app(folder: str | Path, most: int = 64, wait: float = 0.002, max_bytes: int = 100_000) -> FastAPI:
     """Up to `most` requests are answered together; the first of them waits `wait` seconds for others."""
-    queue, models = asyncio.Queue(), [load_pretrained(folder)]
+    queue, models, reloading = asyncio.Queue(), [load_pretrained(Path(folder))], asyncio.Lock()
 
     async def work():
         while batch := [await queue.get()]:
@@ -31,14 +32,12 @@ def create_app(folder: str, most: int = 64, wait: float = 0.002, max_bytes: int 
             batch += [queue.get_nowait() for _ in range(min(queue.qsize(), most - 1))]
             for model in {model for model, *_ in batch}:  # two of them while a new one takes over
                 part = [(query, answer) for own, query, answer in batch if own is model]
-                histories, k, exclude = zip(*((each.history, each.k, each.exclude) for each, _ in part), strict=True)
-                most_items = min(max(k), len(model.vocabulary))
-                call = asyncio.to_thread(model.recommend, histories, most_items, exclude=exclude)
+                history, k, exclude = zip(*((each.history, each.k, each.exclude) for each, _ in part), strict=True)
+                call = asyncio.to_thread(model.recommend, history, min(max(k), len(model.vocabulary)), exclude=exclude)
                 (found,) = await asyncio.gather(call, return_exceptions=True)
                 for row, (_, answer) in enumerate(part):
                     if not answer.done():  # else its client has gone
-                        failed = isinstance(found, Exception)
-                        answer.set_exception(found) if failed else answer.set_result(found[row])
+                        answer.set_exception(found) if isinstance(found, Exception) else answer.set_result(found[row])
 
     @asynccontextmanager
     async def lifespan(_):
@@ -68,7 +67,8 @@ def create_app(folder: str, most: int = 64, wait: float = 0.002, max_bytes: int 
 
     @app.post("/reload")
     async def reload():
-        models[0] = await asyncio.to_thread(load_pretrained, folder)  # after an error the older model goes on
+        async with reloading:  # otherwise a slow reload could end last and install an older model
+            models[0] = await asyncio.to_thread(load_pretrained, Path(folder))  # after an error, the older one is kept
         return await health()
 
     return app

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import runpy
+import threading
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+import diffusers_rec
 from diffusers_rec import DiffRec
 
 for name in ("fastapi", "uvicorn"):
@@ -157,7 +159,40 @@ def test_a_new_model_takes_over_without_a_pause(folder):
     assert seen == {tuple(items) for items in allowed}
 
 
-def test_after_a_failure_the_server_goes_on(folder, monkeypatch):
+def test_of_two_reloads_the_later_model_remains(folder, monkeypatch):
+    original, begun, may_end = diffusers_rec.load_pretrained, threading.Event(), threading.Event()
+
+    def slow_at_first(where):
+        model = original(where)
+        if not begun.is_set():
+            begun.set()
+            may_end.wait(10)
+        return model
+
+    async def run():
+        async with serving(folder) as client:
+            begun.clear()
+            first = asyncio.create_task(client.post("/reload"))
+            await asyncio.to_thread(begun.wait, 10)
+            build([*ITEMS, "new"]).save_pretrained(folder)
+            second = asyncio.create_task(client.post("/reload"))
+            await asyncio.wait([second], timeout=0.5)
+            may_end.set()
+            await asyncio.gather(first, second)
+            return (await client.get("/health")).json()
+
+    begun.set()  # the first model, before the server runs
+    monkeypatch.setattr(diffusers_rec, "load_pretrained", slow_at_first)
+    assert asyncio.run(run())["items"] == 31
+
+
+def test_the_name_of_a_repository_is_a_missing_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="user/model holds no checkpoint"):
+        runpy.run_path(str(SERVER))["create_app"]("user/model")
+
+
+def test_after_a_failure_the_older_model_answers(folder, monkeypatch):
     original = DiffRec.recommend
 
     async def run():
