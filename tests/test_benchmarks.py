@@ -28,6 +28,7 @@ from benchmarks.harness import (
     extrapolated,
     parse,
 )
+from benchmarks.load import is_equal, serial
 from benchmarks.naive import NaiveDSR, NaiveTraining, every_prefix, pad_in_front
 from benchmarks.words import words
 from diffusers_rec import (
@@ -300,3 +301,20 @@ def test_every_picture_is_drawn_again_from_its_csv(tmp_path):
     draw.main([*map(str, tmp_path.glob("*.csv"))])
     committed = {path.name for path in (ROOT / "benchmarks" / "results").glob("*.png") if "-quick" not in path.name}
     assert {path.name for path in tmp_path.glob("*.png")} == committed
+
+
+def test_an_answer_under_load_is_the_list_of_the_model(model):
+    def answer(**options):
+        return [{"item": item, "score": score} for item, score, _ in model.recommend([seen], 10, **options)[0]]
+
+    seen = list(range(15))
+    expected, rows = serial(model, seen), answer()
+    tied = list(expected)[10]
+    assert is_equal(rows, expected)
+    assert is_equal([*rows[:-1], {"item": tied, "score": rows[-1]["score"]}], expected | {tied: rows[-1]["score"]})
+    assert not is_equal([*rows[:-1], {"item": tied, "score": expected[tied]}], expected)
+    assert not is_equal(answer(exclude_seen=False), expected)
+    assert not is_equal(rows[:-1], expected)
+    assert not is_equal([*rows[:-1], rows[-2]], expected)
+    assert not is_equal(rows[::-1], expected)
+    assert not is_equal([{**row, "score": 1.01 * row["score"]} for row in rows], expected)
