@@ -1,6 +1,6 @@
 """The page's code for Lightning and for transformers' `Trainer`, against `train`.
 
-A few lines that call the module as Lightning's trainer does stand in for it where it is not installed;
+Where Lightning is not installed, a class of a few lines replaces its trainer and calls the module in the same order.
 `make test-integrations` installs both libraries.
 """
 
