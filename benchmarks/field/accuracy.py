@@ -8,17 +8,29 @@ epochs, or at the time limit.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from benchmarks import plots
-from benchmarks.field.settings import PUBLISHED, add_options, callbacks_of, limited, minutes_of, split_of, trials
+from benchmarks.field.settings import (
+    CONTROL,
+    FIELD,
+    PUBLISHED,
+    add_options,
+    callbacks_of,
+    limited,
+    minutes_of,
+    split_of,
+    trials,
+)
 from benchmarks.harness import RESULTS, Results, Row, argument_parser, command, read_csv
 from benchmarks.paper.options import parse_trials, seeds_of
 from benchmarks.paper.rows import published
 from benchmarks.paper.running import run
 from benchmarks.paper.settings import DATASETS
+from benchmarks.words import words
 
 BEST_CONTROL = "best-control, network alone"
 RIVALS = ("popularity", "item-to-item", BEST_CONTROL, "best, network alone")
@@ -27,7 +39,11 @@ METRICS = ("hr@5", "ndcg@5", "hr@10", "ndcg@10", "hr@20", "ndcg@20")
 ORDER = (*RIVALS, *trials(DATASETS[0]))
 """Models as they are in the table."""
 
-draw = partial(plots.dots, names=["model", "dataset", "history"], panels={"ndcg@10": "NDCG@10", "hr@10": "HR@10"})
+STYLES: dict[str, dict[str, Any]] = {
+    "printed": {"color": "C7", "marker": "o", "mfc": "none"},
+    "model": {"color": "C0", "marker": "o"},
+    "noise-free control": {"color": "C1", "marker": "s"},
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -76,10 +92,54 @@ def marks(results: Results) -> None:
         for name in trials(dataset):
             ours = mean(dataset, name)
             rivals = {"control": f"{name}-control", "item-to-item": "item-to-item", "plain_model": BEST_CONTROL}
-            for words, rival in rivals.items():
+            for said, rival in rivals.items():
                 other = mean(dataset, rival)
                 if ours is not None and other:
-                    results.ratio(f"{dataset}_{name}_over_{words}_ndcg@10", ours / other)
+                    results.ratio(f"{dataset}_{name}_over_{said}_ndcg@10", ours / other)
+
+
+def draw(path: Path, rows: plots.Rows) -> None:
+    """NDCG@10 of each model as printed, as trained here, and without noise; a panel per data set."""
+
+    def spot(row: Row) -> tuple[str, str]:
+        kind = "printed" if row["source"] else "noise-free control" if row["model"].endswith(CONTROL) else "model"
+        return kind, row["model"].removesuffix(CONTROL)
+
+    draw_panels(path, [row for row in rows if row["ndcg@10"]], FIELD, STYLES, spot)
+
+
+def draw_panels(
+    path: Path,
+    rows: plots.Rows,
+    names: Sequence[str],
+    styles: dict[str, dict[str, Any]],
+    spot: Callable[[Row], tuple[str, str]],
+) -> None:
+    """NDCG@10 by name, seen items out, beside item-to-item and the control of ``best``; a panel per data set.
+
+    Args:
+        path: File to write.
+        rows: Rows of a table.
+        names: Names from top to bottom.
+        styles: Kinds of dots, and how they look.
+        spot: Kind and name of a row; other names are left out.
+    """
+    datasets = list(dict.fromkeys(row["dataset"] for row in rows))
+    figure = plots.canvas(1.6 + 3.2 * len(datasets), 1.3 + 0.26 * len(names))
+    axes = figure.subplots(1, len(datasets), squeeze=False, sharey=True)[0]
+    for axis, dataset in zip(axes, datasets, strict=True):
+        here = [row for row in rows if row["dataset"] == dataset and row["history"] != "unmasked"]
+        for kind, style in styles.items():
+            spots = [(float(row["ndcg@10"]), *spot(row)) for row in here]
+            dots = [(score, names.index(name)) for score, its, name in spots if its == kind and name in names]
+            axis.plot(*zip(*dots, strict=True) if dots else ([], []), ls="", label=kind, **style)
+        for label, rival, line in (("item-to-item", "item-to-item", ":"), ("control of best", BEST_CONTROL, "--")):
+            scores = [float(row["ndcg@10"]) for row in here if row["model"] == rival]
+            axis.axvline(fmean(scores), color="C7", ls=line, lw=0.8, label=label)
+        axis.set_yticks(range(len(names)), names)
+        axis.set(title=words(dataset), xlabel="NDCG@10", xlim=(0, None), ylim=(len(names) - 0.5, -0.5))
+    plots.legend(figure, [*axes], columns=2 if len(datasets) == 1 else 5)
+    figure.savefig(path)
 
 
 def place(row: Row) -> tuple[Any, ...]:

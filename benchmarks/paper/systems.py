@@ -12,11 +12,10 @@ import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from benchmarks import plots
-from benchmarks.field.accuracy import BEST_CONTROL, RIVALS, rivals
+from benchmarks.field.accuracy import RIVALS, draw_panels, rivals
 from benchmarks.field.settings import PRINTED, add_limit, callbacks_of, limited, minutes_of, split_of
 from benchmarks.harness import Results, Row, argument_parser, command
 from benchmarks.paper.options import add_trial_options, parse_trials, seeds_of
@@ -24,13 +23,17 @@ from benchmarks.paper.rows import published
 from benchmarks.paper.running import run
 from benchmarks.paper.settings import BEST, DATASETS, best_with
 from benchmarks.paper.trial import Trial
-from benchmarks.words import words
 from diffusers_rec import DiffRec, Recommender, Vocabulary
 from diffusers_rec.presets import PRESETS
 from diffusers_rec.training import RECIPES
 
 DIFFREC = "DiffRec"
 COMMON = "-common"
+STYLES: dict[str, dict[str, Any]] = {
+    "printed": {"color": "C7", "marker": "o", "mfc": "none"},
+    "its paper's recipe": {"color": "C1", "marker": "s"},
+    "common recipe": {"color": "C0", "marker": "o"},
+}
 RANKING = ("cross-entropy", "bpr", "sampled-bce", "separation")
 """Losses that the cross-entropy of the common recipe replaces."""
 
@@ -116,32 +119,15 @@ def measure(dataset: str, options: argparse.Namespace) -> Iterator[Row]:
 
 def draw(path: Path, rows: plots.Rows) -> None:
     """NDCG@10 of each system as printed, by its own recipe and by the common one; a panel per data set."""
-    datasets = list(dict.fromkeys(row["dataset"] for row in rows))
-    figure = plots.canvas(1.6 + 3.2 * len(datasets), 3.6)
-    axes = figure.subplots(1, len(datasets), squeeze=False, sharey=True)[0]
-    for axis, dataset in zip(axes, datasets, strict=True):
-        here = [row for row in rows if row["dataset"] == dataset and row["history"] != "unmasked"]
-        for label, style, ending in (
-            ("printed", {"color": "C7", "marker": "o", "mfc": "none"}, None),
-            ("its paper's recipe", {"color": "C1", "marker": "s"}, ""),
-            ("common recipe", {"color": "C0", "marker": "o"}, COMMON),
-        ):
-            names = PRINTED.values() if ending is None else [f"{name}{ending}" for name in PRINTED]
-            dots = [
-                (float(row["ndcg@10"]), place)
-                for place, name in enumerate(names)
-                for row in here
-                if row["model"] == name
-            ]
-            if dots:
-                axis.plot(*zip(*dots, strict=True), ls="", label=label, **style)
-        for label, rival, style in (("item-to-item", "item-to-item", ":"), ("control of best", BEST_CONTROL, "--")):
-            scores = [float(row["ndcg@10"]) for row in here if row["model"] == rival]
-            axis.axvline(fmean(scores), color="C7", ls=style, lw=0.8, label=label)
-        axis.set_yticks(range(len(PRINTED)), PRINTED.values())
-        axis.set(title=words(dataset), xlabel="NDCG@10", xlim=(0, None), ylim=(len(PRINTED) - 0.5, -0.5))
-    plots.legend(figure, [*axes], columns=2 if len(datasets) == 1 else 5)
-    figure.savefig(path)
+    printed = {name: system for system, name in PRINTED.items()}
+
+    def spot(row: Row) -> tuple[str, str]:
+        if row["model"] in printed:
+            return "printed", row["model"]
+        kind = "common recipe" if row["model"].endswith(COMMON) else "its paper's recipe"
+        return kind, PRINTED.get(row["model"].removesuffix(COMMON), "")
+
+    draw_panels(path, rows, list(printed), STYLES, spot)
 
 
 ORDER = (
