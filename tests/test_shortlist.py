@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import io
+from functools import cached_property
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import built, gaussian, perturbed, seeds
 
-from diffusers_rec import Batch, BFloat16Index, DiffRec, Ensemble, History, SyntheticWorld
+from diffusers_rec import Batch, BFloat16Index, DiffRec, Ensemble, History, Scores, SyntheticWorld
 from diffusers_rec.items.choice import Choice
 from diffusers_rec.items.embeddings import TableEmbedding
 from diffusers_rec.items.heads import ItemHead, LinearHead
@@ -159,7 +163,7 @@ def test_equal_draws_are_ranked_once():
 
 
 @pytest.mark.parametrize("head", ["linear", "tied", "cosine"])
-def test_laid_out_keys_follow_every_write_to_a_weight(head):
+def test_laid_out_keys_follow_the_writes_that_torch_counts(head):
     items = range(300)
     model = DiffRec(items, dim=8, max_length=6, denoiser="conditional-mlp", head=head, seeds=2).eval()
     before = model.recommend([[1, 2, 3]], k=5)
@@ -174,6 +178,123 @@ def test_laid_out_keys_follow_every_write_to_a_weight(head):
     plain = model.score(model.encode_histories([[1, 2, 3]]))
     assert found.items[0] == top_k(plain, 5, excluded=torch.tensor([[1, 2, 3]])).items[0].tolist()
     assert found.items != before.items
+
+
+HISTORY = torch.tensor([[1, 2, 3]])
+
+
+def small(head="cosine", **settings):
+    return DiffRec(range(300), dim=8, max_length=6, denoiser="conditional-mlp", head=head, seeds=2, **settings)
+
+
+def answers(model):
+    """The list of one history by each way to ask for it, which must be the same."""
+    found = model.recommend(HISTORY.tolist(), k=5).items[0]
+    assert model.top_k(HISTORY, k=5).items[0].tolist() == found
+    assert model.scores(HISTORY).index_fill(1, HISTORY[0], -torch.inf).topk(5).indices[0].tolist() == found
+    return found
+
+
+def test_training_between_evaluations_shows_in_every_answer():
+    """Fused optimizers write without being counted."""
+    model = small()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+    batch, lists = Batch.next_item(History.of_items(HISTORY), torch.tensor([4])), []
+    for _ in range(3):
+        model.loss(batch, torch.Generator().manual_seed(0)).total.backward()
+        optimizer.step()
+        lists.append(answers(model.eval()))
+        model.train()
+        optimizer.zero_grad()
+    assert lists[0] != lists[1] != lists[2]
+    model.embedding.weight.grad = torch.full_like(model.embedding.weight, torch.nan)
+    optimizer.step()
+    with pytest.raises(ValueError, match="values that are not finite"):
+        model.eval().recommend(HISTORY.tolist())
+
+
+def test_writes_that_torch_does_not_count_show_where_none_is_kept():
+    with torch.inference_mode():
+        frozen = small().eval()
+        before = answers(frozen)
+        frozen.embedding.weight.copy_(gaussian(300, 8, seed=1, dtype=torch.float32))
+        assert answers(frozen) != before
+    model = small()
+    before = answers(model)
+    model.embedding.weight.data.copy_(gaussian(300, 8, seed=1, dtype=torch.float32))
+    assert answers(model) != before
+    model.eval()
+    before = answers(model)
+    model.embedding.weight.data.mul_(gaussian(300, 8, seed=2, dtype=torch.float32))
+    model.denoiser.train()  # a part that trains is enough
+    assert answers(model) != before
+
+
+def test_what_serving_keeps_is_neither_copied_nor_saved():
+    model, before, after = small().eval(), io.BytesIO(), io.BytesIO()
+    torch.save(model, before)
+    answers(model)
+    torch.save(model, after)
+    assert len(before.getvalue()) == len(after.getvalue())
+    assert model._laid_out is not None
+    for other in (copy.deepcopy(model), copy.copy(model), model.one_step(3).model):
+        assert other._laid_out is other._written is None
+    assert model.train()._laid_out is model._written is None
+
+
+class ProductHead(LinearHead):
+    """Its keys are a matrix product, which autocast would round."""
+
+    def keys(self, items=None):
+        return super().keys(items) @ (torch.eye(self.dim) + 0.123)
+
+
+def test_keys_laid_out_under_autocast_are_not_rounded():
+    model = small(ProductHead(300, 8)).eval()
+    plain = small(ProductHead(300, 8)).eval().recommend(HISTORY.tolist())
+    index = BFloat16Index(model.head)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model.recommend(HISTORY.tolist(), index=index)
+    assert torch.equal(model.recommend(HISTORY.tolist()).scores, plain.scores)
+
+
+def test_a_part_that_caches_a_tensor_when_serving_can_train_afterwards():
+    class Caching(LinearHead):
+        @cached_property
+        def scale(self):
+            return torch.full((8,), 2.0)
+
+        def queries(self, latent):
+            return latent * self.scale
+
+    model = small(Caching(300, 8))
+    model.recommend(HISTORY.tolist())
+    batch = Batch.next_item(History.of_items(HISTORY), torch.tensor([4]))
+    model.loss(batch, torch.Generator().manual_seed(0)).total.backward()
+
+
+class FirstItems(DiffRec):
+    """Has a score of its own, which prefers the first items."""
+
+    def score(self, history, **options):
+        yield Scores.of_logits(-torch.arange(float(len(self.vocabulary))).expand(len(history), -1))
+
+
+class OtherLatents(DiffRec):
+    """Draws a latent of its own."""
+
+    def next_item_latents(self, history, **options):
+        return super().next_item_latents(history, **options).flip(-1)
+
+
+@pytest.mark.parametrize("kind", [FirstItems, OtherLatents])
+def test_every_way_to_rank_calls_a_score_of_ones_own(kind):
+    model = kind(range(300), dim=8, max_length=6, denoiser="conditional-mlp", head="cosine", seeds=2).eval()
+    found = answers(model)
+    assert found != answers(small(seed=model.seed).eval())
+    assert kind is not FirstItems or found == [0, 4, 5, 6, 7]
+    with pytest.raises(ValueError, match=f"index: expected none for {kind.__name__}"):
+        model.recommend(HISTORY.tolist(), index=BFloat16Index(model.head))
 
 
 def test_keys_laid_out_when_serving_take_part_in_no_later_gradient():
@@ -235,6 +356,8 @@ def test_a_model_without_a_head_of_its_own_takes_no_index():
         Ensemble([model]).recommend(histories, index=index)
     with pytest.raises(TypeError, match=r"index must be .*Index.*BFloat16Index\(model.head\)"):
         model.recommend(histories, index=model.head)
+    with pytest.raises(TypeError, match=r"index must be Index, got str\. Use BFloat16Index\(model.head\)"):
+        model.top_k(torch.tensor([[1, 2]]), index="x")
 
 
 def test_the_overlap_is_the_share_of_the_own_lists_that_another_way_gives():

@@ -133,7 +133,7 @@ class Denoiser(nn.Module, Component, ABC, kind="denoiser"):
         """
 
     def given(self) -> dict[str, Tensor]:
-        """Tensors that the user gave beside the settings, by name, such as features of items; none by default.
+        """Tensors that the user gave in addition to the settings, by name, such as features of items; none by default.
 
         They belong to the identity of a training run.
         """

@@ -268,7 +268,7 @@ class WassersteinHead(_SharedHead, name="wasserstein"):
 
 
 class LaidOutHead(ItemHead):
-    """A head whose keys and biases are computed once, in the dtype of the scores, for as long as its weights stay.
+    """A head whose keys and biases are computed once, in the dtype of the scores. It does not follow later training.
 
     Args:
         head: Head to lay out.

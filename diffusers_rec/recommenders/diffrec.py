@@ -44,6 +44,7 @@ from diffusers_rec.recommenders.chains import Drawn, items_at, run_chain
 from diffusers_rec.recommenders.completing import Completing
 from diffusers_rec.recommenders.extending import extended
 from diffusers_rec.recommenders.head_scores import head_scores
+from diffusers_rec.recommenders.index import Index
 from diffusers_rec.recommenders.memory import Memory, MemoryPrediction, NoMemory
 from diffusers_rec.recommenders.one_step import OneStep
 from diffusers_rec.recommenders.passes import run_passes, steps_of_positions
@@ -96,6 +97,7 @@ class DiffRec(Pretrained, Completing):
     """
 
     updates: Tensor
+    kept_for_serving = (*Completing.kept_for_serving, "_laid_out")
     _laid_out: tuple[Written | None, LaidOutHead] | None = None
 
     def __init__(
@@ -230,7 +232,7 @@ class DiffRec(Pretrained, Completing):
         return self.calibration
 
     def given(self) -> dict[str, Tensor]:
-        """What the user gave beside the settings: the features of the items, and what the denoiser names."""
+        """Tensors that the user gave in addition to the settings: features of items, and those of the denoiser."""
         return {**dict(self.embedding.named_buffers()), **unwrapped(self.denoiser).given()}
 
     def update(self, observed: Mapping[str, Tensor]) -> None:
@@ -351,27 +353,33 @@ class DiffRec(Pretrained, Completing):
         return head_scores(self.head, latents, memory, evidence=evidence)
 
     def _known(self, history: History) -> tuple[MemoryPrediction | None, Evidence | None]:
-        """What is known of histories beside their latents."""
+        """The memory's prediction, and the evidence for the calibration; None without a calibration."""
         memory = self.memory.predict(history)
         if self.calibration is None:
             return memory, None
         return memory, Evidence.of(self.calibration, history, memory, self.popularity)
 
     def _best(self, history: History, k: int, choice: Choice, options: Mapping[str, Any]) -> TopK:
+        own = DiffRec.score, DiffRec.next_item_latents
+        if (type(self).score, type(self).next_item_latents) != own:  # a subclass ranks by what its methods give
+            return super()._best(history, k, choice, options)
         asked = {"seeds": None, "sampler": None, "guidance": None, "index": None, **options}
-        index, head = asked.pop("index"), self._keys()
-        if index is not None:
-            index.check_once(head)
+        index = asked.pop("index")
+        with torch.autocast(self.device.type, enabled=False):  # the keys outlive the call
+            head = self._keys()
+            if index is not None:
+                check_class("index", index, Index).check_once(head)
         latents = self._draw(history, **asked).next_item()
         memory, evidence = self._known(history)
         search = None if index is None else index.shortlist
         return best_items(head, latents, k, choice, memory, evidence=evidence, search=search)
 
     def _keys(self) -> LaidOutHead:
-        """The head with its keys laid out, anew where torch has written to a weight since."""
-        if self._laid_out is None or self._laid_out[0] is not self._written or self._laid_out[1].head is not self.head:
-            self._laid_out = self._written, LaidOutHead(self.head)
-        return self._laid_out[1]
+        """The head with its keys laid out, anew where torch has counted a write to a weight since."""
+        written, kept = self._written, self._laid_out
+        if written is None or kept is None or kept[0] is not written or kept[1].head is not self.head:
+            kept = self._laid_out = written, LaidOutHead(self.head)
+        return kept[1]
 
     def without_memory(self) -> Self:
         """The model whose network ranks alone, sharing its weights; itself where it has no memory."""

@@ -206,10 +206,11 @@ def log_normaliser(chunks: Sequence[slice], logits: Callable[[slice], Tensor], t
 
 
 def user_slices(users: int, draws: int, num_items: int, chunk_scores: int) -> Iterator[slice]:
-    """Users to score together: as many as have their whole catalogue in one chunk; where not even one has, as many as
-    have the means over their draws in one; or all.
+    """Groups of users that are scored together.
 
-    A catalogue in one chunk needs its scores once, one of several chunks twice.
+    A user has draws x num_items scores. If they fit in ``chunk_scores``, a group is as large as fits, because scores of
+    one chunk are computed once, those of several chunks twice. Otherwise, a group is as large as the means over the
+    draws fit, num_items numbers for each user. If not even one user's fit, all users are one group.
     """
     size = chunk_scores // max(1, draws * num_items) or chunk_scores // num_items or max(1, users)
     return (slice(start, min(start + size, users)) for start in range(0, max(1, users), size))

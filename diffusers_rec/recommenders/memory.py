@@ -30,7 +30,7 @@ from diffusers_rec.data.sequences import Sequences, places_within
 from diffusers_rec.data.vocabulary import IndexArray
 
 NO_ITEM = 2**62
-"""Stands behind the distinct items of a memory's prediction."""
+"""Padding after the distinct items of a memory's prediction; larger than any item, so that rows stay ascending."""
 
 _COMPARED = 2**20
 """So many pairs of items are compared rather than sorted."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -34,6 +34,8 @@ class Scorer(Trainable, ABC):
     """
 
     vocabulary: Vocabulary
+    kept_for_serving: ClassVar[tuple[str, ...]] = ("_written",)
+    """Attributes that serving keeps from call to call, in evaluation mode alone; they are never copied or saved."""
     _written: Written | None = None
 
     @property
@@ -162,6 +164,16 @@ class Scorer(Trainable, ABC):
         Raises:
             ValueError: weights that are not finite.
         """
-        self._written = check_finite(self, self._written)
-        with torch.no_grad():
-            yield in_evaluation_mode(self)
+        model = in_evaluation_mode(self)
+        with torch.no_grad():  # for the check as well: threads that build graphs of one weight can block one another
+            model._written = check_finite(model, model._written)
+            yield model
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch the mode, and drop what was kept for serving: torch does not count the writes of fused optimizers."""
+        for name in self.kept_for_serving:
+            setattr(self, name, None)
+        return super().train(mode)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in self.kept_for_serving}

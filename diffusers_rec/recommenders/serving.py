@@ -12,16 +12,18 @@ from diffusers_rec.core.checkpoint import refuse_nonfinite
 from diffusers_rec.core.registry import Component
 
 M = TypeVar("M", bound=nn.Module)
-Written = list[int]
-"""Where each weight lies, and how often torch has written to it, in turn."""
+Written = list[object]
+"""Where each weight lies, and how often torch has written to it, in turn; in place of the count, an object that equals
+no other for an inference tensor, whose writes torch does not count."""
 
 
 def in_evaluation_mode(model: M) -> M:
     """The model itself where it is in evaluation mode; else a copy that is, and that shares its tensors.
 
     To switch a model that trains, and back, would switch it under all other threads. The copy has modules of its own
-    and every other attribute of the model's, by reference. Modules that an attribute holds in a tuple, a list or a
-    mapping outside the module tree, as a head holds its embedding, are its own as well, and so are bound methods.
+    and every other attribute of the model's, by reference, except those that ``kept_for_serving`` names. Modules that
+    an attribute holds in a tuple, a list or a mapping outside the module tree, as a head holds its embedding, are its
+    own as well, and so are bound methods.
     """
     return evaluating_copy(model) if any(module.training for module in _modules(model)) else model
 
@@ -32,12 +34,12 @@ def evaluating_copy(model: M) -> M:
 
 
 def check_finite(model: nn.Module, known: Written | None) -> Written:
-    """Look for weights that are not finite, unless torch has written to none since ``known``.
+    """Look for weights that are not finite, unless torch has counted no write to any since ``known``.
 
-    What is written to ``weight.data`` torch does not count; there only the answer shows it.
+    Torch does not count what is written to ``weight.data``, nor the steps of fused optimizers.
 
     Returns:
-        What tells whether anything is written later: ``known`` itself where nothing was.
+        The present counts of writes, for the next call: ``known`` itself if it is equal.
 
     Raises:
         ValueError: weights hold NaN or infinities.
@@ -47,7 +49,7 @@ def check_finite(model: nn.Module, known: Written | None) -> Written:
         for tensors in (module._parameters, module._buffers):
             for tensor in tensors.values():
                 if tensor is not None:
-                    written += tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
+                    written += tensor.data_ptr(), object() if tensor.is_inference() else tensor._version
     if known is not None and written == known:
         return known
     refuse_nonfinite(dict(model.named_parameters()), "The model cannot serve")
@@ -67,7 +69,8 @@ def _copy_of(module: nn.Module, made: dict[int, nn.Module]) -> nn.Module:
     if id(module) not in made:
         clone = made[id(module)] = object.__new__(type(module))
         shared = {"_parameters": module._parameters, "_buffers": module._buffers, "training": False}
-        own = {name: _copied(value, made) for name, value in vars(module).items() if name not in shared}
+        left = {*shared, *getattr(type(module), "kept_for_serving", ())}
+        own = {name: _copied(value, made) for name, value in vars(module).items() if name not in left}
         vars(clone).update(own, **shared)
     return made[id(module)]
 

@@ -200,6 +200,7 @@ CALLS: dict[str, Call] = {
     ),
     "DiffRec.without_memory": Call(lambda: world.model().without_memory, dict, serves),
     "Recommender.without_memory": Call(lambda: world.model(memory="none").without_memory, dict, serves),
+    "Scorer.train": Call(lambda: world.model().train, dict, serves),
     "Scores": Call(
         lambda: dr.Scores,
         lambda: {"users": slice(0, 2), "items": slice(0, 3), "log_probabilities": torch.zeros(2, 3).log_softmax(1),
