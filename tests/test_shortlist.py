@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
+import pickle
 from functools import cached_property
 
 import pytest
@@ -112,6 +114,17 @@ def test_one_pass_over_a_catalogue_in_pieces_proves_its_list_or_leaves_it(draws,
         apart = 200 * gaussian(2, draws, WIDTH, seed=3, dtype=torch.float32)
         assert scan(head, apart, 10, none, None) is None
         assert torch.equal(best_items(head, apart, 10, none).items, top_k(head_scores(head, apart), 10).items)
+
+
+def test_one_pass_leaves_a_later_item_far_above_the_first_chunk(monkeypatch):
+    head, none = LinearHead(3000, 1), Choice(None, None)
+    with torch.no_grad():
+        head.weight.copy_(torch.zeros(3000, 1).index_fill(0, torch.tensor([2500]), 200.0))
+        head.offset.copy_(torch.linspace(0, 1, 3000))
+    monkeypatch.setattr(shortlist, "CHUNK_SCORES", 1000)
+    monkeypatch.setattr(shortlist, "_PIECE", 1000)
+    assert scan(head, torch.ones(1, 1, 1), 3, none, None) is None
+    assert best_items(head, torch.ones(1, 1, 1), 3, none).items.tolist() == [[2500, 2999, 2998]]
 
 
 @given(users=st.integers(1, 3), data=st.data())
@@ -347,6 +360,20 @@ def test_an_index_of_other_keys_is_refused():
     other, _ = catalogue(seed=1)
     with pytest.raises(ValueError, match=r"Build a new one: BFloat16Index\(head"):
         model.recommend(histories, index=BFloat16Index(other.head))
+
+
+def test_an_index_is_refused_after_further_training_and_keeps_no_checked_head():
+    model, histories = catalogue()
+    index, optimizer = BFloat16Index(model.head), torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+    model.recommend(histories, index=index)
+    assert index._checked() is model._laid_out[1]
+    assert pickle.loads(pickle.dumps(index))._checked is None
+    model.train().embedding.weight.grad = torch.ones_like(model.embedding.weight)
+    gc.collect()
+    assert index._checked() is None
+    optimizer.step()
+    with pytest.raises(ValueError, match="Build a new one"):
+        model.eval().recommend(histories, index=index)
 
 
 def test_a_model_without_a_head_of_its_own_takes_no_index():

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ class Index(ABC):
     made_by: ClassVar[str] = "BFloat16Index(model.head) or ItemIndex(model.head)"
     head: ItemHead
     _probe: Tensor
-    _checked: ItemHead | None = None
+    _checked: ref[ItemHead] | None = None
 
     @abstractmethod
     def shortlist(
@@ -63,10 +64,13 @@ class Index(ABC):
             raise ValueError(f"The head has changed since this index was built. Build a new one: {name}(head, ...).")
 
     def check_once(self, head: ItemHead) -> None:
-        """:meth:`check`, unless the last call had the same object: a head with its keys laid out never changes."""
-        if self._checked is not head:
+        """:meth:`check`, unless the last call had the same object: a model lays its keys out anew after training."""
+        if self._checked is None or self._checked() is not head:
             self.check(head)
-            self._checked = head
+            self._checked = ref(head)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_checked": None}  # a weak reference cannot be saved
 
 
 @guarded
@@ -78,7 +82,7 @@ class BFloat16Index(Index):
 
     Args:
         head: Item head. Build the index again after further training.
-        extra: Number of items that are scored exactly beside the k best.
+        extra: Number of items that are scored exactly in addition to the k best.
     """
 
     @torch.no_grad()

@@ -43,10 +43,10 @@ _SCORES = 2**20
 """How many scores of one group of users are held at once: what a cache holds."""
 
 _PIECE, _SPARE = 2**19, 64
-"""How many scores are computed at once where a catalogue is not held, and how many items are kept beside 4 k."""
+"""Number of scores computed at once of a catalogue that is not held, and of items kept in addition to 4 k."""
 
 _BLOCK, _FEW = 64, 2**17
-"""Neighbouring scores of which the largest stands for all at first, and the number of scores where that is faster."""
+"""Size of the blocks of scores whose maxima are searched first, and the number of scores from which this is faster."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,7 +213,10 @@ def _scan_once(
     exact, plain = partial(logits_of, head, latents), total.log() + top
     shares = (exact(items.clamp(min=0)) - plain).exp().mean(1).masked_fill(items < 0, -math.inf)
     bound = (weights * total * latents.shape[1]).reciprocal().amax(1) * sums[:, -1:]
-    if underflows(sums.where(items >= 0, 1)) or not bool((shares.topk(k, dim=1).values[:, -1:] >= bound).all()):
+    best = shares.topk(k, dim=1).values
+    if not bool(total.isfinite().all()) or underflows(sums.where(items >= 0, 1)):
+        return None
+    if underflows(best.where(best > -math.inf, 1)) or not bool((best[:, -1:] >= bound).all()):
         return None
     users = [slice(row, row + 1) for row in range(len(items))]
     rows = [with_memory(items[row], choice.take(row), None if memory is None else memory.take(row)) for row in users]
