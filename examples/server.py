@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, StrictInt, StrictStr
 from diffusers_rec import load_pretrained
 
 
-class Query(BaseModel):  # noqa: D101
+class Query(BaseModel, extra="forbid"):  # noqa: D101
     history: list[StrictInt | StrictStr] = Field(min_length=1, max_length=1_000)
     k: int = Field(10, ge=1, le=100)
     exclude: list[StrictInt | StrictStr] = Field([], max_length=1_000)

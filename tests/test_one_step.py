@@ -116,6 +116,8 @@ def test_every_sampler_that_draws_no_noise_gives_a_module(name):
         return
     module = model.one_step(K, sampler=sampler)
     assert_ranks_as_the_model(module, model, module, sampler=sampler)
+    own = model.replace(sampler=sampler)
+    assert_ranks_as_the_model(own.one_step(K), own, module)
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,7 @@ def test_requests_at_once_are_answered_together_and_as_alone(folder, monkeypatch
     [
         ({"history": ["new", "i1"]}, r"Unknown ids: ['new']. Leave them out."),
         ({"history": ["i1"], "exclude": [7]}, "Unknown ids: [7]"),
+        ({"history": ["i1"], "kk": 3}, "Extra inputs are not permitted"),
         ({"history": []}, "at least 1 item"),
         ({"history": ["i1"] * 1001}, "at most 1000 items"),
         ({"history": ["i1"], "exclude": ["i1"] * 1001}, "at most 1000 items"),

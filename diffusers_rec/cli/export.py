@@ -28,7 +28,7 @@ def export_command(
     The file takes any number of histories, of any length that the model reads.
     """
     trained = load_pipeline(model, "export")
-    chosen = choose_sampler(trained, sampler, steps) or trained.sampler
+    chosen = choose_sampler(trained, sampler, steps)
     for path in export_onnx(trained, to, k, exclude_seen=not include_seen, sampler=chosen):
         stdout.print(str(path), soft_wrap=True)
     if trained.calibration is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import warnings
 from itertools import chain
 from os import PathLike
@@ -40,7 +41,7 @@ def export_onnx(
     k: int = 10,
     *,
     exclude_seen: bool = True,
-    sampler: SamplerChoice = "one-step",
+    sampler: SamplerChoice | None = None,
 ) -> list[Path]:
     """Write a model as ``NAME.onnx``, with ``NAME.items.jsonl`` and ``NAME.noise.npy`` beside it.
 
@@ -85,6 +86,16 @@ def export_onnx(
 
 
 def _serialized(module: OneStep) -> bytes:
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it warns of libraries that no model here needs
+    try:
+        return _exported(module)
+    finally:
+        logger.setLevel(level)
+
+
+def _exported(module: OneStep) -> bytes:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # about the exporter's own code
         program = torch.export.export(module, module.example(), dynamic_shapes=module.dynamic_shapes(), strict=False)

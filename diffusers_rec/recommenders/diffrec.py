@@ -389,7 +389,7 @@ class DiffRec(Pretrained, Completing):
         network._modules = {**self._modules, "memory": NoMemory()}
         return network
 
-    def one_step(self, k: int = 10, *, exclude_seen: bool = True, sampler: SamplerChoice = "one-step") -> OneStep:
+    def one_step(self, k: int = 10, *, exclude_seen: bool = True, sampler: SamplerChoice | None = None) -> OneStep:
         """The model as one module of tensors, for ``torch.export``, ONNX and ``torch.compile``.
 
         ``module(items, lengths, module.noise(len(items)))`` gives the items and the probabilities of :meth:`top_k`, by
@@ -398,13 +398,14 @@ class DiffRec(Pretrained, Completing):
         Args:
             k: Number of items.
             exclude_seen: Whether to leave out the items of the history.
-            sampler: Component, name, or config, of a sampler whose steps draw no noise.
+            sampler: Component, name, or config, of a sampler whose steps draw no noise; the model's own when None.
 
         Raises:
             ValueError: k outside 1..V; a model that noises several positions when serving or reads user features; or a
                 sampler whose steps draw noise.
         """
-        return OneStep(self, self._built(sampler), k, exclude_seen=exclude_seen)
+        chosen = self.sampler if sampler is None else self._built(sampler)
+        return OneStep(self, chosen, k, exclude_seen=exclude_seen)
 
     def _draw(
         self,
