@@ -11,6 +11,7 @@ from strategies import built, gaussian, perturbed
 
 from diffusers_rec import Calibration, DiffRec, SyntheticWorld
 from diffusers_rec.integrations.faiss import ItemIndex
+from diffusers_rec.items.choice import Choice
 from diffusers_rec.items.embeddings import TableEmbedding
 from diffusers_rec.items.heads import ItemHead, LinearHead
 from diffusers_rec.recommenders import ranking
@@ -385,3 +386,11 @@ def test_refuses_keys_that_are_not_finite():
         head.weight[3, 2] = torch.nan
     with pytest.raises(ValueError, match="keys or bias are not all finite"):
         ItemIndex(head)
+
+
+def test_many_candidates_are_ranked_exactly_in_bounded_memory(monkeypatch):
+    head, latents = perturbed(LinearHead(300, WIDTH)), gaussian(3, 2, WIDTH, dtype=torch.float32)
+    index, choice = ItemIndex(head, factory="Flat", num_tail=20), Choice(None, torch.arange(200))
+    assert index.shortlist(head, latents, 5, choice, None).items.shape == (3, 200)
+    monkeypatch.setattr("diffusers_rec.integrations.faiss._GATHERED", 3 * 200 * WIDTH)
+    assert index.shortlist(head, latents, 5, choice, None) is None

@@ -127,6 +127,17 @@ def test_one_pass_leaves_a_later_item_far_above_the_first_chunk(monkeypatch):
     assert best_items(head, torch.ones(1, 1, 1), 3, none).items.tolist() == [[2500, 2999, 2998]]
 
 
+def test_one_pass_scores_no_more_than_it_has_kept_of_many_candidates(monkeypatch):
+    head, latents, choice = LinearHead(3000, WIDTH), gaussian(2, 1, WIDTH, dtype=torch.float32), torch.arange(2500)
+    monkeypatch.setattr(shortlist, "CHUNK_SCORES", 1000)
+    monkeypatch.setattr(shortlist, "_PIECE", 1000)
+    memory = MemoryPrediction(torch.tensor([[7, 2900]] * 2), torch.full((2, 2), 0.2), torch.full((2, 1), 0.4))
+    found = scan(head, latents, 10, Choice(None, choice), memory)
+    assert found.items.shape[1] <= 105
+    assert found.items.max() < 2500
+    assert (found.items == 7).any(1).all()
+
+
 @given(users=st.integers(1, 3), data=st.data())
 def test_distinct_items_keep_their_mass(users, data):
     memory = data.draw(predictions(users, 9).filter(lambda found: found is not None))
@@ -344,6 +355,18 @@ def test_keys_in_half_the_bytes_find_the_same_items(memory, seeds):
         assert memory != "none" or found.items == exact.items
         torch.testing.assert_close(found.scores, exact.scores, rtol=0.02, atol=1e-5)
         assert not torch.equal(found.scores, exact.scores)
+
+
+@pytest.mark.parametrize("memory", ["none", "transitions"])
+def test_a_catalogue_in_pieces_has_its_normaliser_corrected_as_well(memory, monkeypatch):
+    model, histories = catalogue(memory)
+    with torch.no_grad():
+        model.embedding.weight.mul_(4)
+    index = BFloat16Index(model.head, extra=1000)
+    whole = model.recommend(histories, index=index).scores
+    monkeypatch.setattr(shortlist, "CHUNK_SCORES", 1000)
+    monkeypatch.setattr(shortlist, "_PIECE", 20_000)
+    torch.testing.assert_close(model.recommend(histories, index=index).scores, whole, rtol=2e-3, atol=1e-6)
 
 
 def test_scores_beside_the_rounded_keys_are_exact():

@@ -36,6 +36,9 @@ from diffusers_rec.recommenders.shortlist import Shortlist, best_items, with_mem
 _OVERSAMPLE = 4
 """Neighbours of each draw for each item that is wanted."""
 
+_GATHERED = 2**26
+"""Most numbers in the keys of all users' candidates; with more, the catalogue is scored instead."""
+
 
 @guarded
 class ItemIndex(Index):
@@ -139,12 +142,15 @@ class ItemIndex(Index):
 
     def shortlist(
         self, head: ItemHead, latents: Tensor, k: int, choice: Choice, memory: MemoryPrediction | None
-    ) -> Shortlist:
+    ) -> Shortlist | None:
         """See :meth:`Index.shortlist <diffusers_rec.recommenders.index.Index.shortlist>`.
 
         Warns:
             UserWarning: fewer than k allowed items were found for a user.
         """
+        candidates = 0 if choice.candidates is None else choice.candidates.shape[-1]
+        if len(latents) * candidates * self._index.d > _GATHERED:
+            return None
         listed = self._shortlist(head, latents, k, choice, memory)
         found = int((listed.items >= 0).sum(1).min())
         if choice.candidates is None and found < min(k, self.num_items - _longest(choice.excluded)):
@@ -173,7 +179,8 @@ class ItemIndex(Index):
             allowed = choice.take(user)
             barred = 0 if allowed.excluded is None else int((allowed.excluded >= 0).sum())
             found = self._neighbours(draws, oversample * k + barred)
-            rows.append(with_memory(found, allowed, None if memory is None else memory.take(user)))
+            listed = found if allowed.candidates is None else allowed.candidates
+            rows.append(with_memory(listed, allowed, None if memory is None else memory.take(user)))
             parts.append(self._parts(head, draws, found, tail))
         items = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
 

@@ -97,7 +97,7 @@ class BFloat16Index(Index):
     ) -> Shortlist | None:
         """See :meth:`Index.shortlist`."""
         number = min(k + self.extra, len(self._keys))
-        found = scan(head, latents, number, choice, memory, chunks_of=self._chunks)
+        found = scan(head, latents, number, choice, memory, chunks_of=self._chunks, some_of=self._some)
         if found is None:
             return None
         exact = partial(logits_of, head, latents)
@@ -121,6 +121,12 @@ class BFloat16Index(Index):
             return scores if self._bias is None else scores.add_(self._bias[items])
 
         return item_chunks(len(self._keys), users * draws, chunk_scores), logits
+
+    def _some(self, head: ItemHead, latents: Tensor, items: Tensor) -> Tensor:
+        """As :func:`~diffusers_rec.recommenders.head_scores.logits_of`, in bfloat16."""
+        queries = head.queries(latents.to(self._probe.dtype)).bfloat16()
+        scores = (queries @ self._keys[items].mT).to(self._probe.dtype)
+        return scores if self._bias is None else scores + self._bias[items][:, None]
 
 
 @torch.no_grad()

@@ -145,14 +145,17 @@ def scan(
     memory: MemoryPrediction | None,
     *,
     chunks_of: Callable[[ItemHead, Tensor, int], Chunks] = head_logits,
+    some_of: Callable[[ItemHead, Tensor, Tensor], Tensor] = logits_of,
 ) -> Shortlist | None:
     """The k best items themselves, from the logits of all; a :class:`Search`.
+
+    ``chunks_of`` and ``some_of`` give the same logits, of chunks and of some items.
 
     None where probabilities among the best are too small for float32.
     """
     chunks, logits = chunks_of(head, latents, CHUNK_SCORES)
     if len(chunks) > 1:
-        return _scan_once(head, latents, k, choice, memory, *chunks_of(head, latents, _PIECE))
+        return _scan_once(partial(some_of, head, latents), k, choice, memory, *chunks_of(head, latents, _PIECE))
     held = logits(chunks[0])
     draws = held.shape[1]
     top = held.amax(-1, keepdim=True)
@@ -179,8 +182,7 @@ def scan(
 
 
 def _scan_once(
-    head: ItemHead,
-    latents: Tensor,
+    logits_at: Callable[[Tensor], Tensor],
     k: int,
     choice: Choice,
     memory: MemoryPrediction | None,
@@ -210,9 +212,9 @@ def _scan_once(
     sums, items = (torch.cat(parts, dim=1) for parts in zip(*kept, strict=True))
     sums, order = sums.topk(most, dim=1)
     items = items.gather(1, order).masked_fill(sums == -math.inf, -1)
-    exact, plain = partial(logits_of, head, latents), total.log() + top
-    shares = (exact(items.clamp(min=0)) - plain).exp().mean(1).masked_fill(items < 0, -math.inf)
-    bound = (weights * total * latents.shape[1]).reciprocal().amax(1) * sums[:, -1:]
+    plain = total.log() + top
+    shares = (logits_at(items.clamp(min=0)) - plain).exp().mean(1).masked_fill(items < 0, -math.inf)
+    bound = (weights * total * top.shape[1]).reciprocal().amax(1) * sums[:, -1:]
     best = shares.topk(k, dim=1).values
     if not bool(total.isfinite().all()) or underflows(sums.where(items >= 0, 1)):
         return None
@@ -225,19 +227,16 @@ def _scan_once(
     def normaliser(temperature: float) -> Tensor:
         return plain if temperature == 1 else log_normaliser(chunks, logits, temperature)
 
-    return Shortlist(items, exact(items.clamp(min=0)), exact, normaliser)
+    return Shortlist(items, logits_at(items.clamp(min=0)), logits_at, normaliser)
 
 
 def with_memory(found: Tensor, choice: Choice, memory: MemoryPrediction | None) -> Tensor:
-    """Items found for one user, padded with -1, and those that the memory predicts, as far as they are allowed.
-
-    Where candidates are given, they are the items.
-    """
-    if choice.candidates is not None:
-        found = choice.candidates
-    elif memory is not None:
+    """Items found for one user, padded with -1, and those that the memory predicts, as far as they are allowed."""
+    if memory is not None:
         found = torch.cat([found.flatten(), memory.items[0]])
     found = torch.unique(found[found >= 0])
+    if choice.candidates is not None:
+        found = found[torch.isin(found, choice.candidates)]
     return found if choice.excluded is None else found[~torch.isin(found, choice.excluded)]
 
 
