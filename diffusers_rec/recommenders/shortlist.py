@@ -199,12 +199,14 @@ def _scan_once(
     most = min(4 * k + _SPARE, chunks[-1].stop)
     first = logits(chunks[0])
     top = first.amax(-1, keepdim=True)
-    total = torch.zeros_like(top)
-    weights = (first - top).exp_().sum(-1, keepdim=True).reciprocal()
+    odds = first.sub_(top).exp_()
+    total = odds.sum(-1, keepdim=True)
+    weights = total.reciprocal()
     kept: list[tuple[Tensor, Tensor]] = []
     for chunk in chunks:
-        odds = logits(chunk).sub_(top).exp_()
-        total += odds.sum(-1, keepdim=True)
+        if kept:
+            odds = logits(chunk).sub_(top).exp_()
+            total += odds.sum(-1, keepdim=True)
         ranked = (weights.mT @ odds)[:, 0]
         choice.mask_(ranked, chunk)
         values, columns = _largest(ranked, min(most, ranked.shape[1]))
