@@ -8,11 +8,15 @@ number of tensors in the file.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from diffusers_rec.core.checkpoint import refuse_nonfinite
+
+T = TypeVar("T")
 
 MOST_CALLS = 100_000
 """Calls of torch on the meta device that every file may use, plus :data:`CALLS_PER_TENSOR` for each tensor."""
@@ -22,15 +26,13 @@ CALLS_PER_TENSOR = 1000
 _FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
-def check_weights(
-    state: Callable[[], Mapping[str, Tensor]], weights: Mapping[str, Tensor], optional: tuple[str, ...]
-) -> None:
-    """Reject weights that do not match the state dict that ``state`` returns.
+def check_weights(build: Callable[[], Any], weights: Mapping[str, Tensor], optional: tuple[str, ...]) -> None:
+    """Reject weights that do not match the state dict of what ``build`` returns.
 
     A floating-point tensor may have any of the four common precisions. Any other tensor must have the model's dtype.
 
     Args:
-        state: Function that builds the model and returns its state dict.
+        build: Function that builds the model or the part.
         weights: Weights by name.
         optional: Prefixes of names that older files lack.
 
@@ -39,12 +41,39 @@ def check_weights(
     """
     try:
         with torch.device("meta"), _Calls(MOST_CALLS + CALLS_PER_TENSOR * len(weights)):
-            expected = state()
+            expected = state_of(build())
     except Exception as error:
         if "meta" in f"{error} {error.__cause__}":
             return  # a part reads values while it is built, which the meta device does not have
         raise
     compare(weights, expected, optional)
+
+
+def built_with(build: Callable[[], T], weights: Mapping[str, Tensor], optional: tuple[str, ...] = ()) -> T:
+    """What ``build`` returns, with the weights of a file; a module is in evaluation mode.
+
+    Args:
+        build: Function that builds a model or a part.
+        weights: Weights by name, kept in their precision.
+        optional: Prefixes of names that older files lack.
+
+    Raises:
+        ValueError: The weights do not match, or are not finite.
+    """
+    check_weights(build, weights, optional)
+    refuse_nonfinite(weights, "The weights cannot be used")
+    built = build()
+    if isinstance(built, nn.Module):
+        built.load_state_dict(weights, assign=True)
+        built.eval()
+    elif weights:  # of a part that learns without being a module
+        built.load_state_dict(weights)  # type: ignore[attr-defined]
+    return built
+
+
+def state_of(part: Any) -> dict[str, Tensor]:
+    """The state dict of a model or a part; empty for a part that learns nothing."""
+    return part.state_dict() if hasattr(part, "state_dict") else {}
 
 
 def compare(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], optional: tuple[str, ...] = ()) -> None:

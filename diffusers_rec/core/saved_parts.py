@@ -7,34 +7,21 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
-
-from diffusers_rec.core.blueprint import check_weights
-from diffusers_rec.core.checkpoint import CONFIG_FILE, read_checkpoint, refuse_nonfinite, write_checkpoint
+from diffusers_rec.core.blueprint import built_with, state_of
+from diffusers_rec.core.checkpoint import CONFIG_FILE, read_checkpoint, write_checkpoint
 from diffusers_rec.core.files import naming
 
 
 def save_part(part: Any, directory: str | PathLike[str]) -> None:
     """Write the config and the learned state of a component, without the parts that it shares."""
-    write_checkpoint(directory, part.config(), _state(part), [], kind=part.kind)
+    write_checkpoint(directory, part.config(), state_of(part), [], kind=part.kind)
 
 
 def load_part(family: Any, directory: Path, shared: Mapping[str, Any]) -> Any:
     """Build the component of a family that :func:`save_part` wrote, with the parts that it shares."""
     saved = read_checkpoint(directory, kind=family.kind)
     with naming(directory / CONFIG_FILE, "holds no part that can be built"):
-        check_weights(lambda: _state(family.build_with(shared, saved.config)), saved.weights, ())
-        refuse_nonfinite(saved.weights, "The weights cannot be used")
-        part = family.build_with(shared, saved.config)
+        part = built_with(lambda: family.build_with(shared, saved.config), saved.weights)
         if surplus := sorted(set(shared) - part.requires):
             raise ValueError(f"it takes {', '.join(sorted(part.requires)) or 'no part'}, not {', '.join(surplus)}")
-        if isinstance(part, nn.Module):
-            part.load_state_dict(saved.weights, assign=True)  # in the precision that was saved
-            part.eval()
-        elif saved.weights:
-            part.load_state_dict(saved.weights)
     return part
-
-
-def _state(part: Any) -> dict[str, Tensor]:
-    return part.state_dict() if hasattr(part, "state_dict") else {}

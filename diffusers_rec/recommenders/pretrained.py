@@ -9,13 +9,12 @@ from typing import Any, ClassVar, Self, cast
 
 from torch import Tensor, nn
 
-from diffusers_rec.core.blueprint import check_weights
+from diffusers_rec.core.blueprint import built_with
 from diffusers_rec.core.checkpoint import (
     CONFIG_FILE,
     NO_MODEL,
     Checkpoint,
     read_checkpoint,
-    refuse_nonfinite,
     write_checkpoint,
 )
 from diffusers_rec.core.entrances import guarded
@@ -116,11 +115,7 @@ class Pretrained(nn.Module):
         with naming(Path(directory) / CONFIG_FILE, NO_MODEL):
             vocabulary = Vocabulary.from_json(saved.items)
             config = migrated(saved.config)
-            check_weights(lambda: cls.from_config(vocabulary, config).state_dict(), saved.weights, _LEARNED_BESIDE)
-            refuse_nonfinite(saved.weights, "The weights cannot be used")
-            model = cls.from_config(vocabulary, config)
-            model.load_state_dict(saved.weights, assign=True)  # in the precision that was saved
-        return model.eval()
+            return built_with(lambda: cls.from_config(vocabulary, config), saved.weights, _LEARNED_BESIDE)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Weights and what is learned beside them: the popularity, the memory, the timestep sampler's history.

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load
 
 from diffusers_rec import Component, DiffRec
+from diffusers_rec.core.blueprint import state_of
 
 from . import world
 from .harness import EQUAL, SILENT, Campaign, Note, Outcome, of_call_error, of_file_error
@@ -138,11 +139,7 @@ def _difference(model: Any, other: Any) -> str:
     """Where two models or parts differ, in words; empty where they are equal."""
     if getattr(model, "vocabulary", None) != getattr(other, "vocabulary", None) or model.config() != other.config():
         return "other items or another config"
-    return _other_weights(_state(model), _state(other))
-
-
-def _state(model: Any) -> dict[str, torch.Tensor]:
-    return model.state_dict() if hasattr(model, "state_dict") else {}
+    return _other_weights(state_of(model), state_of(other))
 
 
 def _other_weights(weights: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> str:
@@ -180,7 +177,7 @@ def _against_files(model: Any, files: Files) -> Outcome:
 
 def _unlike_files(model: Any, files: Files) -> str:
     content = json.loads(files[CONFIG])
-    difference = _other_weights(_state(model), load(files[content["weights"]["file"]]))
+    difference = _other_weights(state_of(model), load(files[content["weights"]["file"]]))
     if difference:
         return f"not as the file says: {difference}"
     described = content["part" if isinstance(model, Component) else "pipeline"]
@@ -189,7 +186,7 @@ def _unlike_files(model: Any, files: Files) -> str:
     items = json.loads(files[content["items"]["file"]]) if isinstance(model, DiffRec) else None
     if items is not None and not _holds(list(model.vocabulary.ids), items):
         return f"other items than the file's: {model.vocabulary.ids[:5]}"
-    endless = [name for name, tensor in _state(model).items() if not tensor.isfinite().all()]
+    endless = [name for name, tensor in state_of(model).items() if not tensor.isfinite().all()]
     return f"loaded, but not finite: {endless[0]}" if endless else ""
 
 
