@@ -65,7 +65,8 @@ def measure(results: Results, num_items: int, options: argparse.Namespace) -> No
     index = BFloat16Index(model.head)
     for users in USERS[: 1 if num_items > 100_000 else None]:
         for draws in DRAWS:
-            functions = ways(model, index, histories, users, draws)
+            model.seeds = draws
+            functions = ways(model, index, histories, users)
             if (num_items, users, draws) == (BEAUTY_ITEMS, max(USERS), 1):
                 functions["diffurec"] = partial(presets.diffurec(model.vocabulary).eval().recommend, histories)
             for threads in THREADS[: 1 if options.quick or options.clock == "cpu" else None]:
@@ -79,14 +80,14 @@ def measure(results: Results, num_items: int, options: argparse.Namespace) -> No
                 )
                 place = {"items": num_items, "users": users, "draws": draws, "serving_threads": threads}
                 for way, timing in timings.items():
-                    recall = {"recall": found_share(model, index, histories, draws)} if way == "bfloat16" else {}
+                    recall = {"recall": model.list_overlap(histories, K, index=index)} if way == "bfloat16" else {}
                     results.add({"way": way, **place} | tails(timing, timings["floor"]) | recall, timing)
                 if threads == 1:
                     add_ratios(results, timings, num_items, users, draws)
     torch.set_num_threads(options.threads)
 
 
-def ways(model: DiffRec, index: BFloat16Index, histories: list[list[int]], users: int, draws: int) -> Calls:
+def ways(model: DiffRec, index: BFloat16Index, histories: list[list[int]], users: int) -> Calls:
     """By name; each call has other histories than the one before, where there is one user."""
     calibrated = model.replace()
     calibrated.load_state_dict(model.state_dict())
@@ -95,17 +96,17 @@ def ways(model: DiffRec, index: BFloat16Index, histories: list[list[int]], users
     encoded = model.encode_histories(histories[:users])
     return {
         "floor": partial(floor, model, encoded, model.next_item_latents(encoded, seeds=max(DRAWS))),
-        "recommend": lambda: model.recommend(next(requests), K, seeds=draws),
-        "calibrated": lambda: calibrated.recommend(next(requests), K, seeds=draws),
-        "bfloat16": lambda: model.recommend(next(requests), K, seeds=draws, index=index),
-        "autocast": lambda: under_autocast(model, next(requests), draws),
+        "recommend": lambda: model.recommend(next(requests), K),
+        "calibrated": lambda: calibrated.recommend(next(requests), K),
+        "bfloat16": lambda: model.recommend(next(requests), K, index=index),
+        "autocast": lambda: under_autocast(model, next(requests)),
     }
 
 
-def under_autocast(model: DiffRec, histories: list[list[int]], draws: int) -> object:
+def under_autocast(model: DiffRec, histories: list[list[int]]) -> object:
     """Recommendations whose encoder computes in bfloat16; scores and softmax stay in float32."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        return model.recommend(histories, K, seeds=draws)
+        return model.recommend(histories, K)
 
 
 @torch.inference_mode()
@@ -134,12 +135,6 @@ def random_model(num_items: int, seed: int) -> DiffRec:
 def tails(timing: Timing, least: Timing) -> dict[str, float]:
     """The 99th percentile, and how many times longer than the floor."""
     return {"p99_seconds": float(np.percentile(timing.seconds, 99)), "over_floor": timing.over(least)}
-
-
-def found_share(model: DiffRec, index: BFloat16Index, histories: list[list[int]], draws: int) -> float:
-    """Share of the exact lists that the index finds."""
-    exact, found = (model.recommend(histories, K, seeds=draws, index=each).items for each in (None, index))
-    return float(np.mean([len({*one} & {*other}) / K for one, other in zip(exact, found, strict=True)]))
 
 
 def add_ratios(results: Results, timings: dict[str, Timing], num_items: int, users: int, draws: int) -> None:

@@ -90,6 +90,16 @@ def built(family, spec, **settings):
     return family.build_with(size, spec)
 
 
+def heads(num_items, width, seed):
+    """A head of any name in float64, so that nothing ties."""
+    embedding = perturbed(TableEmbedding(num_items, width, seed=seed)).double()
+    return st.sampled_from(ItemHead.names()).map(
+        lambda name: perturbed(
+            built(ItemHead, name, num_items=num_items, dim=width, embedding=embedding).double(), seed
+        )
+    )
+
+
 def settings_of(family, name):
     """Configs that differ from the defaults in numbers and flags."""
     other = {key: st.sampled_from(values) for key, values in changed_settings(family.named(name)).items()}
