@@ -208,9 +208,7 @@ class Recommender(Scorer):
         k = min(10, most) if k is None else check_int("k", k)
         if not 1 <= k <= most:
             raise ValueError(f"k must lie in 1..{most}, the number of items to choose from, got {k}.")
-        options = options_of(seeds, sampler, guidance)
-        if index is not None:
-            options["index"] = index
+        options = {"index": index, **options_of(seeds, sampler, guidance)}
         places, found = [], []
         for some, part in requests.batches(batch_size):
             places += some
@@ -348,7 +346,7 @@ class Recommender(Scorer):
             return top_k(scores, k, excluded=choice.excluded, candidates=choice.candidates)
         history = requests.history(self.history_length).to(self.device)
         with self.serving() as model:
-            return model._best(history, k, choice, options)
+            return model._best(history, k, choice, **options)
 
     def _popularity_scores(self, users: int) -> Scores:
         """How likely each item is where nothing is known of the user."""

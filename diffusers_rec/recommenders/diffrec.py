@@ -359,17 +359,15 @@ class DiffRec(Pretrained, Completing):
             return memory, None
         return memory, Evidence.of(self.calibration, history, memory, self.popularity)
 
-    def _best(self, history: History, k: int, choice: Choice, options: Mapping[str, Any]) -> TopK:
+    def _best(self, history: History, k: int, choice: Choice, *, index: Index | None = None, **options: Any) -> TopK:
         own = DiffRec.score, DiffRec.next_item_latents
         if (type(self).score, type(self).next_item_latents) != own:  # a subclass ranks by what its methods give
-            return super()._best(history, k, choice, options)
-        asked = {"seeds": None, "sampler": None, "guidance": None, "index": None, **options}
-        index = asked.pop("index")
+            return super()._best(history, k, choice, index=index, **options)
         with torch.autocast(self.device.type, enabled=False):  # the keys outlive the call
             head = self._keys()
             if index is not None:
                 check_class("index", index, Index).check_once(head)
-        latents = self._draw(history, **asked).next_item()
+        latents = self._draw(history, **options).next_item()
         memory, evidence = self._known(history)
         search = None if index is None else index.shortlist
         return best_items(head, latents, k, choice, memory, evidence=evidence, search=search)
@@ -404,22 +402,24 @@ class DiffRec(Pretrained, Completing):
             ValueError: k outside 1..V; a model that noises several positions when serving or reads user features; or a
                 sampler whose steps draw noise.
         """
-        chosen = self.sampler if sampler is None else self._built(sampler)
-        return OneStep(self, chosen, k, exclude_seen=exclude_seen)
+        return OneStep(self, self._chosen(sampler), k, exclude_seen=exclude_seen)
 
     def _draw(
         self,
         history: History,
-        seeds: Seeds | None,
-        sampler: SamplerChoice | None,
-        guidance: Guidance,
+        seeds: Seeds | None = None,
+        sampler: SamplerChoice | None = None,
+        guidance: Guidance = None,
         callback: StepCallback | None = None,
     ) -> Drawn:
         for name in ("process", "denoiser"):
             self._check_shared(name, getattr(self, name))  # a schedule may have been assigned since
-        chosen = self.sampler if sampler is None else self._built(sampler)
         generators = generators_from(self.seeds if seeds is None else seeds)
-        return run_chain(self, history, chosen, generators, guidance, callback)
+        return run_chain(self, history, self._chosen(sampler), generators, guidance, callback)
+
+    def _chosen(self, sampler: SamplerChoice | None) -> Sampler:
+        """The sampler of one call; the model's own when None."""
+        return self.sampler if sampler is None else self._built(sampler)
 
     def _built(self, sampler: SamplerChoice, **settings: Any) -> Sampler:
         """A sampler of one call, with defaults of settings that it may have."""

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from weakref import ref
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from diffusers_rec.core.entrances import guarded
@@ -134,7 +134,7 @@ def probe(head: ItemHead) -> Tensor:
     """Logits of a fixed query, ``(V,)``, which reveal a change of the key or bias of any item."""
     keys, bias = head.scoring_keys()
     query = torch.arange(1, keys.shape[1] + 1, device=keys.device, dtype=keys.dtype).sin()
-    return nn.functional.linear(query, keys, bias).detach().cpu()
+    return F.linear(query, keys, bias).detach().cpu()
 
 
 def same_probe(one: Tensor, other: Tensor) -> bool:

@@ -97,10 +97,7 @@ class Requests:
 
     def history(self, max_length: int) -> History:
         """The last items of each history, padded."""
-        if self.times is not None or self.features:
-            return pad(self.histories, max_length, times=self.times, features=self.features)
-        rows = [row[-max_length:] for row in self.histories]
-        return History(_padded(rows, fill=0), torch.tensor([len(row) for row in rows]))
+        return pad(self.histories, max_length, times=self.times, features=self.features)
 
     def tensors(self, device: torch.device) -> tuple[Tensor, Tensor | None]:
         """What is excluded, ``(B, E)``, and the candidates, ``(C,)`` or ``(B, C)``, padded with -1."""
@@ -110,9 +107,9 @@ class Requests:
         return excluded, torch.from_numpy(self.candidates[0]).to(device) if self.candidates else None
 
 
-def _padded(rows: list[IndexArray], fill: int = -1) -> Tensor:
-    """Indices of each row, ``(B, N)``, padded behind."""
-    padded = np.full((len(rows), max(map(len, rows))), fill, np.int64)
+def _padded(rows: list[IndexArray]) -> Tensor:
+    """Indices of each row, ``(B, N)``, padded behind with -1; N may be 0."""
+    padded = np.full((len(rows), max(map(len, rows))), -1, np.int64)
     for place, row in zip(padded, rows, strict=True):
         place[: len(row)] = row
     return torch.from_numpy(padded)

@@ -127,11 +127,11 @@ class Scorer(Trainable, ABC):
         whole = History.of_items(items, lengths, padding=padding)
         seen = whole.items.where(whole.mask, -1).to(self.device) if exclude_seen else None
         with self.serving() as model:
-            return model._best(self._checked(whole), k, Choice(seen, None), options)
+            return model._best(self._checked(whole), k, Choice(seen, None), **options)
 
-    def _best(self, history: History, k: int, choice: Choice, options: Mapping[str, Any]) -> TopK:
+    def _best(self, history: History, k: int, choice: Choice, *, index: Any = None, **options: Any) -> TopK:
         """The k best allowed items of histories that are not empty; called in evaluation mode and without gradients."""
-        if "index" in options:
+        if index is not None:
             raise ValueError(
                 f"index: expected none for {type(self).__name__}, because an index ranks by the head of one DiffRec. "
                 "Leave index out."

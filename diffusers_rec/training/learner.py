@@ -35,8 +35,7 @@ class Learner:
     def __init__(self, model: Recommender, optimizer: Optimizer, config: TrainingConfig, processes: Processes) -> None:
         self.model, self.optimizer, self.config, self.processes = model, optimizer, config, processes
         self.average = copy.deepcopy(model).requires_grad_(False) if config.average_decay else None
-        averaged = model if self.average is None else self.average
-        self._averaged = list(averaged.parameters()), list(model.parameters())
+        self._averaged = None if self.average is None else (list(self.average.parameters()), list(model.parameters()))
         self._initial_rates = [float(group["lr"]) for group in optimizer.param_groups]
         self._low = resolved(config.precision, processes.device) == "bf16"
         self._wrapped: nn.Module | None = None
@@ -105,7 +104,7 @@ class Learner:
                 ours.copy_(theirs)
 
     def _update_average(self, step: int) -> None:
-        if self.average is not None:
+        if self._averaged is not None:
             decay = min(self.config.average_decay, (1 + step) / (10 + step))
             get_ema_multi_avg_fn(decay)(*self._averaged, step)  # type: ignore[no-untyped-call]
 
