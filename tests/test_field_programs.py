@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks.field import accuracy, configurations, noise_audit, settings
-from benchmarks.paper import systems, table2
+from benchmarks.paper import running, systems, table2
 from benchmarks.paper.settings import best_with
 from diffusers_rec import SyntheticWorld, TrainingBatches
 from diffusers_rec.presets import PRESETS, control
@@ -24,14 +24,17 @@ def clock_of(step: float) -> SimpleNamespace:
     return SimpleNamespace(perf_counter=read, process_time=read)
 
 
-def test_a_training_ends_before_the_epoch_that_would_exceed_the_limit(monkeypatch):
+def test_a_training_ends_at_the_limit_within_an_epoch(monkeypatch):
     sequences = WORLD.sample(20, min_length=4, max_length=8).sequences()
-    monkeypatch.setattr(settings, "time", clock_of(25))  # read once a batch: an epoch of one batch takes 25 seconds
+    targets = TrainingBatches(sequences).num_targets
+    batches = TrainingBatches(sequences, batch_targets=20).num_batches(0)
+    monkeypatch.setattr(settings, "time", clock_of(60 / (batches + 2)))  # read once a batch, and once an epoch
     model = PRESETS["dreamrec"](sequences.vocabulary, dim=8)
-    history = train(
-        model, sequences, None, TrainingConfig(epochs=9), device="cpu", callbacks=[settings.TimeLimit(1, targets=100)]
-    ).history
-    assert len(history) == 2, "two epochs of 25 seconds fit into a minute"
+    config = TrainingConfig(epochs=9, batch_targets=20)
+    history = train(model, sequences, None, config, device="cpu", callbacks=[settings.TimeLimit(1)]).history
+    assert [record["targets"] for record in history] == [targets, 40]
+    assert running.epochs_of(history, targets) == pytest.approx(1 + 40 / targets, abs=0.005)
+    assert running.epochs_of(history[:1], targets) == 1
 
 
 def test_time_of_validation_and_of_other_programs_does_not_count(monkeypatch):
@@ -39,23 +42,22 @@ def test_time_of_validation_and_of_other_programs_does_not_count(monkeypatch):
     monkeypatch.setattr(settings, "time", clock_of(0))  # the processor is never used
     monkeypatch.setattr("diffusers_rec.training.loop.time", clock_of(1000))
     model = PRESETS["dreamrec"](sequences.vocabulary, dim=8)
-    limit = settings.TimeLimit(minutes=1, targets=100)
+    limit = settings.TimeLimit(minutes=1)
     assert len(train(model, sequences, None, TrainingConfig(epochs=9), device="cpu", callbacks=[limit]).history) == 9
 
 
 def test_a_resumed_training_has_the_same_limit(tmp_path, monkeypatch):
     sequences = WORLD.sample(20, min_length=4, max_length=8).sequences()
-    targets = TrainingBatches(sequences).num_targets
     for module in ("benchmarks.field.settings", "diffusers_rec.training.loop"):
         monkeypatch.setattr(f"{module}.time", clock_of(25))
 
     def epochs(minutes):
         model = PRESETS["dreamrec"](sequences.vocabulary, dim=8)
-        limit, config = settings.TimeLimit(minutes, targets), TrainingConfig(epochs=9)
+        limit, config = settings.TimeLimit(minutes), TrainingConfig(epochs=9)
         return len(train(model, sequences, None, config, directory=tmp_path, device="cpu", callbacks=[limit]).history)
 
-    assert [epochs(1) for _ in range(4)] == [2, 2, 2, 2]
-    assert [epochs(2), epochs(2)] == [4, 4], "a longer limit goes on"
+    assert [epochs(1) for _ in range(4)] == [3, 3, 3, 3], "an epoch of one batch takes 25 seconds"
+    assert [epochs(2), epochs(2)] == [5, 5], "a longer limit goes on"
 
 
 @pytest.mark.parametrize("name", settings.FIELD)

@@ -102,11 +102,51 @@ def test_a_stopped_run_resumes_and_ends_as_one_that_was_not(tmp_path):
     assert log.calls[0] == ("start", 1, 1)
 
 
+class StopAtOnce(Callback):
+    """Ends the run after a batch, from 1, of an epoch, from 0."""
+
+    def __init__(self, epoch, batch):
+        self.place = epoch, batch
+
+    def on_batch(self, run, losses):
+        if (run.epoch, run.batch) >= self.place:
+            run.stop(at_once=True)
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_run_stopped_at_once_leaves_out_the_rest_of_its_epoch(saved, tmp_path):
+    log = Log()
+    arguments = {"validate_every": 20, "batch_targets": 96}
+    _, result = fit(tmp_path if saved else None, callbacks=[log, StopAtOnce(1, 2)], **arguments)
+    assert log.calls[-4:] == [("batch", 1, 1), ("batch", 1, 2), ("epoch", 2, True), ("end", 2, False)]
+    first, second = result.history
+    assert first["targets"] > 2 * arguments["batch_targets"] >= second["targets"]
+    assert result.best_epoch == 2, "the shortened epoch is validated"
+    assert result.best_score == second["validation_ndcg@10"]
+
+
+def test_a_run_stopped_at_once_goes_on_with_the_next_epoch(tmp_path):
+    fit(tmp_path, callbacks=[StopAtOnce(0, 2)])
+    log = Log()
+    _, result = fit(tmp_path, callbacks=[log])
+    assert log.calls[:2] == [("start", 1, 1), ("batch", 1, 1)]
+    assert [row["epoch"] for row in result.history] == [1, 2, 3]
+
+
 class StopIn(Callback):
     """Stops in a method, once an epoch is reached."""
 
     def __init__(self, hook, epoch):
         setattr(self, hook, lambda run, *_: run.stop() if run.epoch >= epoch else None)
+
+
+def test_a_stop_at_once_at_the_start_trains_one_batch():
+    class Stop(Callback):
+        def on_start(self, run):
+            run.stop(at_once=True)
+
+    _, result = fit(callbacks=[Stop()])
+    assert [row["targets"] for row in result.history] == [96]
 
 
 @pytest.mark.parametrize(("hook", "epoch"), [("on_start", 0), ("on_batch", 0), ("on_epoch", 1)])

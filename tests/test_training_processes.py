@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from training_runs import KINDS, as_json, uninterrupted
+from training_runs import CONFIG, KINDS, as_json, uninterrupted
 
 from diffusers_rec import DiffRec
 
@@ -117,3 +117,21 @@ def test_a_stop_by_one_process_validates_the_epoch_in_all(tmp_path):
     _, history, best_epoch, best_score = ends[0]
     assert (len(history), best_epoch) == (2, 2)
     assert best_score == repr(history[-1]["validation_ndcg@10"])
+
+
+@pytest.mark.slow
+def test_a_stop_at_once_by_one_process_ends_the_epoch_of_all(tmp_path):
+    ends = launch(
+        tmp_path,
+        [
+            "import os, training_runs",
+            "class Stop:",
+            "    def on_batch(self, run, losses):",
+            "        if os.environ['RANK'] == '1' and run.batch == 2: run.stop(at_once=True)",
+            f"training_runs.train_and_write({str(tmp_path)!r}, callbacks=[Stop()], epochs=3)",
+        ],
+    )
+    assert ends[0] == ends[1]
+    _, history, best_epoch, _ = ends[0]
+    assert (len(history), best_epoch) == (1, 1)
+    assert 3 * CONFIG.batch_targets < history[0]["targets"] <= 4 * CONFIG.batch_targets, "two batches of two processes"

@@ -19,7 +19,7 @@ from benchmarks.field.settings import (
     FIELD,
     PUBLISHED,
     add_options,
-    callbacks_of,
+    limit_of,
     limited,
     minutes_of,
     split_of,
@@ -76,7 +76,7 @@ def measure(dataset: str, options: argparse.Namespace) -> Iterator[Row]:
         yield from published(dataset, name, file=PUBLISHED)
         for seed in seeds_of(options):
             trial = by_name[name]
-            for row in run(trial, split, seed, options, callbacks=callbacks_of(trial, split, options)):
+            for row in run(trial, split, seed, options, callbacks=limit_of(dataset, options)):
                 yield row | {"minutes": minutes_of(dataset, options)}
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from benchmarks.harness import at_least
 from benchmarks.paper.options import add_trial_options, sequences_of
+from benchmarks.paper.running import seconds_of
 from benchmarks.paper.trial import Trial
-from diffusers_rec import Recommender, Split, TrainingBatches, Vocabulary
+from diffusers_rec import Recommender, Split, Vocabulary
 from diffusers_rec.presets import PRESETS, control
 from diffusers_rec.training import RECIPES, Callback, TrainingRun
 
@@ -56,7 +57,7 @@ PUBLISHED = Path(__file__).with_name("published.csv")
 
 
 class TimeLimit(Callback):
-    """Ends a training before the epoch that would exceed the time; one epoch is trained at least.
+    """Ends a training, within an epoch if need be, when its steps have taken their time.
 
     The time is that of the processor in the training steps, so that other work on the machine does not shorten a
     training. Epochs of an earlier process count by the clock, as the history has them. The limit is checked at the
@@ -64,31 +65,28 @@ class TimeLimit(Callback):
 
     Args:
         minutes: Length of the training.
-        targets: Targets of an epoch.
     """
 
-    def __init__(self, minutes: float, targets: int) -> None:
-        self.minutes, self.targets = minutes, targets
-        self.seconds: list[float] = []
-        self._started = self._stepped = 0.0
+    def __init__(self, minutes: float) -> None:
+        self.minutes = minutes
+        self.seconds = self._read = 0.0
 
     def on_start(self, run: TrainingRun) -> None:
-        self.seconds = [self.targets / each["targets_per_second"] for each in run.history]
-        if self.seconds:
-            self._check(run)
-        self._started = time.process_time()
+        self.seconds = seconds_of(run.history)
+        self._check(run)
+        self._read = time.process_time()
 
     def on_batch(self, run: TrainingRun, losses: dict[str, float]) -> None:
-        self._stepped = time.process_time()
+        now = time.process_time()
+        self.seconds, self._read = self.seconds + now - self._read, now
+        self._check(run)
 
     def on_epoch(self, run: TrainingRun, record: dict[str, float]) -> None:
-        self.seconds.append(self._stepped - self._started)
-        self._check(run)
-        self._started = time.process_time()
+        self._read = time.process_time()
 
     def _check(self, run: TrainingRun) -> None:
-        if sum(self.seconds) + self.seconds[-1] > 60 * self.minutes:
-            run.stop()
+        if self.seconds >= 60 * self.minutes:
+            run.stop(at_once=True)
 
 
 @dataclass(frozen=True)
@@ -148,7 +146,6 @@ def limited(dataset: str, options: argparse.Namespace) -> argparse.Namespace:
     return argparse.Namespace(**{**vars(options), "runs": runs})
 
 
-def callbacks_of(trial: Trial, split: Split, options: argparse.Namespace) -> Sequence[Callback]:
+def limit_of(dataset: str, options: argparse.Namespace) -> Sequence[Callback]:
     """The time limit of a training."""
-    targets = TrainingBatches(split.train, examples=trial.training.examples).num_targets
-    return [TimeLimit(minutes_of(trial.dataset, options), targets)]
+    return [TimeLimit(minutes_of(dataset, options))]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -120,17 +120,33 @@ def train_or_resume(
         )  # fmt: skip
     except KeyboardInterrupt:
         raise SystemExit(f"Stopped. The same command resumes in {folder}.") from None
-    # Seconds of the training alone, without validations: the log contains the speed of each epoch.
     targets = TrainingBatches(split.train, examples=training.examples).num_targets
     return model, folder, {
         "trained_seed": seed,
         "best_epoch": result.best_epoch,
-        "epochs": len(result.history),  # fewer than the settings' where patience ended the training
+        "epochs": epochs_of(result.history, targets),
         "validation_ndcg@10": result.best_score,
-        "training_seconds": sum(targets / record["targets_per_second"] for record in result.history),
+        "training_seconds": seconds_of(result.history),
         "trained_on": "; ".join(machines_of(folder)),
         "settings": json.dumps({"model": model.config(), "training": training.config()}, sort_keys=True),
     }  # fmt: skip
+
+
+def epochs_of(history: Sequence[Mapping[str, float]], targets: int) -> float:
+    """Epochs of a training that patience or a time limit may have ended, the last one in part.
+
+    Args:
+        history: History of the training.
+        targets: Targets of a whole epoch.
+    """
+    *whole, last = history
+    share = round(last["targets"] / targets, 2)
+    return len(history) if share == 1 else len(whole) + share
+
+
+def seconds_of(history: Sequence[Mapping[str, float]]) -> float:
+    """Seconds of the training steps, without validations."""
+    return sum(record["targets"] / record["targets_per_second"] for record in history)
 
 
 def machines_of(folder: Path) -> list[str]:

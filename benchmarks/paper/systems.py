@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks import plots
 from benchmarks.field.accuracy import RIVALS, draw_panels, rivals
-from benchmarks.field.settings import PRINTED, add_limit, callbacks_of, limited, minutes_of, split_of
+from benchmarks.field.settings import PRINTED, add_limit, limit_of, limited, minutes_of, split_of
 from benchmarks.harness import Results, Row, argument_parser, command
 from benchmarks.paper.options import add_trial_options, parse_trials, seeds_of
 from benchmarks.paper.rows import published
@@ -113,7 +113,7 @@ def measure(dataset: str, options: argparse.Namespace) -> Iterator[Row]:
         trial = by_name[name]
         yield from published(dataset, PRINTED[trial.model["preset"]])
         for seed in seeds_of(options):
-            for row in run(trial, split, seed, options, callbacks=callbacks_of(trial, split, options)):
+            for row in run(trial, split, seed, options, callbacks=limit_of(dataset, options)):
                 yield row | {"minutes": minutes_of(dataset, options)}
 
 

@@ -33,7 +33,7 @@ class EpochLog:
             stderr.print(f"{self.folder} already contains this run, and it is finished: there is nothing to train.")
 
 
-NO_LOSSES = frozenset({"epoch", "learning_rate", "targets_per_second"})
+NO_LOSSES = frozenset({"epoch", "targets", "learning_rate", "targets_per_second"})
 """What the record of an epoch holds beside losses and validation metrics."""
 
 

@@ -8,9 +8,9 @@ A callback is any object with one or more of the four methods of :class:`Callbac
         def __init__(self, seconds: float) -> None:
             self.end = time.monotonic() + seconds
 
-        def on_epoch(self, run: TrainingRun, record: dict[str, float]) -> None:
+        def on_batch(self, run: TrainingRun, losses: dict[str, float]) -> None:
             if time.monotonic() > self.end:
-                run.stop()
+                run.stop(at_once=True)
 
     train(model, sequences, validation, callbacks=[TimeLimit(3600)])
 """
@@ -44,6 +44,7 @@ class TrainingRun:
         batch: Number of completed batches of the current epoch in this process.
         history: One record for each completed epoch; must not be changed.
         stopped: Whether :meth:`stop` was called.
+        interrupted: Whether it was called with ``at_once``.
     """
 
     model: Recommender
@@ -55,8 +56,9 @@ class TrainingRun:
     batch: int = 0
     history: list[Record] = field(default_factory=list)
     stopped: bool = False
+    interrupted: bool = False
 
-    def stop(self) -> None:
+    def stop(self, *, at_once: bool = False) -> None:
         """End the run after the current epoch, which is validated and saved; at least one epoch is trained.
 
         Called in ``on_start``, it ends the run before another epoch if ``history`` has one, otherwise after the first.
@@ -65,8 +67,13 @@ class TrainingRun:
 
         With several processes, one call is enough. A run in a directory continues when it is started again, until a
         callback stops it again. The additional validation remains in its history.
+
+        Args:
+            at_once: Whether the current epoch ends after the current batch, or after its first one. A run that goes on
+                starts with the next epoch. ``"targets"`` of the record is the number of targets of the batches so far.
         """
         self.stopped = True
+        self.interrupted |= at_once
 
 
 class Callback:

@@ -43,9 +43,10 @@ class TrainingResult:
     Attributes:
         best_epoch: Epoch whose weights the model now has, counted from 1: the best on validation, or the last one.
         best_score: Validation score of this epoch, by ``config.select_by`` or ``metric``; NaN without validation.
-        history: One record for each epoch: mean loss terms, learning rate of the first parameter group, targets per
-            second and validation metrics. The metrics are ``config.select_by`` and HR and NDCG at 5, 10 and 20, with
-            seen items as in ``config.exclude_seen``; or ``validation_`` followed by the name of ``metric``.
+        history: One record for each epoch: number of targets, mean loss terms, learning rate of the first parameter
+            group, targets per second and validation metrics. The metrics are ``config.select_by`` and HR and NDCG at 5,
+            10 and 20, with seen items as in ``config.exclude_seen``; or ``validation_`` followed by the name of
+            ``metric``.
     """
 
     best_epoch: int
@@ -196,7 +197,7 @@ class _Loop:
         record: Record = {"epoch": number + 1, **self._train(number, show)}
         seconds = time.perf_counter() - started
         record["learning_rate"] = self.learner.rates(number + 1)[0]
-        record["targets_per_second"] = self.batches.num_targets / seconds
+        record["targets_per_second"] = record["targets"] / seconds
         self.progress.epoch = self.view.epoch = number + 1
         regular = self.progress.epoch % self.config.validate_every == 0 or self.progress.epoch == self.config.epochs
         if self.validate is None:
@@ -220,7 +221,7 @@ class _Loop:
             self.store.save(self.learner, self.progress)
 
     def _train(self, epoch: int, show: bool) -> Record:
-        """Train for one epoch and return the mean loss terms."""
+        """Train for one epoch and return its number of targets and the mean loss terms."""
         self.learner.start_epoch()
         rounds = self.processes.rounds(self.batches, epoch)
         shared = self.processes.share(self.batches, epoch)
@@ -239,12 +240,14 @@ class _Loop:
             targets += batch.num_targets
             self.view.batch = step + 1
             self.callbacks.on_batch(self.view, losses)
+            if self.processes.any_of(self.view.interrupted):
+                break
         self.learner.end_epoch(epoch + 1)
         if self.processes.count > 1:
             mine = torch.tensor([targets, *sums.values()], dtype=torch.float64, device=self.processes.device)
             targets, *of_all = self.processes.summed(mine).tolist()
             sums = dict(zip(sums, of_all, strict=True))
-        return {name: value / targets for name, value in sums.items()}
+        return {"targets": int(targets)} | {name: value / targets for name, value in sums.items()}
 
 
 @explained
