@@ -50,7 +50,7 @@ def measure(results: Results, backbone: str, model: DiffRec, folder: Path, optio
     session = session_of(export_onnx(model, folder / "model.onnx", K)[0], options.threads)
     for batch in BATCHES:
         history = full_histories(batch, model.history_length, module.num_items, options.seed)
-        tensors = history.items, history.lengths, module.noise(batch)
+        tensors = history.items, history.lengths, module.noise(batch), torch.full((batch, 1), -1)
         arrays = dict(zip(INPUTS, (part.numpy() for part in tensors), strict=True))
         torch.compiler.reset()
         functions: dict[str, Callable[[], Any]] = {

@@ -2,17 +2,19 @@
 
 The floor is the history encoder of the model, and for ten draws a product with the keys, a softmax and the k best of
 each draw, all in float32 on prepared tensors. ``recommend`` goes from ids to ids, with exclusions and the memory of
-transitions; ``calibrated`` adds the calibration that ``train`` leaves. ``bfloat16`` searches a ``BFloat16Index``, whose
-recall is the share of the exact list that it finds. Weights are random, of the size of trained ones, so that no two
-draws are equal. All ways of a line run in turn. DiffuRec takes 32 steps at the size of its own preset. ``autocast`` has
-the encoder in bfloat16. On a machine that has other work, ``--clock cpu`` times one thread, by its own work.
+transitions; ``calibrated`` adds the calibration that ``train`` leaves. ``exported`` is the model in onnxruntime, in
+float32 too. ``bfloat16`` searches a ``BFloat16Index``. Recall is the share of the model's own lists that a way finds.
+Weights are random, of the size of trained ones, so that no two draws are equal. All ways of a line run in turn.
+DiffuRec takes 32 steps at the size of its own preset. ``autocast`` has the encoder in bfloat16. On a machine that has
+other work, ``--clock cpu`` times one thread, by its own work.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -26,6 +28,7 @@ from benchmarks import plots
 from benchmarks.data import BEAUTY_ITEMS
 from benchmarks.harness import Results, Timing, argument_parser, compare, parse
 from diffusers_rec import BFloat16Index, Calibration, DiffRec, History, presets
+from diffusers_rec.integrations.onnx import ExportedModel, export_onnx
 
 CATALOGUES = (1_000, BEAUTY_ITEMS, 100_000, 1_000_000)
 USERS, DRAWS, THREADS, K, LENGTH = (1, 64), (1, 10), (1, 2), 10, 49
@@ -63,6 +66,7 @@ def measure(results: Results, num_items: int, options: argparse.Namespace) -> No
     numbers = np.random.default_rng(options.seed)
     histories = [numbers.choice(num_items, LENGTH, replace=False).tolist() for _ in range(max(USERS))]
     index = BFloat16Index(model.head)
+    exported = {} if options.quick else exported_models(model)
     for users in USERS[: 1 if num_items > 100_000 else None]:
         for draws in DRAWS:
             model.seeds = draws
@@ -71,6 +75,8 @@ def measure(results: Results, num_items: int, options: argparse.Namespace) -> No
                 functions["diffurec"] = partial(presets.diffurec(model.vocabulary).eval().recommend, histories)
             for threads in THREADS[: 1 if options.quick or options.clock == "cpu" else None]:
                 torch.set_num_threads(threads)
+                if threads in exported:
+                    functions["exported"] = exported_way(exported[threads], histories, users, draws)
                 timings = compare(
                     functions,
                     repeats=200,
@@ -81,6 +87,8 @@ def measure(results: Results, num_items: int, options: argparse.Namespace) -> No
                 place = {"items": num_items, "users": users, "draws": draws, "serving_threads": threads}
                 for way, timing in timings.items():
                     recall = {"recall": model.list_overlap(histories, K, index=index)} if way == "bfloat16" else {}
+                    if way == "exported":
+                        recall = {"recall": exported_overlap(model, exported[threads], histories, draws)}
                     results.add({"way": way, **place} | tails(timing, timings["floor"]) | recall, timing)
                 if threads == 1:
                     add_ratios(results, timings, num_items, users, draws)
@@ -92,7 +100,7 @@ def ways(model: DiffRec, index: BFloat16Index, histories: list[list[int]], users
     calibrated = model.replace()
     calibrated.load_state_dict(model.state_dict())
     calibrated.eval().calibration = Calibration(temperature=1.2, memory=0.3, popularity=0.1, seen=0.01)
-    requests = cycle([histories] if users > 1 else [[history] for history in histories])
+    requests = requests_of(histories, users)
     encoded = model.encode_histories(histories[:users])
     return {
         "floor": partial(floor, model, encoded, model.next_item_latents(encoded, seeds=max(DRAWS))),
@@ -101,6 +109,30 @@ def ways(model: DiffRec, index: BFloat16Index, histories: list[list[int]], users
         "bfloat16": lambda: model.recommend(next(requests), K, index=index),
         "autocast": lambda: under_autocast(model, next(requests)),
     }
+
+
+def requests_of(histories: list[list[int]], users: int) -> Iterator[list[list[int]]]:
+    """Requests without end, of one user each in turn, or of all."""
+    return cycle([histories] if users > 1 else [[history] for history in histories])
+
+
+def exported_models(model: DiffRec) -> dict[int, ExportedModel]:
+    """The model in onnxruntime, by number of threads."""
+    with tempfile.TemporaryDirectory() as folder:
+        file, *_ = export_onnx(model, Path(folder) / "model.onnx", K)
+        return {threads: ExportedModel(file, threads=threads) for threads in THREADS}
+
+
+def exported_way(exported: ExportedModel, histories: list[list[int]], users: int, draws: int) -> Callable[[], object]:
+    """A call as those of :func:`ways`."""
+    requests = requests_of(histories, users)
+    return lambda: exported.recommend(next(requests), seeds=draws)
+
+
+def exported_overlap(model: DiffRec, exported: ExportedModel, histories: list[list[int]], draws: int) -> float:
+    """The share of the model's lists that the exported model finds."""
+    pairs = zip(model.recommend(histories, K).items, exported.recommend(histories, seeds=draws).items, strict=True)
+    return sum(len({*own} & {*found}) for own, found in pairs) / (K * len(histories))
 
 
 def under_autocast(model: DiffRec, histories: list[list[int]]) -> object:
@@ -141,11 +173,11 @@ def add_ratios(results: Results, timings: dict[str, Timing], num_items: int, use
     """Those that the program ends with, on one thread."""
     targets = {BEAUTY_ITEMS: "<= 1.15", 1_000_000: "<= 0.4"}
     if users == 1 and num_items in targets:
-        for way in ("recommend", "calibrated"):
+        for way in [way for way in ("recommend", "calibrated", "exported") if way in timings]:
             name = f"{num_items}_items_{way}_{draws}_draws_vs_floor"
             results.ratio(name, timings[way].over(timings["floor"]), targets[num_items])
     if "diffurec" in timings:
-        for way in ("recommend", "calibrated", "autocast"):
+        for way in [way for way in ("recommend", "calibrated", "autocast", "exported") if way in timings]:
             name = f"diffurec_32_steps_vs_{way}_64_users"
             results.ratio(name, timings["diffurec"].over(timings[way]), ">= 100")
 

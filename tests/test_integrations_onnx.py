@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -13,7 +14,7 @@ from diffusers_rec import DiffRec, SyntheticWorld
 from diffusers_rec.denoisers import Denoiser
 from diffusers_rec.encoders import HistoryEncoder
 from diffusers_rec.integrations import onnx as integration
-from diffusers_rec.integrations.onnx import export_onnx
+from diffusers_rec.integrations.onnx import INPUTS, ExportedModel, export_onnx
 from diffusers_rec.presets import best, joint
 
 EULER = {"name": "euler", "num_steps": 3}
@@ -24,7 +25,7 @@ def runtime(path):
     session = pytest.importorskip("onnxruntime").InferenceSession(path)
 
     def run(*tensors):
-        given = dict(zip(("items", "lengths", "noise"), (part.numpy() for part in tensors), strict=True))
+        given = dict(zip(INPUTS, (part.numpy() for part in tensors), strict=True))
         return [torch.from_numpy(part) for part in session.run(["indices", "scores"], given)]
 
     return run
@@ -58,6 +59,62 @@ def test_best_in_onnxruntime_ranks_as_the_model(tmp_path):
     assert_ranks_as_the_model(runtime(files[0]), model, module)
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A model and its file, of eight items a list; made once, because an export takes seconds."""
+    pytest.importorskip("onnxscript")
+    model = trained_best()
+    return model, export_onnx(model, tmp_path_factory.mktemp("best") / "best.onnx", 8)[0]
+
+
+def test_an_exported_model_gives_the_lists_of_the_model(exported):
+    model, path = exported
+    served = ExportedModel(path, threads=1)
+    ids = list(model.vocabulary)
+    histories = [ids[:3], ids[5:30], ids[9:10], ids[2:9]]
+    assert (served.k, served.draws, served.history_length) == (8, model.seeds, model.history_length)
+    one, each = ids[20:24], [ids[30:31], ids[:2], [], ids[33:36]]
+    for settings in ({}, {"k": 3}, {"seeds": 1}, {"batch_size": 2}, {"exclude": one}, {"exclude": each}):
+        own = model.recommend(histories, **{"k": 8} | settings)
+        found = served.recommend(histories, **settings)
+        assert [*map(set, found.items)] == [*map(set, own.items)]
+        assert torch.allclose(found.scores.sort().values, own.scores.sort().values, atol=1e-5)
+        assert bool(found.std.isnan().all())
+    assert served.recommend([["?", ids[0]]], unknown="drop").items == served.recommend([ids[:1]]).items
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"histories": [[]]}, r"histories\[0\] is empty"),
+        ({"histories": [["?"]]}, r"histories\[0\]: .*'\?'"),
+        ({"k": 9}, r"k must .*8.*got 9"),
+        ({"seeds": 0}, "seeds must .*got 0"),
+        ({"seeds": 99}, "seeds must .*got 99"),
+        ({"batch_size": 0}, "batch_size must .*got 0"),
+        ({"unknown": "ignore"}, "unknown must .*got 'ignore'"),
+    ],
+)
+def test_an_exported_model_explains_what_it_cannot_do(arguments, message, exported):
+    model, path = exported
+    with pytest.raises(ValueError, match=message):
+        ExportedModel(path).recommend(**{"histories": [list(model.vocabulary)[:2]]} | arguments)
+
+
+def test_files_that_are_missing_or_of_two_exports_are_refused(exported, tmp_path):
+    _, path = exported
+    copied = shutil.copytree(path.parent, tmp_path / "copy") / path.name
+    lines = copied.with_suffix(".items.jsonl").read_text(encoding="utf-8").splitlines()
+    copied.with_suffix(".items.jsonl").write_text("\n".join(lines[:-1]), encoding="utf-8")
+    with pytest.raises(
+        ValueError, match=f"exported with {len(lines)} items, but best.items.jsonl has {len(lines) - 1}"
+    ):
+        ExportedModel(copied)
+    copied.with_suffix(".noise.npy").unlink()
+    with pytest.raises(FileNotFoundError, match=r"best\.noise\.npy"):
+        ExportedModel(copied)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", Denoiser.names())
 def test_every_denoiser_in_onnxruntime(name, tmp_path):
@@ -72,6 +129,8 @@ def test_every_encoder_in_onnxruntime(name, tmp_path):
     model = model_of({"name": "plain", "encoder": name})
     path, *_ = export_onnx(model, tmp_path / "model.onnx", K)
     assert_ranks_as_the_model(runtime(path), model, model.one_step(K))
+    histories = [[1, 2, 3], [4]]  # shorter than a file of fixed length takes
+    assert ExportedModel(path).recommend(histories).items == model.recommend(histories, K, sampler="one-step").items
 
 
 @pytest.mark.slow

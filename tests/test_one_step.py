@@ -44,9 +44,24 @@ def assert_ranks_as_the_model(run, model, module, **options):
         expected = model.top_k(items, lengths, K, **options)
         if not module.any_length:
             items = torch.nn.functional.pad(items, (0, module.history_length - length), value=-1)
-        found, scores = run(items, lengths, module.noise(batch))
+        found, scores = run(items, lengths, module.noise(batch), torch.full((batch, 1), -1))
         assert torch.equal(found, expected.items), (batch, length)
         torch.testing.assert_close(scores, expected.scores, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_further_items_are_left_out(exclude_seen):
+    model = model_of("conditional-mlp")
+    module = model.one_step(K, exclude_seen=exclude_seen)
+    items, lengths = histories(3, 4)
+    before, _ = module(items, lengths, module.noise(3))
+    excluded = torch.tensor([[-1, -1], [int(before[1, 0]), -1], [int(before[2, 1]), int(before[2, 3])]])
+    found, scores = module(items, lengths, module.noise(3), excluded)
+    given = [row[:length].tolist() for row, length in zip(items, lengths, strict=True)]
+    left_out = [[each for each in row if each >= 0] for row in excluded.tolist()]
+    expected = model.recommend(given, K, exclude_seen=exclude_seen, exclude=left_out)
+    assert found.tolist() == expected.items
+    torch.testing.assert_close(scores, expected.scores, atol=1e-5, rtol=0)
 
 
 def exported(module):

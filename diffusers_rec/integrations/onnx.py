@@ -1,8 +1,9 @@
-"""Export to ONNX: :meth:`DiffRec.one_step <diffusers_rec.DiffRec.one_step>` in one file, for stacks without PyTorch.
+"""ONNX: :meth:`DiffRec.one_step <diffusers_rec.DiffRec.one_step>` in one file, and recommendations from such a file.
 
-The file has three inputs, of any batch size, length and number of draws: ``items`` ``(B, L)`` and ``lengths`` ``(B,)``,
-int64, and ``noise`` ``(B, S, D)``. Its outputs are ``indices`` ``(B, k)`` and ``scores`` ``(B, k)``. Two files beside
-it hold the item ids and the model's own noise. None of the three is pickled.
+The file has four inputs, of any batch size, lengths and number of draws: ``items`` ``(B, L)``, ``lengths`` ``(B,)`` and
+``excluded`` ``(B, E)``, int64, and ``noise`` ``(B, S, D)``. Its outputs are ``indices`` ``(B, k)`` and ``scores``
+``(B, k)``. Two files beside it hold the item ids and the model's own noise. None of the three is pickled. A stack
+without PyTorch runs the file itself; :class:`ExportedModel` runs it from ids to ids.
 """
 
 from __future__ import annotations
@@ -11,25 +12,34 @@ import io
 import json
 import logging
 import warnings
+from collections.abc import Iterable
 from itertools import chain
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from diffusers_rec.core.entrances import explained
-from diffusers_rec.core.errors import check_path, require_extra
+from diffusers_rec.core.entrances import explained, guarded
+from diffusers_rec.core.errors import check_int, check_path, require_extra
 from diffusers_rec.core.files import write_atomically
+from diffusers_rec.data.vocabulary import Vocabulary
+from diffusers_rec.recommenders.base import Recommendations, Unknown, drops
 from diffusers_rec.recommenders.diffrec import DiffRec
 from diffusers_rec.recommenders.one_step import OneStep
+from diffusers_rec.recommenders.requests import Items, Requests
 from diffusers_rec.recommenders.scoring import SamplerChoice
 
-INPUTS, OUTPUTS = ("items", "lengths", "noise"), ("indices", "scores")
+INPUTS, OUTPUTS = ("items", "lengths", "noise", "excluded"), ("indices", "scores")
 """Names of the inputs and outputs of the file."""
 
 TOLERANCE = 1e-5
 """Largest difference of a score in onnxruntime."""
+
+_ITEMS, _NOISE = ".items.jsonl", ".noise.npy"
+_LENGTH, _COUNT, _SEEN = "history_length", "num_items", "exclude_seen"
+"""Keys of the metadata of the file."""
 
 _MOST_BYTES = 2**31 - 2**24  # protobuf's limit, less the graph
 
@@ -46,9 +56,9 @@ def export_onnx(
     """Write a model as ``NAME.onnx``, with ``NAME.items.jsonl`` and ``NAME.noise.npy`` beside it.
 
     A line of ``NAME.items.jsonl`` is the id of one item as JSON, in the order of the indices. ``NAME.noise.npy`` is the
-    noise ``(S, D)`` of the model's own draws, to be repeated for each history; any standard Gaussian noise serves.
-    Before anything is written, onnxruntime runs the file on histories of another number and length than it was traced
-    with.
+    noise ``(S, D)`` of the model's own draws, to be repeated for each history; any standard Gaussian noise serves. The
+    input ``excluded`` has indices of further items to leave out, padded with -1. Before anything is written,
+    onnxruntime runs the file on histories of another number and length than it was traced with.
 
     Args:
         model: Model.
@@ -79,10 +89,103 @@ def export_onnx(
     noise = io.BytesIO()
     np.save(noise, module.noise()[0].numpy(), allow_pickle=False)
     ids = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in model.vocabulary)
-    files = {".onnx": data, ".items.jsonl": ids.encode(), ".noise.npy": noise.getvalue()}
+    files = {".onnx": data, _ITEMS: ids.encode(), _NOISE: noise.getvalue()}
     for suffix, content in files.items():
         write_atomically(file.with_suffix(suffix), content)
     return [file.with_suffix(suffix) for suffix in files]
+
+
+@guarded
+class ExportedModel:
+    """A model in onnxruntime: a file of :func:`export_onnx`, with the two files beside it.
+
+    Args:
+        path: The file, whose name ends in ``.onnx``.
+        threads: Number of threads of a call; all cores when None.
+
+    Attributes:
+        vocabulary: Items that can be recommended.
+        k: Largest number of items in a list, as exported.
+        draws: Number of noise draws, those of the exported model.
+        history_length: How many of the last items of a history are used.
+        exclude_seen: Whether lists leave out the items of the history, as exported.
+
+    Raises:
+        FileNotFoundError: One of the three files is missing.
+        ValueError: The files do not belong together, or another program has written them.
+        ImportError: onnxruntime is missing (extra ``onnx``).
+    """
+
+    def __init__(self, path: str | PathLike[str], *, threads: int | None = None) -> None:
+        file = check_path("path", path)
+        runtime = require_extra("onnxruntime", "onnx")
+        settings = runtime.SessionOptions()
+        settings.intra_op_num_threads = 0 if threads is None else check_int("threads", threads, minimum=1)
+        ids = file.with_suffix(_ITEMS).read_text(encoding="utf-8").splitlines()
+        self.vocabulary = Vocabulary.from_json([json.loads(line) for line in ids])
+        self._noise = np.load(file.with_suffix(_NOISE), allow_pickle=False)
+        self._session = runtime.InferenceSession(file.read_bytes(), settings)
+        known = self._session.get_modelmeta().custom_metadata_map
+        count = known.get(_COUNT, "an unknown number of")
+        if count != str(len(self.vocabulary)):
+            raise ValueError(
+                f"{file} was exported with {count} items, but {file.with_suffix(_ITEMS).name} has "
+                f"{len(self.vocabulary)}. Keep the three files of export_onnx together."
+            )
+        self.history_length, self.exclude_seen = int(known[_LENGTH]), bool(json.loads(known[_SEEN]))
+        self.draws = len(self._noise)
+        self.k = int(self._session.get_outputs()[0].shape[1])
+        fixed = self._session.get_inputs()[0].shape[1]
+        self._width = fixed if isinstance(fixed, int) else 0
+
+    def recommend(
+        self,
+        histories: Iterable[Items],
+        k: int | None = None,
+        *,
+        exclude: Items | Iterable[Items] | None = None,
+        unknown: Unknown = "error",
+        seeds: int | None = None,
+        batch_size: int = 256,
+    ) -> Recommendations:
+        """The k likeliest next items for each history, as :meth:`DiffRec.recommend <diffusers_rec.DiffRec.recommend>`.
+
+        Args:
+            histories: Raw item ids, oldest first.
+            k: Number of items, at most :attr:`k`, which is used when None.
+            exclude: Ids to leave out: one list for all histories, or a list of lists, one a history.
+            unknown: Treatment of ids that the model does not know: ``"error"`` refuses the call, ``"drop"`` goes on
+                without them.
+            seeds: Number of noise draws to average, at most :attr:`draws`, which is used when None.
+            batch_size: Histories at once.
+
+        Returns:
+            Items and the probabilities that the model ranks by. Their standard deviations are not exported, and NaN.
+
+        Raises:
+            ValueError: An empty history, an unknown id unless the call allows it, or k or seeds out of range.
+            TypeError: A history is a string, a set, or not iterable.
+        """
+        most = self.k if k is None else check_int("k", k, minimum=1, maximum=self.k)
+        draws = self.draws if seeds is None else check_int("seeds", seeds, minimum=1, maximum=self.draws)
+        requests = Requests.of(
+            self.vocabulary, histories, exclude=exclude, exclude_seen=self.exclude_seen, drop=drops(unknown)
+        )
+        check_int("batch_size", batch_size, minimum=1)
+        found = [self._run(part, self._noise[:draws]) for _, part in requests.batches(batch_size)]
+        indices, scores = (np.concatenate(parts)[:, :most] for parts in zip(*found, strict=True))
+        lists = [self.vocabulary.decode(row[row >= 0]) for row in indices]
+        return Recommendations(lists, torch.from_numpy(scores), torch.full(scores.shape, torch.nan))
+
+    def _run(self, requests: Requests, noise: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
+        history = requests.history(self.history_length)
+        items, (excluded, _) = history.items.numpy(), requests.tensors(torch.device("cpu"))
+        wide = np.pad(items, ((0, 0), (0, max(0, self._width - items.shape[1]))))
+        repeated = np.broadcast_to(noise, (len(items), *noise.shape))
+        barred = np.pad(excluded.numpy(), ((0, 0), (0, int(not excluded.shape[1]))), constant_values=-1)
+        given = dict(zip(INPUTS, (wide, history.lengths.numpy(), repeated, barred), strict=True))
+        found: list[npt.NDArray[np.float32]] = self._session.run(OUTPUTS, given)
+        return found
 
 
 def _serialized(module: OneStep) -> bytes:
@@ -102,6 +205,8 @@ def _exported(module: OneStep) -> bytes:
         exported = torch.onnx.export(program, dynamo=True, input_names=INPUTS, output_names=OUTPUTS, verbose=False)
     if exported is None:
         raise ValueError("export_onnx: this version of PyTorch gives no ONNX program. Use PyTorch 2.9 or later.")
+    known = {_LENGTH: module.history_length, _COUNT: module.num_items, _SEEN: module.exclude_seen}
+    exported.model.metadata_props.update({key: json.dumps(value) for key, value in known.items()})
     data: bytes = exported.model_proto.SerializeToString()
     return data
 
@@ -115,7 +220,7 @@ def _check(data: bytes, module: OneStep) -> None:
     length = module.history_length
     items = torch.arange(5 * length).reshape(5, length) % module.num_items
     lengths = torch.arange(5) % length + 1
-    given = items, lengths, module.noise(5)
+    given = items, lengths, module.noise(5), items[:, -1:]
     session = require_extra("onnxruntime", "onnx").InferenceSession(data)
     found = session.run(["scores"], {name: part.numpy() for name, part in zip(INPUTS, given, strict=True)})[0]
     difference = float((torch.from_numpy(found) - module(*given)[1]).abs().max())

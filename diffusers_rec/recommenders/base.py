@@ -201,7 +201,7 @@ class Recommender(Scorer):
             exclude_seen=exclude_seen,
             times=times,
             features=features,
-            drop=_drops(unknown),
+            drop=drops(unknown),
             may_be_empty=check_choice("empty", empty, ("error", "popularity")) == "popularity",
         )
         most = requests.most_items(len(self.vocabulary))
@@ -305,7 +305,7 @@ class Recommender(Scorer):
             exclude_seen=exclude_seen,
             times=times,
             features=features,
-            drop=_drops(unknown),
+            drop=drops(unknown),
         )
         generators = generators_from(samples)
         numbers = uniform((1, len(generators)), generators, device=self.device)
@@ -375,7 +375,7 @@ class Recommender(Scorer):
             times: Times of the items, one list a history.
             features: Features of the users, name to one row a history.
         """
-        requests = Requests.of(self.vocabulary, histories, times=times, features=features, drop=_drops(unknown))
+        requests = Requests.of(self.vocabulary, histories, times=times, features=features, drop=drops(unknown))
         return requests.history(self.history_length).to(self.device)
 
 
@@ -391,7 +391,8 @@ def _probabilities(group: Iterable[Scores]) -> Tensor:
     return torch.cat(parts, dim=1).exp()
 
 
-def _drops(unknown: Unknown) -> bool:
+def drops(unknown: Unknown) -> bool:
+    """Whether ids that the model does not know are dropped; checks the argument of that name."""
     return check_choice("unknown", unknown, ("error", "drop")) == "drop"
 
 

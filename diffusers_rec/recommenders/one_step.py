@@ -91,20 +91,27 @@ class OneStep(nn.Module):
         start = parts.process.start(shape, generators, device=parts.device, dtype=parts.embedding.dtype)
         return start[:, :, 0].contiguous()
 
-    def example(self) -> tuple[Tensor, Tensor, Tensor]:
+    def example(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Arguments of :meth:`forward` to trace with: three histories of four items, or of as many as a trace takes."""
         length = min(4, self.history_length) if self.any_length else self.history_length
         items = torch.zeros(3, length, dtype=torch.int64, device=self._parts.device)
-        return items, torch.full_like(items[:, 0], items.shape[1]), self.noise(3, 2)
+        return items, torch.full_like(items[:, 0], items.shape[1]), self.noise(3, 2), torch.full_like(items[:, :2], -1)
 
     def dynamic_shapes(self) -> dict[str, dict[int, Any]]:
         """Axes of the arguments of :meth:`forward` that vary, for ``torch.export.export``."""
         batch = torch.export.Dim("batch", min=1)
         length = torch.export.Dim("length", min=1, max=self.history_length)
         items = {0: batch, 1: length} if self.any_length and self.history_length > 4 else {0: batch}
-        return {"items": items, "lengths": {0: batch}, "noise": {0: batch, 1: torch.export.Dim("draws", min=1)}}
+        return {
+            "items": items,
+            "lengths": {0: batch},
+            "noise": {0: batch, 1: torch.export.Dim("draws", min=1)},
+            "excluded": {0: batch, 1: torch.export.Dim("exclusions", min=1)},
+        }
 
-    def forward(self, items: Tensor, lengths: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, items: Tensor, lengths: Tensor, noise: Tensor, excluded: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Rank.
 
         Args:
@@ -112,6 +119,7 @@ class OneStep(nn.Module):
                 :attr:`history_length`.
             lengths: Number of items in each row, int64 ``(B,)``.
             noise: Start of S chains, such as that of :meth:`noise` or any standard Gaussian noise, ``(B, S, D)``.
+            excluded: Indices of further items to leave out, int64 ``(B, E)``, padded with -1; none when None.
 
         Returns:
             Items ``(B, k)``, -1 where fewer are left, and their probabilities, ``(B, k)``, uncalibrated.
@@ -128,7 +136,9 @@ class OneStep(nn.Module):
         if memory is not None:
             scores = memory.mix(scores, slice(0, len(keys)), logarithms=True)
         if self.exclude_seen:
-            scores = scores.scatter_add(1, history.items, torch.where(real, -math.inf, 0.0).to(scores.dtype))
+            scores = _without(scores, history.items, real)
+        if excluded is not None:
+            scores = _without(scores, excluded.clamp(min=0), excluded >= 0)
         best, found = scores.topk(self.k, dim=1)
         return found.masked_fill(best == -math.inf, -1), best.exp()
 
@@ -151,7 +161,7 @@ class OneStep(nn.Module):
                 f"one_step takes the noise of one position, but the noising {parts.noising.registered_name!r} noises "
                 f"{width} when serving. Use recommend(), or model.replace(noising='target')."
             )
-        items, lengths, noise = self.example()
+        items, lengths, noise, _ = self.example()
         generators = generators_from(noise.shape[1])
         before = [each.get_state() for each in generators]
         run_chain(parts, History(items, lengths), self.sampler, generators, start=noise[:, :, None])
@@ -160,6 +170,11 @@ class OneStep(nn.Module):
                 f"one_step takes all noise as an input, but the sampler {self.sampler.registered_name!r} draws noise "
                 "at its steps. Use one that draws none, such as 'one-step', 'euler' or {'name': 'ddim', 'eta': 0.0}."
             )
+
+
+def _without(scores: Tensor, items: Tensor, barred: Tensor) -> Tensor:
+    """Logarithms of probabilities ``(B, V)``, of which those of the barred among the items ``(B, E)`` are -inf."""
+    return scores.scatter_add(1, items, torch.where(barred, -math.inf, 0.0).to(scores.dtype))
 
 
 def _frozen(model: nn.Module) -> nn.Module:
