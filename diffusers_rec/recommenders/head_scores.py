@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from diffusers_rec.core.errors import check_int
 from diffusers_rec.items.heads import ItemHead
@@ -181,7 +180,8 @@ def head_logits(head: ItemHead, latents: Tensor, chunk_scores: int) -> Chunks:
 
     def logits(items: slice) -> Tensor:
         with torch.autocast(latents.device.type, enabled=False):
-            return F.linear(queries, keys[items], None if bias is None else bias[items])
+            scores = queries @ keys[items].T
+            return scores if bias is None else scores.add_(bias[items])
 
     return item_chunks(len(keys), users * draws, chunk_scores), logits
 

@@ -130,6 +130,8 @@ def _best_of_group(
 ) -> TopK:
     if evidence is not None:
         memory = evidence.memory  # the same, so that its items are sorted once
+    if search is scan and evidence is not None:
+        search = partial(scan, temperature=evidence.calibration.temperature)
     listed = search(head, latents, k, choice, memory)
     if listed is not None:
         return _best(listed, k, memory, evidence)
@@ -146,16 +148,19 @@ def scan(
     *,
     chunks_of: Callable[[ItemHead, Tensor, int], Chunks] = head_logits,
     some_of: Callable[[ItemHead, Tensor, Tensor], Tensor] = logits_of,
+    temperature: float = 1,
 ) -> Shortlist | None:
     """The k best items themselves, from the logits of all; a :class:`Search`.
 
-    ``chunks_of`` and ``some_of`` give the same logits, of chunks and of some items.
+    ``chunks_of`` and ``some_of`` give the same logits, of chunks and of some items. ``temperature`` is one at which
+    the normaliser will be asked for.
 
     None where probabilities among the best are too small for float32.
     """
     chunks, logits = chunks_of(head, latents, CHUNK_SCORES)
     if len(chunks) > 1:
-        return _scan_once(partial(some_of, head, latents), k, choice, memory, *chunks_of(head, latents, _PIECE))
+        pieces = chunks_of(head, latents, _PIECE)
+        return _scan_once(partial(some_of, head, latents), k, choice, memory, *pieces, temperature)
     held = logits(chunks[0])
     draws = held.shape[1]
     top = held.amax(-1, keepdim=True)
@@ -188,37 +193,37 @@ def _scan_once(
     memory: MemoryPrediction | None,
     chunks: list[slice],
     logits: Callable[[slice], Tensor],
+    expected: float,
 ) -> Shortlist | None:
     r"""The shortlist of a catalogue that is not held at once, whose logits are computed once.
 
     The mean over the draws needs the normalisers :math:`Z_s`, known at the end. Until then items are ranked by
     :math:`\sum_s e^{\ell_{s,v}} / \tilde Z_s`, with those of the first chunk, and more than k are kept. The others have
     at most :math:`\max_s \tilde Z_s / (S Z_s)` times the smallest sum kept. None where that does not prove that the k
-    best are kept.
+    best are kept. The normalisers at the ``expected`` temperature come from the same logits.
     """
     most = min(4 * k + _SPARE, chunks[-1].stop)
     first = logits(chunks[0])
     top = first.amax(-1, keepdim=True)
-    odds = first.sub_(top).exp_()
-    total = odds.sum(-1, keepdim=True)
-    weights = total.reciprocal()
-    kept: list[tuple[Tensor, Tensor]] = []
+    total = tempered = weights = torch.zeros_like(top)
+    sums, items = top.new_empty(len(top), 0), top.new_empty(len(top), 0, dtype=torch.int64)
     for chunk in chunks:
-        if kept:
-            odds = logits(chunk).sub_(top).exp_()
-            total += odds.sum(-1, keepdim=True)
+        odds = (logits(chunk) if chunk.start else first).sub_(top)
+        if expected != 1:
+            tempered = tempered + (odds / expected).exp_().sum(-1, keepdim=True)
+        total = total + odds.exp_().sum(-1, keepdim=True)
+        weights = weights if chunk.start else total.reciprocal()
         ranked = (weights.mT @ odds)[:, 0]
         choice.mask_(ranked, chunk)
-        values, columns = _largest(ranked, min(most, ranked.shape[1]))
-        kept.append((values, columns + chunk.start))
-    sums, items = (torch.cat(parts, dim=1) for parts in zip(*kept, strict=True))
-    sums, order = sums.topk(most, dim=1)
-    items = items.gather(1, order).masked_fill(sums == -math.inf, -1)
+        values, columns = _largest(ranked, most, above=sums[:, -1:] if sums.shape[1] == most else None)
+        sums, order = torch.cat([sums, values], dim=1).topk(min(most, chunk.stop), dim=1)
+        items = torch.cat([items, columns + chunk.start], dim=1).gather(1, order)
+    items = items.masked_fill(sums == -math.inf, -1)
     plain = total.log() + top
     shares = (logits_at(items.clamp(min=0)) - plain).exp().mean(1).masked_fill(items < 0, -math.inf)
     bound = (weights * total * top.shape[1]).reciprocal().amax(1) * sums[:, -1:]
     best = shares.topk(k, dim=1).values
-    if not bool(total.isfinite().all()) or underflows(sums.where(items >= 0, 1)):
+    if not bool((total + tempered).isfinite().all()) or underflows(sums.where(items >= 0, 1)):
         return None
     if underflows(best.where(best > -math.inf, 1)) or not bool((best[:, -1:] >= bound).all()):
         return None
@@ -227,6 +232,8 @@ def _scan_once(
     items = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
 
     def normaliser(temperature: float) -> Tensor:
+        if temperature == expected != 1:
+            return tempered.log() + top / expected
         return plain if temperature == 1 else log_normaliser(chunks, logits, temperature)
 
     return Shortlist(items, logits_at(items.clamp(min=0)), logits_at, normaliser)
@@ -242,17 +249,22 @@ def with_memory(found: Tensor, choice: Choice, memory: MemoryPrediction | None) 
     return found if choice.excluded is None else found[~torch.isin(found, choice.excluded)]
 
 
-def _largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest scores of each row ``(b, V)`` and their columns, as ``topk`` gives them up to the order of ties."""
+def _largest(scores: Tensor, k: int, above: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The k largest scores of each row ``(b, V)`` and their columns, as ``topk`` gives them up to the order of ties.
+
+    Scores that are not ``above`` a bound, ``(b, 1)``, may be left out.
+    """
     blocks = scores.shape[1] // _BLOCK
     if scores.numel() < _FEW or 2 * k > blocks:
-        return torch.topk(scores, k, dim=1)
+        return torch.topk(scores, min(k, scores.shape[1]), dim=1)
     whole = blocks * _BLOCK  # the k largest are in the k blocks of the largest maxima, or in the rest
-    places = scores[:, :whole].view(len(scores), blocks, _BLOCK).amax(2).topk(k, dim=1).indices
+    maxima = scores[:, :whole].view(len(scores), blocks, _BLOCK).amax(2)
+    needed = k if above is None else min(k, int((maxima > above).sum(1).max()))
+    places = maxima.topk(needed, dim=1).indices
     within = torch.arange(_BLOCK, device=scores.device)
     rest = torch.arange(whole, scores.shape[1], device=scores.device).expand(len(scores), -1)
     columns = torch.cat([(places[..., None] * _BLOCK + within).flatten(1), rest], dim=1)
-    best, order = scores.gather(1, columns).topk(k, dim=1)
+    best, order = scores.gather(1, columns).topk(min(k, columns.shape[1]), dim=1)
     return best, columns.gather(1, order)
 
 
