@@ -32,9 +32,9 @@ def create_app(folder: str | Path, most: int = 64, wait: float = 0.002, max_byte
             batch += [queue.get_nowait() for _ in range(min(queue.qsize(), most - 1))]
             for model in {model for model, *_ in batch}:  # two of them while a new one takes over
                 part = [(query, answer) for own, query, answer in batch if own is model]
-                history, k, exclude = zip(*((each.history, each.k, each.exclude) for each, _ in part), strict=True)
-                call = asyncio.to_thread(model.recommend, history, min(max(k), len(model.vocabulary)), exclude=exclude)
-                (found,) = await asyncio.gather(call, return_exceptions=True)
+                rows, k, exclude = zip(*((each.history, each.k, each.exclude) for each, _ in part), strict=True)
+                how = {"k": min(max(k), len(model.vocabulary)), "exclude": exclude, "unknown": "drop"}
+                (found,) = await asyncio.gather(asyncio.to_thread(model.recommend, rows, **how), return_exceptions=True)
                 for row, (_, answer) in enumerate(part):
                     if not answer.done():  # else its client has gone
                         answer.set_exception(found) if isinstance(found, Exception) else answer.set_result(found[row])
@@ -60,7 +60,7 @@ def create_app(folder: str | Path, most: int = 64, wait: float = 0.002, max_byte
     @app.post("/recommend")
     async def recommend(query: Query):
         model, answer = models[0], asyncio.get_running_loop().create_future()
-        if unknown := [each for each in query.history + query.exclude if each not in model.vocabulary]:
+        if unknown := [each for each in query.history if each not in model.vocabulary]:
             raise HTTPException(422, f"Unknown ids: {unknown[:5]}. Leave them out.")
         queue.put_nowait((model, query, answer))
         return [{"item": item, "score": score} for item, score, _ in (await answer)[: query.k]]

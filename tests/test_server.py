@@ -69,6 +69,16 @@ def test_it_answers_as_the_model(folder):
     asyncio.run(run())
 
 
+def test_an_excluded_id_that_the_model_does_not_know_changes_nothing(folder):
+    async def run():
+        async with serving(folder) as client:
+            response = await ask(client, ["i3"], exclude=["i4", "discontinued"])
+            assert_answers(response, expected(build(), ["i3"], exclude=["i4"]))
+            assert (await ask(client, ["discontinued"])).status_code == 422
+
+    asyncio.run(run())
+
+
 def test_requests_at_once_are_answered_together_and_as_alone(folder, monkeypatch):
     sizes, original = [], DiffRec.recommend
 
@@ -94,7 +104,6 @@ def test_requests_at_once_are_answered_together_and_as_alone(folder, monkeypatch
     ("query", "message"),
     [
         ({"history": ["new", "i1"]}, r"Unknown ids: ['new']. Leave them out."),
-        ({"history": ["i1"], "exclude": [7]}, "Unknown ids: [7]"),
         ({"history": ["i1"], "kk": 3}, "Extra inputs are not permitted"),
         ({"history": []}, "at least 1 item"),
         ({"history": ["i1"] * 1001}, "at most 1000 items"),
