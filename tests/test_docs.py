@@ -51,6 +51,7 @@ UNSHOWN = {
     "core.blueprint",
     "core.files",
     "core.hub",
+    "core.lazy",
     "core.parts",
     "core.progress",
     "core.saved_parts",

@@ -10,7 +10,7 @@ import torch
 from strategies import perturbed
 from test_one_step import K, assert_ranks_as_the_model, model_of
 
-from diffusers_rec import DiffRec, SyntheticWorld
+from diffusers_rec import Calibration, DiffRec, SyntheticWorld
 from diffusers_rec.denoisers import Denoiser
 from diffusers_rec.encoders import HistoryEncoder
 from diffusers_rec.integrations import onnx as integration
@@ -64,6 +64,7 @@ def exported(tmp_path_factory):
     """A model and its file, of eight items a list; made once, because an export takes seconds."""
     pytest.importorskip("onnxscript")
     model = trained_best()
+    model.calibration = Calibration(temperature=1.3, memory=0.4, popularity=0.1, seen=0.02)
     return model, export_onnx(model, tmp_path_factory.mktemp("best") / "best.onnx", 8)[0]
 
 

@@ -8,7 +8,7 @@ from strategies import gaussian, perturbed, seeded
 from test_denoisers import SPECS, made, named
 from torch import nn
 
-from diffusers_rec import DiffRec
+from diffusers_rec import Calibration, DiffRec
 from diffusers_rec.denoisers import Denoiser
 from diffusers_rec.encoders import HistoryEncoder
 from diffusers_rec.samplers import Sampler
@@ -87,6 +87,27 @@ def test_what_the_model_adds_to_its_network_is_in_the_module(exclude_seen, sourc
     assert_ranks_as_the_model(alone.one_step(K, exclude_seen=exclude_seen), alone, module, exclude_seen=exclude_seen)
 
 
+CALIBRATION = {"temperature": 1.3, "memory": 0.4, "popularity": 0.1, "seen": 0.02}
+
+
+def calibrated(**memory):
+    model = model_of("conditional-mlp", **memory)
+    model.calibration = Calibration(**CALIBRATION)
+    model.popularity.copy_(torch.arange(NUM_ITEMS))
+    return model
+
+
+@pytest.mark.parametrize("memory", [{}, {"memory": {"name": "transitions", "window": 4, "neighbours": 5}}])
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_a_calibrated_model_gives_calibrated_probabilities(memory, exclude_seen):
+    model = calibrated(**memory)
+    if memory:
+        model.memory.counts.copy_(gaussian(NUM_ITEMS, 5).abs())
+        model.memory.items.copy_(torch.randint(NUM_ITEMS, (NUM_ITEMS, 5), generator=seeded(1)))
+    module = model.one_step(K, exclude_seen=exclude_seen)
+    assert_ranks_as_the_model(module, model, module, exclude_seen=exclude_seen)
+
+
 def test_fewer_items_than_k_end_in_no_item():
     model = model_of("plain", noising="target")
     items, lengths = torch.arange(9)[None], torch.tensor([9])
@@ -152,6 +173,14 @@ def test_a_program_of_torch_export_takes_any_shape():
     model = model_of("conditional-mlp")
     module = model.one_step(K)
     assert_ranks_as_the_model(exported(module).module(), model, module)
+
+
+@pytest.mark.slow
+def test_a_calibrated_model_is_traced():
+    model = calibrated()
+    module = model.one_step(K)
+    for traced in (exported(module).module(), torch.compile(module, fullgraph=True)):
+        assert_ranks_as_the_model(traced, model, module)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import typer
 
 from diffusers_rec.cli.models import choose_sampler, load_pipeline
 from diffusers_rec.cli.options import IncludeSeenOption, ModelArgument, SamplerOption, StepsOption
-from diffusers_rec.cli.terminal import stderr, stdout
+from diffusers_rec.cli.terminal import stdout
 from diffusers_rec.integrations.onnx import export_onnx
 
 
@@ -31,5 +31,3 @@ def export_command(
     chosen = choose_sampler(trained, sampler, steps)
     for path in export_onnx(trained, to, k, exclude_seen=not include_seen, sampler=chosen):
         stdout.print(str(path), soft_wrap=True)
-    if trained.calibration is not None:
-        stderr.print("The scores are the probabilities that the model ranks by; its calibration is not exported.")

@@ -160,7 +160,7 @@ class ExportedModel:
             batch_size: Histories at once.
 
         Returns:
-            Items and the probabilities that the model ranks by. Their standard deviations are not exported, and NaN.
+            Items and their probabilities. The standard deviations are not exported, and NaN.
 
         Raises:
             ValueError: An empty history, an unknown id unless the call allows it, or k or seeds out of range.

@@ -19,16 +19,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from diffusers_rec.core.errors import check_class, check_float
+from diffusers_rec.core.lazy import lazy
 from diffusers_rec.data.history import History
 from diffusers_rec.items.choice import among
-from diffusers_rec.recommenders.memory import MemoryPrediction, places_in
+from diffusers_rec.recommenders.memory import MemoryPrediction
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Evidence:
         memory = None if self.memory is None else self.memory.take(users)
         return Evidence(self.calibration, memory, self.counts, self.seen[users])
 
-    @cached_property
+    @lazy
     def known(self) -> Tensor:
         """Whose memory predicts anything, ``(b, 1)``."""
         if self.memory is None:
@@ -123,9 +123,9 @@ class Evidence:
         """Popularity n of items, float64 in their shape."""
         return (self.counts[items] + 1).double() / self._actions
 
-    @cached_property
-    def _actions(self) -> int:
-        return int(self.counts.sum()) + len(self.counts)
+    @lazy
+    def _actions(self) -> Tensor:
+        return self.counts.sum() + len(self.counts)
 
     def mass_of_seen(self) -> tuple[Tensor, Tensor]:
         """Mass of the items of the history under the memory and under popularity, float64 ``(b, 1)`` each."""
@@ -138,7 +138,7 @@ class Evidence:
 
     def repeated(self, items: Tensor) -> Tensor:
         """Which items are in the history, ``(b, k)``."""
-        return places_in(self.seen.sort(1).values, items)[1]
+        return (self.seen[:, None] == items[..., None]).any(2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +159,7 @@ class CalibratedUsers:
         """Probabilities of some items under each draw, float64 ``(b, S, k)`` like their logits."""
         return (logits.double() / self.evidence.calibration.temperature - self._total).exp()
 
-    @cached_property
+    @lazy
     def shares(self) -> tuple[Tensor, Tensor, Tensor]:
         """Shares of network, memory and popularity, float64 ``(b, 1)``."""
         calibration = self.evidence.calibration
@@ -167,7 +167,7 @@ class CalibratedUsers:
         own = 1 - calibration.popularity
         return own * (1 - memory), own * memory, torch.full_like(memory, calibration.popularity)
 
-    @cached_property
+    @lazy
     def left(self) -> tuple[Tensor, Tensor, Tensor]:
         """What network, memory and popularity sum to after the factor of the seen items, float64 ``(b, 1)``."""
         factor = self.evidence.calibration.seen
@@ -194,7 +194,7 @@ class CalibratedUsers:
         deviation = draws.std(1, correction=0) * (self.shares[0] / self.left[0]) * factor
         return (factor * mixture).log().to(logits.dtype), deviation.to(logits.dtype)
 
-    @cached_property
+    @lazy
     def _total(self) -> Tensor:
         return self.normaliser().double()
 

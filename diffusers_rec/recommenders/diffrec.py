@@ -390,8 +390,7 @@ class DiffRec(Pretrained, Completing):
     def one_step(self, k: int = 10, *, exclude_seen: bool = True, sampler: SamplerChoice | None = None) -> OneStep:
         """The model as one module of tensors, for ``torch.export``, ONNX and ``torch.compile``.
 
-        ``module(items, lengths, module.noise(len(items)))`` gives the items and the probabilities of :meth:`top_k`, by
-        which the model ranks; a calibration is not applied.
+        ``module(items, lengths, module.noise(len(items)))`` gives the items and the probabilities of :meth:`top_k`.
 
         Args:
             k: Number of items.

@@ -18,6 +18,7 @@ from diffusers_rec.core.errors import check_bool, check_int
 from diffusers_rec.core.randomness import generators_from
 from diffusers_rec.data.history import History
 from diffusers_rec.items.embeddings import ItemEmbedding
+from diffusers_rec.recommenders.calibration import CalibratedUsers, Calibration, Evidence
 from diffusers_rec.recommenders.chains import ChainParts, run_chain
 from diffusers_rec.recommenders.head_scores import mean_over_draws
 from diffusers_rec.recommenders.memory import Memory
@@ -30,6 +31,8 @@ class _Parts(ChainParts, Protocol):
     embedding: ItemEmbedding
     memory: Memory
     seeds: Seeds
+    calibration: Calibration | None
+    popularity: Tensor
 
     @property
     def history_length(self) -> int: ...
@@ -122,7 +125,7 @@ class OneStep(nn.Module):
             excluded: Indices of further items to leave out, int64 ``(B, E)``, padded with -1; none when None.
 
         Returns:
-            Items ``(B, k)``, -1 where fewer are left, and their probabilities, ``(B, k)``, uncalibrated.
+            Items ``(B, k)``, -1 where fewer are left, and their probabilities, ``(B, k)``, calibrated if the model is.
         """
         parts = self._parts
         real = torch.arange(items.shape[1], device=items.device) < lengths[:, None]
@@ -131,8 +134,9 @@ class OneStep(nn.Module):
         keys, bias = parts.head.scoring_keys()
         logits = F.linear(parts.head.queries(latents.to(keys.dtype)), keys, bias)
         scores = mean_over_draws(logits.log_softmax(-1))
-        # As many columns as a memory may look back on, so that none of its choices depends on the length.
-        memory = parts.memory.predict(History(F.pad(history.items, (0, self.history_length)), lengths))
+        # As many columns as a memory may look back on, so that no choice depends on the length.
+        padded = History(F.pad(history.items, (0, self.history_length)), lengths)
+        memory = parts.memory.predict(padded)
         if memory is not None:
             scores = memory.mix(scores, slice(0, len(keys)), logarithms=True)
         if self.exclude_seen:
@@ -140,7 +144,11 @@ class OneStep(nn.Module):
         if excluded is not None:
             scores = _without(scores, excluded.clamp(min=0), excluded >= 0)
         best, found = scores.topk(self.k, dim=1)
-        return found.masked_fill(best == -math.inf, -1), best.exp()
+        probabilities = best.exp()
+        if parts.calibration is not None:
+            evidence = Evidence.of(parts.calibration, padded, memory, parts.popularity)
+            probabilities = _calibrated(evidence, logits, found).masked_fill(best == -math.inf, 0)
+        return found.masked_fill(best == -math.inf, -1), probabilities
 
     def train(self, mode: bool = True) -> OneStep:
         """Nothing: the module serves."""
@@ -175,6 +183,22 @@ class OneStep(nn.Module):
 def _without(scores: Tensor, items: Tensor, barred: Tensor) -> Tensor:
     """Logarithms of probabilities ``(B, V)``, of which those of the barred among the items ``(B, E)`` are -inf."""
     return scores.scatter_add(1, items, torch.where(barred, -math.inf, 0.0).to(scores.dtype))
+
+
+def _calibrated(evidence: Evidence, logits: Tensor, items: Tensor) -> Tensor:
+    """Calibrated probabilities of items ``(B, k)``, from the logits of all, ``(B, S, V)``."""
+
+    def logits_of(chosen: Tensor) -> Tensor:
+        return logits.gather(2, chosen[:, None].expand(-1, logits.shape[1], -1))
+
+    users = CalibratedUsers(
+        evidence,
+        lambda: (logits / evidence.calibration.temperature).logsumexp(-1, keepdim=True),
+        lambda: logits_of(evidence.seen.clamp(min=0)),
+    )
+    remembered = evidence.remembered_within(slice(0, logits.shape[2]), items)
+    known = evidence.popular(items), evidence.repeated(items)
+    return users.probabilities(logits_of(items), remembered, *known)[0].exp()
 
 
 def _frozen(model: nn.Module) -> nn.Module:
