@@ -2,11 +2,11 @@
 
 The floor is the history encoder of the model, and for ten draws a product with the keys, a softmax and the k best of
 each draw, all in float32 on prepared tensors. ``recommend`` goes from ids to ids, with exclusions and the memory of
-transitions; ``calibrated`` adds the calibration that ``train`` leaves. ``exported`` is the model in onnxruntime, in
-float32 too. ``bfloat16`` searches a ``BFloat16Index``. Recall is the share of the model's own lists that a way finds.
-Weights are random, of the size of trained ones, so that no two draws are equal. All ways of a line run in turn.
-DiffuRec takes 32 steps at the size of its own preset. ``autocast`` has the encoder in bfloat16. On a machine that has
-other work, ``--clock cpu`` times one thread, by its own work.
+transitions; ``calibrated`` adds the calibration that ``train`` leaves. ``exported`` is the calibrated model in
+onnxruntime, in float32. ``bfloat16`` searches a ``BFloat16Index``. Recall is the share of the model's own lists that a
+way finds. Weights are random, of the size of trained ones, so that no two draws are equal. All ways of a line run in
+turn. DiffuRec takes 32 steps at the size of its own preset. ``autocast`` has the encoder in bfloat16. On a machine that
+has other work, ``--clock cpu`` times one thread, by its own work.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -63,20 +63,18 @@ def main(argv: Sequence[str] | None = None) -> None:
 def measure(results: Results, num_items: int, options: argparse.Namespace) -> None:
     """One catalogue."""
     model = random_model(num_items, options.seed)
+    calibrated = with_calibration(model)
     numbers = np.random.default_rng(options.seed)
     histories = [numbers.choice(num_items, LENGTH, replace=False).tolist() for _ in range(max(USERS))]
-    index = BFloat16Index(model.head)
-    exported = {} if options.quick else exported_models(model)
+    index, exported = BFloat16Index(model.head), {} if options.quick else exported_models(calibrated)
     for users in USERS[: 1 if num_items > 100_000 else None]:
         for draws in DRAWS:
-            model.seeds = draws
-            functions = ways(model, index, histories, users)
-            if (num_items, users, draws) == (BEAUTY_ITEMS, max(USERS), 1):
-                functions["diffurec"] = partial(presets.diffurec(model.vocabulary).eval().recommend, histories)
+            model.seeds = calibrated.seeds = draws
             for threads in THREADS[: 1 if options.quick or options.clock == "cpu" else None]:
                 torch.set_num_threads(threads)
-                if threads in exported:
-                    functions["exported"] = exported_way(exported[threads], histories, users, draws)
+                functions = ways(model, calibrated, index, exported.get(threads), histories, users)
+                if (num_items, users, draws) == (BEAUTY_ITEMS, max(USERS), 1):
+                    functions["diffurec"] = partial(presets.diffurec(model.vocabulary).eval().recommend, histories)
                 timings = compare(
                     functions,
                     repeats=200,
@@ -84,36 +82,48 @@ def measure(results: Results, num_items: int, options: argparse.Namespace) -> No
                     budget=2 if options.quick else 12,
                     clock=time.process_time if options.clock == "cpu" else time.perf_counter,
                 )
+                recalls = {"bfloat16": model.list_overlap(histories, K, index=index)}
+                if threads in exported:
+                    recalls["exported"] = exported_overlap(model, exported[threads], histories)
                 place = {"items": num_items, "users": users, "draws": draws, "serving_threads": threads}
                 for way, timing in timings.items():
-                    recall = {"recall": model.list_overlap(histories, K, index=index)} if way == "bfloat16" else {}
-                    if way == "exported":
-                        recall = {"recall": exported_overlap(model, exported[threads], histories, draws)}
+                    recall = {"recall": recalls[way]} if way in recalls else {}
                     results.add({"way": way, **place} | tails(timing, timings["floor"]) | recall, timing)
                 if threads == 1:
                     add_ratios(results, timings, num_items, users, draws)
     torch.set_num_threads(options.threads)
 
 
-def ways(model: DiffRec, index: BFloat16Index, histories: list[list[int]], users: int) -> Calls:
+def ways(
+    model: DiffRec,
+    calibrated: DiffRec,
+    index: BFloat16Index,
+    exported: ExportedModel | None,
+    histories: list[list[int]],
+    users: int,
+) -> Calls:
     """By name; each call has other histories than the one before, where there is one user."""
-    calibrated = model.replace()
-    calibrated.load_state_dict(model.state_dict())
-    calibrated.eval().calibration = Calibration(temperature=1.2, memory=0.3, popularity=0.1, seen=0.01)
-    requests = requests_of(histories, users)
+    requests = cycle([histories] if users > 1 else [[history] for history in histories])
     encoded = model.encode_histories(histories[:users])
-    return {
+    found: Calls = {
         "floor": partial(floor, model, encoded, model.next_item_latents(encoded, seeds=max(DRAWS))),
         "recommend": lambda: model.recommend(next(requests), K),
         "calibrated": lambda: calibrated.recommend(next(requests), K),
         "bfloat16": lambda: model.recommend(next(requests), K, index=index),
         "autocast": lambda: under_autocast(model, next(requests)),
     }
+    if exported is not None:
+        draws = model.seeds
+        found["exported"] = lambda: exported.recommend(next(requests), K, seeds=draws)
+    return found
 
 
-def requests_of(histories: list[list[int]], users: int) -> Iterator[list[list[int]]]:
-    """Requests without end, of one user each in turn, or of all."""
-    return cycle([histories] if users > 1 else [[history] for history in histories])
+def with_calibration(model: DiffRec) -> DiffRec:
+    """A copy, calibrated."""
+    copied = model.replace()
+    copied.load_state_dict(model.state_dict())
+    copied.eval().calibration = Calibration(temperature=1.2, memory=0.3, popularity=0.1, seen=0.01)
+    return copied
 
 
 def exported_models(model: DiffRec) -> dict[int, ExportedModel]:
@@ -123,16 +133,10 @@ def exported_models(model: DiffRec) -> dict[int, ExportedModel]:
         return {threads: ExportedModel(file, threads=threads) for threads in THREADS}
 
 
-def exported_way(exported: ExportedModel, histories: list[list[int]], users: int, draws: int) -> Callable[[], object]:
-    """A call as those of :func:`ways`."""
-    requests = requests_of(histories, users)
-    return lambda: exported.recommend(next(requests), seeds=draws)
-
-
-def exported_overlap(model: DiffRec, exported: ExportedModel, histories: list[list[int]], draws: int) -> float:
+def exported_overlap(model: DiffRec, exported: ExportedModel, histories: list[list[int]]) -> float:
     """The share of the model's lists that the exported model finds."""
-    pairs = zip(model.recommend(histories, K).items, exported.recommend(histories, seeds=draws).items, strict=True)
-    return sum(len({*own} & {*found}) for own, found in pairs) / (K * len(histories))
+    lists = model.recommend(histories, K).items, exported.recommend(histories, K, seeds=model.seeds).items
+    return sum(len({*own} & {*found}) for own, found in zip(*lists, strict=True)) / (K * len(histories))
 
 
 def under_autocast(model: DiffRec, histories: list[list[int]]) -> object:
@@ -173,11 +177,11 @@ def add_ratios(results: Results, timings: dict[str, Timing], num_items: int, use
     """Those that the program ends with, on one thread."""
     targets = {BEAUTY_ITEMS: "<= 1.15", 1_000_000: "<= 0.4"}
     if users == 1 and num_items in targets:
-        for way in [way for way in ("recommend", "calibrated", "exported") if way in timings]:
+        for way in (way for way in timings if way in ("recommend", "calibrated", "exported")):
             name = f"{num_items}_items_{way}_{draws}_draws_vs_floor"
             results.ratio(name, timings[way].over(timings["floor"]), targets[num_items])
     if "diffurec" in timings:
-        for way in [way for way in ("recommend", "calibrated", "autocast", "exported") if way in timings]:
+        for way in (way for way in timings if way not in ("floor", "bfloat16", "diffurec")):
             name = f"diffurec_32_steps_vs_{way}_64_users"
             results.ratio(name, timings["diffurec"].over(timings[way]), ">= 100")
 

@@ -191,11 +191,11 @@ def _calibrated(evidence: Evidence, logits: Tensor, items: Tensor) -> Tensor:
     def logits_of(chosen: Tensor) -> Tensor:
         return logits.gather(2, chosen[:, None].expand(-1, logits.shape[1], -1))
 
-    users = CalibratedUsers(
-        evidence,
-        lambda: (logits / evidence.calibration.temperature).logsumexp(-1, keepdim=True),
-        lambda: logits_of(evidence.seen.clamp(min=0)),
-    )
+    def normaliser() -> Tensor:
+        scaled = logits / evidence.calibration.temperature
+        return (scaled - scaled.log_softmax(-1))[..., :1]  # equal for all items; runtimes are slow at logsumexp
+
+    users = CalibratedUsers(evidence, normaliser, lambda: logits_of(evidence.seen.clamp(min=0)))
     remembered = evidence.remembered_within(slice(0, logits.shape[2]), items)
     known = evidence.popular(items), evidence.repeated(items)
     return users.probabilities(logits_of(items), remembered, *known)[0].exp()
