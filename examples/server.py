@@ -32,8 +32,8 @@ def create_app(folder: str | Path, most: int = 64, wait: float = 0.002, max_byte
             batch += [queue.get_nowait() for _ in range(min(queue.qsize(), most - 1))]
             for model in {model for model, *_ in batch}:  # two of them while a new one takes over
                 part = [(query, answer) for own, query, answer in batch if own is model]
-                rows, k, exclude = zip(*((each.history, each.k, each.exclude) for each, _ in part), strict=True)
-                how = {"k": min(max(k), len(model.vocabulary)), "exclude": exclude, "unknown": "drop"}
+                rows, k, out = zip(*((each.history, each.k, each.exclude) for each, _ in part), strict=True)
+                how = {"k": min(max(k), len(model.vocabulary)), "exclude": out, "unknown": "drop"}
                 (found,) = await asyncio.gather(asyncio.to_thread(model.recommend, rows, **how), return_exceptions=True)
                 for row, (_, answer) in enumerate(part):
                     if not answer.done():  # else its client has gone

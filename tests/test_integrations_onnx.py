@@ -7,10 +7,10 @@ import sys
 import numpy as np
 import pytest
 import torch
-from strategies import perturbed
+from strategies import gaussian, perturbed, seeded
 from test_one_step import K, assert_ranks_as_the_model, model_of
 
-from diffusers_rec import Calibration, DiffRec, SyntheticWorld
+from diffusers_rec import Calibration, DiffRec, SyntheticWorld, Vocabulary
 from diffusers_rec.denoisers import Denoiser
 from diffusers_rec.encoders import HistoryEncoder
 from diffusers_rec.integrations import onnx as integration
@@ -59,11 +59,17 @@ def test_best_in_onnxruntime_ranks_as_the_model(tmp_path):
     assert_ranks_as_the_model(runtime(files[0]), model, module)
 
 
+ODD = ["line\u2028end", 'quoted "id"', "\u0085", "new\nline"]
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """A model and its file, of eight items a list; made once, because an export takes seconds."""
     pytest.importorskip("onnxscript")
-    model = trained_best()
+    ids = Vocabulary([*ODD, *(f"item-{number}" for number in range(36))])
+    model = perturbed(best(ids, dim=16, max_length=10)).eval()
+    model.memory.counts.copy_(gaussian(40, 40).abs())
+    model.memory.items.copy_(torch.randint(40, (40, 40), generator=seeded(1)))
     model.calibration = Calibration(temperature=1.3, memory=0.4, popularity=0.1, seen=0.02)
     return model, export_onnx(model, tmp_path_factory.mktemp("best") / "best.onnx", 8)[0]
 
@@ -78,8 +84,8 @@ def test_an_exported_model_gives_the_lists_of_the_model(exported):
     for settings in ({}, {"k": 3}, {"seeds": 1}, {"batch_size": 2}, {"exclude": one}, {"exclude": each}):
         own = model.recommend(histories, **{"k": 8} | settings)
         found = served.recommend(histories, **settings)
-        assert [*map(set, found.items)] == [*map(set, own.items)]
-        assert torch.allclose(found.scores.sort().values, own.scores.sort().values, atol=1e-5)
+        assert found.items == own.items
+        torch.testing.assert_close(found.scores, own.scores, atol=1e-5, rtol=0)
         assert bool(found.std.isnan().all())
     assert served.recommend([["?", ids[0]]], unknown="drop").items == served.recommend([ids[:1]]).items
 
@@ -89,7 +95,8 @@ def test_an_exported_model_gives_the_lists_of_the_model(exported):
     [
         ({"histories": [[]]}, r"histories\[0\] is empty"),
         ({"histories": [["?"]]}, r"histories\[0\]: .*'\?'"),
-        ({"k": 9}, r"k must .*8.*got 9"),
+        ({"k": 9}, "k must be at most 8, as exported, got 9. Export with k=9"),
+        ({"k": 0}, "k must .*got 0"),
         ({"seeds": 0}, "seeds must .*got 0"),
         ({"seeds": 99}, "seeds must .*got 99"),
         ({"batch_size": 0}, "batch_size must .*got 0"),
@@ -105,15 +112,44 @@ def test_an_exported_model_explains_what_it_cannot_do(arguments, message, export
 def test_files_that_are_missing_or_of_two_exports_are_refused(exported, tmp_path):
     _, path = exported
     copied = shutil.copytree(path.parent, tmp_path / "copy") / path.name
-    lines = copied.with_suffix(".items.jsonl").read_text(encoding="utf-8").splitlines()
-    copied.with_suffix(".items.jsonl").write_text("\n".join(lines[:-1]), encoding="utf-8")
-    with pytest.raises(
-        ValueError, match=f"exported with {len(lines)} items, but best.items.jsonl has {len(lines) - 1}"
-    ):
+    items, noise = copied.with_suffix(".items.jsonl"), copied.with_suffix(".noise.npy")
+    lines = items.read_bytes().split(b"\n")
+    items.write_bytes(b"\n".join([*lines[1:-1], lines[0], b""]))  # as those of another model of as many items
+    with pytest.raises(ValueError, match=r"best\.items\.jsonl is not the file that was exported with best\.onnx"):
         ExportedModel(copied)
-    copied.with_suffix(".noise.npy").unlink()
-    with pytest.raises(FileNotFoundError, match=r"best\.noise\.npy"):
+    items.write_bytes(b"\n".join(lines))
+    np.save(noise, np.load(noise) + 1)
+    with pytest.raises(ValueError, match=r"best\.noise\.npy is not the file that was exported with best\.onnx"):
         ExportedModel(copied)
+    noise.unlink()
+    with pytest.raises(FileNotFoundError, match=r"best\.noise\.npy is not a file"):
+        ExportedModel(copied)
+    with pytest.raises(ValueError, match=r"must end in \.onnx, got .*copy"):
+        ExportedModel(copied.parent)
+    shutil.copy(path.with_suffix(".noise.npy"), noise)
+    copied.write_text("no graph")
+    with pytest.raises(ValueError, match=r"best\.onnx cannot be read by onnxruntime"):
+        ExportedModel(copied)
+
+
+def test_what_cannot_be_written_is_refused_before_the_export(tmp_path):
+    model = best(Vocabulary([("a", 1), ("b", 2), ("c", 3)]), dim=8, max_length=4)
+    with pytest.raises(TypeError, match="only str and int ids"):
+        export_onnx(model, tmp_path / "m.onnx", 2)
+    with pytest.raises(FileNotFoundError, match=r"no folder .*missing"):
+        export_onnx(best(range(3), dim=8, max_length=4), tmp_path / "missing" / "m.onnx", 2)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_calibrated_model_without_a_memory_in_onnxruntime(tmp_path):
+    model = best(range(30), dim=8, max_length=6).replace(memory="none").eval()
+    model.calibration = Calibration(temperature=1.3, popularity=0.1, seen=0.02)
+    served = ExportedModel(export_onnx(model, tmp_path / "m.onnx", 4)[0])
+    histories = [[1], [2, 3], [4, 5, 6, 7, 8, 9, 10]]
+    own, found = model.recommend(histories, 4), served.recommend(histories)
+    assert found.items == own.items
+    torch.testing.assert_close(found.scores, own.scores, atol=1e-5, rtol=0)
 
 
 @pytest.mark.slow

@@ -108,6 +108,16 @@ def test_a_calibrated_model_gives_calibrated_probabilities(memory, exclude_seen)
     assert_ranks_as_the_model(module, model, module, exclude_seen=exclude_seen)
 
 
+@pytest.mark.parametrize("item", [0, NUM_ITEMS - 1])
+def test_an_unlikely_item_does_not_disturb_the_calibrated_probabilities(item):
+    model = model_of("conditional-mlp", head="linear")
+    model.calibration = Calibration(temperature=1.3, popularity=0.1)
+    with torch.no_grad():
+        model.head.offset[item] = -1e7
+    module = model.one_step(K)
+    assert_ranks_as_the_model(module, model, module)
+
+
 def test_fewer_items_than_k_end_in_no_item():
     model = model_of("plain", noising="target")
     items, lengths = torch.arange(9)[None], torch.tensor([9])

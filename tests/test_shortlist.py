@@ -17,7 +17,7 @@ from strategies import gaussian, heads, seeds
 from diffusers_rec import Batch, BFloat16Index, DiffRec, Ensemble, History, Scores, SyntheticWorld
 from diffusers_rec.items.choice import Choice
 from diffusers_rec.items.heads import LinearHead
-from diffusers_rec.recommenders import shortlist
+from diffusers_rec.recommenders import largest, shortlist
 from diffusers_rec.recommenders.calibration import Calibration, Evidence
 from diffusers_rec.recommenders.head_scores import head_scores
 from diffusers_rec.recommenders.memory import MemoryPrediction
@@ -84,8 +84,8 @@ def test_the_shortlist_ranks_as_the_scores_of_all_items(ranking, data):
         patch.setattr(shortlist, "_SCORES", size)
         patch.setattr(shortlist, "_PIECE", data.draw(st.sampled_from([1, 20, 100])))
         patch.setattr(shortlist, "_SPARE", data.draw(st.sampled_from([0, 64])))
-        patch.setattr(shortlist, "_BLOCK", data.draw(st.sampled_from([2, 64])))
-        patch.setattr(shortlist, "_FEW", data.draw(st.sampled_from([0, 2**17])))
+        patch.setattr(largest, "_BLOCK", data.draw(st.sampled_from([2, 64])))
+        patch.setattr(largest, "_FEW", data.draw(st.sampled_from([0, 2**17])))
         found = best_items(head, latents, k, choice, memory, evidence=evidence)
     plain = top_k(head_scores(head, latents, memory, evidence=evidence), k, excluded=choice.excluded,
                   candidates=choice.candidates)  # fmt: skip

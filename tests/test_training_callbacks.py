@@ -10,6 +10,7 @@ from training_runs import CONFIG, build, end, fit, uninterrupted
 
 from diffusers_rec import DiffRec
 from diffusers_rec.training import Callback, TrainingRun, run_store
+from diffusers_rec.training.learner import Learner
 from diffusers_rec.training.state import save_state
 from diffusers_rec.training.validation import Validation
 
@@ -131,6 +132,36 @@ def test_a_run_stopped_at_once_goes_on_with_the_next_epoch(tmp_path):
     _, result = fit(tmp_path, callbacks=[log])
     assert log.calls[:2] == [("start", 1, 1), ("batch", 1, 1)]
     assert [row["epoch"] for row in result.history] == [1, 2, 3]
+
+
+def test_a_shortened_epoch_does_not_exhaust_patience(tmp_path):
+    arguments = {"epochs": 6, "patience": 1, "metric": lambda *_: 0.5}
+    for epochs in (1, 2, 3):
+        _, result = fit(tmp_path, callbacks=[StopAtOnce(epochs - 1, 1)], **arguments)
+        assert len(result.history) == epochs
+    _, result = fit(tmp_path, **arguments)
+    assert len(result.history) == 4, "the first whole epoch that is not better ends the run"
+
+
+def test_the_learning_rate_of_a_shortened_epoch_is_that_of_its_end():
+    rates = []
+
+    class Rates(Callback):
+        def on_batch(self, run, losses):
+            rates.append(run.optimizer.param_groups[0]["lr"])
+
+    _, result = fit(epochs=1, decay="cosine", callbacks=[Rates(), StopAtOnce(0, 2)])
+    assert rates[0] > rates[1] > result.history[0]["learning_rate"] > 0.5 * rates[1]
+
+
+def test_the_warm_up_of_the_average_counts_the_steps_that_were_taken(tmp_path, monkeypatch):
+    numbers = []
+    kept = Learner._update_average
+    monkeypatch.setattr(Learner, "_update_average", lambda self, step: numbers.append(step) or kept(self, step))
+    fit(tmp_path, epochs=2, average_decay=0.9, callbacks=[StopAtOnce(0, 2)])
+    _, result = fit(tmp_path, epochs=2, average_decay=0.9)
+    assert numbers == list(range(len(numbers)))
+    assert len(result.history) == 2
 
 
 class StopIn(Callback):

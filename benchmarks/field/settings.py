@@ -57,7 +57,7 @@ PUBLISHED = Path(__file__).with_name("published.csv")
 
 
 class TimeLimit(Callback):
-    """Ends a training, within an epoch if need be, when its steps have taken their time.
+    """Ends a training, within an epoch if need be, once its steps have used the minutes.
 
     The time is that of the processor in the training steps, so that other work on the machine does not shorten a
     training. Epochs of an earlier process count by the clock, as the history has them. The limit is checked at the

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class lazy(Generic[T]):
-    """:class:`functools.cached_property` that ``torch.compile`` can trace, because it has no lock and keeps no trace.
+    """:class:`functools.cached_property` without a lock, which stores nothing while torch traces.
 
     Args:
         function: Method that computes the value.

@@ -141,7 +141,14 @@ class ItemIndex(Index):
         return float((exact[:, :, None] == found[:, None]).any(2)[exact >= 0].float().mean())
 
     def shortlist(
-        self, head: ItemHead, latents: Tensor, k: int, choice: Choice, memory: MemoryPrediction | None
+        self,
+        head: ItemHead,
+        latents: Tensor,
+        k: int,
+        choice: Choice,
+        memory: MemoryPrediction | None,
+        *,
+        temperature: float = 1,
     ) -> Shortlist | None:
         """See :meth:`Index.shortlist <diffusers_rec.recommenders.index.Index.shortlist>`.
 

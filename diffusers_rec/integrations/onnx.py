@@ -8,6 +8,7 @@ without PyTorch runs the file itself; :class:`ExportedModel` runs it from ids to
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import logging
@@ -38,8 +39,8 @@ TOLERANCE = 1e-5
 """Largest difference of a score in onnxruntime."""
 
 _ITEMS, _NOISE = ".items.jsonl", ".noise.npy"
-_LENGTH, _COUNT, _SEEN = "history_length", "num_items", "exclude_seen"
-"""Keys of the metadata of the file."""
+_KNOWN = "diffusers_rec"
+"""Key of the metadata of the file, JSON."""
 
 _MOST_BYTES = 2**31 - 2**24  # protobuf's limit, less the graph
 
@@ -73,26 +74,28 @@ def export_onnx(
     Raises:
         ValueError: As :meth:`DiffRec.one_step <diffusers_rec.DiffRec.one_step>`; a path with another ending; weights of
             more than 2 GiB; or answers of onnxruntime that differ.
+        FileNotFoundError: The folder does not exist.
         ImportError: onnx, onnxscript or onnxruntime is missing (extra ``onnx``).
     """
-    file = check_path("path", path)
-    if file.suffix != ".onnx":
-        raise ValueError(f"export_onnx: path must end in .onnx, got {file}.")
+    file = _onnx_file(path)
+    if not file.parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {file.parent}. Create it first.")
     for name in ("onnx", "onnxscript", "onnxruntime"):
         require_extra(name, "onnx")
     module = model.one_step(k, exclude_seen=exclude_seen, sampler=sampler).to("cpu")
     size = sum(part.nbytes for part in chain(module.parameters(), module.buffers()))
     if size > _MOST_BYTES:
         raise ValueError(f"export_onnx: one file holds 2 GiB at most, but the weights have {size / 2**30:.1f} GiB.")
-    data = _serialized(module)
-    _check(data, module)
     noise = io.BytesIO()
     np.save(noise, module.noise()[0].numpy(), allow_pickle=False)
-    ids = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in model.vocabulary)
-    files = {".onnx": data, _ITEMS: ids.encode(), _NOISE: noise.getvalue()}
-    for suffix, content in files.items():
+    ids = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in model.vocabulary.to_json())
+    beside = {_ITEMS: ids.encode(), _NOISE: noise.getvalue()}
+    known = {"history_length": module.history_length, "exclude_seen": module.exclude_seen}
+    data = _serialized(module, {**known, **{suffix: _digest(content) for suffix, content in beside.items()}})
+    _check(data, module)
+    for suffix, content in {**beside, ".onnx": data}.items():
         write_atomically(file.with_suffix(suffix), content)
-    return [file.with_suffix(suffix) for suffix in files]
+    return [file.with_suffix(suffix) for suffix in (".onnx", *beside)]
 
 
 @guarded
@@ -112,27 +115,34 @@ class ExportedModel:
 
     Raises:
         FileNotFoundError: One of the three files is missing.
-        ValueError: The files do not belong together, or another program has written them.
+        ValueError: A path with another ending, files that do not belong together, or files of another program.
         ImportError: onnxruntime is missing (extra ``onnx``).
     """
 
     def __init__(self, path: str | PathLike[str], *, threads: int | None = None) -> None:
-        file = check_path("path", path)
+        file = _onnx_file(path)
         runtime = require_extra("onnxruntime", "onnx")
         settings = runtime.SessionOptions()
         settings.intra_op_num_threads = 0 if threads is None else check_int("threads", threads, minimum=1)
-        ids = file.with_suffix(_ITEMS).read_text(encoding="utf-8").splitlines()
+        for each in (file, file.with_suffix(_ITEMS), file.with_suffix(_NOISE)):
+            if not each.is_file():
+                raise FileNotFoundError(f"{each} is not a file. export_onnx writes NAME.onnx and two files beside it.")
+        try:
+            self._session = runtime.InferenceSession(str(file), settings)
+        except Exception as error:  # of a class of its own for each reason
+            raise ValueError(f"{file} cannot be read by onnxruntime ({error}). Export the model again.") from error
+        known = json.loads(self._session.get_modelmeta().custom_metadata_map.get(_KNOWN, "{}"))
+        beside = {suffix: file.with_suffix(suffix).read_bytes() for suffix in (_ITEMS, _NOISE)}
+        for suffix, content in beside.items():
+            if known.get(suffix) != _digest(content):
+                raise ValueError(
+                    f"{file.with_suffix(suffix)} is not the file that was exported with {file.name}. Export the model "
+                    "again, and keep the three files together."
+                )
+        ids = beside[_ITEMS].decode().split("\n")[:-1]  # other line ends are part of ids
         self.vocabulary = Vocabulary.from_json([json.loads(line) for line in ids])
-        self._noise = np.load(file.with_suffix(_NOISE), allow_pickle=False)
-        self._session = runtime.InferenceSession(file.read_bytes(), settings)
-        known = self._session.get_modelmeta().custom_metadata_map
-        count = known.get(_COUNT, "an unknown number of")
-        if count != str(len(self.vocabulary)):
-            raise ValueError(
-                f"{file} was exported with {count} items, but {file.with_suffix(_ITEMS).name} has "
-                f"{len(self.vocabulary)}. Keep the three files of export_onnx together."
-            )
-        self.history_length, self.exclude_seen = int(known[_LENGTH]), bool(json.loads(known[_SEEN]))
+        self._noise = np.load(io.BytesIO(beside[_NOISE]), allow_pickle=False)
+        self.history_length, self.exclude_seen = int(known["history_length"]), bool(known["exclude_seen"])
         self.draws = len(self._noise)
         self.k = int(self._session.get_outputs()[0].shape[1])
         fixed = self._session.get_inputs()[0].shape[1]
@@ -156,7 +166,8 @@ class ExportedModel:
             exclude: Ids to leave out: one list for all histories, or a list of lists, one a history.
             unknown: Treatment of ids that the model does not know: ``"error"`` refuses the call, ``"drop"`` goes on
                 without them.
-            seeds: Number of noise draws to average, at most :attr:`draws`, which is used when None.
+            seeds: Number of noise draws to average, the first of those of the exported model; all :attr:`draws` when
+                None.
             batch_size: Histories at once.
 
         Returns:
@@ -166,7 +177,11 @@ class ExportedModel:
             ValueError: An empty history, an unknown id unless the call allows it, or k or seeds out of range.
             TypeError: A history is a string, a set, or not iterable.
         """
-        most = self.k if k is None else check_int("k", k, minimum=1, maximum=self.k)
+        most = self.k if k is None else check_int("k", k, minimum=1)
+        if most > self.k:
+            raise ValueError(
+                f"k must be at most {self.k}, as exported, got {most}. Export with k={most} for longer lists."
+            )
         draws = self.draws if seeds is None else check_int("seeds", seeds, minimum=1, maximum=self.draws)
         requests = Requests.of(
             self.vocabulary, histories, exclude=exclude, exclude_seen=self.exclude_seen, drop=drops(unknown)
@@ -175,7 +190,7 @@ class ExportedModel:
         found = [self._run(part, self._noise[:draws]) for _, part in requests.batches(batch_size)]
         indices, scores = (np.concatenate(parts)[:, :most] for parts in zip(*found, strict=True))
         lists = [self.vocabulary.decode(row[row >= 0]) for row in indices]
-        return Recommendations(lists, torch.from_numpy(scores), torch.full(scores.shape, torch.nan))
+        return Recommendations(lists, torch.from_numpy(scores), torch.full_like(torch.from_numpy(scores), torch.nan))
 
     def _run(self, requests: Requests, noise: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
         history = requests.history(self.history_length)
@@ -188,25 +203,37 @@ class ExportedModel:
         return found
 
 
-def _serialized(module: OneStep) -> bytes:
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # it warns of libraries that no model here needs
+def _onnx_file(path: str | PathLike[str]) -> Path:
+    file = check_path("path", path)
+    if file.suffix != ".onnx":
+        raise ValueError(f"The path must end in .onnx, got {file}.")
+    return file
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _serialized(module: OneStep, known: dict[str, object]) -> bytes:
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)  # they warn of libraries and of steps that no model here needs
     try:
-        return _exported(module)
+        return _exported(module, known)
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
-def _exported(module: OneStep) -> bytes:
+def _exported(module: OneStep, known: dict[str, object]) -> bytes:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # about the exporter's own code
         program = torch.export.export(module, module.example(), dynamic_shapes=module.dynamic_shapes(), strict=False)
         exported = torch.onnx.export(program, dynamo=True, input_names=INPUTS, output_names=OUTPUTS, verbose=False)
     if exported is None:
         raise ValueError("export_onnx: this version of PyTorch gives no ONNX program. Use PyTorch 2.9 or later.")
-    known = {_LENGTH: module.history_length, _COUNT: module.num_items, _SEEN: module.exclude_seen}
-    exported.model.metadata_props.update({key: json.dumps(value) for key, value in known.items()})
+    exported.model.metadata_props[_KNOWN] = json.dumps(known)
     data: bytes = exported.model_proto.SerializeToString()
     return data
 

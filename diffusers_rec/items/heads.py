@@ -267,37 +267,6 @@ class WassersteinHead(_SharedHead, name="wasserstein"):
         return -_norms(gaussian_points(self.embedding.vectors(items)))[..., 0]
 
 
-class LaidOutHead(ItemHead):
-    """A head whose keys and biases are computed once, in the dtype of the scores. It does not follow later training.
-
-    The keys have a copy of their own, dimension by dimension, which a product with few queries reads fastest.
-
-    Args:
-        head: Head to lay out.
-    """
-
-    def __init__(self, head: ItemHead) -> None:
-        super().__init__()
-        self._held = (head,)
-        with torch.no_grad(), torch.inference_mode(False):  # the keys outlive the call
-            keys, self._bias = head.scoring_keys()
-            self._keys = keys.T.contiguous().T
-
-    @property
-    def head(self) -> ItemHead:
-        """The head itself."""
-        return self._held[0]
-
-    def queries(self, latent: Tensor) -> Tensor:
-        return self.head.queries(latent)
-
-    def keys(self, items: Tensor | None = None) -> Tensor:
-        return _rows(self._keys, items)
-
-    def bias(self, items: Tensor | None = None) -> Tensor | None:
-        return None if self._bias is None else _rows(self._bias, items)
-
-
 def _norms(points: Tensor) -> Tensor:
     """Squared norms, ``(..., 1)``."""
     return points.square().sum(-1, keepdim=True)

@@ -100,7 +100,7 @@ class Evidence:
     def known(self) -> Tensor:
         """Whose memory predicts anything, ``(b, 1)``."""
         if self.memory is None:
-            return torch.zeros(len(self.seen), 1, dtype=torch.bool, device=self.seen.device)
+            return torch.zeros(self.seen.shape[0], 1, dtype=torch.bool, device=self.seen.device)
         return self.memory.share > 0
 
     def remembered(self, items: Tensor) -> Tensor:
@@ -138,7 +138,11 @@ class Evidence:
 
     def repeated(self, items: Tensor) -> Tensor:
         """Which items are in the history, ``(b, k)``."""
-        return (self.seen[:, None] == items[..., None]).any(2)
+        return self._repeats.gather(1, items.clamp(min=0))
+
+    @lazy
+    def _repeats(self) -> Tensor:
+        return among(self.seen, slice(0, len(self.counts)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,7 +28,8 @@ from diffusers_rec.denoisers import Denoiser
 from diffusers_rec.guidance import Guidance, unwrapped
 from diffusers_rec.items.choice import Choice
 from diffusers_rec.items.embeddings import ItemEmbedding
-from diffusers_rec.items.heads import ItemHead, LaidOutHead
+from diffusers_rec.items.heads import ItemHead
+from diffusers_rec.items.laid_out import LaidOutHead
 from diffusers_rec.items.negatives import Negatives
 from diffusers_rec.objectives import LossTerms, Objective, TrainingStep
 from diffusers_rec.objectives.views import HIDING

@@ -38,7 +38,14 @@ class Index(ABC):
 
     @abstractmethod
     def shortlist(
-        self, head: ItemHead, latents: Tensor, k: int, choice: Choice, memory: MemoryPrediction | None
+        self,
+        head: ItemHead,
+        latents: Tensor,
+        k: int,
+        choice: Choice,
+        memory: MemoryPrediction | None,
+        *,
+        temperature: float = 1,
     ) -> Shortlist | None:
         """Items among which most of the k best are, with their exact logits.
 
@@ -48,6 +55,7 @@ class Index(ABC):
             k: Number of items.
             choice: Items that are allowed.
             memory: Prediction of a memory, whose items are added; None without one.
+            temperature: One at which the normaliser will be asked for.
 
         Returns:
             None where an exact scan is to be made instead.
@@ -93,11 +101,19 @@ class BFloat16Index(Index):
         self._keys = keys.bfloat16()
 
     def shortlist(
-        self, head: ItemHead, latents: Tensor, k: int, choice: Choice, memory: MemoryPrediction | None
+        self,
+        head: ItemHead,
+        latents: Tensor,
+        k: int,
+        choice: Choice,
+        memory: MemoryPrediction | None,
+        *,
+        temperature: float = 1,
     ) -> Shortlist | None:
         """See :meth:`Index.shortlist`."""
         number = min(k + self.extra, len(self._keys))
-        found = scan(head, latents, number, choice, memory, chunks_of=self._chunks, some_of=self._some)
+        rounded = partial(scan, chunks_of=self._chunks, some_of=self._some)
+        found = rounded(head, latents, number, choice, memory, temperature=temperature)
         if found is None:
             return None
         exact = partial(logits_of, head, latents)

@@ -146,7 +146,8 @@ class OneStep(nn.Module):
         best, found = scores.topk(self.k, dim=1)
         probabilities = best.exp()
         if parts.calibration is not None:
-            evidence = Evidence.of(parts.calibration, padded, memory, parts.popularity)
+            longer = History(F.pad(history.items, (0, 2)), lengths)  # so that a trace takes one item, too
+            evidence = Evidence.of(parts.calibration, longer, memory, parts.popularity)
             probabilities = _calibrated(evidence, logits, found).masked_fill(best == -math.inf, 0)
         return found.masked_fill(best == -math.inf, -1), probabilities
 
@@ -192,8 +193,8 @@ def _calibrated(evidence: Evidence, logits: Tensor, items: Tensor) -> Tensor:
         return logits.gather(2, chosen[:, None].expand(-1, logits.shape[1], -1))
 
     def normaliser() -> Tensor:
-        scaled = logits / evidence.calibration.temperature
-        return (scaled - scaled.log_softmax(-1))[..., :1]  # equal for all items; runtimes are slow at logsumexp
+        scaled = logits / evidence.calibration.temperature  # runtimes have a fast log_softmax, and a slow logsumexp
+        return scaled.amax(-1, keepdim=True) - scaled.log_softmax(-1).amax(-1, keepdim=True)
 
     users = CalibratedUsers(evidence, normaliser, lambda: logits_of(evidence.seen.clamp(min=0)))
     remembered = evidence.remembered_within(slice(0, logits.shape[2]), items)

@@ -157,8 +157,8 @@ def _encoded_histories(
         if not len(rows[-1]) and not may_be_empty:
             known = "holds no known item" if drop else "is empty"
             raise ValueError(
-                f"histories[{number}] {known}; it needs one item at least. recommend(empty='popularity') answers it "
-                "with the most popular items."
+                f"histories[{number}] {known}; it needs one item at least. A model's recommend(empty='popularity') "
+                "answers it with the most popular items."
             )
     return rows
 

@@ -36,6 +36,7 @@ from diffusers_rec.recommenders.head_scores import (
     underflows,
     user_slices,
 )
+from diffusers_rec.recommenders.largest import largest
 from diffusers_rec.recommenders.memory import MemoryPrediction
 from diffusers_rec.recommenders.ranking import TopK, no_probabilities, top_k
 
@@ -44,9 +45,6 @@ _SCORES = 2**20
 
 _PIECE, _SPARE = 2**19, 64
 """Number of scores computed at once of a catalogue that is not held, and of items kept in addition to 4 k."""
-
-_BLOCK, _FEW = 64, 2**17
-"""Size of the blocks of scores whose maxima are searched first, and the number of scores from which this is faster."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,10 +65,20 @@ class Shortlist:
 
 
 class Search(Protocol):
-    """Finds the shortlist of b users for k items, from S latents each, ``(b, S, D)``; None where it cannot."""
+    """Finds the shortlist of b users for k items, from S latents each, ``(b, S, D)``; None where it cannot.
+
+    ``temperature`` is one at which its normaliser will be asked for.
+    """
 
     def __call__(
-        self, head: ItemHead, latents: Tensor, k: int, choice: Choice, memory: MemoryPrediction | None
+        self,
+        head: ItemHead,
+        latents: Tensor,
+        k: int,
+        choice: Choice,
+        memory: MemoryPrediction | None,
+        *,
+        temperature: float = 1,
     ) -> Shortlist | None: ...
 
 
@@ -128,11 +136,11 @@ def _best_of_group(
     evidence: Evidence | None,
     search: Search,
 ) -> TopK:
+    asked = {}
     if evidence is not None:
         memory = evidence.memory  # the same, so that its items are sorted once
-    if search is scan and evidence is not None:
-        search = partial(scan, temperature=evidence.calibration.temperature)
-    listed = search(head, latents, k, choice, memory)
+        asked["temperature"] = evidence.calibration.temperature
+    listed = search(head, latents, k, choice, memory, **asked)
     if listed is not None:
         return _best(listed, k, memory, evidence)
     scores = head_scores(head, latents, memory, evidence=evidence)
@@ -152,8 +160,7 @@ def scan(
 ) -> Shortlist | None:
     """The k best items themselves, from the logits of all; a :class:`Search`.
 
-    ``chunks_of`` and ``some_of`` give the same logits, of chunks and of some items. ``temperature`` is one at which
-    the normaliser will be asked for.
+    ``chunks_of`` and ``some_of`` give the same logits, of chunks and of some items.
 
     None where probabilities among the best are too small for float32.
     """
@@ -173,7 +180,7 @@ def scan(
     if memory is not None:
         ranked.scatter_add_(1, memory.items, (memory.mass / (1 - memory.share)).to(ranked.dtype) * whole)
     choice.mask_(ranked, chunks[0])
-    best, items = _largest(ranked, k)
+    best, items = largest(ranked, k)
     if underflows(best.where(best > -math.inf, 1)):
         return None
 
@@ -215,7 +222,7 @@ def _scan_once(
         weights = weights if chunk.start else total.reciprocal()
         ranked = (weights.mT @ odds)[:, 0]
         choice.mask_(ranked, chunk)
-        values, columns = _largest(ranked, most, above=sums[:, -1:] if sums.shape[1] == most else None)
+        values, columns = largest(ranked, most, above=sums[:, -1:] if sums.shape[1] == most else None)
         sums, order = torch.cat([sums, values], dim=1).topk(min(most, chunk.stop), dim=1)
         items = torch.cat([items, columns + chunk.start], dim=1).gather(1, order)
     items = items.masked_fill(sums == -math.inf, -1)
@@ -247,25 +254,6 @@ def with_memory(found: Tensor, choice: Choice, memory: MemoryPrediction | None) 
     if choice.candidates is not None:
         found = found[torch.isin(found, choice.candidates)]
     return found if choice.excluded is None else found[~torch.isin(found, choice.excluded)]
-
-
-def _largest(scores: Tensor, k: int, above: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The k largest scores of each row ``(b, V)`` and their columns, as ``topk`` gives them up to the order of ties.
-
-    Scores that are not ``above`` a bound, ``(b, 1)``, may be left out.
-    """
-    blocks = scores.shape[1] // _BLOCK
-    if scores.numel() < _FEW or 2 * k > blocks:
-        return torch.topk(scores, min(k, scores.shape[1]), dim=1)
-    whole = blocks * _BLOCK  # the k largest are in the k blocks of the largest maxima, or in the rest
-    maxima = scores[:, :whole].view(len(scores), blocks, _BLOCK).amax(2)
-    needed = k if above is None else min(k, int((maxima > above).sum(1).max()))
-    places = maxima.topk(needed, dim=1).indices
-    within = torch.arange(_BLOCK, device=scores.device)
-    rest = torch.arange(whole, scores.shape[1], device=scores.device).expand(len(scores), -1)
-    columns = torch.cat([(places[..., None] * _BLOCK + within).flatten(1), rest], dim=1)
-    best, order = scores.gather(1, columns).topk(min(k, columns.shape[1]), dim=1)
-    return best, columns.gather(1, order)
 
 
 def _best(listed: Shortlist, k: int, memory: MemoryPrediction | None, evidence: Evidence | None) -> TopK:

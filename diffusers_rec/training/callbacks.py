@@ -13,6 +13,8 @@ A callback is any object with one or more of the four methods of :class:`Callbac
                 run.stop(at_once=True)
 
     train(model, sequences, validation, callbacks=[TimeLimit(3600)])
+
+A run in a directory that is started again has the limit anew, unless ``on_start`` looks at ``run.history``.
 """
 
 from __future__ import annotations
@@ -59,7 +61,7 @@ class TrainingRun:
     interrupted: bool = False
 
     def stop(self, *, at_once: bool = False) -> None:
-        """End the run after the current epoch, which is validated and saved; at least one epoch is trained.
+        """End the run after the current epoch, which is validated and saved. At least one step is trained.
 
         Called in ``on_start``, it ends the run before another epoch if ``history`` has one, otherwise after the first.
         An epoch that ``validate_every`` leaves out is validated all the same: before ``on_epoch`` if the call was in
@@ -69,8 +71,9 @@ class TrainingRun:
         callback stops it again. The additional validation remains in its history.
 
         Args:
-            at_once: Whether the current epoch ends after the current batch, or after its first one. A run that goes on
-                starts with the next epoch. ``"targets"`` of the record is the number of targets of the batches so far.
+            at_once: Whether the epoch ends after the current batch; called in ``on_start``, after the first one. The
+                rest of the epoch is lost: a resumed run starts with the next epoch, at its learning rate. The epoch
+                counts for ``epochs``, but not for ``patience``. ``"targets"`` of its record are those of its batches.
         """
         self.stopped = True
         self.interrupted |= at_once
@@ -158,6 +161,12 @@ class CallbackList(Callback):
                     f"A callback must have one of the methods {', '.join(HOOKS)}; {type(callback).__name__} has none. "
                     "A plain function of the record goes to on_epoch=."
                 )
+
+    @property
+    def watches_batches(self) -> bool:
+        """Whether any has an ``on_batch`` of its own."""
+        methods = [getattr(each, "on_batch", None) for each in self.callbacks]
+        return any(each is not None and getattr(each, "__func__", None) is not Callback.on_batch for each in methods)
 
     def on_start(self, run: TrainingRun) -> None:
         self._call("on_start", run)

@@ -166,6 +166,7 @@ class _Loop:
         """Train to the end and restore the best weights."""
         show = progress and self.processes.is_main
         self.callbacks.on_start(self.view)
+        self.watched = self.processes.any_of(self.callbacks.watches_batches or self.view.interrupted)
         stopped = self.progress.epoch > 0 and self._stopped
         while not (stopped or self._finished):
             record = self._epoch(show)
@@ -196,7 +197,6 @@ class _Loop:
         started = time.perf_counter()
         record: Record = {"epoch": number + 1, **self._train(number, show)}
         seconds = time.perf_counter() - started
-        record["learning_rate"] = self.learner.rates(number + 1)[0]
         record["targets_per_second"] = record["targets"] / seconds
         self.progress.epoch = self.view.epoch = number + 1
         regular = self.progress.epoch % self.config.validate_every == 0 or self.progress.epoch == self.config.epochs
@@ -210,7 +210,7 @@ class _Loop:
 
     def _validate(self, validate: Validation, record: Record, show: bool) -> None:
         score, metrics = validate(self.learner.evaluated, progress=show)
-        self.progress.enter(score)
+        self.progress.enter(score, whole=not self.view.interrupted)
         record |= metrics
 
     def _validate_last(self, show: bool) -> None:
@@ -221,18 +221,18 @@ class _Loop:
             self.store.save(self.learner, self.progress)
 
     def _train(self, epoch: int, show: bool) -> Record:
-        """Train for one epoch and return its number of targets and the mean loss terms."""
+        """Train for one epoch; the mean loss terms, the number of targets, and the learning rate at the end."""
         self.learner.start_epoch()
         rounds = self.processes.rounds(self.batches, epoch)
         shared = self.processes.share(self.batches, epoch)
         bar = progress_bar(shared, show=show, total=rounds, text=f"epoch {epoch + 1}/{self.config.epochs}")
         sums: Record = {}
-        targets = 0
+        targets, before = 0, self._steps_before(rounds)
         for step, batch in enumerate(bar):
             losses = self.learner.step(
                 batch,
                 step_generator(self.config.seed, epoch, step, self.processes.rank),
-                number=epoch * rounds + step,
+                number=before + step,
                 epochs_done=epoch + step / rounds,
             )
             for name, value in losses.items():
@@ -240,14 +240,21 @@ class _Loop:
             targets += batch.num_targets
             self.view.batch = step + 1
             self.callbacks.on_batch(self.view, losses)
-            if self.processes.any_of(self.view.interrupted):
+            if self.watched and self.processes.any_of(self.view.interrupted):
                 break
         self.learner.end_epoch(epoch + 1)
         if self.processes.count > 1:
             mine = torch.tensor([targets, *sums.values()], dtype=torch.float64, device=self.processes.device)
             targets, *of_all = self.processes.summed(mine).tolist()
             sums = dict(zip(sums, of_all, strict=True))
-        return {"targets": int(targets)} | {name: value / targets for name, value in sums.items()}
+        means = {name: value / targets for name, value in sums.items()}
+        return means | {"targets": int(targets), "learning_rate": self.learner.rates(epoch + (step + 1) / rounds)[0]}
+
+    def _steps_before(self, rounds: int) -> int:
+        """Steps of the earlier epochs, of which an interrupted one had a part of the ``rounds``."""
+        every = self.batches.num_targets
+        shares = (min(1, record.get("targets", every) / every) for record in self.progress.history)
+        return sum(round(rounds * share) for share in shares)
 
 
 @explained

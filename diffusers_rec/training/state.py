@@ -51,11 +51,11 @@ class Progress:
         """Whether the last epoch is the best so far."""
         return self.best_epoch == self.epoch > 0
 
-    def enter(self, score: float) -> None:
-        """Record the score of a validation after the current epoch."""
+    def enter(self, score: float, *, whole: bool = True) -> None:
+        """Record the score of a validation after the current epoch; one that is not whole exhausts no patience."""
         if score > self.best_score or not self.best_epoch:
             self.best_score, self.best_epoch, self.stale = score, self.epoch, 0
-        else:
+        elif whole:
             self.stale += 1
 
     @classmethod
