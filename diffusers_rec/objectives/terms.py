@@ -37,7 +37,7 @@ class LossTerm(Component, ABC, kind="term"):
         reads_latents: Whether the term needs predicted latents, as :attr:`Objective.reads_latents`.
     """
 
-    entrances = ("__call__",)
+    entrances = "__call__", "weight_at"
     passes: tuple[str, ...] = ("sampled",)
     views: tuple[str, ...] = ()
     augmentations: Augmentations = Augmentations()

@@ -24,6 +24,7 @@ from diffusers_rec.recommenders.memory import MemoryPrediction
 from diffusers_rec.recommenders.shortlist import Shortlist, scan
 
 
+@guarded
 class Index(ABC):
     """Finds items of a head that are likely the best ones.
 
