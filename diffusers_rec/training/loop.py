@@ -241,6 +241,7 @@ class _Loop:
             self.view.batch = step + 1
             self.callbacks.on_batch(self.view, losses)
             if self.watched and self.processes.any_of(self.view.interrupted):
+                self.view.interrupted = True  # in every process
                 break
         self.learner.end_epoch(epoch + 1)
         if self.processes.count > 1:
