@@ -11,8 +11,8 @@ from diffusers_rec.items.heads import ItemHead
 class LaidOutHead(ItemHead):
     """A head whose keys and biases are computed once, in the dtype of the scores. It does not follow later training.
 
-    It holds a copy of both, V (D + 1) numbers. The keys lie dimension by dimension, which a product with few queries
-    reads fastest.
+    Keys that the head computes are laid out dimension by dimension, which a product with few queries reads fastest.
+    Keys that it stores are used as they are, without a copy.
 
     Args:
         head: Head to lay out.
@@ -22,9 +22,9 @@ class LaidOutHead(ItemHead):
         super().__init__()
         self._held = (head,)
         with torch.no_grad(), torch.inference_mode(False):  # the keys outlive the call
-            keys, bias = head.scoring_keys()
-            self._keys = keys.T.clone(memory_format=torch.contiguous_format).T
-            self._bias = None if bias is None else bias.clone()
+            keys, self._bias = head.scoring_keys()
+            stored = keys.data_ptr() == head.scoring_keys()[0].data_ptr()
+            self._keys = keys if stored else keys.T.contiguous().T
 
     @property
     def head(self) -> ItemHead:
