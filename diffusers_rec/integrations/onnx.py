@@ -188,9 +188,10 @@ class ExportedModel:
         )
         check_int("batch_size", batch_size, minimum=1)
         found = [self._run(part, self._noise[:draws]) for _, part in requests.batches(batch_size)]
-        indices, scores = (np.concatenate(parts)[:, :most] for parts in zip(*found, strict=True))
+        indices, probabilities = (np.concatenate(parts)[:, :most] for parts in zip(*found, strict=True))
         lists = [self.vocabulary.decode(row[row >= 0]) for row in indices]
-        return Recommendations(lists, torch.from_numpy(scores), torch.full_like(torch.from_numpy(scores), torch.nan))
+        scores = torch.from_numpy(probabilities)
+        return Recommendations(lists, scores, torch.full_like(scores, torch.nan))
 
     def _run(self, requests: Requests, noise: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
         history = requests.history(self.history_length)
