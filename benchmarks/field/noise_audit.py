@@ -10,12 +10,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from string import ascii_uppercase
 
 import numpy as np
 import torch
 
 from benchmarks import plots
-from benchmarks.field.settings import add_options, limited, split_of, trials
+from benchmarks.field.settings import CONTROL, FIELD, add_options, limited, split_of, trials
 from benchmarks.harness import Results, Row, argument_parser, at_least, command, compare
 from benchmarks.paper.options import parse_trials
 from benchmarks.paper.running import folder_of, is_finished, run
@@ -98,22 +99,28 @@ def serving(model: Recommender, plain: Recommender, split: Split, options: argpa
 
 
 def draw(path: Path, rows: plots.Rows) -> None:
-    """Accuracy over the cost of serving, a panel per data set."""
-    datasets = list(dict.fromkeys(row["dataset"] for row in rows))
+    """Accuracy over the cost of serving, a panel per data set; a model and its control have the same letter."""
     from matplotlib.ticker import LogLocator  # noqa: PLC0415 - only drawing needs it
 
-    figure = plots.canvas(0.6 + 3.8 * len(datasets), 3.4)
+    letters = {name: rf"$\mathbf{{{letter}}}$" for name, letter in zip(FIELD, ascii_uppercase, strict=False)}
+    datasets = list(dict.fromkeys(row["dataset"] for row in rows))
+    figure = plots.canvas(0.6 + 3.8 * len(datasets), 4.4)
     axes = figure.subplots(1, len(datasets), squeeze=False)[0]
     for axis, dataset in zip(axes, datasets, strict=True):
         for row in (row for row in rows if row["dataset"] == dataset):
             point = float(row["milliseconds_per_user"]), float(row["test_ndcg@10"])
-            is_control = row["model"].endswith("-control")
-            axis.plot(*point, "s" if is_control else "o", color="C1" if is_control else "C0")
-            axis.annotate(words(row["model"]), point, xytext=(4, 3), textcoords="offset points", fontsize=7)
-        axis.set(xscale="log", title=words(dataset), xlabel="milliseconds per user", ylabel="NDCG@10", ylim=(0, None))
+            name = row["model"].removesuffix(CONTROL)
+            axis.plot(*point, ls="", marker=letters[name], ms=6, mew=0, color="C0" if name == row["model"] else "C1")
+        axis.set(xscale="log", title=words(dataset), xlabel="milliseconds per user", ylabel="NDCG@10")
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter("")
+        axis.margins(0.06)
+    for color, label in ("C0", "model"), ("C1", "noise-free control"):
+        axes[0].plot([], [], ls="", marker="s", color=color, label=label)
+    for name, letter in letters.items():
+        axes[0].plot([], [], ls="", marker=letter, ms=6, mew=0, color="C7", label=name)
+    plots.legend(figure, axes, columns=6)
     figure.savefig(path)
 
 
