@@ -283,3 +283,10 @@ def test_what_is_no_callback_is_refused(callbacks, message, tmp_path):
     with pytest.raises(TypeError, match=message):
         fit(tmp_path / "run", callbacks=callbacks)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["on_epochs", "on_epoch_end", "on_train_start"])
+def test_a_method_that_no_training_calls_is_refused(name):
+    message = rf"Stop\.{name} is never called\. Expected on_start, on_batch, on_epoch or on_end, or a name without on_"
+    with pytest.raises(TypeError, match=message):
+        type("Stop", (Callback,), {name: lambda self, run: None})

@@ -22,6 +22,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -84,7 +85,19 @@ class Callback:
 
     Every process of a run calls them; ``run.is_main`` is true in one process. An exception ends the run. It can resume
     from the last saved epoch. Callbacks do not affect the identity of a run in a directory.
+
+    Raises:
+        TypeError: A subclass defines another method whose name starts with ``on_``, which would never be called.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in vars(cls):
+            if name.startswith("on_") and name not in HOOKS:
+                raise TypeError(
+                    f"{cls.__name__}.{name} is never called. Expected {', '.join(HOOKS[:-1])} or {HOOKS[-1]}, or a "
+                    "name without on_ for a method of your own."
+                )
 
     def on_start(self, run: TrainingRun) -> None:
         """Called once at the start, after the saved state of the run, if any, has been restored.
