@@ -16,6 +16,7 @@ from diffusers_rec import DDPMSampler, DiffRec, SyntheticWorld
 from diffusers_rec.data import Holdout, Sequences, Vocabulary, pad
 from diffusers_rec.evaluation import audit, evaluate
 from diffusers_rec.evaluation.landing import landing, nearest
+from diffusers_rec.evaluation.probes import Probe
 from diffusers_rec.presets import control, joint, wang2023
 from diffusers_rec.training import TrainingConfig, train
 
@@ -103,7 +104,7 @@ def test_it_asks_what_serving_asks(noising, source, monkeypatch):
     )
     last = torch.full((20, 2), model.schedule.num_timesteps)
     with model.serving() as model:
-        question = MODULE._Queries(model, SPLIT.test, rows)
+        question = Probe(model, SPLIT.test, rows)
         monkeypatch.setattr(type(model.process), "start", lambda *_, **__: noise)
         target = noise.gather(2, question.known[..., None, None].expand(-1, 2, 1, 16))
         ours = question.predict(target, last, noise[:, :, : question.history.shape[2]]) + question.centre

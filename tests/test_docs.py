@@ -62,6 +62,7 @@ UNSHOWN = {
     "data.text",
     "data.times",
     "evaluation.landing",
+    "evaluation.probes",
     "items.choice",
     "nn.dropout",
     "processes.schedules.lookup",
