@@ -36,6 +36,7 @@ class ChainSampler(Sampler):
         num_steps: Number of denoisings, from 1 to N; N if None.
         stagger: Number of steps by which each of K positions is behind the previous one. If it is above 0, positions
             have different timesteps, ``(B, Q, K)``, and the chain has ``stagger * (K - 1)`` additional denoisings.
+            From ``num_steps - 1`` on, a position starts when the previous one has ended.
     """
 
     entrances: ClassVar[tuple[str, ...]] = ("sample", "course")
@@ -174,6 +175,7 @@ def staggered(steps: Sequence[int], stagger: int, start: Tensor) -> list[int | T
     width = start.shape[2] if start.ndim > 3 else 1
     if width == 1 or len(steps) == 1:
         return list(steps)
+    stagger = min(stagger, len(steps) - 1)  # beyond, all positions would wait
     place = torch.arange(len(steps) + stagger * (width - 1))[:, None] - stagger * torch.arange(width)
     table = torch.tensor(steps)[place.clamp(0, len(steps) - 1)].to(start.device)
     return [row.expand(start.shape[:3]) for row in table.unbind()]
