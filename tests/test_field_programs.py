@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import itertools
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from benchmarks.paper import running, systems, table2
 from benchmarks.paper.settings import best_with
 from diffusers_rec import SyntheticWorld, TrainingBatches
 from diffusers_rec.presets import PRESETS, control
-from diffusers_rec.training import TrainingConfig, train
+from diffusers_rec.training import RECIPES, TrainingConfig, train
 
 WORLD = SyntheticWorld(30, seed=0)
 
@@ -21,7 +22,7 @@ WORLD = SyntheticWorld(30, seed=0)
 def clock_of(step: float) -> SimpleNamespace:
     """A clock that advances by ``step`` seconds whenever it is read."""
     read = itertools.count(step=step).__next__
-    return SimpleNamespace(perf_counter=read, process_time=read)
+    return SimpleNamespace(perf_counter=read, thread_time=read)
 
 
 def test_a_training_ends_at_the_limit_within_an_epoch(monkeypatch):
@@ -35,6 +36,7 @@ def test_a_training_ends_at_the_limit_within_an_epoch(monkeypatch):
     assert [record["targets"] for record in history] == [targets, 40]
     assert running.epochs_of(history, targets) == pytest.approx(1 + 40 / targets, abs=0.005)
     assert running.epochs_of(history[:1], targets) == 1
+    assert running.epochs_of(history[1:] * 3, targets) == pytest.approx(3 * 40 / targets, rel=1e-3), "no whole one"
 
 
 def test_time_of_validation_and_of_other_programs_does_not_count(monkeypatch):
@@ -58,6 +60,23 @@ def test_a_resumed_training_has_the_same_limit(tmp_path, monkeypatch):
 
     assert [epochs(1) for _ in range(4)] == [3, 3, 3, 3], "an epoch of one batch takes 25 seconds"
     assert [epochs(2), epochs(2)] == [5, 5], "a longer limit goes on"
+
+
+def test_a_preset_has_the_settings_of_its_paper_for_the_data_set():
+    for (name, dataset), arguments in settings.OF_DATASET.items():
+        trial = settings.PresetTrial.of(name, dataset)
+        own = PRESETS[name](range(8), **settings.CHANGED.get(name, {}), **arguments)
+        assert trial.build(range(8), 0).config() == own.config()
+        assert trial.training.learning_rate == settings.RATES.get((name, dataset), RECIPES[name].learning_rate)
+    for name, dataset in itertools.product(settings.FIELD, settings.MINUTES):
+        if "settings" in inspect.signature(PRESETS[name]).parameters and (name, dataset) not in settings.OF_DATASET:
+            with pytest.raises(ValueError, match="settings must be"):
+                PRESETS[name](range(8), settings=dataset)
+
+
+@pytest.mark.parametrize("name", settings.IN_FP32)
+def test_noise_that_bf16_would_round_away_is_trained_in_fp32(name):
+    assert settings.trials("toys")[f"{name}-control"].training.precision == "fp32"
 
 
 @pytest.mark.parametrize("name", settings.FIELD)

@@ -84,9 +84,9 @@ def test_the_second_stage_starts_from_the_first_and_leaves_the_encoder_as_it_is(
     assert not any(name.startswith("denoiser.encoder.") for name in moved)
 
 
-def test_the_control_regresses_the_target_on_the_history():
+def test_the_control_keeps_the_distance_and_the_preference():
     plain = control(made())
-    assert [term["name"] for term in plain.objective.config()["terms"]] == ["squared"]
+    assert [term["name"] for term in plain.objective.config()["terms"]] == ["squared", "preference"]
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from benchmarks.harness import at_least
 from benchmarks.paper.options import add_trial_options, sequences_of
@@ -45,7 +45,28 @@ WITHOUT_CONTROL = ("flowrec", "maskgr", "wang2023", "wang2023-latent", "wang2023
 CHANGED: dict[str, dict[str, Any]] = {
     "preferdiff": {"dim": 256},  # 3072 is the width of text embeddings; one core takes seconds for a step of it
 }
-"""Arguments that differ from the defaults of a preset."""
+"""Arguments that differ from those of the paper, on every data set."""
+
+OF_DATASET: dict[tuple[str, str], dict[str, Any]] = {
+    ("preferdiff", "beauty"): {"settings": "beauty"},
+    ("preferdiff", "toys"): {"settings": "toys"},
+    ("prefergrow", "beauty"): {"settings": "beauty"},
+    ("prefergrow", "toys"): {"settings": "toys"},
+    ("prefergrow", "ml-1m"): {"settings": "ml-1m"},
+    ("cddrec", "beauty"): {"settings": "beauty"},
+    ("cddrec", "toys"): {"settings": "toys"},
+    ("wang2023", "ml-1m"): {"settings": "ml-1m"},
+    ("wang2023-latent", "ml-1m"): {"settings": "ml-1m"},
+    ("sasrec", "ml-1m"): {"max_length": 201, "dropout": 0.2},
+    ("bert4rec", "ml-1m"): {"max_length": 200, "dropout": 0.2, "mask_share": 0.2},
+}
+"""Arguments that a paper has for a data set, by preset and data set; elsewhere, the preset's own."""
+
+RATES = {("prefergrow", "toys"): 1e-3, ("wang2023", "ml-1m"): 1e-3, ("wang2023-latent", "ml-1m"): 1e-3}
+"""Learning rates that a paper has for a data set, where they differ from that of the recipe."""
+
+IN_FP32 = ("diffurec", "adrec", "fmrec", "ediffurec")
+"""Presets whose noise is scaled by about .001, which bf16 would round away."""
 
 VALIDATION_USERS = 2048
 """Users by whom the epoch is chosen: a ranking for all by 32 steps takes as long as the training."""
@@ -59,9 +80,10 @@ PUBLISHED = Path(__file__).with_name("published.csv")
 class TimeLimit(Callback):
     """Ends a training, within an epoch if need be, once its steps have used the minutes.
 
-    The time is that of the processor in the training steps, so that other work on the machine does not shorten a
-    training. Epochs of an earlier process count by the clock, as the history has them. The limit is checked at the
-    start too, so that a run which it has stopped trains no further epoch when it is resumed. Validation is not counted.
+    The time is that of the processor in the training steps, of one thread, so that other work on the machine does not
+    shorten a training. Epochs of an earlier process count by the clock, as the history has them. The limit is checked
+    at the start too, so that a run which it has stopped trains no further epoch when it is resumed. Validation is not
+    counted.
 
     Args:
         minutes: Length of the training.
@@ -74,15 +96,15 @@ class TimeLimit(Callback):
     def on_start(self, run: TrainingRun) -> None:
         self.seconds = seconds_of(run.history)
         self._check(run)
-        self._read = time.process_time()
+        self._read = time.thread_time()
 
     def on_batch(self, run: TrainingRun, losses: dict[str, float]) -> None:
-        now = time.process_time()
+        now = time.thread_time()
         self.seconds, self._read = self.seconds + now - self._read, now
         self._check(run)
 
     def on_epoch(self, run: TrainingRun, record: dict[str, float]) -> None:
-        self._read = time.process_time()
+        self._read = time.thread_time()
 
     def _check(self, run: TrainingRun) -> None:
         if self.seconds >= 60 * self.minutes:
@@ -93,6 +115,22 @@ class TimeLimit(Callback):
 class PresetTrial(Trial):
     """A trial whose ``model`` has the arguments of a preset, and its name under ``"preset"``."""
 
+    @classmethod
+    def of(cls, name: str, dataset: str) -> Self:
+        """A preset with the settings of its paper for the data set, and with its recipe.
+
+        The precision is the machine's, so that a limited training has as many epochs as possible, except
+        :data:`IN_FP32`.
+        """
+        recipe = RECIPES[name]
+        training = replace(
+            recipe,
+            learning_rate=RATES.get((name, dataset), recipe.learning_rate),
+            precision=recipe.precision if name in IN_FP32 else "auto",
+        )
+        arguments = {**CHANGED.get(name, {}), **OF_DATASET.get((name, dataset), {})}
+        return cls(name, dataset, {"preset": name, **arguments}, training, {})
+
     def build(self, items: Vocabulary, seed: int) -> Recommender:
         """The untrained model, or its control."""
         arguments = dict(self.model)
@@ -101,15 +139,10 @@ class PresetTrial(Trial):
 
 
 def trials(dataset: str) -> dict[str, Trial]:
-    """Every model, and its noise-free control where there is one, by name.
-
-    The precision is the machine's, so that a limited training has as many epochs as possible.
-    """
+    """Every model, and its noise-free control where there is one, by name."""
     found: dict[str, Trial] = {}
     for name in FIELD:
-        training = replace(RECIPES[name], precision="auto")
-        trial = PresetTrial(name, dataset, {"preset": name, **CHANGED.get(name, {})}, training, {})
-        found[name] = trial
+        found[name] = trial = PresetTrial.of(name, dataset)
         if name not in WITHOUT_CONTROL:
             found[f"{name}{CONTROL}"] = replace(trial, name=f"{name}{CONTROL}")
     return found

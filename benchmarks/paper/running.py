@@ -133,15 +133,14 @@ def train_or_resume(
 
 
 def epochs_of(history: Sequence[Mapping[str, float]], targets: int) -> float:
-    """Epochs of a training that patience or a time limit may have ended, the last one in part.
+    """Epochs of a training; a time limit may have ended some in part.
 
     Args:
         history: History of the training.
         targets: Targets of a whole epoch.
     """
-    *whole, last = history
-    share = round(last["targets"] / targets, 2)
-    return len(history) if share == 1 else len(whole) + share
+    epochs = sum(record["targets"] for record in history) / targets
+    return round(epochs) if epochs == round(epochs) else float(f"{epochs:.4g}")
 
 
 def seconds_of(history: Sequence[Mapping[str, float]]) -> float:

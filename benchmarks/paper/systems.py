@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks import plots
 from benchmarks.field.accuracy import RIVALS, draw_panels, rivals
-from benchmarks.field.settings import PRINTED, add_limit, limit_of, limited, minutes_of, split_of
+from benchmarks.field.settings import PRINTED, PresetTrial, add_limit, limit_of, limited, minutes_of, split_of
 from benchmarks.harness import Results, Row, argument_parser, command
 from benchmarks.paper.options import add_trial_options, parse_trials, seeds_of
 from benchmarks.paper.rows import published
@@ -24,8 +24,6 @@ from benchmarks.paper.running import run
 from benchmarks.paper.settings import BEST, DATASETS, best_with
 from benchmarks.paper.trial import Trial
 from diffusers_rec import DiffRec, Recommender, Vocabulary
-from diffusers_rec.presets import PRESETS
-from diffusers_rec.training import RECIPES
 
 DIFFREC = "DiffRec"
 COMMON = "-common"
@@ -45,16 +43,12 @@ ENCODERS = {"bert4rec": {"name": "bidirectional-transformer"}}
 
 
 @dataclass(frozen=True)
-class SystemTrial(Trial):
-    """A system by its own recipe, whose ``model`` has the arguments of its preset, or by the common recipe."""
+class CommonTrial(PresetTrial):
+    """A system by the common recipe."""
 
     def build(self, items: Vocabulary, seed: int) -> Recommender:
         """The untrained model."""
-        arguments = dict(self.model)
-        preset = PRESETS[arguments.pop("preset")]
-        if self.name.endswith(COMMON):
-            return common(preset(items, seed=seed), self.name.removesuffix(COMMON), self.dataset)
-        return preset(items, **arguments, seed=seed)
+        return common(super().build(items, seed), self.model["preset"], self.dataset)
 
 
 def common(model: DiffRec, name: str, dataset: str) -> DiffRec:
@@ -83,11 +77,10 @@ def trials(dataset: str) -> dict[str, Trial]:
     """Every system by its own and by the common recipe, by name."""
     found: dict[str, Trial] = {}
     for name in PRINTED:
-        model: dict[str, Any] = {"preset": name}
-        found[name] = SystemTrial(name, dataset, model, replace(RECIPES[name], precision="auto"), {})
+        found[name] = PresetTrial.of(name, dataset)
         if name not in WITHOUT_COMMON:
             training = replace(best_with(dataset).training, precision="auto")
-            found[f"{name}{COMMON}"] = SystemTrial(f"{name}{COMMON}", dataset, model, training, {})
+            found[f"{name}{COMMON}"] = CommonTrial(f"{name}{COMMON}", dataset, {"preset": name}, training, {})
     return found
 
 
