@@ -31,7 +31,7 @@ Place = Callable[[Row], tuple[Any, ...]]
 
 def argument_parser(description: str) -> argparse.ArgumentParser:
     """The options that every program takes; ``description`` is its docstring."""
-    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser = argparse.ArgumentParser(description=description.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="smaller settings, a minute's look, files of their own")
     parser.add_argument("--threads", type=at_least(1), default=torch.get_num_threads(), help="of torch")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")

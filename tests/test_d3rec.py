@@ -102,6 +102,13 @@ def test_the_preference_is_that_of_the_history_unless_a_call_gives_one(small):
     assert not torch.allclose(own, other)
 
 
+def test_it_trains_in_bf16():
+    sequences = SyntheticWorld(21, seed=0).sample(20, min_length=3, max_length=6).sequences()
+    model = d3rec(sequences.vocabulary, categories=attribute_bags(sequences.vocabulary.ids, 3 * GENRES), dim=8)
+    train(model, sequences, config=TrainingConfig(epochs=1, examples="last-target", precision="bf16"), device="cpu")
+    assert all(weight.isfinite().all() for weight in model.parameters())
+
+
 def test_equal_preferences_for_all_items_balance_nothing():
     model = d3rec(range(3), categories=attribute_bags(range(3), [["a"]] * 3), dim=8, settings="anime")
     assert model._balance(torch.tensor([[1.0, 0, 0]]), torch.ones(1, 1)).tolist() == [pytest.approx([0.8] * 3)]

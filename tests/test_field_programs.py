@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks.field import accuracy, configurations, noise_audit, settings
+from benchmarks.harness import RESULTS, read_csv
 from benchmarks.paper import running, systems, table2
 from benchmarks.paper.settings import best_with
 from diffusers_rec import SyntheticWorld, TrainingBatches
@@ -92,12 +93,17 @@ def test_models_without_a_control_are_those_that_it_refuses(name):
 
 def test_every_preset_has_a_row_of_its_configuration(tmp_path):
     configurations.main(["--quick", "--out", str(tmp_path)])
-    with (tmp_path / "configurations-quick.csv").open(newline="") as file:
-        rows = {row["preset"]: row for row in csv.DictReader(file)}
-    assert list(rows) == [name for name in PRESETS if name not in settings.PLAIN]
+    rows, committed = (
+        {row["preset"]: row for row in read_csv(file)}
+        for file in (tmp_path / "configurations-quick.csv", RESULTS / "configurations.csv")
+    )
+    stated = ("steps", "noise", "process", "schedule", "denoiser", "latent_scale", "objective", "serving_steps")
+    for name, row in rows.items():
+        assert {key: committed[name][key] for key in stated} == {key: row[key] for key in stated}, "run the program"
+    assert list(rows) == list(committed) == [name for name in PRESETS if name not in settings.PLAIN]
     assert rows["dreamrec"]["guide"] == "classifier-free"
     assert float(rows["wang2023"]["noise"]) == pytest.approx(1.05e-5, rel=0.01)
-    assert rows["diffurec"]["latent_scale"] == "0.001"
+    assert (rows["diffurec"]["latent_scale"], rows["ediffurec"]["latent_scale"]) == ("0.001", "0.003")
 
 
 def test_printed_rows_are_of_models_and_data_sets_that_are_compared():

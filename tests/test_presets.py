@@ -88,6 +88,19 @@ def test_a_preset_trains_by_its_recipe_and_recommends(name, tmp_path):
     assert load_pretrained(tmp_path).recommend(histories, k=3).items == found.items
 
 
+@every_preset
+def test_a_preset_trains_in_bf16(name):
+    model, recipe = PRESETS[name](ITEMS, dim=16, max_length=12), replace(RECIPES[name], epochs=1, precision="bf16")
+    train(model, SPLIT.train, SPLIT.validation, recipe, device="cpu")
+    assert all(weight.isfinite().all() for weight in model.parameters())
+
+
+@every_preset
+def test_a_width_of_zero_is_refused_by_name(name):
+    with pytest.raises(ValueError, match=r"(dim|widths)\b.* must be .*, got .*0"):
+        PRESETS[name](ITEMS, dim=0)
+
+
 def test_paper_is_the_papers():
     """Du et al. 2023: Sec. 5.1.4, and Sec. 4.2 to 4.5 for what it leaves to them."""
     config = paper(ITEMS).config()

@@ -41,6 +41,7 @@ ORDER = (*RIVALS, *trials(DATASETS[0]))
 
 STYLES: dict[str, dict[str, Any]] = {
     "printed": {"color": "C7", "marker": "o", "mfc": "none"},
+    "printed, another split": {"color": "C7", "marker": "x"},
     "model": {"color": "C0", "marker": "o"},
     "noise-free control": {"color": "C1", "marker": "s"},
 }
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def rivals(dataset: str) -> list[Row]:
     """Rows of Table 2 that every model is compared with."""
-    kept = ("dataset", "model", "history", "trained_seed", "epochs", "training_seconds", *METRICS)
+    kept = ("dataset", "model", "history", "trained_seed", "epochs", "training_seconds", "trained_on", *METRICS)
     return [
         {key: row[key] for key in kept}
         for row in read_csv(RESULTS / "table2.csv")
@@ -81,29 +82,38 @@ def measure(dataset: str, options: argparse.Namespace) -> Iterator[Row]:
 
 
 def marks(results: Results) -> None:
-    """NDCG@10 of each model over that of its control, of item-to-item and of a plain model; seen items out."""
+    """NDCG@10 of each model over that of its control after as many minutes, of item-to-item and of a plain model."""
     rows = [row for row in results.table() if row["history"] == "masked" and not row.get("source")]
 
-    def mean(dataset: str, model: str) -> float | None:
-        found = [float(row["ndcg@10"]) for row in rows if (row["dataset"], row["model"]) == (dataset, model)]
-        return sum(found) / len(found) if found else None
+    def mean(dataset: str, model: str, minutes: str = "") -> float | None:
+        wanted = dataset, model, minutes
+        found = [
+            float(row["ndcg@10"])
+            for row in rows
+            if (row["dataset"], row["model"], str(row.get("minutes", ""))) == wanted
+        ]
+        return fmean(found) if found else None
 
-    for dataset in DATASETS:
-        for name in trials(dataset):
-            ours = mean(dataset, name)
-            rivals = {"control": f"{name}-control", "item-to-item": "item-to-item", "plain_model": BEST_CONTROL}
-            for said, rival in rivals.items():
-                other = mean(dataset, rival)
-                if ours is not None and other:
-                    results.ratio(f"{dataset}_{name}_over_{said}_ndcg@10", ours / other)
+    trained = dict.fromkeys((row["dataset"], row["model"], str(row["minutes"])) for row in rows if row.get("minutes"))
+    for dataset, name, minutes in trained:
+        ours = mean(dataset, name, minutes)
+        others = {
+            "control": mean(dataset, f"{name}{CONTROL}", minutes),
+            "item-to-item": mean(dataset, "item-to-item"),
+            "plain_model": mean(dataset, BEST_CONTROL),
+        }
+        for said, other in others.items():
+            if ours is not None and other:
+                results.ratio(f"{dataset}_{name}_{minutes}_minutes_over_{said}_ndcg@10", ours / other)
 
 
 def draw(path: Path, rows: plots.Rows) -> None:
     """NDCG@10 of each model as printed, as trained here, and without noise; a panel per data set."""
 
     def spot(row: Row) -> tuple[str, str]:
-        kind = "printed" if row["source"] else "noise-free control" if row["model"].endswith(CONTROL) else "model"
-        return kind, row["model"].removesuffix(CONTROL)
+        if row["source"]:
+            return "printed" if row["split"] == "ours" else "printed, another split", row["model"]
+        return "noise-free control" if row["model"].endswith(CONTROL) else "model", row["model"].removesuffix(CONTROL)
 
     draw_panels(path, [row for row in rows if row["ndcg@10"]], FIELD, STYLES, spot)
 
@@ -115,7 +125,9 @@ def draw_panels(
     styles: dict[str, dict[str, Any]],
     spot: Callable[[Row], tuple[str, str]],
 ) -> None:
-    """NDCG@10 by name, seen items out, beside item-to-item and the control of ``best``; a panel per data set.
+    """NDCG@10 by name, beside item-to-item and the control of ``best``; a panel per data set.
+
+    Seen items are out, except where printed rows keep them.
 
     Args:
         path: File to write.
@@ -128,7 +140,7 @@ def draw_panels(
     figure = plots.canvas(1.6 + 3.2 * len(datasets), 1.3 + 0.26 * len(names))
     axes = figure.subplots(1, len(datasets), squeeze=False, sharey=True)[0]
     for axis, dataset in zip(axes, datasets, strict=True):
-        here = [row for row in rows if row["dataset"] == dataset and row["history"] != "unmasked"]
+        here = [row for row in rows if row["dataset"] == dataset and (row["source"] or row["history"] == "masked")]
         for kind, style in styles.items():
             spots = [(float(row["ndcg@10"]), *spot(row)) for row in here]
             dots = [(score, names.index(name)) for score, its, name in spots if its == kind and name in names]
@@ -145,7 +157,8 @@ def draw_panels(
 def place(row: Row) -> tuple[Any, ...]:
     """The order of the table: by data set; the rivals, then the models as they are entered; printed rows first."""
     seed, model = str(row.get("trained_seed", "")), ORDER.index(row["model"])
-    return DATASETS.index(row["dataset"]), model, bool(seed), seed.zfill(9), row["history"], row.get("source", "")
+    source, minutes = row.get("source", ""), int(row.get("minutes") or 0)
+    return DATASETS.index(row["dataset"]), model, bool(seed), minutes, seed.zfill(9), row["history"], source
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from benchmarks import plots
-from benchmarks.field.settings import CONTROL, FIELD, add_options, limited, split_of, trials
+from benchmarks.field.settings import CONTROL, FIELD, add_options, limited, minutes_of, split_of, trials
 from benchmarks.harness import Results, Row, argument_parser, at_least, command, compare
 from benchmarks.paper.options import parse_trials
 from benchmarks.paper.running import folder_of, is_finished, run
@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         plain = best(split.train.vocabulary).prepare(split.train).eval()
         for name in options.models:
             if is_finished(by_name[name], options.seed, timed):
-                results.add({"dataset": dataset, "model": name, **measure(by_name[name], plain, split, timed)})
+                which = {"dataset": dataset, "model": name, "minutes": minutes_of(dataset, options)}
+                results.add({**which, **measure(by_name[name], plain, split, timed)})
                 results.write(draw)  # after each model, so that finished ones are recorded
             else:
                 print(f"== not trained: {dataset}, {name}, seed {options.seed}", flush=True)
@@ -69,9 +70,10 @@ def measure(trial: Trial, plain: Recommender, split: Split, options: argparse.Na
     }
 
 
-def place(row: Row) -> tuple[int, int]:
+def place(row: Row) -> tuple[int, ...]:
     """The order of the table: by data set, the models as they are entered."""
-    return DATASETS.index(row["dataset"]), list(trials(DATASETS[0])).index(row["model"])
+    model = list(trials(DATASETS[0])).index(row["model"])
+    return DATASETS.index(row["dataset"]), model, int(row["minutes"]), int(row["seed"])
 
 
 def chain_of(model: Recommender) -> list[int]:

@@ -94,6 +94,11 @@ class AddedLatentDenoiser(Denoiser, name="added-latent"):
         self.output_dropout = Dropout(self.dropout)
         self.norm = nn.LayerNorm(dim, EPS)
 
+    @property
+    def mean_scale(self) -> float:
+        """Mean of lambda, by which the noised latent is multiplied."""
+        return self.uncertainty
+
     def encode(self, history: History) -> Tensor:
         """Normalised items after the token of an empty history, ``(B, 1 + L, D)``."""
         items = self.item_norm(self.item_dropout(history.latent()))
@@ -126,7 +131,7 @@ class AddedLatentDenoiser(Denoiser, name="added-latent"):
 
     def _uncertain(self, like: Tensor) -> Tensor | float:
         """Lambda of every item and dimension, ``(B, Q, K, L, D)``; its mean unless in training."""
-        return self.uncertainty * (1 + torch.randn_like(like)) if self.training else self.uncertainty
+        return self.uncertainty * (1 + torch.randn_like(like)) if self.training else self.mean_scale
 
     def _block(self) -> TransformerBlock:
         """Build a block with the activation, the layer norms and the initial weights of the public code."""

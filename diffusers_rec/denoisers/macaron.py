@@ -75,14 +75,18 @@ class MacaronDenoiser(AddedLatentDenoiser, name="macaron"):
         self.scale = check_float("scale", scale, above=0)
         self.offset = check_float("offset", offset)
 
+    @property
+    def mean_scale(self) -> float:
+        """Mean of lambda, by which the noised latent is multiplied."""
+        return self.uncertainty * weibull_mean(self.shape, self.scale, self.offset)
+
     def _block(self) -> TransformerBlock:
         return with_normal_weights(_MacaronBlock(self.dim, self.num_heads, self.dropout))
 
     def _uncertain(self, like: Tensor) -> Tensor | float:
-        noise = self.shape, self.scale, self.offset
         if not self.training:
-            return self.uncertainty * weibull_mean(*noise)
-        return self.uncertainty * weibull(torch.empty_like(like).exponential_(), *noise)
+            return self.mean_scale
+        return self.uncertainty * weibull(torch.empty_like(like).exponential_(), self.shape, self.scale, self.offset)
 
 
 class _MacaronBlock(TransformerBlock):

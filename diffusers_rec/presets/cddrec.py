@@ -54,7 +54,7 @@ def cddrec(
       scores of seen items to 0, above those of all items with a negative cosine; here they are excluded.
     - Places count from the oldest item, so that a state does not depend on the length of the sequence. Dropout also
       applies to the residuals of the encoder, for which the code has a rate of 0.
-    - A history may be empty. Its state is a learned vector.
+    - A history may be empty. Its state is a vector that training leaves as it is.
 
     Args:
         items: Items that can be recommended.

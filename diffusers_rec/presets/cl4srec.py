@@ -46,7 +46,7 @@ def cl4srec(
     - The vector of a masked item starts at zero, not at a standard deviation of .02.
     - The epoch is selected by NDCG@10. The code selects by MRR@10.
     - Dropout also applies within the feed-forward layers.
-    - A history may be empty. Its state is a learned vector.
+    - A history may be empty. Its state is a vector that training leaves as it is.
 
     There is no diffusion: the prediction is the state of the encoder, whatever the noise.
     ``model.replace(denoiser="conditional-mlp")`` is a diffusion model with the same encoder and the same contrast.

@@ -47,7 +47,7 @@ def gru4rec(
       sessions side by side, and carries the state of a session over from batch to batch.
     - Input and output share the item vectors. The paper has one-hot inputs, and an output layer of its own.
     - The recipe has Adam with RecBole's rate of 1e-3. The paper has Adagrad, with rates for each data set.
-    - A history may be empty. Its state is a learned vector.
+    - A history may be empty. Its state is a vector that training leaves as it is.
 
     Args:
         items: Items that can be recommended.

@@ -6,7 +6,7 @@ import math
 from collections.abc import Hashable, Iterable
 
 from diffusers_rec.core.entrances import explained
-from diffusers_rec.core.errors import check_choice
+from diffusers_rec.core.errors import check_choice, check_int
 from diffusers_rec.data.vocabulary import Vocabulary
 from diffusers_rec.recommenders.diffrec import DiffRec
 
@@ -97,7 +97,7 @@ def prefergrow(
         process={"name": "replacement", "blank": blank},
         noising="target",
         timesteps="uniform",
-        embedding={"name": "table", "scale": "learned", "init_std": dim**-0.5},
+        embedding={"name": "table", "scale": "learned", "init_std": check_int("dim", dim, minimum=1) ** -0.5},
         denoiser={
             "name": "classifier-free",
             "base": {

@@ -52,7 +52,7 @@ def sasrec(
     - An epoch passes over all targets once, 750 a batch: as many as 128 users of Beauty have. The code draws 128 users
       a batch with replacement, and only their last 50 targets.
     - Adam has RecBole's decay of .999 for the second moment. The code has .98.
-    - A history may be empty. Its state is a learned vector.
+    - A history may be empty. Its state is a vector that training leaves as it is.
 
     Args:
         items: Items that can be recommended.

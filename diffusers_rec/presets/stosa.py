@@ -51,7 +51,8 @@ def stosa(
     - **Places** count from the oldest item, so that a state does not depend on the length of the sequence.
     - **Selection.** The code keeps the best reciprocal rank within 40 items; the recipe selects by NDCG@40. It has
       batches of 256 users, here of 1,536 targets, which is about as many on Beauty.
-    - The initial items have a mean of 0 instead of .01. A history may be empty. Its state is a learned vector.
+    - The initial items have a mean of 0 instead of .01.
+    - A history may be empty. Its state is a vector that training leaves as it is.
 
     The committed code stops at an import of two functions that do not exist, and its reciprocal rank needs a NumPy
     below 1.24. It builds margins of the users that no loss uses.

@@ -172,7 +172,8 @@ class CategoryVectorDiffusion(GaussianVectorModel, model_name="category-vector-d
                     f"got {tuple(given.shape)} for {len(history)} users."
                 )
             return given
-        found = (self.vectors(history).to(self.shares) > 0).to(self.shares) @ self.shares.T
+        with torch.autocast(self.shares.device.type, enabled=False):  # the loss compares them in full precision
+            found = (self.vectors(history) > 0).to(self.shares) @ self.shares.T
         return found / found.sum(-1, keepdim=True).clamp(min=1e-12)
 
     def forward(self, batch: Batch, generator: Generator) -> Loss:
