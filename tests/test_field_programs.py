@@ -97,7 +97,7 @@ def test_every_preset_has_a_row_of_its_configuration(tmp_path):
         {row["preset"]: row for row in read_csv(file)}
         for file in (tmp_path / "configurations-quick.csv", RESULTS / "configurations.csv")
     )
-    stated = ("steps", "noise", "process", "schedule", "denoiser", "latent_scale", "objective", "serving_steps")
+    stated = ("steps", "process", "schedule", "denoiser", "latent_scale", "objective", "serving_steps")
     for name, row in rows.items():
         assert {key: committed[name][key] for key in stated} == {key: row[key] for key in stated}, "run the program"
     assert list(rows) == list(committed) == [name for name in PRESETS if name not in settings.PLAIN]
