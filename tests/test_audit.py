@@ -17,7 +17,7 @@ from diffusers_rec.data import Holdout, Sequences, Vocabulary, pad
 from diffusers_rec.evaluation import audit, evaluate
 from diffusers_rec.evaluation.landing import landing, nearest
 from diffusers_rec.evaluation.probes import Probe
-from diffusers_rec.presets import control, joint, wang2023
+from diffusers_rec.presets import control, ediffurec, joint, prefergrow, wang2023
 from diffusers_rec.training import TrainingConfig, train
 
 MODULE, LANDING = (import_module(f"diffusers_rec.evaluation.{name}") for name in ("audit", "landing"))
@@ -170,7 +170,9 @@ def test_a_flow_is_audited_like_a_diffusion():
 
 def test_a_model_of_blanks_has_a_ranking_and_probabilities_alone():
     model = joint(SPLIT.train.vocabulary, k=2, dim=16, max_length=8)
-    found = audit(model, SPLIT.test, users=20, seeds=2, steps=[4])
+    with pytest.raises(ValueError, match="audited with its own sampler"):
+        audit(model, SPLIT.test, users=20, steps=[4])
+    found = audit(model, SPLIT.test, users=20, seeds=2)
     assert [row["xn"] for row in found.ranking] == ["drawn", "drawn"]
     assert (found.timesteps, found.chains) == ([], [])
     assert [name for name, value in found.summary.items() if value is None] == [
@@ -182,6 +184,16 @@ def test_a_model_of_blanks_has_a_ranking_and_probabilities_alone():
         "nll_popularity",
     ]  # fmt: skip - the model has counted no popularity
     assert math.isfinite(found.summary["nll"])
+
+
+@pytest.mark.parametrize("build", [ediffurec, prefergrow])
+def test_a_chain_that_is_not_gaussian_is_ranked_as_it_is_served(build):
+    model = build(SPLIT.train.vocabulary, dim=16, max_length=8)
+    found = audit(model, SPLIT.test, users=20, seeds=2)
+    assert [row["xn"] for row in found.ranking] == ["drawn", "drawn", "as served"]
+    served = evaluate(model, SPLIT.test.sample(20, 0), ks=[10], seeds=2).metrics()["ndcg@10"]
+    assert found.summary["chain"] == found.ranking[2]["ndcg@10"] == served
+    assert (found.timesteps, found.chains) == ([], [])
 
 
 def test_a_model_of_user_vectors_is_ranked_as_it_is_served():

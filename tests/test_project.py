@@ -6,13 +6,10 @@ import importlib.util
 import re
 import tomllib
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import yaml
 
-from diffusers_rec.cli.train import Preset
-from diffusers_rec.presets import PRESETS
 from diffusers_rec.version import __version__
 
 ROOT = Path(__file__).parents[1]
@@ -130,7 +127,3 @@ def test_the_hook_refuses_subjects_over_60_characters():
 def test_every_file_of_a_release_has_its_version():
     assert yaml.safe_load(text("CITATION.cff"))["version"] == __version__
     assert re.search(rf"^## .*\b{re.escape(__version__)}\b", text("CHANGELOG.md"), re.MULTILINE)
-
-
-def test_the_command_line_offers_every_preset():
-    assert get_args(Preset) == tuple(PRESETS)

@@ -111,7 +111,7 @@ def draw(path: Path, rows: plots.Rows) -> None:
     """NDCG@10 of each model as printed, as trained here, and without noise; a panel per data set."""
 
     def spot(row: Row) -> tuple[str, str]:
-        if row["source"]:
+        if row.get("source"):
             return "printed" if row["split"] == "ours" else "printed, another split", row["model"]
         return "noise-free control" if row["model"].endswith(CONTROL) else "model", row["model"].removesuffix(CONTROL)
 
@@ -140,7 +140,7 @@ def draw_panels(
     figure = plots.canvas(1.6 + 3.2 * len(datasets), 1.3 + 0.26 * len(names))
     axes = figure.subplots(1, len(datasets), squeeze=False, sharey=True)[0]
     for axis, dataset in zip(axes, datasets, strict=True):
-        here = [row for row in rows if row["dataset"] == dataset and (row["source"] or row["history"] == "masked")]
+        here = [row for row in rows if row["dataset"] == dataset and (row.get("source") or row["history"] == "masked")]
         for kind, style in styles.items():
             spots = [(float(row["ndcg@10"]), *spot(row)) for row in here]
             dots = [(score, names.index(name)) for score, its, name in spots if its == kind and name in names]

@@ -25,6 +25,7 @@ from benchmarks.paper.trial import Trial
 from benchmarks.words import words
 from diffusers_rec import Recommender, Split, TrainingBatches, load_pretrained
 from diffusers_rec.evaluation import audit
+from diffusers_rec.evaluation.audit import has_chains
 from diffusers_rec.presets import best
 
 SERVED_AT_ONCE = 256
@@ -76,10 +77,9 @@ def place(row: Row) -> tuple[int, ...]:
     return DATASETS.index(row["dataset"]), model, int(row["minutes"]), int(row["seed"])
 
 
-def chain_of(model: Recommender) -> list[int]:
-    """All reverse steps of a model that has a chain."""
-    steps = getattr(getattr(model, "schedule", None), "num_timesteps", None)
-    return [] if steps is None else [steps]
+def chain_of(model: Recommender) -> list[int] | None:
+    """All reverse steps of a model whose chains can be audited."""
+    return [model.schedule.num_timesteps] if has_chains(model) else None
 
 
 def serving(model: Recommender, plain: Recommender, split: Split, options: argparse.Namespace) -> Row:
@@ -104,7 +104,9 @@ def draw(path: Path, rows: plots.Rows) -> None:
     """Accuracy over the cost of serving, a panel per data set; a model and its control have the same letter."""
     from matplotlib.ticker import LogLocator  # noqa: PLC0415 - only drawing needs it
 
-    letters = {name: rf"$\mathbf{{{letter}}}$" for name, letter in zip(FIELD, ascii_uppercase, strict=False)}
+    present = {row["model"].removesuffix(CONTROL) for row in rows}
+    names = [name for name in FIELD if name in present]
+    letters = {name: rf"$\mathbf{{{letter}}}$" for name, letter in zip(names, ascii_uppercase, strict=False)}
     datasets = list(dict.fromkeys(row["dataset"] for row in rows))
     figure = plots.canvas(0.6 + 3.8 * len(datasets), 4.4)
     axes = figure.subplots(1, len(datasets), squeeze=False)[0]
@@ -122,7 +124,7 @@ def draw(path: Path, rows: plots.Rows) -> None:
         axes[0].plot([], [], ls="", marker="s", color=color, label=label)
     for name, letter in letters.items():
         axes[0].plot([], [], ls="", marker=letter, ms=6, mew=0, color="C7", label=name)
-    plots.legend(figure, axes, columns=6)
+    plots.legend(figure, axes, columns=2 * len(datasets))
     figure.savefig(path)
 
 

@@ -29,20 +29,22 @@ from diffusers_rec.cli.options import (
     UserOption,
 )
 from diffusers_rec.cli.terminal import print_json, stdout
+from diffusers_rec.denoisers import PlainDenoiser
 from diffusers_rec.evaluation import audit
-from diffusers_rec.evaluation.audit import chain_lengths
-from diffusers_rec.guidance import NoiselessDenoiser
+from diffusers_rec.evaluation.audit import chain_lengths, has_chains
+from diffusers_rec.guidance import NoiselessDenoiser, unwrapped
 from diffusers_rec.recommenders.diffrec import DiffRec
 
 TABLES = {
     "summary": (
         "the audit in one row",
         "Noise is the share of noise in x_N; near 0, the configuration has hardly any. Drawn, one_draw, zeroed and "
-        "chain are NDCG@10 of the network alone: several draws of x_N, one draw, none, and the longest chain; drawn is "
-        "that of the model's own chain if it has no other. Another_users is the largest rise of the cross-entropy with "
-        "another user's x_n, in nats. Chain_probability and chain_distinct are those of the longest chain, divided by "
-        "those of exact draws. Nll and nll_popularity are the negative log-likelihoods of the held-out items, in nats, "
-        "under the model and under popularity. Ece is the calibration error of the reported probabilities.",
+        "chain are NDCG@10 of the network alone: several draws of x_N, one draw, none, and the longest chain, or the "
+        "model's own sampler. For vectors of users, drawn is that of their own chain. Another_users is the largest "
+        "rise of the cross-entropy with another user's x_n, in nats. Chain_probability and chain_distinct are those of "
+        "the longest chain, divided by those of exact draws. Nll and nll_popularity are the negative log-likelihoods "
+        "of the held-out items, in nats, under the model and under popularity. Ece is the calibration error of the "
+        "reported probabilities. A dash is what a model of this kind does not have.",
     ),
     "ranking": (
         "accuracy of the network alone, without its memory, seen items excluded",
@@ -93,17 +95,20 @@ def audit_command(
 ) -> None:
     """Measure what the noise does: accuracy without it, losses by timestep, and the samples of reverse chains."""
     trained, lengths = load_model(model), steps or None
-    if isinstance(trained, DiffRec):
+    if has_chains(trained):
         lengths = chain_lengths(lengths, trained.schedule.num_timesteps, name="--steps")
     elif steps:
-        raise ValueError(f"--steps: a {type(trained).__name__} has a chain of its own. Leave the option out.")
-    if isinstance(getattr(trained, "denoiser", None), NoiselessDenoiser) and not as_json:
-        stdout.print(
-            f"{model} is a noise-free control: its denoiser receives no noise, so there is no noise to audit. --json "
-            "prints the tables nevertheless.",
-            soft_wrap=True,
-        )
-        return
+        raise ValueError("--steps: this model is audited with its own sampler alone. Leave the option out.")
+    denoiser = unwrapped(trained.denoiser) if isinstance(trained, DiffRec) else None
+    if isinstance(denoiser, PlainDenoiser) or isinstance(getattr(trained, "denoiser", None), NoiselessDenoiser):
+        what = "a system without diffusion" if isinstance(denoiser, PlainDenoiser) else "a noise-free control"
+        if not as_json:
+            stdout.print(
+                f"{model} is {what}: its denoiser receives no noise, so there is no noise to audit. --json prints the "
+                "tables nevertheless.",
+                soft_wrap=True,
+            )
+            return
     log = LogFile(data, format, user, item, time, separator, quote, missing, k_core)
     found = audit(
         trained, held_out(log, split, short),

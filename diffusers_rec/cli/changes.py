@@ -41,8 +41,8 @@ def parse_changes(texts: Iterable[str], shorthands: Iterable[str]) -> dict[str, 
         key, equals, value = (each.strip() for each in text.partition("="))
         part, dot, _ = key.partition(".")
         if equals and part not in known:
-            is_training = key in TrainingConfig.names()
-            hint = f"Did you mean --set training.{text}?" if is_training else unknown_name("part", part, known)
+            of_part = "training" if key in TrainingConfig.names() else "denoiser" if part == "encoder" else ""
+            hint = f"Did you mean --set {of_part}.{text}?" if of_part else unknown_name("part", part, known)
             raise ValueError(f"--set {text}: {hint}")
         needs_dot = {"training": True, "seeds": False}.get(part, bool(dot))  # optional for parts
         if not equals or bool(dot) != needs_dot:

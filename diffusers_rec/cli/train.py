@@ -6,7 +6,8 @@ import os
 import shlex
 import sys
 import textwrap
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -34,7 +35,8 @@ from diffusers_rec.cli.splits import SplitChoice, SplitTimeOption, TestOption, V
 from diffusers_rec.cli.terminal import print_json, stderr, stdout
 from diffusers_rec.cli.values import drop_none
 from diffusers_rec.core.errors import check_int
-from diffusers_rec.core.registry import Config
+from diffusers_rec.core.registry import Config, unknown_name
+from diffusers_rec.denoisers import PlainDenoiser
 from diffusers_rec.evaluation import Report
 from diffusers_rec.presets import PRESETS, control
 from diffusers_rec.recommenders.base import Recommender
@@ -44,12 +46,6 @@ from diffusers_rec.training import RECIPES, TrainingConfig, train
 
 MAX_THREADS = 1024
 
-Preset = Literal[
-    "best", "joint", "paper", "diffurec", "dreamrec", "preferdiff", "adrec", "fmrec", "flowrec", "maskgr", "prefergrow",
-    "tarec", "cddrec", "ediffurec", "wang2023", "wang2023-latent", "wang2023-temporal", "flowcf", "gru4rec",
-    "sasrec", "bert4rec", "stosa", "cl4srec", "duorec", "vsan", "acvae", "mfgan",
-]  # fmt: skip
-
 
 def train_command(
     data: DataArgument,
@@ -57,10 +53,11 @@ def train_command(
         str, typer.Option("--out", help="Folder for the model, the log and the state to resume from.")
     ],
     preset: Annotated[
-        Preset,
+        str,
         typer.Option(
             help="The configuration that ranks best so far; joint, which also fills gaps and proposes slates; the "
-            "paper's (Sec. 5.1.4); or the name of another paper's model, validated with or without seen items as there."
+            "paper's (Sec. 5.1.4); or another paper's model, validated with or without seen items as there. All: "
+            f"{', '.join(PRESETS)}.",
         ),
     ] = "best",
     dim: Annotated[int | None, typer.Option(help="Latent width D.")] = None,
@@ -143,13 +140,13 @@ def train_command(
                                            "--validation": validation is not None, **selection})  # fmt: skip
     if threads is not None:
         torch.set_num_threads(check_int("--threads", threads, minimum=1, maximum=MAX_THREADS))
-    folder = output_folder(out_folder)
+    build, folder = _preset(preset), output_folder(out_folder)
     log = LogFile(data, format, user, item, time, separator, quote, missing, k_core)
     whole = choice.sequences(log)
     split = None if no_validation else choice.split(whole, log)
     sequences = whole if split is None else split.final() if final else split.train
     held_out = None if split is None or final else split.validation
-    model = PRESETS[preset](sequences.vocabulary, seed=seed, **size)
+    model = build(sequences.vocabulary, seed=seed, **size)
     training = _recipe(preset, validates=held_out is not None) | {"seed": seed, **training_options}
     training["exclude_seen"] = training["exclude_seen"] and not include_seen
     training, model = change_training(training, changes), change_model(model, changes)
@@ -198,15 +195,28 @@ def train_command(
         stderr.print(f"Saved to {folder}. Next: diffrec {shlex.join(following)}")
 
 
-def _recipe(preset: Preset, *, validates: bool) -> dict[str, Any]:
+def _preset(name: str) -> Callable[..., Recommender]:
+    """The function of a preset."""
+    if name == "d3rec":
+        raise ValueError(
+            "--preset: d3rec needs the categories of the items. Call diffusers_rec.presets.d3rec(items, "
+            "categories=...) in Python."
+        )
+    if name not in PRESETS:
+        raise ValueError(f"--preset: {unknown_name('preset', name, PRESETS)}")
+    return PRESETS[name]
+
+
+def _recipe(preset: str, *, validates: bool) -> dict[str, Any]:
     """Training settings of a preset. Patience counts validations, so that there is none without."""
     return RECIPES[preset].config() | ({} if validates else {"patience": 0})
 
 
-def _control(model: Recommender, preset: Preset) -> DiffRec:
+def _control(model: Recommender, preset: str) -> DiffRec:
     """Noise-free control of the model of a preset."""
-    if not isinstance(model, DiffRec):
-        raise ValueError(f"--control: the preset {preset} has no noise-free control. Leave --control out.")
+    if not isinstance(model, DiffRec) or isinstance(model.denoiser, PlainDenoiser):
+        why = "is a system without noise" if isinstance(model, DiffRec) else "has no noise-free control"
+        raise ValueError(f"--control: the preset {preset} {why}. Leave --control out.")
     return control(model)
 
 
@@ -229,4 +239,5 @@ def _list_parts(model: Recommender) -> str:
 
 
 def _part_name(part: Config) -> str:
-    return f"{part['name']}({_part_name(part['base'])})" if "base" in part else part["name"]
+    inner = part.get("base") or part.get("encoder")
+    return f"{part['name']}({_part_name(inner)})" if inner else str(part["name"])

@@ -10,7 +10,7 @@ A diffusion recommender can score well while its noise does nothing. One row sum
   items of the same mean probability as exact draws do, and on as many different ones.
 
 The last two tables need a :class:`~diffusers_rec.DiffRec` with a Gaussian process and a denoiser that predicts latents.
-They are empty for other models. A model of another class is ranked as it is served, by its own chain.
+They are empty for other models, which are ranked as they are served, by their own chain.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -53,7 +53,8 @@ class Audit:
         summary: The audit in one row; None where a value is not defined. ``noise``, the share of noise in the variance
             at step N for latents of unit variance, :math:`1 - \bar\alpha_N` where the schedule preserves variance.
             NDCG@10 of the network alone: ``drawn``, one step and several draws, or the chain of a model of another
-            class; ``one_draw``; ``zeroed``, with x_N zeroed; ``chain``, of the longest chain. ``another_users``, the
+            class; ``one_draw``; ``zeroed``, with x_N zeroed; ``chain``, of the longest chain, or of the model's own
+            sampler. ``another_users``, the
             largest rise of the cross-entropy at one step, in nats, where x_n is another user's. ``chain_probability``
             and ``chain_distinct`` of the longest chain over those of exact draws. ``nll``, ``nll_popularity`` and
             ``ece`` of the model as it serves, memory included, see
@@ -93,15 +94,16 @@ def audit(
         holdout: Histories and the items that came next, of several the first; items are matched with the model's by id.
         users: Largest number of users to look at, chosen by ``seed``.
         seeds: Noise draws to average in the ranking, and chains a user.
-        steps: Lengths of the chains, each at most N; 10 and 50 when None, as far as N allows, or N below 10.
+        steps: Lengths of the chains, each at most N; 10 and 50 when None, as far as N allows, or N below 10. For
+            models with a Gaussian process that predict latents; others are ranked by their own sampler.
         levels: Timesteps to look at, evenly spread up to N.
         seed: Seed of the choice of users and of the noise of losses and chains; the ranking's draws are those of
             serving.
         progress: Whether to show bars (needs the ``train`` extra).
 
     Raises:
-        ValueError: settings out of range, a step twice or above N, or the holdout has items that the model does
-            not know.
+        ValueError: settings out of range, a step twice or above N, steps for a model without such chains, or the
+            holdout has items that the model does not know.
         TypeError: settings that are not integers, or arguments of another class.
     """
     for name, value, minimum in (("users", users, 1), ("seeds", seeds, 1), ("levels", levels, 1), ("seed", seed, 0)):
@@ -111,10 +113,17 @@ def audit(
     timesteps: list[Row] = []
     landings: list[Row] = []
     ways: list[_Way] = [("as served", None, seeds, None)]
+    if steps is not None and not has_chains(model):
+        raise ValueError(
+            "audit: steps are of chains of a Gaussian process whose denoiser predicts latents; this model is audited "
+            "with its own sampler. Leave steps out."
+        )
     if isinstance(model, DiffRec):
-        steps = chain_lengths(steps, model.schedule.num_timesteps)
         ways = [("drawn", 1, draws, OneStepSampler()) for draws in (1, seeds)]
-        if isinstance(model.process, GaussianProcess) and model.denoiser.prediction != "items":
+        if not has_chains(model) and not isinstance(model.sampler, OneStepSampler):
+            ways.append(("as served", model.sampler.num_steps, seeds, None))
+        if has_chains(model):
+            steps = chain_lengths(steps, model.schedule.num_timesteps)
             chains: dict[str, Sampler] = {f"ddpm, {n} steps": DDPMSampler(num_steps=n) for n in steps}
             ways.append(("zeroed", 1, 1, _SilentSampler()))
             ways += [("drawn", n, seeds, chain) for n, chain in zip(steps, chains.values(), strict=True)]
@@ -132,6 +141,15 @@ def audit(
     return Audit(summary | _probabilities(model, some, seeds, progress), ranking, timesteps, landings, len(some))
 
 
+def has_chains(model: Recommender) -> TypeGuard[DiffRec]:
+    """Whether a model has a Gaussian process and predicts latents, so that any of its chains can be audited."""
+    return (
+        isinstance(model, DiffRec)
+        and isinstance(model.process, GaussianProcess)
+        and model.denoiser.prediction != "items"
+    )
+
+
 def noise_at_the_end(model: Recommender) -> float | None:
     """Share of noise in the variance at step N; None without a schedule."""
     schedule = getattr(model, "schedule", None)
@@ -146,11 +164,13 @@ def _summary(ranking: list[Row], timesteps: list[Row], landings: list[Row]) -> R
     own, another = (
         [row["cross_entropy"] for row in timesteps if row["xn"] == xn] for xn in ("drawn", "another user's")
     )
+    one_step = [row["ndcg@10"] for row in ranking if row["xn"] == "drawn"][:2]
+    served, zeroed = ([row["ndcg@10"] for row in ranking if row["xn"] == xn] for xn in ("as served", "zeroed"))
     found: Row = {
-        "drawn": ranking[min(1, len(ranking) - 1)]["ndcg@10"],
-        "one_draw": ranking[0]["ndcg@10"] if len(ranking) > 1 else None,
-        "zeroed": ranking[2]["ndcg@10"] if len(ranking) > 2 else None,
-        "chain": None,
+        "drawn": [*one_step, *served][:2][-1],
+        "one_draw": one_step[0] if one_step else None,
+        "zeroed": zeroed[0] if zeroed else None,
+        "chain": served[0] if one_step and served else None,
         "another_users": max((worse - loss for loss, worse in zip(own, another, strict=False)), default=None),
         "chain_probability": None,
         "chain_distinct": None,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+import pytest
+
 from diffusers_rec import DiffRec, read_interactions
 from diffusers_rec.cli.audit import TABLES
 from diffusers_rec.evaluation import audit
@@ -23,10 +25,17 @@ def test_audit_reports_what_the_library_reports(logs, models):
     assert "(test, 1 user)\n" in good(*request, "--users", 1)
 
 
-def test_audit_of_a_control_reports_that_there_is_no_noise(logs, tmp_path):
-    good("train", logs / "log.csv", "--out", tmp_path, *SMALL, "--control", "--quiet")
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ([*SMALL, "--control"], "noise-free control"),
+        (["--preset", "sasrec", "--epochs", 1], "system without diffusion"),
+    ],
+)
+def test_audit_reports_that_there_is_no_noise(given, what, logs, tmp_path):
+    good("train", logs / "log.csv", "--out", tmp_path, *given, "--quiet")
     printed = good("audit", tmp_path, logs / "log.csv")
-    assert "there is no noise to audit" in printed
+    assert f"is a {what}: its denoiser receives no noise, so there is no noise to audit" in printed
     assert printed.count("\n") == 1
     assert set(as_json("audit", tmp_path, logs / "log.csv", "--seeds", 2)) > {"ranking", "timesteps", "chains"}
 

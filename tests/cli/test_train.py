@@ -81,7 +81,7 @@ def test_a_model_that_is_no_pipeline_is_trained_and_served(logs, tmp_path):
         (*command, "--set", "schedule=sqrt"): "--set schedule: a UserVectorDiffusion is not composed of parts",
         ("recommend", tmp_path, "--history", item, "--steps", 2): "--sampler and --steps: a UserVectorDiffusion has",
         ("slate", tmp_path, "--history", item): "diffrec slate needs a DiffRec, but .* holds a UserVectorDiffusion",
-        ("audit", tmp_path, logs / "log.csv", "--steps", 2): "--steps: a UserVectorDiffusion has a chain of its own",
+        ("audit", tmp_path, logs / "log.csv", "--steps", 2): "--steps: this model is audited with its own sampler",
     }.items():  # fmt: skip
         code, _, error = diffrec(*given)
         assert code != 0
@@ -159,7 +159,7 @@ def test_a_control_is_that_of_the_model_which_the_options_describe(logs, tmp_pat
     code, _, progress = diffrec("train", logs / "log.csv", "--out", tmp_path / "control", *options, "--control")
     assert code == 0
     assert "best, noise-free control: " in progress
-    assert "denoiser=noiseless(conditional-mlp), " in " ".join(progress.split())
+    assert "denoiser=noiseless(conditional-mlp(" in " ".join(progress.split())
     model, without_noise = (DiffRec.from_pretrained(tmp_path / name) for name in ("model", "control"))
     model.calibration = without_noise.calibration = None  # fitted to each
     assert without_noise.config() == control(model).config()

@@ -95,10 +95,6 @@ def test_wrong_input_is_one_line(case, logs, models):
         (("train", "log.csv"), "Missing option '--out'"),
         (("train", "log.csv", "--out", "x", "--epoch", 3), "No such option"),
         (("train", "log.csv", "--out", "x", "--epochs", "many"), "Invalid value for '--epochs'"),
-        (
-            ("train", "log.csv", "--out", "x", "--preset", "worst"),
-            "Invalid value for '--preset'.*'best', 'joint', 'paper'",
-        ),
         (("evaluate", "x", "log.csv", "--split", "train"), "Invalid value for '--split'"),
         (("recommend", "x"), "Give either --history"),
         (("forecast",), "No such command 'forecast'"),
