@@ -36,7 +36,8 @@ class TrainingConfig:
         validate_every: Number of epochs between validations.
         validation_seeds: Number of noise draws that a validation averages.
         calibrate: Whether to calibrate the trained model's probabilities on validation, where there is any, see
-            :meth:`DiffRec.calibrate <diffusers_rec.DiffRec.calibrate>`. The ranking stays as it is.
+            :meth:`DiffRec.calibrate <diffusers_rec.DiffRec.calibrate>`. The ranking stays as it is. Models of user
+            vectors, such as ``wang2023``, have no calibration.
         precision: Precision of the matrix products of the backbone, ``"fp32"`` or ``"bf16"``; ``"auto"`` is bf16 on
             an x86 CPU or an NVIDIA GPU with units for it, and fp32 elsewhere. Losses and softmax are always fp32.
         seed: Seed of the order of the examples, the timesteps, the noise and the dropout.
