@@ -132,9 +132,12 @@ ORDER = (
 
 
 def place(row: Row) -> tuple[Any, ...]:
-    """The order of the table: by data set; the rivals, then each system's printed row, its own and the common one."""
-    seed, minutes = str(row.get("trained_seed", "")), int(row.get("minutes") or 0)
-    return DATASETS.index(row["dataset"]), ORDER.index(row["model"]), minutes, seed.zfill(9), row["history"]
+    """The order of the table: by data set; the rivals, then each system's printed row, its own and the common one.
+
+    A training with another limit takes the place of an earlier one.
+    """
+    seed = str(row.get("trained_seed", ""))
+    return DATASETS.index(row["dataset"]), ORDER.index(row["model"]), seed.zfill(9), row["history"]
 
 
 if __name__ == "__main__":
