@@ -822,7 +822,7 @@ def term_that_depends_on_its_batch():
     return Broken
 
 
-@breaks("without_noise_is_a_term_of_one_pass")
+@breaks("without_noise_is_a_term_of_one_step")
 def term_that_keeps_its_pass_without_noise():
     class Broken(CrossEntropyTerm, name="broken"):
         def __init__(self, weight=1.0, *, at="final"):

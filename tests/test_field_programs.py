@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks.field import accuracy, configurations, noise_audit, settings
-from benchmarks.harness import RESULTS, read_csv
+from benchmarks.harness import RESULTS, Results, read_csv
 from benchmarks.paper import running, systems, table2
 from benchmarks.paper.settings import best_with
 from diffusers_rec import SyntheticWorld, TrainingBatches
 from diffusers_rec.presets import PRESETS, control
-from diffusers_rec.training import RECIPES, TrainingConfig, train
+from diffusers_rec.training import TrainingConfig, train
 
 WORLD = SyntheticWorld(30, seed=0)
 
@@ -64,15 +64,46 @@ def test_a_resumed_training_has_the_same_limit(tmp_path, monkeypatch):
 
 
 def test_a_preset_has_the_settings_of_its_paper_for_the_data_set():
-    for (name, dataset), arguments in settings.OF_DATASET.items():
+    def built(name, dataset):
         trial = settings.PresetTrial.of(name, dataset)
-        own = PRESETS[name](range(8), **settings.CHANGED.get(name, {}), **arguments)
-        assert trial.build(range(8), 0).config() == own.config()
-        assert trial.training.learning_rate == settings.RATES.get((name, dataset), RECIPES[name].learning_rate)
+        return trial.build(range(8), 0), trial.training.learning_rate
+
+    sasrec, _ = built("sasrec", "ml-1m")
+    assert (sasrec.history_length, sasrec.denoiser.encoder.dropout) == (200, 0.2)
+    bert4rec, _ = built("bert4rec", "ml-1m")
+    assert (bert4rec.max_length, bert4rec.noising.share) == (200, 0.2)
+    wang2023, rate = built("wang2023", "ml-1m")
+    assert (wang2023.num_timesteps, rate) == (40, 1e-3)
+    prefergrow, rate = built("prefergrow", "toys")
+    assert (prefergrow.denoiser.drop, rate) == (0.2, 1e-3)
+    assert built("prefergrow", "beauty")[0].denoiser.drop == 0.1
+    assert [built("cddrec", name)[0].schedule.num_timesteps for name in ("beauty", "toys", "ml-1m")] == [30, 25, 30]
+    assert [built("preferdiff", name)[0].denoiser.scale for name in ("beauty", "toys", "ml-1m")] == [9, 7, 3]
+    assert settings.RATES.keys() <= settings.OF_DATASET.keys()
     for name, dataset in itertools.product(settings.FIELD, settings.MINUTES):
         if "settings" in inspect.signature(PRESETS[name]).parameters and (name, dataset) not in settings.OF_DATASET:
             with pytest.raises(ValueError, match="settings must be"):
                 PRESETS[name](range(8), settings=dataset)
+
+
+def test_rows_of_several_limits_are_compared_and_drawn_by_limit(tmp_path):
+    def row(model, minutes, score):
+        return {"dataset": "toys", "model": model, "history": "masked", "minutes": minutes, "ndcg@10": score}
+
+    rows = [
+        row("dreamrec", 5, 0.2),
+        row("dreamrec-control", 5, 0.1),
+        row("dreamrec", 60, 0.9),
+        row("item-to-item", "", 0.4),
+    ]
+    assert settings.longest(rows) == rows[1:]
+    results = Results("accuracy", SimpleNamespace(out=tmp_path, quick=True, seed=0), place=accuracy.place)
+    results.rows.extend(rows)
+    accuracy.marks(results)
+    found = {ratio["name"]: ratio["value"] for ratio in results.ratios}
+    assert found["toys_dreamrec_5_minutes_over_control_ndcg@10"] == pytest.approx(2)
+    assert "toys_dreamrec_60_minutes_over_control_ndcg@10" not in found
+    assert found["toys_dreamrec_60_minutes_over_item-to-item_ndcg@10"] == pytest.approx(0.9 / 0.4)
 
 
 @pytest.mark.parametrize("name", settings.IN_FP32)

@@ -21,6 +21,7 @@ from benchmarks.field.settings import (
     add_options,
     limit_of,
     limited,
+    longest,
     minutes_of,
     split_of,
     trials,
@@ -115,7 +116,7 @@ def draw(path: Path, rows: plots.Rows) -> None:
             return "printed" if row["split"] == "ours" else "printed, another split", row["model"]
         return "noise-free control" if row["model"].endswith(CONTROL) else "model", row["model"].removesuffix(CONTROL)
 
-    draw_panels(path, [row for row in rows if row["ndcg@10"]], FIELD, STYLES, spot)
+    draw_panels(path, [row for row in longest(rows) if row["ndcg@10"]], FIELD, STYLES, spot)
 
 
 def draw_panels(

@@ -1,8 +1,9 @@
 """The audit of the field's trained models, a row each: noise, chains, calibration, and what training and serving cost.
 
 It reads the trainings of ``benchmarks.field.accuracy``, trains nothing and leaves out what is not trained. The audit is
-on validation users, and its chains are those of ``ddpm`` with all steps. The test score and the seconds are those of
-the model as it is served, with its own sampler. The seconds of a user are compared with one step of ``best``, in turn.
+on validation users. Its chains are those of ``ddpm`` with all steps, or the model's own where the process is not
+Gaussian. The test score and the seconds are those of the model as it is served, with its own sampler. The seconds of a
+user are compared with one step of ``best``, in turn.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks import plots
-from benchmarks.field.settings import CONTROL, FIELD, add_options, limited, minutes_of, split_of, trials
+from benchmarks.field.settings import CONTROL, FIELD, add_options, limited, longest, minutes_of, split_of, trials
 from benchmarks.harness import Results, Row, argument_parser, at_least, command, compare
 from benchmarks.paper.options import parse_trials
 from benchmarks.paper.running import folder_of, is_finished, run
@@ -104,6 +105,7 @@ def draw(path: Path, rows: plots.Rows) -> None:
     """Accuracy over the cost of serving, a panel per data set; a model and its control have the same letter."""
     from matplotlib.ticker import LogLocator  # noqa: PLC0415 - only drawing needs it
 
+    rows = longest(rows)
     present = {row["model"].removesuffix(CONTROL) for row in rows}
     names = [name for name in FIELD if name in present]
     letters = {name: rf"$\mathbf{{{letter}}}$" for name, letter in zip(names, ascii_uppercase, strict=False)}

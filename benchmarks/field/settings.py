@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from benchmarks.harness import at_least
+from benchmarks.harness import Row, at_least
 from benchmarks.paper.options import add_trial_options, sequences_of
 from benchmarks.paper.running import seconds_of
 from benchmarks.paper.trial import Trial
@@ -66,7 +67,7 @@ RATES = {("prefergrow", "toys"): 1e-3, ("wang2023", "ml-1m"): 1e-3, ("wang2023-l
 """Learning rates that a paper has for a data set, where they differ from that of the recipe."""
 
 IN_FP32 = ("diffurec", "adrec", "fmrec", "ediffurec")
-"""Presets whose noise is scaled by about .001, which bf16 would round away."""
+"""Presets whose recipes are in fp32 on purpose: bf16 would round away noise that is scaled by .001."""
 
 VALIDATION_USERS = 2048
 """Users by whom the epoch is chosen: a ranking for all by 32 steps takes as long as the training."""
@@ -177,6 +178,18 @@ def limited(dataset: str, options: argparse.Namespace) -> argparse.Namespace:
     """The options for a data set, whose runs have a folder for each time limit."""
     runs = options.runs / f"{minutes_of(dataset, options)}-minutes"
     return argparse.Namespace(**{**vars(options), "runs": runs})
+
+
+def longest(rows: Sequence[Row]) -> list[Row]:
+    """The rows of each model's longest limit on a data set, and all rows without a limit."""
+    limits: dict[tuple[str, str], set[int]] = defaultdict(set)
+    for row in rows:
+        limits[row["dataset"], row["model"]].add(int(row.get("minutes") or 0))
+    return [
+        row
+        for row in rows
+        if not row.get("minutes") or int(row["minutes"]) == max(limits[row["dataset"], row["model"]])
+    ]
 
 
 def limit_of(dataset: str, options: argparse.Namespace) -> Sequence[Callback]:

@@ -134,7 +134,7 @@ ORDER = (
 def place(row: Row) -> tuple[Any, ...]:
     """The order of the table: by data set; the rivals, then each system's printed row, its own and the common one.
 
-    A training with another limit takes the place of an earlier one.
+    A new training takes the place of an earlier one, whatever its limit.
     """
     seed = str(row.get("trained_seed", ""))
     return DATASETS.index(row["dataset"]), ORDER.index(row["model"]), seed.zfill(9), row["history"]

@@ -1,7 +1,7 @@
 r"""A decoder on the state of a causal history encoder and the step, which does not read the noised latent.
 
 The state h is that of the last visible item, from a causal Transformer with layer norms after each layer, on the
-normalised sum of item and position. Without history, h is one learned vector. For a learned vector :math:`z_n` of each
+normalised sum of item and position. Without history, h is a vector of its own. For a learned vector :math:`z_n` of each
 step, with linear maps A, B and C and a feed-forward layer F of width D,
 
 .. math:: y = \mathrm{LN}(h + A h), \qquad y' = \mathrm{LN}(y + C z_n), \qquad

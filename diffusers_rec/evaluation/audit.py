@@ -121,7 +121,7 @@ def audit(
     if isinstance(model, DiffRec):
         ways = [("drawn", 1, draws, OneStepSampler()) for draws in (1, seeds)]
         if not has_chains(model) and not isinstance(model.sampler, OneStepSampler):
-            ways.append(("as served", model.sampler.num_steps, seeds, None))
+            ways.append(("as served", model.sampler.num_steps or model.schedule.num_timesteps, seeds, None))
         if has_chains(model):
             steps = chain_lengths(steps, model.schedule.num_timesteps)
             chains: dict[str, Sampler] = {f"ddpm, {n} steps": DDPMSampler(num_steps=n) for n in steps}

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffusers_rec.core.errors import check_bool, check_choice, check_float
+from diffusers_rec.core.registry import Config
 from diffusers_rec.objectives.base import OTHERS, Pass, TrainingStep
 from diffusers_rec.objectives.terms import LossTerm
 
@@ -46,6 +47,8 @@ class PreferenceTerm(LossTerm, name="preference"):
         ValueError: The distance needs other passes or has a weight, or an adaptive scale is asked of a batch; at a
             call, the distance is one number for the batch.
     """
+
+    compares_distances = True
 
     def __init__(
         self,
@@ -87,6 +90,10 @@ class PreferenceTerm(LossTerm, name="preference"):
             near, far = near.mean(), far.mean()
         scale = self.scale * _strength(step.sampled, step.at(self.at)) if self.adaptive else self.scale
         return F.softplus(scale * (near - far))
+
+    def without_noise(self) -> Config:
+        """Config of the preference with a constant scale, because there are no steps to adapt to."""
+        return {**self.config(), "adaptive": False}
 
 
 def _strength(true: Pass, other: Pass) -> Tensor:

@@ -35,6 +35,7 @@ class LossTerm(Component, ABC, kind="term"):
         penalties: Penalties that the term needs, as :attr:`Objective.penalties`.
         counts_updates: Whether the term depends on the number of training steps, as :attr:`Objective.counts_updates`.
         reads_latents: Whether the term needs predicted latents, as :attr:`Objective.reads_latents`.
+        compares_distances: Whether the term compares distances, which then stay in a control.
     """
 
     entrances = "__call__", "weight_at"
@@ -44,6 +45,7 @@ class LossTerm(Component, ABC, kind="term"):
     penalties: tuple[str, ...] = ()
     counts_updates: bool = False
     reads_latents: bool = True
+    compares_distances: ClassVar[bool] = False
     process: ClassVar[str | None] = None
     """Registered name of the process whose draws the term reads; any process if None."""
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffusers_rec.core.registry import Config
-from diffusers_rec.objectives.base import OTHERS, LossTerms, Objective, TrainingStep
+from diffusers_rec.objectives.base import LossTerms, Objective, TrainingStep
 from diffusers_rec.objectives.terms import LossTerm, add_up, passes_of
 from diffusers_rec.objectives.views import joint_views
 
@@ -55,18 +55,22 @@ class WeightedObjective(Objective, name="weighted"):
     def without_noise(self) -> Config:
         """Config of the terms that are defined without noise, all at the only prediction.
 
-        Without such a term, the control learns from clean latents: the terms of the sampled prediction stay, and those
-        that compare it with other items. Terms of penalties alone always stay.
+        Without such a term, or with those that compare distances alone, the control regresses the clean latent: all
+        terms of the sampled prediction stay. Terms of penalties alone always stay.
         """
         alone = [term for term in self.terms if term.penalties and term.without_noise() is None]
         penalties = [term.config() for term in alone]
-        rest = [term for term in self.terms if term not in alone]
-        terms = [config for term in rest if (config := term.without_noise()) is not None]
-        latents = [term.config() for term in rest if {"sampled", *OTHERS}.issuperset(term.passes)]
-        if not terms and not latents:
+        rest = [(term, term.without_noise()) for term in self.terms if term not in alone]
+        keeps = all(term.compares_distances for term, config in rest if config is not None)
+        terms = [
+            term.config() if config is None else config
+            for term, config in rest
+            if config is not None or (keeps and term.passes == ("sampled",))
+        ]
+        if not terms:
             names = ", ".join(str(term.registered_name) for term in self.terms)
             raise ValueError(
                 f"The terms {names} are not defined without noise, so that there is no control. Add the term "
                 "'cross-entropy' or 'squared'."
             )
-        return {**self.config(), "terms": [*(terms or latents), *penalties]}
+        return {**self.config(), "terms": [*terms, *penalties]}

@@ -17,8 +17,9 @@ def control(model: DiffRec) -> DiffRec:
     The difference between a model and its control, trained on the same data in the same way, is the effect of the
     diffusion. The loss is the terms that are defined without noise: the cross-entropy, or those of ``cddrec`` with the
     clean latent of the item. Distances beside a cross-entropy are dropped. A model without such a term keeps its
-    distances, and its preferences between them: ``dreamrec``, ``preferdiff`` and ``tarec``. The control has no guides.
-    If the model corrupts items of the history, the control predicts only the target, and its history is clean.
+    distances, and its preferences between them at a constant scale: ``dreamrec``, ``preferdiff`` and ``tarec``. The
+    control has no guides. If the model corrupts items of the history, the control predicts only the target, and its
+    history is clean.
 
     Args:
         model: A model, trained or not; its weights are not copied.

@@ -92,8 +92,8 @@ class Callback:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name in vars(cls):
-            if name.startswith("on_") and name not in HOOKS:
+        for name, value in vars(cls).items():
+            if name.startswith("on_") and name not in HOOKS and callable(value):
                 raise TypeError(
                     f"{cls.__name__}.{name} is never called. Expected {', '.join(HOOKS[:-1])} or {HOOKS[-1]}, or a "
                     "name without on_ for a method of your own."
