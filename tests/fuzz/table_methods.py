@@ -316,6 +316,7 @@ CALLS: dict[str, Call] = {
     "WeightedObjective.without_noise": Call(lambda: dr.WeightedObjective().without_noise, dict),
     "ScoreEntropyTerm.without_noise": Call(lambda: dr.ScoreEntropyTerm().without_noise, dict),
     "CrossEntropyTerm.without_noise": Call(lambda: dr.CrossEntropyTerm().without_noise, dict),
+    "PreferenceTerm.without_noise": Call(lambda: dr.PreferenceTerm().without_noise, dict),
     "BoundTerm.without_noise": Call(lambda: dr.BoundTerm().without_noise, dict),
     "BinaryTerm.without_noise": Call(lambda: dr.BinaryTerm().without_noise, dict),
     "BPRTerm.without_noise": Call(lambda: dr.BPRTerm().without_noise, dict),
