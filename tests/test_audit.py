@@ -184,6 +184,8 @@ def test_a_model_of_blanks_has_a_ranking_and_probabilities_alone():
         "nll_popularity",
     ]  # fmt: skip - the model has counted no popularity
     assert math.isfinite(found.summary["nll"])
+    (*_, served) = audit(model.replace(sampler="unmask"), SPLIT.test, users=20, seeds=2).ranking
+    assert (served["xn"], served["steps"]) == ("as served", None), "a step a blank, whatever N is"
 
 
 @pytest.mark.parametrize(("build", "steps"), [(ediffurec, 32), (prefergrow, 21)])

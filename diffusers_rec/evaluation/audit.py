@@ -35,7 +35,7 @@ from diffusers_rec.processes.process import GaussianProcess, Process
 from diffusers_rec.processes.schedules import NoiseSchedule
 from diffusers_rec.recommenders.base import Recommender
 from diffusers_rec.recommenders.diffrec import DiffRec
-from diffusers_rec.samplers import DDPMSampler, Denoise, OneStepSampler, Sampler, StepCallback
+from diffusers_rec.samplers import ChainSampler, DDPMSampler, Denoise, OneStepSampler, Sampler, StepCallback
 
 Row = dict[str, Any]
 
@@ -121,7 +121,9 @@ def audit(
     if isinstance(model, DiffRec):
         ways = [("drawn", 1, draws, OneStepSampler()) for draws in (1, seeds)]
         if not has_chains(model) and not isinstance(model.sampler, OneStepSampler):
-            ways.append(("as served", model.sampler.num_steps or model.schedule.num_timesteps, seeds, None))
+            of_chain = isinstance(model.sampler, ChainSampler)  # other samplers have steps of their own
+            num_steps = (model.sampler.num_steps or model.schedule.num_timesteps) if of_chain else None
+            ways.append(("as served", num_steps, seeds, None))
         if has_chains(model):
             steps = chain_lengths(steps, model.schedule.num_timesteps)
             chains: dict[str, Sampler] = {f"ddpm, {n} steps": DDPMSampler(num_steps=n) for n in steps}
