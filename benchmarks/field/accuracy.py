@@ -104,7 +104,7 @@ def marks(results: Results) -> None:
             "plain_model": mean(dataset, BEST_CONTROL),
         }
         for said, other in others.items():
-            if ours is not None and other:
+            if other:
                 results.ratio(f"{dataset}_{name}_{minutes}_minutes_over_{said}_ndcg@10", ours / other)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.data import BEAUTY_ITEMS
 from benchmarks.field.settings import FIELD, OURS
 from benchmarks.harness import Results, Row, argument_parser, command, parse
-from diffusers_rec import AddedLatentDenoiser, Denoiser, DiffRec, Recommender, Vocabulary
+from diffusers_rec import Denoiser, DiffRec, Recommender, Vocabulary
 from diffusers_rec.evaluation.audit import noise_at_the_end
 from diffusers_rec.guidance import unwrapped
 from diffusers_rec.presets import PRESETS
@@ -58,9 +58,7 @@ def configuration(model: Recommender) -> Row:
 
 def scale_of_latents(denoiser: Denoiser) -> float:
     """Mean factor of the corrupted latents in the input of a denoiser; 0 where it does not read them."""
-    if not denoiser.reads_xn:
-        return 0.0
-    return denoiser.mean_scale if isinstance(denoiser, AddedLatentDenoiser) else getattr(denoiser, "uncertainty", 1.0)
+    return float(getattr(denoiser, "mean_scale", 1.0)) if denoiser.reads_xn else 0.0
 
 
 if __name__ == "__main__":

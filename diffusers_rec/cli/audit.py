@@ -33,6 +33,7 @@ from diffusers_rec.denoisers import PlainDenoiser
 from diffusers_rec.evaluation import audit
 from diffusers_rec.evaluation.audit import chain_lengths, has_chains
 from diffusers_rec.guidance import NoiselessDenoiser, unwrapped
+from diffusers_rec.recommenders.base import Recommender
 from diffusers_rec.recommenders.diffrec import DiffRec
 
 TABLES = {
@@ -99,16 +100,13 @@ def audit_command(
         lengths = chain_lengths(lengths, trained.schedule.num_timesteps, name="--steps")
     elif steps:
         raise ValueError("--steps: this model is audited with its own sampler alone. Leave the option out.")
-    denoiser = unwrapped(trained.denoiser) if isinstance(trained, DiffRec) else None
-    if isinstance(denoiser, PlainDenoiser) or isinstance(getattr(trained, "denoiser", None), NoiselessDenoiser):
-        what = "a system without diffusion" if isinstance(denoiser, PlainDenoiser) else "a noise-free control"
-        if not as_json:
-            stdout.print(
-                f"{model} is {what}: its denoiser receives no noise, so there is no noise to audit. --json prints the "
-                "tables nevertheless.",
-                soft_wrap=True,
-            )
-            return
+    if (what := _without_noise(trained)) and not as_json:
+        stdout.print(
+            f"{model} is {what}: its denoiser receives no noise, so there is no noise to audit. --json prints the "
+            "tables nevertheless.",
+            soft_wrap=True,
+        )
+        return
     log = LogFile(data, format, user, item, time, separator, quote, missing, k_core)
     found = audit(
         trained, held_out(log, split, short),
@@ -126,6 +124,15 @@ def audit_command(
         stdout.print(f"{title} ({split}, {found.num_users} user{'s' * (found.num_users > 1)})", soft_wrap=True)
         stdout.print(_table(rows))
         stdout.print(f"{legend}\n", soft_wrap=True)
+
+
+def _without_noise(model: Recommender) -> str:
+    """What a model is whose denoiser receives no noise; empty for others."""
+    if not isinstance(model, DiffRec):
+        return ""
+    if isinstance(unwrapped(model.denoiser), PlainDenoiser):
+        return "a system without diffusion"
+    return "a noise-free control" if isinstance(model.denoiser, NoiselessDenoiser) else ""
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

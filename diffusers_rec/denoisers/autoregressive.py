@@ -153,9 +153,14 @@ class AutoregressiveDenoiser(Denoiser, name="autoregressive"):
             x = block.beside(x, key, value, condition.over_history, condition.among)
         return x
 
+    @property
+    def mean_scale(self) -> float:
+        """Factor lambda, by which the noised latents are multiplied."""
+        return self.uncertainty
+
     def _tokens(self, states: Tensor, latents: Tensor, timesteps: Tensor) -> Tensor:
         step = self.step((unexpanded(timesteps) - 1).clamp(min=0) * self.step_scale)
-        return states + self.uncertainty * (latents + step)
+        return states + self.mean_scale * (latents + step)
 
 
 def _each(blocks: nn.ModuleList) -> list[TransformerBlock]:

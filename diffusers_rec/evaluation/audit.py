@@ -120,10 +120,6 @@ def audit(
         )
     if isinstance(model, DiffRec):
         ways = [("drawn", 1, draws, OneStepSampler()) for draws in (1, seeds)]
-        if not has_chains(model) and not isinstance(model.sampler, OneStepSampler):
-            of_chain = isinstance(model.sampler, ChainSampler)  # other samplers have steps of their own
-            num_steps = (model.sampler.num_steps or model.schedule.num_timesteps) if of_chain else None
-            ways.append(("as served", num_steps, seeds, None))
         if has_chains(model):
             steps = chain_lengths(steps, model.schedule.num_timesteps)
             chains: dict[str, Sampler] = {f"ddpm, {n} steps": DDPMSampler(num_steps=n) for n in steps}
@@ -135,6 +131,10 @@ def audit(
                 timesteps = timestep_losses(served, probes, levels, seed)
                 bar = progress_bar(probes, show=progress, total=len(probes), text="chains")
                 landings = chain_landings(served, bar, chains, seeds, seed)
+        elif isinstance(model.sampler, ChainSampler):
+            ways.append(("as served", model.sampler.num_steps or model.schedule.num_timesteps, seeds, None))
+        elif not isinstance(model.sampler, OneStepSampler):
+            ways.append(("as served", None, seeds, None))  # with steps of its own
     ranking = [
         {"xn": xn, "steps": n, "seeds": draws, **_accuracy(model, some, sampler, draws, progress)}
         for xn, n, draws, sampler in ways
