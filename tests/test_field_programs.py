@@ -8,14 +8,16 @@ import itertools
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from benchmarks.field import accuracy, configurations, noise_audit, settings
+from benchmarks.field.stages import FixedVectors
 from benchmarks.harness import RESULTS, Results, read_csv
 from benchmarks.paper import running, systems, table2
 from benchmarks.paper.settings import best_with
 from diffusers_rec import SyntheticWorld, TrainingBatches
 from diffusers_rec.presets import PRESETS, control
-from diffusers_rec.training import TrainingConfig, train
+from diffusers_rec.training import Callback, TrainingConfig, train
 
 WORLD = SyntheticWorld(30, seed=0)
 
@@ -79,7 +81,8 @@ def test_a_preset_has_the_settings_of_its_paper_for_the_data_set():
     assert built("prefergrow", "beauty")[0].denoiser.drop == 0.1
     assert [built("cddrec", name)[0].schedule.num_timesteps for name in ("beauty", "toys", "ml-1m")] == [30, 25, 30]
     assert [built("preferdiff", name)[0].denoiser.scale for name in ("beauty", "toys", "ml-1m")] == [9, 7, 3]
-    assert settings.RATES.keys() <= settings.OF_DATASET.keys()
+    warm, targets = (settings.PresetTrial.of("prefergrow", "ml-1m").training, 982_089)
+    assert warm.warmup_epochs * targets / warm.batch_targets == pytest.approx(2500, rel=0.01)
     for name, dataset in itertools.product(settings.FIELD, settings.MINUTES):
         if "settings" in inspect.signature(PRESETS[name]).parameters and (name, dataset) not in settings.OF_DATASET:
             with pytest.raises(ValueError, match="settings must be"):
@@ -106,9 +109,46 @@ def test_rows_of_several_limits_are_compared_and_drawn_by_limit(tmp_path):
     assert found["toys_dreamrec_60_minutes_over_item-to-item_ndcg@10"] == pytest.approx(0.9 / 0.4)
 
 
+def test_adrec_starts_from_the_vectors_of_its_control_and_trains_them_later(tmp_path):
+    sequences = WORLD.sample(20, min_length=4, max_length=8).sequences()
+    config, vectors = TrainingConfig(epochs=9), []
+
+    class Watch(Callback):
+        def on_epoch(self, run, record):
+            vectors.append(run.model.embedding.weight.detach().clone())
+
+    class StopAfter(Callback):
+        def __init__(self, epochs):
+            self.epochs = epochs
+
+        def on_epoch(self, run, record):
+            if run.epoch == self.epochs:
+                run.stop()
+
+    first = PRESETS["adrec"](sequences.vocabulary, dim=8, seed=1).embedding
+    for epochs in (1, 3):  # stopped, and resumed
+        callbacks = [FixedVectors(first, epochs=2), Watch(), StopAfter(epochs)]
+        model = PRESETS["adrec"](sequences.vocabulary, dim=8)
+        train(model, sequences, None, config, directory=tmp_path, device="cpu", callbacks=callbacks)
+    assert [torch.equal(found, first.weight) for found in vectors] == [True, True, False]
+
+
+def test_the_control_of_a_model_in_stages_is_trained_first(folders, tmp_path, capsys):
+    options = ["--datasets", "toys", "--models", "adrec", "--budget", "1", "--minutes", "1", *folders]
+    accuracy.main(options)
+    assert [path.name for path in sorted((tmp_path / "runs/1-minutes/toys").iterdir())] == [
+        "adrec-0-1",
+        "adrec-control-0-1",
+    ]
+    accuracy.main(options)
+    assert "finished" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", settings.IN_FP32)
-def test_noise_that_bf16_would_round_away_is_trained_in_fp32(name):
-    assert settings.trials("toys")[f"{name}-control"].training.precision == "fp32"
+def test_models_whose_code_is_in_fp32_are_trained_in_it(name):
+    assert {trial.training.precision for each, trial in settings.trials("toys").items() if each.startswith(name)} == {
+        "fp32"
+    }
 
 
 @pytest.mark.parametrize("name", settings.FIELD)

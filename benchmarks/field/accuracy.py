@@ -26,6 +26,7 @@ from benchmarks.field.settings import (
     split_of,
     trials,
 )
+from benchmarks.field.stages import stages_of
 from benchmarks.harness import RESULTS, Results, Row, argument_parser, command, read_csv
 from benchmarks.paper.options import parse_trials, seeds_of
 from benchmarks.paper.rows import published
@@ -78,7 +79,8 @@ def measure(dataset: str, options: argparse.Namespace) -> Iterator[Row]:
         yield from published(dataset, name, file=PUBLISHED)
         for seed in seeds_of(options):
             trial = by_name[name]
-            for row in run(trial, split, seed, options, callbacks=limit_of(dataset, options)):
+            callbacks = [*limit_of(dataset, options), *stages_of(name, dataset, split, seed, options)]
+            for row in run(trial, split, seed, options, callbacks=callbacks):
                 yield row | {"minutes": minutes_of(dataset, options)}
 
 

@@ -63,11 +63,22 @@ OF_DATASET: dict[tuple[str, str], dict[str, Any]] = {
 }
 """Arguments that a paper has for a data set, by preset and data set; elsewhere, the preset's own."""
 
-RATES = {("prefergrow", "toys"): 1e-3, ("wang2023", "ml-1m"): 1e-3, ("wang2023-latent", "ml-1m"): 1e-3}
-"""Learning rates that a paper has for a data set, where they differ from that of the recipe."""
+TRAINING: dict[str, dict[str, Any]] = {
+    "preferdiff": {"patience": 0},  # that of the paper ends a training at this width before it has left chance
+}
+"""Training settings that differ from those of the paper, on every data set."""
 
-IN_FP32 = ("diffurec", "adrec", "fmrec", "ediffurec")
-"""Presets whose recipes are in fp32 on purpose: bf16 would round away noise that is scaled by .001."""
+TRAINING_OF_DATASET: dict[tuple[str, str], dict[str, Any]] = {
+    ("adrec", "ml-1m"): {"batch_targets": 22_500},  # about 512 users with their last 50 targets, as in the code
+    ("prefergrow", "toys"): {"learning_rate": 1e-3},
+    ("prefergrow", "ml-1m"): {"warmup_epochs": 0.65},  # 2,500 steps on every data set
+    ("wang2023", "ml-1m"): {"learning_rate": 1e-3},
+    ("wang2023-latent", "ml-1m"): {"learning_rate": 1e-3},
+}
+"""Training settings that a paper has for a data set, where they differ from those of the recipe."""
+
+IN_FP32 = ("diffurec", "adrec", "fmrec", "maskgr", "ediffurec")
+"""Presets that their code trains in fp32. In most, bf16 would round away noise that is scaled by .001."""
 
 VALIDATION_USERS = 2048
 """Users by whom the epoch is chosen: a ranking for all by 32 steps takes as long as the training."""
@@ -123,12 +134,9 @@ class PresetTrial(Trial):
         The precision is the machine's, so that a limited training has as many epochs as possible, except
         :data:`IN_FP32`.
         """
-        recipe = RECIPES[name]
-        training = replace(
-            recipe,
-            learning_rate=RATES.get((name, dataset), recipe.learning_rate),
-            precision=recipe.precision if name in IN_FP32 else "auto",
-        )
+        precision = RECIPES[name].precision if name in IN_FP32 else "auto"
+        changed = {**TRAINING.get(name, {}), **TRAINING_OF_DATASET.get((name, dataset), {})}
+        training = replace(RECIPES[name], precision=precision, **changed)
         arguments = {**CHANGED.get(name, {}), **OF_DATASET.get((name, dataset), {})}
         return cls(name, dataset, {"preset": name, **arguments}, training, {})
 

@@ -26,6 +26,7 @@ from diffusers_rec import DiffRec, Ensemble, Recommender, Split, TrainingBatches
 from diffusers_rec.core.files import write_atomically
 from diffusers_rec.evaluation import evaluate
 from diffusers_rec.training import Callback, TrainingConfig, train
+from diffusers_rec.training.precision import resolved
 from diffusers_rec.training.state import STATE_FILE, fingerprint
 
 REPORT_FILE = "report.json"
@@ -121,13 +122,15 @@ def train_or_resume(
     except KeyboardInterrupt:
         raise SystemExit(f"Stopped. The same command resumes in {folder}.") from None
     targets = TrainingBatches(split.train, examples=training.examples).num_targets
+    best = next((record for record in result.history if record["epoch"] == result.best_epoch), {})
     return model, folder, {
         "trained_seed": seed,
         "best_epoch": result.best_epoch,
         "epochs": epochs_of(result.history, targets),
-        "validation_ndcg@10": result.best_score,
+        "validation_ndcg@10": best.get("validation_ndcg@10"),  # another metric may have selected the epoch
         "training_seconds": seconds_of(result.history),
         "trained_on": "; ".join(machines_of(folder)),
+        "precision": resolved(training.precision, model.device),
         "settings": json.dumps({"model": model.config(), "training": training.config()}, sort_keys=True),
     }  # fmt: skip
 
