@@ -160,6 +160,12 @@ def test_the_summary_is_that_of_the_tables_and_of_the_served_probabilities(train
     assert (row["nll"], row["ece"]) == (stated.nll, stated.ece)
 
 
+def test_a_control_has_no_noise_and_nothing_changes_without_it(trained):
+    found = audit(control(trained), SPLIT.test, users=20, seeds=2, steps=[4], levels=2).summary
+    assert (found["noise"], found["another_users"]) == (0, 0)
+    assert found["drawn"] == found["zeroed"] == found["chain"]
+
+
 def test_a_flow_is_audited_like_a_diffusion():
     flow = build(schedule={"name": "rectified", "num_timesteps": 20})
     found = audit(flow, SPLIT.test, users=20, seeds=2, steps=[4], levels=2)

@@ -106,7 +106,7 @@ def test_every_loss_trains_the_source():
 
 
 def test_a_velocity_has_no_control():
-    with pytest.raises(ValueError, match="predicts"):
+    with pytest.raises(ValueError, match="'velocity-mlp' predicts velocity, which is not defined without noise"):
         control(flowrec(ITEMS, dim=8))
 
 

@@ -141,6 +141,11 @@ def test_a_prediction_of_items_has_no_control(name, message):
         control(PRESETS[name](ITEMS, dim=16, max_length=12))
 
 
+def test_a_model_of_user_vectors_has_no_control():
+    with pytest.raises(TypeError, match="a UserVectorDiffusion has no noise-free control; expected a DiffRec"):
+        control(PRESETS["wang2023"](ITEMS))
+
+
 CONTROLLED = [name for name in PIPELINES if name not in ("joint", "flowrec", "maskgr", "bert4rec")]
 
 

@@ -31,6 +31,7 @@ from diffusers_rec.data.sequences import Holdout
 from diffusers_rec.evaluation.full_ranking import evaluate, user_chunks
 from diffusers_rec.evaluation.landing import rows_at_once
 from diffusers_rec.evaluation.probes import Probe, chain_landings, timestep_losses
+from diffusers_rec.guidance.noiseless import NoiselessDenoiser
 from diffusers_rec.processes.process import GaussianProcess, Process
 from diffusers_rec.processes.schedules import NoiseSchedule
 from diffusers_rec.recommenders.base import Recommender
@@ -51,13 +52,12 @@ class Audit:
 
     Attributes:
         summary: The audit in one row; None where a value is not defined. ``noise``, the share of noise in the variance
-            at step N for latents of unit variance, :math:`1 - \bar\alpha_N` where the schedule preserves variance.
-            NDCG@10 of the network alone: ``drawn``, one step and several draws, or the chain of a model of another
-            class; ``one_draw``; ``zeroed``, with x_N zeroed; ``chain``, of the longest chain, or of the model's own
-            sampler. ``another_users``, the
-            largest rise of the cross-entropy at one step, in nats, where x_n is another user's. ``chain_probability``
-            and ``chain_distinct`` of the longest chain over those of exact draws. ``nll``, ``nll_popularity`` and
-            ``ece`` of the model as it serves, memory included, see
+            at step N for latents of unit variance, :math:`1 - \bar\alpha_N` where the schedule preserves variance; 0
+            for a noise-free control. NDCG@10 of the network alone: ``drawn``, one step and several draws, or the chain
+            of a model of another class; ``one_draw``; ``zeroed``, with x_N zeroed; ``chain``, of the longest chain, or
+            of the model's own sampler. ``another_users``, the largest rise of the cross-entropy at one step, in nats,
+            where x_n is another user's. ``chain_probability`` and ``chain_distinct`` of the longest chain over those of
+            exact draws. ``nll``, ``nll_popularity`` and ``ece`` of the model as it serves, memory included, see
             :class:`~diffusers_rec.evaluation.ProbabilityReport`.
         ranking: ``xn`` (``drawn``, ``zeroed``, or ``as served``), ``steps``, ``seeds``, ``hr@10`` and ``ndcg@10`` (seen
             items excluded).
@@ -153,7 +153,9 @@ def has_chains(model: Recommender) -> TypeGuard[DiffRec]:
 
 
 def noise_at_the_end(model: Recommender) -> float | None:
-    """Share of noise in the variance at step N; None without a schedule."""
+    """Share of noise in the variance at step N; 0 for a noise-free control, None without a schedule."""
+    if isinstance(getattr(model, "denoiser", None), NoiselessDenoiser):
+        return 0.0
     schedule = getattr(model, "schedule", None)
     if not isinstance(schedule, NoiseSchedule):
         return None

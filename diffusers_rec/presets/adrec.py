@@ -57,6 +57,9 @@ def adrec(
       are drawn, from the same distribution. When serving, all users share one noise draw.
     - **Guidance** is off by default in both. The code's unconditional prediction, trained on 30 % of the users, still
       sees the latents of the history. That of ``classifier-free`` sees no history.
+    - **Batches.** The code takes 512 users at once, each with its last 50 targets. The recipe takes 2,500 targets,
+      which are about 512 users where histories are short, and all targets of long ones. On ML-1M, ``batch_targets`` of
+      22,500 are 512 users.
     - **Weight decay** is decoupled. The code adds it to the gradient.
     - **Selection.** The code keeps the last validation that improved any of six metrics. The recipe selects by NDCG@20.
 

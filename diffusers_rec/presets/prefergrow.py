@@ -68,7 +68,8 @@ def prefergrow(
     - **Steps.** The last level of the code is 1e-3 up to a factor of 1.0001 in the chain and 1.01 in training.
     - **State.** The code reads the state at the last of 10 places, which is padding behind a shorter history.
     - **Training.** The code draws neither batches nor their order at random, and leaves up to 255 users out of each
-      evaluation. It prints test scores beside validation scores and selects no epoch.
+      evaluation. It prints test scores beside validation scores and selects no epoch. Its learning rate increases in
+      2,500 steps on every data set: 4.9 epochs of Beauty, .65 of ML-1M. The recipe has 5 epochs.
 
     Errors of the code that this model does not have:
 
