@@ -133,7 +133,7 @@ def test_adrec_starts_from_the_vectors_of_its_control_and_trains_them_later(tmp_
     assert [torch.equal(found, first.weight) for found in vectors] == [True, True, False]
 
 
-def test_the_control_of_a_model_in_stages_is_trained_first(folders, tmp_path, capsys):
+def test_the_control_of_a_model_in_stages_is_trained_first(folders, tmp_path, monkeypatch, capsys):
     options = ["--datasets", "toys", "--models", "adrec", "--budget", "1", "--minutes", "1", *folders]
     accuracy.main(options)
     assert [path.name for path in sorted((tmp_path / "runs/1-minutes/toys").iterdir())] == [
@@ -142,6 +142,9 @@ def test_the_control_of_a_model_in_stages_is_trained_first(folders, tmp_path, ca
     ]
     accuracy.main(options)
     assert "finished" in capsys.readouterr().out
+    monkeypatch.setattr(settings, "FIXED_EPOCHS", {})
+    with pytest.raises(ValueError, match="reports a training with other settings"):
+        accuracy.main(options)
 
 
 @pytest.mark.parametrize("name", settings.IN_FP32)
@@ -162,7 +165,7 @@ def test_models_without_a_control_are_those_that_it_refuses(name):
         assert settings.trials("beauty")[f"{name}-control"].build(range(8), 0).config() == control(model).config()
 
 
-def test_every_preset_has_a_row_of_its_configuration(tmp_path):
+def test_every_published_model_has_a_row_of_its_configuration(tmp_path):
     configurations.main(["--quick", "--out", str(tmp_path)])
     rows, committed = (
         {row["preset"]: row for row in read_csv(file)}
@@ -171,7 +174,7 @@ def test_every_preset_has_a_row_of_its_configuration(tmp_path):
     stated = ("steps", "process", "schedule", "denoiser", "latent_scale", "objective", "serving_steps")
     for name, row in rows.items():
         assert {key: committed[name][key] for key in stated} == {key: row[key] for key in stated}, "run the program"
-    assert list(rows) == list(committed) == [name for name in PRESETS if name not in settings.PLAIN]
+    assert list(rows) == list(committed) == ["paper", *settings.FIELD, "d3rec"]
     assert rows["dreamrec"]["guide"] == "classifier-free"
     assert float(rows["wang2023"]["noise"]) == pytest.approx(1.05e-5, rel=0.01)
     assert (rows["diffurec"]["latent_scale"], rows["ediffurec"]["latent_scale"]) == ("0.001", "0.003")

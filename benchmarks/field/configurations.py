@@ -1,4 +1,4 @@
-"""The configuration of each preset in one row: what it corrupts and how much, its parts, and its number of weights.
+"""The configuration of each published diffusion model in one row: corruption, noise, parts, number of weights.
 
 Nothing is trained. The noise is its share in the variance at step N for latents of unit variance, 1 - alpha_bar_N
 where the schedule preserves variance. ``latent_scale`` is the factor of the corrupted latents in the denoiser's input.
@@ -11,22 +11,26 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.data import BEAUTY_ITEMS
-from benchmarks.field.settings import FIELD, OURS
+from benchmarks.field.settings import FIELD
 from benchmarks.harness import Results, Row, argument_parser, command, parse
-from diffusers_rec import Denoiser, DiffRec, Recommender, Vocabulary
+from diffusers_rec import Denoiser, DiffRec, Recommender, Vocabulary, attribute_bags
 from diffusers_rec.evaluation.audit import noise_at_the_end
 from diffusers_rec.guidance import unwrapped
-from diffusers_rec.presets import PRESETS
+from diffusers_rec.presets import PRESETS, d3rec
 
 QUICK_ITEMS = 50
+GENRES = 18
+"""Categories of ML-1M, for ``d3rec``."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = parse(argument_parser(__doc__), argv)
     results = Results("configurations", options)
     items = Vocabulary(range(QUICK_ITEMS if options.quick else BEAUTY_ITEMS))
-    for name in (*OURS, *FIELD):
+    for name in ("paper", *FIELD):
         results.add({"preset": name, **configuration(PRESETS[name](items))})
+    categories = attribute_bags(items, [[str(item % GENRES)] for item in range(len(items))])
+    results.add({"preset": "d3rec", **configuration(d3rec(items, categories=categories))})
     results.write()
 
 

@@ -51,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 print(f"== not trained: {dataset}, {name}, seed {options.seed}", flush=True)
     if not results.rows:
         raise ValueError(
-            f"No training of these models with this limit is finished in {options.runs}. Nothing is written. Run "
-            "benchmarks.field.accuracy first, or give its --minutes."
+            f"No training of these models with this limit and seed is finished in {options.runs}. Nothing is written. "
+            "Run benchmarks.field.accuracy first, or give its --minutes, --budget and --seed."
         )
 
 

@@ -80,6 +80,9 @@ TRAINING_OF_DATASET: dict[tuple[str, str], dict[str, Any]] = {
 IN_FP32 = ("diffurec", "adrec", "fmrec", "maskgr", "ediffurec")
 """Presets that their code trains in fp32. In most, bf16 would round away noise that is scaled by .001."""
 
+FIXED_EPOCHS = {"adrec": 5}
+"""Epochs in which a preset's item vectors are those of its trained control, and fixed, as in its paper."""
+
 VALIDATION_USERS = 2048
 """Users by whom the epoch is chosen: a ranking for all by 32 steps takes as long as the training."""
 
@@ -125,7 +128,13 @@ class TimeLimit(Callback):
 
 @dataclass(frozen=True)
 class PresetTrial(Trial):
-    """A trial whose ``model`` has the arguments of a preset, and its name under ``"preset"``."""
+    """A trial whose ``model`` has the arguments of a preset, and its name under ``"preset"``.
+
+    Attributes:
+        fixed_epochs: Epochs in which the item vectors are those of the trained control, and fixed.
+    """
+
+    fixed_epochs: int = 0
 
     @classmethod
     def of(cls, name: str, dataset: str) -> Self:
@@ -138,7 +147,7 @@ class PresetTrial(Trial):
         changed = {**TRAINING.get(name, {}), **TRAINING_OF_DATASET.get((name, dataset), {})}
         training = replace(RECIPES[name], precision=precision, **changed)
         arguments = {**CHANGED.get(name, {}), **OF_DATASET.get((name, dataset), {})}
-        return cls(name, dataset, {"preset": name, **arguments}, training, {})
+        return cls(name, dataset, {"preset": name, **arguments}, training, {}, FIXED_EPOCHS.get(name, 0))
 
     def build(self, items: Vocabulary, seed: int) -> Recommender:
         """The untrained model, or its control."""
@@ -146,14 +155,18 @@ class PresetTrial(Trial):
         model = PRESETS[arguments.pop("preset")](items, **arguments, seed=seed)
         return control(model) if self.name.endswith(CONTROL) else model
 
+    def further_settings(self) -> list[Any]:
+        """The fixed epochs, if any."""
+        return [{"fixed_epochs": self.fixed_epochs}] if self.fixed_epochs else []
 
-def trials(dataset: str) -> dict[str, Trial]:
+
+def trials(dataset: str) -> dict[str, PresetTrial]:
     """Every model, and its noise-free control where there is one, by name."""
-    found: dict[str, Trial] = {}
+    found: dict[str, PresetTrial] = {}
     for name in FIELD:
         found[name] = trial = PresetTrial.of(name, dataset)
         if name not in WITHOUT_CONTROL:
-            found[f"{name}{CONTROL}"] = replace(trial, name=f"{name}{CONTROL}")
+            found[f"{name}{CONTROL}"] = replace(trial, name=f"{name}{CONTROL}", fixed_epochs=0)
     return found
 
 

@@ -12,9 +12,6 @@ from diffusers_rec import DiffRec, Split
 from diffusers_rec.items.embeddings import ItemEmbedding
 from diffusers_rec.training import Callback, TrainingRun
 
-FIXED_EPOCHS = {"adrec": 5}
-"""Presets that start from the vectors of their control, and the number of epochs in which the vectors are fixed."""
-
 
 class FixedVectors(Callback):
     """Starts a training from item vectors, and trains them only after some epochs.
@@ -41,8 +38,10 @@ class FixedVectors(Callback):
 
 def stages_of(name: str, dataset: str, split: Split, seed: int, options: argparse.Namespace) -> Sequence[Callback]:
     """The callback of a training in stages, whose first stage, the control, is trained where it is missing."""
-    if name not in FIXED_EPOCHS or is_finished(trials(dataset)[name], seed, options):
+    by_name = trials(dataset)
+    epochs = by_name[name].fixed_epochs
+    if not epochs or is_finished(by_name[name], seed, options):
         return []
-    control = trials(dataset)[f"{name}{CONTROL}"]
+    control = by_name[f"{name}{CONTROL}"]
     first = train_or_resume(control, split, seed, options, callbacks=limit_of(dataset, options))[0]
-    return [FixedVectors(first.embedding, FIXED_EPOCHS[name])]
+    return [FixedVectors(first.embedding, epochs)]

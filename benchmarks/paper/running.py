@@ -176,7 +176,8 @@ def _fingerprint(trial: Trial, split: Split, seeds: Sequence[int], options: argp
     names = []
     for seed in seeds:
         model, training = trial.build(split.train.vocabulary, seed), training_of(trial, seed, options)
-        names.append(fingerprint([model.config(), training.config()], split.train, split.validation, 1))
+        settings = [model.config(), training.config(), *trial.further_settings()]
+        names.append(fingerprint(settings, split.train, split.validation, 1))
     return "-".join(names)
 
 

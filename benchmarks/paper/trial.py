@@ -56,6 +56,10 @@ class Trial:
         """
         return DiffRec.from_config(items, {**self.model, "seed": seed})
 
+    def further_settings(self) -> list[Any]:
+        """Settings beside those of the model and the training, ready for JSON, which identify a run; none here."""
+        return []
+
 
 def portable(config: Mapping[str, Any]) -> dict[str, Any]:
     """A model's config without the keys of :data:`SUPPLIED`, as :attr:`Trial.model` contains it."""

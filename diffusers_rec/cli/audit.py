@@ -123,7 +123,8 @@ def audit_command(
             continue
         stdout.print(f"{title} ({split}, {found.num_users} user{'s' * (found.num_users > 1)})", soft_wrap=True)
         stdout.print(_table(rows))
-        stdout.print(f"{legend}\n", soft_wrap=True)
+        served_alone = name == "ranking" and not any(row["xn"] == "zeroed" for row in rows)
+        stdout.print("" if served_alone else f"{legend}\n", soft_wrap=True)  # the legend compares with zeroed noise
 
 
 def _without_noise(model: Recommender) -> str:

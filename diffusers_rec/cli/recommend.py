@@ -145,7 +145,7 @@ def recommend_command(
         rows = [[dict(zip(("item", "score", "std"), row, strict=True)) for row in found[i]] for i in range(len(found))]
         print_json([{"history": h, "recommendations": r} for h, r in zip(asked, rows, strict=True)])
         return
-    std_heading = "std over models and draws" if others else "std over draws"
+    std_heading = "std over models and draws" if others else "std over draws" if bool(found.std.any()) else ""
     for number, text in enumerate(history or []):
         stdout.print(_table(f"after {text}", found[number], std_heading))
     if any(row[:-1].lt(row[1:]).any() for row in found.scores):
@@ -167,8 +167,8 @@ def _either(name: str, ids: list[int | str] | None, column: str | None) -> list[
 
 def _table(title: str, rows: list[tuple[Hashable, float, float]], std_heading: str) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE)
-    for heading in ("rank", "item", "probability", std_heading):
+    for heading in ("rank", "item", "probability", *([std_heading] if std_heading else [])):
         table.add_column(heading, overflow="fold")  # ids are never truncated
     for rank, (item, score, std) in enumerate(rows, start=1):
-        table.add_row(str(rank), str(item), f"{score:.4f}", f"{std:.1e}")
+        table.add_row(str(rank), str(item), f"{score:.4f}", *([f"{std:.1e}"] if std_heading else []))
     return table

@@ -7,6 +7,8 @@ import shlex
 import sys
 import textwrap
 from collections.abc import Callable
+from functools import partial
+from inspect import signature
 from typing import Annotated, Any
 
 import torch
@@ -60,6 +62,10 @@ def train_command(
             f"{', '.join(PRESETS)}.",
         ),
     ] = "best",
+    settings: Annotated[
+        str | None,
+        typer.Option(help="Data set whose settings of the model are used, for papers with several, such as ml-1m."),
+    ] = None,
     dim: Annotated[int | None, typer.Option(help="Latent width D.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Number of positions in a sequence.")] = None,
     dropout: Annotated[float | None, typer.Option(help="Dropout rate of the denoiser.")] = None,
@@ -140,7 +146,7 @@ def train_command(
                                            "--validation": validation is not None, **selection})  # fmt: skip
     if threads is not None:
         torch.set_num_threads(check_int("--threads", threads, minimum=1, maximum=MAX_THREADS))
-    build, folder = _preset(preset), output_folder(out_folder)
+    build, folder = _preset(preset, settings), output_folder(out_folder)
     log = LogFile(data, format, user, item, time, separator, quote, missing, k_core)
     whole = choice.sequences(log)
     split = None if no_validation else choice.split(whole, log)
@@ -195,8 +201,8 @@ def train_command(
         stderr.print(f"Saved to {folder}. Next: diffrec {shlex.join(following)}")
 
 
-def _preset(name: str) -> Callable[..., Recommender]:
-    """The function of a preset."""
+def _preset(name: str, settings: str | None) -> Callable[..., Recommender]:
+    """The function of a preset, with the settings of a data set of its paper."""
     if name == "d3rec":
         raise ValueError(
             "--preset: d3rec needs the categories of the items. Call diffusers_rec.presets.d3rec(items, "
@@ -204,7 +210,12 @@ def _preset(name: str) -> Callable[..., Recommender]:
         )
     if name not in PRESETS:
         raise ValueError(f"--preset: {unknown_name('preset', name, PRESETS)}")
-    return PRESETS[name]
+    if settings is None:
+        return PRESETS[name]
+    having = [each for each, preset in PRESETS.items() if "settings" in signature(preset).parameters]
+    if name not in having:
+        raise ValueError(f"--settings: {name} has the same settings for all data sets, unlike {', '.join(having)}.")
+    return partial(PRESETS[name], settings=settings)
 
 
 def _recipe(preset: str, *, validates: bool) -> dict[str, Any]:
@@ -214,10 +225,14 @@ def _recipe(preset: str, *, validates: bool) -> dict[str, Any]:
 
 def _control(model: Recommender, preset: str) -> DiffRec:
     """Noise-free control of the model of a preset."""
-    if not isinstance(model, DiffRec) or isinstance(model.denoiser, PlainDenoiser):
-        why = "is a system without noise" if isinstance(model, DiffRec) else "has no noise-free control"
-        raise ValueError(f"--control: the preset {preset} {why}. Leave --control out.")
-    return control(model)
+    if isinstance(model, DiffRec) and isinstance(model.denoiser, PlainDenoiser):
+        raise ValueError(f"--control: the preset {preset} is a system without noise. Leave --control out.")
+    try:
+        return control(model)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"--control: the preset {preset} has no noise-free control. Compare it with --preset best --control."
+        ) from error
 
 
 def _refuse_beside(option: str, options: dict[str, bool]) -> None:

@@ -45,15 +45,12 @@ def d3rec(
     ::
 
         model = d3rec(items, categories=attribute_bags(items, genres))
-        config = TrainingConfig(
-            epochs=2000, examples="last-target", batch_targets=400, learning_rate=5e-5, weight_decay=1e-3,
-            select_by="hr@20", validate_every=2, patience=24,
-        )
-        train(model, split.train, split.validation, config)
+        train(model, split.train, split.validation, RECIPES["d3rec"])
         model.recommend(histories, features={"preference": preferences})
 
-    The command line does not read categories, so that it has no such preset. The paper reports accuracy and diversity
-    on a split by time; we could not read its tables.
+    A preference is a row ``(C,)`` of shares of the categories, in the order of ``categories.attributes``. Without one,
+    it is the mean of the user's items. The command line does not read categories, so that it has no such preset. The
+    paper reports accuracy and diversity on a split by time; we could not read its tables.
 
     **A negative w does not extrapolate.** With -.5, it is the mean of the predictions with the preference and without.
 

@@ -69,6 +69,10 @@ def maskgr(
         hidden_dim: Width of the feed-forward layers. Narrower ones are much faster.
         seed: Seed of the initial weights.
     """
+    if check_int("dim", dim, minimum=16) % 16:
+        raise ValueError(
+            f"dim must be a multiple of 16, because each of 8 heads rotates pairs of dimensions, got {dim}."
+        )
     return DiffRec(
         items,
         dim=dim,

@@ -51,7 +51,8 @@ def wang2023(
     dropout of half of the vector corrupts more. Ranking starts from the clean history and draws nothing.
 
     **The ranked prediction is of the step that counts least.** Step 1 has weight 1 in the loss, the others 500 to
-    69,000, and the importance sampler prefers them. With ``weighting="uniform"``, all steps count alike.
+    69,000, and the importance sampler prefers them. All steps count alike in
+    ``UserVectorDiffusion.from_config(items, {**model.config(), "weighting": "uniform"})``.
 
     As in the code, :math:`\beta_1` is 1e-5, 20 times the largest variance on Amazon-book, and no step has a factor 1/2.
 

@@ -17,6 +17,7 @@ latent of the categories decodes to, that of F from the vectors of the categorie
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, Self
 
 import torch
@@ -162,14 +163,22 @@ class CategoryVectorDiffusion(GaussianVectorModel, model_name="category-vector-d
         """Preferences of users, ``(B, C)``: those of the call, or the mean of the shares of their items.
 
         Raises:
-            ValueError: The call's preferences have another number of categories.
+            ValueError: The call's preferences have another number of categories, are negative or not finite, or have
+                almost the name of the feature.
         """
+        if near := get_close_matches("preference", set(history.features) - {"preference"}, 1):
+            raise ValueError(f"The model reads no feature {near[0]!r}. Did you mean 'preference'?")
         if "preference" in history.features:
             given = history.feature("preference").to(self.shares)
             if given.shape != (len(history), self.num_categories):
                 raise ValueError(
                     f"The feature 'preference' must hold one number for each of the {self.num_categories} categories, "
                     f"got {tuple(given.shape)} for {len(history)} users."
+                )
+            if not bool((given.isfinite() & (given >= 0)).all()):
+                raise ValueError(
+                    "The feature 'preference' must hold shares of the categories, numbers from 0, got some that are "
+                    "negative or not finite. Divide each row by its sum."
                 )
             return given
         with torch.autocast(self.shares.device.type, enabled=False):  # the loss compares them in full precision

@@ -166,6 +166,11 @@ _WANG2023 = TrainingConfig(
     validate_every=5,
 )  # fmt: skip
 
+_D3REC = TrainingConfig(
+    epochs=2000, examples="last-target", batch_targets=400, learning_rate=5e-5, weight_decay=1e-3, select_by="hr@20",
+    patience=24, validate_every=2,
+)  # fmt: skip
+
 _FLOWCF = TrainingConfig(epochs=500, examples="last-target", batch_targets=4096, patience=11)
 
 _GRU4REC = TrainingConfig(epochs=100, examples="all-positions", batch_targets=500, patience=10)
@@ -215,6 +220,7 @@ RECIPES = {
     "wang2023-latent": replace(_WANG2023, learning_rate=5e-4),
     "wang2023-temporal": replace(_WANG2023, learning_rate=1e-5),
     "flowcf": _FLOWCF,
+    "d3rec": _D3REC,
     "gru4rec": _GRU4REC,
     "sasrec": _SASREC,
     "bert4rec": _BERT4REC,
@@ -225,4 +231,4 @@ RECIPES = {
     "acvae": _ACVAE,
     "mfgan": _MFGAN,
 }
-"""Training settings for each of :data:`diffusers_rec.presets.PRESETS`."""
+"""Training settings for each of :data:`diffusers_rec.presets.PRESETS`, and for ``d3rec``."""

@@ -73,7 +73,9 @@ def test_a_model_that_is_no_pipeline_is_trained_and_served(logs, tmp_path):
     assert answer["model"]["excluding_seen"]["hr@20"] == as_json(*command)["validation"]["hr@20"]
     assert as_json("info", tmp_path)["model"] == "user-vector-diffusion"
     assert as_json("audit", tmp_path, logs / "log.csv")["ranking"][0]["xn"] == "as served"
+    assert "zeroed noise" not in good("audit", tmp_path, logs / "log.csv"), "there is nothing to compare"
     item = load_pretrained(tmp_path).vocabulary.ids[0]
+    assert "std over draws" not in good("recommend", tmp_path, "--history", item), "nothing is drawn"
     assert len(items(as_json("recommend", tmp_path, "--history", item, "-k", 3))) == 3
     for given, message in {
         ("train", logs / "log.csv", "--out", tmp_path / "other", "--preset", "flowcf", "--control"):
@@ -86,6 +88,14 @@ def test_a_model_that_is_no_pipeline_is_trained_and_served(logs, tmp_path):
         code, _, error = diffrec(*given)
         assert code != 0
         assert re.search(message, " ".join(error.split())), error
+
+
+def test_a_preset_has_the_settings_of_a_data_set(logs, tmp_path):
+    small = ("--dim", 16, "--max-length", 8, "--epochs", 1, "--quiet")
+    for name, steps in {"beauty": 30, "toys": 25}.items():
+        folder = tmp_path / name
+        good("train", logs / "log.csv", "--out", folder, *small, "--preset", "cddrec", "--settings", name)
+        assert DiffRec.from_pretrained(folder).schedule.num_timesteps == steps
 
 
 @pytest.mark.parametrize("option", ["--no-validation", "--final"])

@@ -38,6 +38,16 @@ TRAIN = {
     "a misspelt preset": ("log.csv", ["--preset", "sasrecc"], "Unknown preset: 'sasrecc'. .*Did you mean 'sasrec'"),
     "a preset with categories": ("log.csv", ["--preset", "d3rec"], "d3rec needs the categories of the items"),
     "a control of no noise": ("log.csv", ["--preset", "sasrec", "--control"], "sasrec is a system without noise"),
+    "a control of items": (
+        "log.csv", ["--preset", "maskgr", "--dim", "16", "--control"],
+        "maskgr has no noise-free control. Compare it with --preset best --control",
+    ),
+    "settings of no preset": (
+        "log.csv", ["--settings", "toys"], "best has the same settings for all data sets, unlike dreamrec, .*cddrec"
+    ),
+    "no such settings": (
+        "log.csv", ["--preset", "cddrec", "--settings", "steam"], "settings must be one of 'beauty', .*, got 'steam'"
+    ),
     "no word on the denoiser": ("log.csv", ["--set", "encoder=gru"], "Did you mean --set denoiser.encoder=gru"),
     "a seed without training": ("log.csv", ["--set", "seed=5"], "Did you mean --set training.seed=5"),
     "no name": ("log.csv", ["--set", "=5"], "Unknown part: ''"),
