@@ -63,11 +63,6 @@ OF_DATASET: dict[tuple[str, str], dict[str, Any]] = {
 }
 """Arguments that a paper has for a data set, by preset and data set; elsewhere, the preset's own."""
 
-TRAINING: dict[str, dict[str, Any]] = {
-    "preferdiff": {"patience": 0},  # that of the paper ends a training at this width before it has left chance
-}
-"""Training settings that differ from those of the paper, on every data set."""
-
 TRAINING_OF_DATASET: dict[tuple[str, str], dict[str, Any]] = {
     ("adrec", "ml-1m"): {"batch_targets": 22_500},  # about 512 users with their last 50 targets, as in the code
     ("prefergrow", "toys"): {"learning_rate": 1e-3},
@@ -144,8 +139,7 @@ class PresetTrial(Trial):
         :data:`IN_FP32`.
         """
         precision = RECIPES[name].precision if name in IN_FP32 else "auto"
-        changed = {**TRAINING.get(name, {}), **TRAINING_OF_DATASET.get((name, dataset), {})}
-        training = replace(RECIPES[name], precision=precision, **changed)
+        training = replace(RECIPES[name], precision=precision, **TRAINING_OF_DATASET.get((name, dataset), {}))
         arguments = {**CHANGED.get(name, {}), **OF_DATASET.get((name, dataset), {})}
         return cls(name, dataset, {"preset": name, **arguments}, training, {}, FIXED_EPOCHS.get(name, 0))
 
