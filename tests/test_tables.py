@@ -154,13 +154,14 @@ def test_unknown_items_and_empty_histories_are_as_the_options_say(tmp_path):
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_ids_are_kept(kind, tmp_path):
     """Leading zeros, integers of both signs; text of a file becomes the integers of the model."""
-    names = ["007", "7", "-1"] if kind == "csv" else [2**63 + 5, 7, 0]
-    frame = pl.DataFrame({"user": names, "item": [101, 102, 103], "time": [1, 2, 3]})
+    names, dtype = (["007", "7", "-1"], pl.String) if kind == "csv" else ([2**63 + 5, 7, 0], pl.UInt64)
+    users = pl.Series(names, dtype=dtype)
+    frame = pl.DataFrame({"user": users, "item": [101, 102, 103], "time": [1, 2, 3]})
     getattr(frame, f"write_{kind}")(tmp_path / f"log.{kind}")
     recommend_file(NUMBERED, tmp_path / f"log.{kind}", tmp_path / "out.parquet", 1)
     found = pl.read_parquet(tmp_path / "out.parquet")
     assert found["user"].to_list() == names
-    assert found["user"].dtype == (pl.String if kind == "csv" else pl.UInt64)
+    assert found["user"].dtype == dtype
     assert found["item"].dtype == pl.Int64
     mixed = build(["a", 1, "b"], memory="none")
     assert recommend_frame(mixed, pl.DataFrame({"user": [1], "history": [["a"]]}), 2)["item"].dtype == pl.String
