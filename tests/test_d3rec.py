@@ -103,8 +103,6 @@ def test_the_preference_is_that_of_the_history_unless_a_call_gives_one(small):
     for row in ([1.5, -0.5, 0.0], [1.0, 0.0, float("nan")]):
         with pytest.raises(ValueError, match="numbers from 0, got some that are negative or not finite"):
             small.predict_proba([[6, 2]], features={"preference": [row]})
-    with pytest.raises(ValueError, match=r"reads no feature 'preferences'\. Did you mean 'preference'"):
-        small.predict_proba([[6, 2]], features={"preferences": [[1.0, 0.0, 0.0]]})
 
 
 def test_it_trains_in_bf16():

@@ -81,6 +81,8 @@ def test_a_preset_has_the_settings_of_its_paper_for_the_data_set():
     assert built("prefergrow", "beauty")[0].denoiser.drop == 0.1
     assert [built("cddrec", name)[0].schedule.num_timesteps for name in ("beauty", "toys", "ml-1m")] == [30, 25, 30]
     assert [built("preferdiff", name)[0].denoiser.scale for name in ("beauty", "toys", "ml-1m")] == [9, 7, 3]
+    assert {name for name, _ in settings.TRAINING_OF_DATASET} <= {*settings.FIELD}
+    assert {dataset for _, dataset in settings.TRAINING_OF_DATASET} <= settings.MINUTES.keys()
     warm, targets = (settings.PresetTrial.of("prefergrow", "ml-1m").training, 982_089)
     assert warm.warmup_epochs * targets / warm.batch_targets == pytest.approx(2500, rel=0.01)
     for name, dataset in itertools.product(settings.FIELD, settings.MINUTES):
@@ -111,9 +113,12 @@ def test_rows_of_several_limits_are_compared_and_drawn_by_limit(tmp_path):
 
 def test_adrec_starts_from_the_vectors_of_its_control_and_trains_them_later(tmp_path):
     sequences = WORLD.sample(20, min_length=4, max_length=8).sequences()
-    config, vectors = TrainingConfig(epochs=9), []
+    config, starts, vectors = TrainingConfig(epochs=9), [], []
 
     class Watch(Callback):
+        def on_start(self, run):
+            starts.append(run.model.embedding.weight.detach().clone())
+
         def on_epoch(self, run, record):
             vectors.append(run.model.embedding.weight.detach().clone())
 
@@ -126,11 +131,30 @@ def test_adrec_starts_from_the_vectors_of_its_control_and_trains_them_later(tmp_
                 run.stop()
 
     first = PRESETS["adrec"](sequences.vocabulary, dim=8, seed=1).embedding
-    for epochs in (1, 3):  # stopped, and resumed
+    for epochs in (1, 3, 4):  # stopped, and resumed twice
         callbacks = [FixedVectors(first, epochs=2), Watch(), StopAfter(epochs)]
         model = PRESETS["adrec"](sequences.vocabulary, dim=8)
         train(model, sequences, None, config, directory=tmp_path, device="cpu", callbacks=callbacks)
-    assert [torch.equal(found, first.weight) for found in vectors] == [True, True, False]
+    assert [torch.equal(found, first.weight) for found in vectors] == [True, True, False, False]
+    assert torch.equal(starts[2], vectors[2]), "trained vectors stay when a run is resumed"
+
+
+def test_a_run_without_the_vectors_is_not_continued_with_them(tmp_path):
+    sequences = WORLD.sample(20, min_length=4, max_length=8).sequences()
+
+    def trained(epochs, *callbacks):
+        model = PRESETS["adrec"](sequences.vocabulary, dim=8)
+        config = TrainingConfig(epochs=epochs)
+        return train(model, sequences, None, config, directory=tmp_path, device="cpu", callbacks=callbacks)
+
+    class Stop(Callback):
+        def on_epoch(self, run, record):
+            run.stop()
+
+    trained(9, Stop())
+    first = PRESETS["adrec"](sequences.vocabulary, dim=8, seed=1).embedding
+    with pytest.raises(ValueError, match="started with other item vectors"):
+        trained(9, FixedVectors(first, epochs=2))
 
 
 def test_the_control_of_a_model_in_stages_is_trained_first(folders, tmp_path, monkeypatch, capsys):

@@ -98,6 +98,11 @@ def test_masks_are_filled_in_the_order_of_the_authors_code(model):
     assert model.complete([[3, GAP, 1, GAP, 4, GAP]], sampler=greedy, exclude_seen=False)[0][0] == before.tolist()
 
 
+def test_heads_rotate_pairs_of_dimensions():
+    with pytest.raises(ValueError, match=r"dim must be a multiple of 16, .*got 24"):
+        maskgr(range(4), dim=24)
+
+
 def test_one_step_ranks_the_next_item(model):
     likeliest = model.complete([[3, 7, 1, GAP]], exclude_seen=False).marginals[0][0]
     probabilities = model.predict_proba([[3, 7, 1]])[0]

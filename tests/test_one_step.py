@@ -7,10 +7,12 @@ import torch
 from strategies import gaussian, perturbed, seeded
 from test_denoisers import SPECS, made, named
 from torch import nn
+from torch.torch_version import TorchVersion
 
 from diffusers_rec import Calibration, DiffRec
 from diffusers_rec.denoisers import Denoiser
 from diffusers_rec.encoders import HistoryEncoder
+from diffusers_rec.integrations.onnx import export_onnx
 from diffusers_rec.samplers import Sampler
 from diffusers_rec.testing.queries import random_input
 
@@ -243,3 +245,11 @@ def test_every_denoiser_and_encoder_compiles_into_one_graph(spec):
         for function, arguments in ((step, ()), (predict, (given.history, given.queries))):
             compiled = torch.compile(function, fullgraph=True, backend="eager")
             torch.testing.assert_close(compiled(*arguments, given.xn, given.timesteps), expected)
+
+
+def test_an_older_pytorch_is_refused_before_a_file_is_written(tmp_path, monkeypatch):
+    pytest.importorskip("onnxscript")
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.8.1"))
+    with pytest.raises(ValueError, match=r"expected PyTorch 2\.9 or later, got 2\.8\.1\. Upgrade PyTorch"):
+        export_onnx(model_of("transformer"), tmp_path / "best.onnx", K)
+    assert not list(tmp_path.iterdir())

@@ -64,7 +64,7 @@ OF_DATASET: dict[tuple[str, str], dict[str, Any]] = {
 """Arguments that a paper has for a data set, by preset and data set; elsewhere, the preset's own."""
 
 TRAINING_OF_DATASET: dict[tuple[str, str], dict[str, Any]] = {
-    ("adrec", "ml-1m"): {"batch_targets": 22_500},  # about 512 users with their last 50 targets, as in the code
+    ("adrec", "ml-1m"): {"batch_targets": 22_500},  # as many as the last 50 of 512 users, the batch of the code
     ("prefergrow", "toys"): {"learning_rate": 1e-3},
     ("prefergrow", "ml-1m"): {"warmup_epochs": 0.65},  # 2,500 steps on every data set
     ("wang2023", "ml-1m"): {"learning_rate": 1e-3},
@@ -149,9 +149,9 @@ class PresetTrial(Trial):
         model = PRESETS[arguments.pop("preset")](items, **arguments, seed=seed)
         return control(model) if self.name.endswith(CONTROL) else model
 
-    def further_settings(self) -> list[Any]:
+    def further_settings(self) -> dict[str, Any]:
         """The fixed epochs, if any."""
-        return [{"fixed_epochs": self.fixed_epochs}] if self.fixed_epochs else []
+        return {"fixed_epochs": self.fixed_epochs} if self.fixed_epochs else {}
 
 
 def trials(dataset: str) -> dict[str, PresetTrial]:

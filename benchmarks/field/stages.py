@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from typing import cast
 
+import torch
+
 from benchmarks.field.settings import CONTROL, limit_of, trials
 from benchmarks.paper.running import is_finished, train_or_resume
 from diffusers_rec import DiffRec, Split
@@ -25,8 +27,11 @@ class FixedVectors(Callback):
         self.vectors, self.epochs = vectors, epochs
 
     def on_start(self, run: TrainingRun) -> None:
+        embedding = cast(DiffRec, run.model).embedding
         if not run.history:
-            cast(DiffRec, run.model).embedding.load_state_dict(self.vectors.state_dict())
+            embedding.load_state_dict(self.vectors.state_dict())
+        elif len(run.history) <= self.epochs and not torch.equal(embedding.table(), self.vectors.table()):
+            raise ValueError("The run was started with other item vectors than the control's. Delete its folder.")
         self._fix(run)
 
     def on_epoch(self, run: TrainingRun, record: dict[str, float]) -> None:

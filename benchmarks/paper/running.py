@@ -122,16 +122,17 @@ def train_or_resume(
     except KeyboardInterrupt:
         raise SystemExit(f"Stopped. The same command resumes in {folder}.") from None
     targets = TrainingBatches(split.train, examples=training.examples).num_targets
-    best = next((record for record in result.history if record["epoch"] == result.best_epoch), {})
     return model, folder, {
         "trained_seed": seed,
         "best_epoch": result.best_epoch,
         "epochs": epochs_of(result.history, targets),
-        "validation_ndcg@10": best.get("validation_ndcg@10"),  # another metric may have selected the epoch
+        "validation_ndcg@10": result.history[result.best_epoch - 1].get("validation_ndcg@10"),
         "training_seconds": seconds_of(result.history),
         "trained_on": "; ".join(machines_of(folder)),
         "precision": resolved(training.precision, model.device),
-        "settings": json.dumps({"model": model.config(), "training": training.config()}, sort_keys=True),
+        "settings": json.dumps(
+            {"model": model.config(), "training": training.config(), **trial.further_settings()}, sort_keys=True
+        ),
     }  # fmt: skip
 
 
@@ -176,7 +177,8 @@ def _fingerprint(trial: Trial, split: Split, seeds: Sequence[int], options: argp
     names = []
     for seed in seeds:
         model, training = trial.build(split.train.vocabulary, seed), training_of(trial, seed, options)
-        settings = [model.config(), training.config(), *trial.further_settings()]
+        further = trial.further_settings()
+        settings = [model.config(), training.config(), *([further] if further else [])]
         names.append(fingerprint(settings, split.train, split.validation, 1))
     return "-".join(names)
 

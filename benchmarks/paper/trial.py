@@ -56,9 +56,9 @@ class Trial:
         """
         return DiffRec.from_config(items, {**self.model, "seed": seed})
 
-    def further_settings(self) -> list[Any]:
+    def further_settings(self) -> dict[str, Any]:
         """Settings beside those of the model and the training, ready for JSON, which identify a run; none here."""
-        return []
+        return {}
 
 
 def portable(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,12 +29,8 @@ from diffusers_rec.cli.options import (
     UserOption,
 )
 from diffusers_rec.cli.terminal import print_json, stdout
-from diffusers_rec.denoisers import PlainDenoiser
 from diffusers_rec.evaluation import audit
-from diffusers_rec.evaluation.audit import chain_lengths, has_chains
-from diffusers_rec.guidance import NoiselessDenoiser, unwrapped
-from diffusers_rec.recommenders.base import Recommender
-from diffusers_rec.recommenders.diffrec import DiffRec
+from diffusers_rec.evaluation.audit import chain_lengths, has_chains, kind_without_noise
 
 TABLES = {
     "summary": (
@@ -100,7 +96,7 @@ def audit_command(
         lengths = chain_lengths(lengths, trained.schedule.num_timesteps, name="--steps")
     elif steps:
         raise ValueError("--steps: this model is audited with its own sampler alone. Leave the option out.")
-    if (what := _without_noise(trained)) and not as_json:
+    if (what := kind_without_noise(trained)) and not as_json:
         stdout.print(
             f"{model} is {what}: its denoiser receives no noise, so there is no noise to audit. --json prints the "
             "tables nevertheless.",
@@ -125,15 +121,6 @@ def audit_command(
         stdout.print(_table(rows))
         served_alone = name == "ranking" and not any(row["xn"] == "zeroed" for row in rows)
         stdout.print("" if served_alone else f"{legend}\n", soft_wrap=True)  # the legend compares with zeroed noise
-
-
-def _without_noise(model: Recommender) -> str:
-    """What a model is whose denoiser receives no noise; empty for others."""
-    if not isinstance(model, DiffRec):
-        return ""
-    if isinstance(unwrapped(model.denoiser), PlainDenoiser):
-        return "a system without diffusion"
-    return "a noise-free control" if isinstance(model.denoiser, NoiselessDenoiser) else ""
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

@@ -64,7 +64,7 @@ def train_command(
     ] = "best",
     settings: Annotated[
         str | None,
-        typer.Option(help="Data set whose settings of the model are used, for papers with several, such as ml-1m."),
+        typer.Option(help="Variant of the settings of a paper with several: a data set such as ml-1m, for most."),
     ] = None,
     dim: Annotated[int | None, typer.Option(help="Latent width D.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Number of positions in a sequence.")] = None,
@@ -202,7 +202,7 @@ def train_command(
 
 
 def _preset(name: str, settings: str | None) -> Callable[..., Recommender]:
-    """The function of a preset, with the settings of a data set of its paper."""
+    """The function of a preset, with a variant of its settings."""
     if name == "d3rec":
         raise ValueError(
             "--preset: d3rec needs the categories of the items. Call diffusers_rec.presets.d3rec(items, "
@@ -214,7 +214,7 @@ def _preset(name: str, settings: str | None) -> Callable[..., Recommender]:
         return PRESETS[name]
     having = [each for each, preset in PRESETS.items() if "settings" in signature(preset).parameters]
     if name not in having:
-        raise ValueError(f"--settings: {name} has the same settings for all data sets, unlike {', '.join(having)}.")
+        raise ValueError(f"--settings: the preset {name} has one variant. Those with several: {', '.join(having)}.")
     return partial(PRESETS[name], settings=settings)
 
 
@@ -230,9 +230,8 @@ def _control(model: Recommender, preset: str) -> DiffRec:
     try:
         return control(model)
     except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"--control: the preset {preset} has no noise-free control. Compare it with --preset best --control."
-        ) from error
+        reason = str(error).removeprefix("control: ")
+        raise ValueError(f"--control: {reason} In the shell, that is --preset best --control.") from error
 
 
 def _refuse_beside(option: str, options: dict[str, bool]) -> None:

@@ -28,10 +28,11 @@ from diffusers_rec.core.errors import check_bool, check_int
 from diffusers_rec.core.progress import progress_bar
 from diffusers_rec.core.randomness import Generators
 from diffusers_rec.data.sequences import Holdout
+from diffusers_rec.denoisers import PlainDenoiser
 from diffusers_rec.evaluation.full_ranking import evaluate, user_chunks
 from diffusers_rec.evaluation.landing import rows_at_once
 from diffusers_rec.evaluation.probes import Probe, chain_landings, timestep_losses
-from diffusers_rec.guidance.noiseless import NoiselessDenoiser
+from diffusers_rec.guidance import NoiselessDenoiser, unwrapped
 from diffusers_rec.processes.process import GaussianProcess, Process
 from diffusers_rec.processes.schedules import NoiseSchedule
 from diffusers_rec.recommenders.base import Recommender
@@ -53,12 +54,12 @@ class Audit:
     Attributes:
         summary: The audit in one row; None where a value is not defined. ``noise``, the share of noise in the variance
             at step N for latents of unit variance, :math:`1 - \bar\alpha_N` where the schedule preserves variance; 0
-            for a noise-free control. NDCG@10 of the network alone: ``drawn``, one step and several draws, or the chain
-            of a model of another class; ``one_draw``; ``zeroed``, with x_N zeroed; ``chain``, of the longest chain, or
-            of the model's own sampler. ``another_users``, the largest rise of the cross-entropy at one step, in nats,
-            where x_n is another user's. ``chain_probability`` and ``chain_distinct`` of the longest chain over those of
-            exact draws. ``nll``, ``nll_popularity`` and ``ece`` of the model as it serves, memory included, see
-            :class:`~diffusers_rec.evaluation.ProbabilityReport`.
+            where the denoiser receives none. NDCG@10 of the network alone: ``drawn``, one step and several draws, or
+            the chain of a model of another class; ``one_draw``; ``zeroed``, with x_N zeroed; ``chain``, of the longest
+            chain, or of the model's own sampler. ``another_users``, the largest rise of the cross-entropy at one step,
+            in nats, where x_n is another user's. ``chain_probability`` and ``chain_distinct`` of the longest chain over
+            those of exact draws. ``nll``, ``nll_popularity`` and ``ece`` of the model as it serves, memory included;
+            see :class:`~diffusers_rec.evaluation.ProbabilityReport`.
         ranking: ``xn`` (``drawn``, ``zeroed``, or ``as served``), ``steps``, ``seeds``, ``hr@10`` and ``ndcg@10`` (seen
             items excluded).
         timesteps: ``timestep``, ``xn``, ``reconstruction`` (one minus the cosine of predicted and true latent),
@@ -152,9 +153,18 @@ def has_chains(model: Recommender) -> TypeGuard[DiffRec]:
     )
 
 
+def kind_without_noise(model: Recommender) -> str:
+    """What a model is whose denoiser receives no noise; empty for others."""
+    if not isinstance(model, DiffRec):
+        return ""
+    if isinstance(unwrapped(model.denoiser), PlainDenoiser):
+        return "a system without diffusion"
+    return "a noise-free control" if isinstance(model.denoiser, NoiselessDenoiser) else ""
+
+
 def noise_at_the_end(model: Recommender) -> float | None:
-    """Share of noise in the variance at step N; 0 for a noise-free control, None without a schedule."""
-    if isinstance(getattr(model, "denoiser", None), NoiselessDenoiser):
+    """Share of noise in the variance at step N; 0 where the denoiser receives none, None without a schedule."""
+    if kind_without_noise(model):
         return 0.0
     schedule = getattr(model, "schedule", None)
     if not isinstance(schedule, NoiseSchedule):

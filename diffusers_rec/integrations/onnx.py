@@ -228,14 +228,14 @@ def _serialized(module: OneStep, known: dict[str, object]) -> bytes:
 
 
 def _exported(module: OneStep, known: dict[str, object]) -> bytes:
-    if torch.__version__ < "2.9":
+    if torch.__version__ < "2.9.0a0":
         raise ValueError(f"export_onnx: expected PyTorch 2.9 or later, got {torch.__version__}. Upgrade PyTorch.")
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # about the exporter's own code
         program = torch.export.export(module, module.example(), dynamic_shapes=module.dynamic_shapes(), strict=False)
         exported = torch.onnx.export(program, dynamo=True, input_names=INPUTS, output_names=OUTPUTS, verbose=False)
     if exported is None:
-        raise ValueError(f"export_onnx: PyTorch {torch.__version__} gives no ONNX program.")
+        raise ValueError(f"export_onnx: PyTorch {torch.__version__} gives no ONNX program. Use another version.")
     exported.model.metadata_props[_KNOWN] = json.dumps(known)
     data: bytes = exported.model_proto.SerializeToString()
     return data

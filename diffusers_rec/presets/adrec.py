@@ -44,8 +44,9 @@ def adrec(
     - **Fixed vectors.** The code passes zero gradients of the fixed vectors to Adam, whose weight decay then moves each
       number toward zero by about the learning rate at every step. In the five epochs on Baby, the standard deviation of
       the published vectors falls from .105 to .044. Here, fixed vectors stay as they are.
-    - **Second and third stage.** The code has one Adam and one cosine decay over 500 epochs for both. Here, the third
-      stage starts with a new AdamW. The rate of the second is constant; in the code, it falls from 1e-3 by .02 %.
+    - **Second and third stage.** The code has one Adam and one cosine decay over 500 epochs for both. In these lines,
+      the third stage starts with a new AdamW. The rate of the second is constant; in the code, it falls from 1e-3 by
+      .02 %. A callback that fixes the vectors for five epochs has one AdamW as well; ``benchmarks/field`` has it.
     - **First stage.** The code trains the vectors in a network of two blocks, with position embeddings left out. The
       control has all four blocks.
     - **Padding.** The code masks queries instead of keys, so the items attend to padding, whose vector is also a class
@@ -58,8 +59,8 @@ def adrec(
     - **Guidance** is off by default in both. The code's unconditional prediction, trained on 30 % of the users, still
       sees the latents of the history. That of ``classifier-free`` sees no history.
     - **Batches.** The code takes 512 users at once, each with its last 50 targets. The recipe takes 2,500 targets,
-      which are about 512 users where histories are short, and all targets of long ones. On ML-1M, ``batch_targets`` of
-      22,500 are 512 users.
+      which are about 512 users where histories are short, and all targets of long ones. On ML-1M, 22,500 targets are
+      as many as the last 50 of 512 users.
     - **Weight decay** is decoupled. The code adds it to the gradient.
     - **Selection.** The code keeps the last validation that improved any of six metrics. The recipe selects by NDCG@20.
 

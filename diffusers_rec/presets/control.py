@@ -51,8 +51,8 @@ def control(model: Recommender) -> DiffRec:
             else " at corrupted positions alone, which a control does not have"
         )
         raise ValueError(
-            f"The denoiser {model.denoiser.registered_name!r} predicts items{trained}. Use the control of a model that "
-            "ranks, such as control(best(items))."
+            f"control: the denoiser {model.denoiser.registered_name!r} predicts items{trained}. Use the control of a "
+            "model that ranks, such as control(best(items))."
         )
     # One draw and one step are enough, because nothing is random.
     plain = {

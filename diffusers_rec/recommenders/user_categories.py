@@ -17,7 +17,6 @@ latent of the categories decodes to, that of F from the vectors of the categorie
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any, Self
 
 import torch
@@ -44,7 +43,7 @@ class CategoryVectorDiffusion(GaussianVectorModel, model_name="category-vector-d
     """Gaussian diffusion of user vectors that is guided by categories (Han et al. 2025, *D3Rec*).
 
     See the module for the guide and the loss. ``recommend(..., features={"preference": rows})`` gives the preferences
-    of the call, ``(B, C)``.
+    of the call, ``(B, C)``. Features of other names have no effect.
 
     Args:
         items: See :class:`~diffusers_rec.recommenders.user_vectors.UserVectorModel`.
@@ -163,11 +162,8 @@ class CategoryVectorDiffusion(GaussianVectorModel, model_name="category-vector-d
         """Preferences of users, ``(B, C)``: those of the call, or the mean of the shares of their items.
 
         Raises:
-            ValueError: The call's preferences have another number of categories, are negative or not finite, or have
-                almost the name of the feature.
+            ValueError: The call's preferences have another number of categories, or are negative or not finite.
         """
-        if near := get_close_matches("preference", set(history.features) - {"preference"}, 1):
-            raise ValueError(f"The model reads no feature {near[0]!r}. Did you mean 'preference'?")
         if "preference" in history.features:
             given = history.feature("preference").to(self.shares)
             if given.shape != (len(history), self.num_categories):
@@ -178,7 +174,7 @@ class CategoryVectorDiffusion(GaussianVectorModel, model_name="category-vector-d
             if not bool((given.isfinite() & (given >= 0)).all()):
                 raise ValueError(
                     "The feature 'preference' must hold shares of the categories, numbers from 0, got some that are "
-                    "negative or not finite. Divide each row by its sum."
+                    "negative or not finite. Replace these."
                 )
             return given
         with torch.autocast(self.shares.device.type, enabled=False):  # the loss compares them in full precision

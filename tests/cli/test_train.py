@@ -79,7 +79,7 @@ def test_a_model_that_is_no_pipeline_is_trained_and_served(logs, tmp_path):
     assert len(items(as_json("recommend", tmp_path, "--history", item, "-k", 3))) == 3
     for given, message in {
         ("train", logs / "log.csv", "--out", tmp_path / "other", "--preset", "flowcf", "--control"):
-            "--control: the preset flowcf has no noise-free control",
+            "--control: a UserVectorFlow has no noise-free control",
         (*command, "--set", "schedule=sqrt"): "--set schedule: a UserVectorDiffusion is not composed of parts",
         ("recommend", tmp_path, "--history", item, "--steps", 2): "--sampler and --steps: a UserVectorDiffusion has",
         ("slate", tmp_path, "--history", item): "diffrec slate needs a DiffRec, but .* holds a UserVectorDiffusion",

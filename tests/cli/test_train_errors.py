@@ -40,11 +40,12 @@ TRAIN = {
     "a control of no noise": ("log.csv", ["--preset", "sasrec", "--control"], "sasrec is a system without noise"),
     "a control of items": (
         "log.csv", ["--preset", "maskgr", "--dim", "16", "--control"],
-        "maskgr has no noise-free control. Compare it with --preset best --control",
+        "--control: the denoiser 'bidirectional' predicts items .* that is --preset best --control",
     ),
-    "settings of no preset": (
-        "log.csv", ["--settings", "toys"], "best has the same settings for all data sets, unlike dreamrec, .*cddrec"
+    "a control of another denoiser": (
+        "log.csv", ["--set", "denoiser=velocity-mlp", "--control"], "'velocity-mlp' predicts velocity, which is not"
     ),
+    "one variant": ("log.csv", ["--settings", "toys"], "the preset best has one variant. Those with several: dreamrec"),
     "no such settings": (
         "log.csv", ["--preset", "cddrec", "--settings", "steam"], "settings must be one of 'beauty', .*, got 'steam'"
     ),
