@@ -269,6 +269,6 @@ def test_the_programs_train_once_and_write_their_tables(folders, tmp_path, capsy
     assert float(row["test_ndcg@10"]) == float(found[1]["ndcg@10"])
     assert float(row["serving_over_one_step_of_best"]) > 0
     assert "== finished" in capsys.readouterr().out  # the audit trains nothing
-    with pytest.raises(ValueError, match="No training of these models with this limit is finished"):
+    with pytest.raises(ValueError, match="No training of these models with this limit and seed is finished"):
         noise_audit.main([*common[:-1], "2", *folders])
     assert (tmp_path / "noise_audit-quick.png").is_file()
