@@ -177,8 +177,7 @@ def _fingerprint(trial: Trial, split: Split, seeds: Sequence[int], options: argp
     names = []
     for seed in seeds:
         model, training = trial.build(split.train.vocabulary, seed), training_of(trial, seed, options)
-        further = trial.further_settings()
-        settings = [model.config(), training.config(), *([further] if further else [])]
+        settings = [model.config(), {**training.config(), **trial.further_settings()}]
         names.append(fingerprint(settings, split.train, split.validation, 1))
     return "-".join(names)
 

@@ -38,8 +38,8 @@ from diffusers_rec.cli.terminal import print_json, stderr, stdout
 from diffusers_rec.cli.values import drop_none
 from diffusers_rec.core.errors import check_int
 from diffusers_rec.core.registry import Config, unknown_name
-from diffusers_rec.denoisers import PlainDenoiser
 from diffusers_rec.evaluation import Report
+from diffusers_rec.evaluation.audit import kind_without_noise
 from diffusers_rec.presets import PRESETS, control
 from diffusers_rec.recommenders.base import Recommender
 from diffusers_rec.recommenders.diffrec import DiffRec
@@ -225,7 +225,7 @@ def _recipe(preset: str, *, validates: bool) -> dict[str, Any]:
 
 def _control(model: Recommender, preset: str) -> DiffRec:
     """Noise-free control of the model of a preset."""
-    if isinstance(model, DiffRec) and isinstance(model.denoiser, PlainDenoiser):
+    if kind_without_noise(model):
         raise ValueError(f"--control: the preset {preset} is a system without noise. Leave --control out.")
     try:
         return control(model)
